@@ -1,0 +1,47 @@
+"""`cosmicai ...`: every command, and what a user sees when one fails."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from . import __version__
+from .commands import runs, surveys, train, weights
+from .errors import InputError
+
+COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Photometric redshifts for millions of galaxy cutouts.
+
+    Exit codes: 0 done, 2 bad input, 3 a run that is not complete, 130 interrupted.
+    """
+
+
+for command in (*runs.COMMANDS, *surveys.COMMANDS, *train.COMMANDS, *weights.COMMANDS):
+    cli.add_command(command)
+
+
+def run_command(command: click.Command, name: str) -> None:
+    """Runs a command line; a user's mistake is one sentence on standard error and exit code 2, never a traceback."""
+    try:
+        sys.exit(command.main(prog_name=name, standalone_mode=False))
+    except InputError as error:
+        click.echo(f"{name}: {error}", err=True)
+    except OSError as error:
+        click.echo(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+    except click.ClickException as error:
+        error.show()
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(f"{name}: interrupted; a run keeps what is finished and goes on with --resume", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(BAD_INPUT)
+
+
+def main() -> None:
+    """Entry point of `cosmicai` and `python -m cosmicai`."""
+    run_command(cli, "cosmicai")

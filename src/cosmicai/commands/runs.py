@@ -1,0 +1,92 @@
+"""infer, work, summarize, catalogue, demo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import run_options
+
+
+@click.command()
+@run_options
+def infer(survey: str, **options: Any) -> int:
+    """Predict the redshift of every galaxy in SURVEY: a folder, an s3:// prefix, or a .h5 or .pt file."""
+    from ..galaxies.survey import open_survey
+    from ..run.work import begin
+
+    return _finish(begin(open_survey(survey), **options))
+
+
+def _finish(run: Any) -> int:
+    """Does what is missing of a run in this process, summarizes it, and returns the exit code."""
+    from ..progress import progress
+    from ..ranks.environment import rank_from_environment
+    from ..report import conclude
+    from ..run.summary import summarize
+    from ..run.work import work as work_on
+
+    plan = run.plan()
+    done = plan.galaxies_of(run.parts())
+    if done < plan.galaxies:
+        with progress(plan.galaxies, done) as advance:
+            work_on(run, rank_from_environment(), advance)
+    return conclude(summarize(run))
+
+
+@click.command()
+@click.argument("run")
+def work(run: str) -> int:
+    """Do one rank's share of the run folder RUN; launchers start this, one process a rank."""
+    from .. import storage
+    from ..ranks.environment import rank_from_environment
+    from ..run.folder import RunFolder
+    from ..run.work import work as work_on
+
+    folder = RunFolder(storage.absolute(run))
+    rank = rank_from_environment()
+    record = work_on(folder, rank)
+    click.echo(f"rank {rank.rank} of {rank.world_size}: {record['galaxies']} galaxies in {record['items']} items")
+    return 0
+
+
+@click.command()
+@click.argument("run")
+def summarize(run: str) -> int:
+    """Make catalogue, plot and summary of the run folder RUN from whatever is done."""
+    from .. import storage
+    from ..report import conclude
+    from ..run.folder import RunFolder
+    from ..run.summary import summarize as summarize_run
+
+    return conclude(summarize_run(RunFolder(storage.absolute(run))))
+
+
+@click.command()
+@click.argument("run")
+@click.option("--to", "kind", required=True, type=click.Choice(["fits", "csv", "hdf5"]))
+@click.option("--out", type=click.Path(), help="File to write; default RUN/catalogue.<kind>.")
+def catalogue(run: str, kind: str, out: str | None) -> None:
+    """Write the catalogue of the run folder RUN in another format."""
+    from .. import storage
+    from ..run.catalogue import convert_catalogue
+    from ..run.folder import RunFolder
+
+    folder = RunFolder(storage.absolute(run))
+    target = out or folder.path(f"catalogue.{kind}")
+    rows = convert_catalogue(folder, kind, target)
+    click.echo(f"{rows} galaxies in {target}")
+
+
+@click.command()
+@click.option("--out", default="demo", show_default=True, help="Folder for the synthetic survey and the run.")
+@click.option("--galaxies", default=4096, show_default=True, type=click.IntRange(1))
+def demo(out: str, galaxies: int) -> int:
+    """Make synthetic galaxies and turn them into a catalogue of redshifts with the demo weights."""
+    from ..demo import demo_run
+
+    return _finish(demo_run(out, galaxies))
+
+
+COMMANDS = (infer, work, summarize, catalogue, demo)

@@ -1,0 +1,52 @@
+"""weights import, info, fetch."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def weights() -> None:
+    """Import, inspect and fetch weights."""
+
+
+@weights.command("import")
+@click.argument("checkpoint")
+@click.argument("out")
+def import_(checkpoint: str, out: str) -> None:
+    """Turn a published CHECKPOINT (.pt) into safetensors, without executing its pickle."""
+    from ..model.published import import_checkpoint
+
+    imported = import_checkpoint(checkpoint)
+    imported.save(out)
+    click.echo(f"{imported.parameters} parameters in {out}")
+
+
+@weights.command()
+@click.argument("file")
+def info(file: str) -> None:
+    """Which network FILE holds, and its parameters and origin."""
+    from dataclasses import asdict
+
+    from ..model.weights import build, load_weights
+
+    loaded = load_weights(file)
+    build(loaded)
+    click.echo(f"parameters  {loaded.parameters}")
+    click.echo(f"sha256      {loaded.sha256}")
+    for name, value in {**loaded.notes, **asdict(loaded.config)}.items():
+        click.echo(f"{name:24} {value}")
+
+
+@weights.command()
+@click.option("--out", default=".", show_default=True, help="Folder for the two files.")
+@click.option("--base-url", help="Another server that has the repository's files under the same paths.")
+def fetch(out: str, base_url: str | None) -> None:
+    """Download the published checkpoint and its 1,253 galaxies; go on where an earlier download stopped."""
+    from ..fetch import PUBLISHED_URL, fetch_published
+
+    for path in fetch_published(out, base_url or PUBLISHED_URL):
+        click.echo(path)
+
+
+COMMANDS = (weights,)

@@ -1,0 +1,41 @@
+"""The demonstration: a synthetic survey, and a fresh run on it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from .errors import InputError
+from .galaxies import synthetic
+from .galaxies.survey import Survey, open_survey, write_survey
+from .run.folder import RunFolder
+from .run.work import DEMO_WEIGHTS, begin
+
+DEMO_SEED = 0  # the demo weights were trained on another seed
+GALAXIES_PER_SHARD = 1278  # a published partition of 25 MB
+FIELDS = ("image", "magnitude", "redshift", "objid")
+
+
+def write_synthetic_survey(out: str, galaxies: int, seed: int, galaxies_per_shard: int) -> Survey:
+    """Writes a survey of synthetic galaxies. Raises InputError if `out` is not empty."""
+    return write_survey(out, synthetic.batches(galaxies, seed), galaxies, galaxies_per_shard, FIELDS)
+
+
+def demo_run(out: str, galaxies: int) -> RunFolder:
+    """The run folder OUT/run, begun anew, on the synthetic survey OUT/survey, made if it is not there.
+
+    Raises InputError if OUT holds something else.
+    """
+    folder = Path(out).absolute()
+    if (folder / "survey" / "survey.json").exists():
+        survey = open_survey(str(folder / "survey"))
+        if survey.galaxies != galaxies:
+            raise InputError(f"{survey.uri} holds {survey.galaxies} galaxies, not {galaxies}; choose another --out")
+    else:
+        survey = write_synthetic_survey(str(folder / "survey"), galaxies, DEMO_SEED, GALAXIES_PER_SHARD)
+    run = RunFolder(str(folder / "run"))
+    if Path(run.uri).exists():
+        if run.plan().survey != survey.uri:
+            raise InputError(f"{run.uri} is not a demo run; choose another --out")
+        shutil.rmtree(run.uri)
+    return begin(survey, DEMO_WEIGHTS, run.uri)

@@ -1,0 +1,210 @@
+"""A shard: one file of galaxies, of which any range of rows is one read per array.
+
+The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all datasets contiguous:
+
+    image      (N, 5, 32, 32) float32   cutout in the survey's own flux units
+    magnitude  (N, 5)         float64   one per band
+    redshift   (N,)           float64   spectroscopic, optional, NaN where unknown
+    objid      (N,)           int64     optional
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..storage import RangeReader, explained, open_ranges, replacing, seekable
+from ..torch_archive import TensorRef
+from . import published
+
+BANDS = "ugriz"
+IMAGE_SHAPE = (5, 32, 32)
+FORMAT = "cosmicai-shard/1"
+SUFFIXES = (".h5", ".hdf5", ".pt")
+NO_OBJID = -1
+
+# field: (shape of one galaxy, accepted dtypes, required)
+_FIELDS: dict[str, tuple[tuple[int, ...], tuple[str, ...], bool]] = {
+    "image": (IMAGE_SHAPE, ("<f4",), True),
+    "magnitude": ((5,), ("<f8", "<f4"), True),
+    "redshift": ((), ("<f8", "<f4"), False),
+    "objid": ((), ("<i8",), False),
+}
+
+
+@dataclass(frozen=True)
+class Galaxies:
+    """Some galaxies in memory.
+
+    image (N, 5, 32, 32) float32; magnitude (N, 5) float64; redshift (N,) float64, NaN where there is no spectrum;
+    objid (N,) int64, -1 where the source gives none.
+    """
+
+    image: NDArray[np.float32]
+    magnitude: NDArray[np.float64]
+    redshift: NDArray[np.float64]
+    objid: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, rows: slice) -> Galaxies:
+        return Galaxies(self.image[rows], self.magnitude[rows], self.redshift[rows], self.objid[rows])
+
+    @staticmethod
+    def concatenate(parts: Iterable[Galaxies]) -> Galaxies:
+        """These galaxies in one piece."""
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
+        columns = ("image", "magnitude", "redshift", "objid")
+        return Galaxies(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An open shard: where each field lies in the file."""
+
+    uri: str
+    reader: RangeReader
+    fields: dict[str, TensorRef]
+
+    @property
+    def galaxies(self) -> int:
+        """Rows of the shard."""
+        return self.fields["image"].shape[0]
+
+    def read(self, start: int, stop: int) -> Galaxies:
+        """Rows start to stop. Raises StorageError if the file ends before."""
+        return Galaxies(*(self.read_field(name, start, stop) for name in _FIELDS))
+
+    def read_field(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 where the shard does not have it."""
+        shape, (dtype, *_), _ = _FIELDS[name]
+        if name not in self.fields:
+            return np.full((stop - start, *shape), NO_OBJID if name == "objid" else np.nan, dtype)
+        where = self.fields[name]
+        row_bytes = int(np.prod(shape)) * where.itemsize
+        rows: NDArray[Any] = np.empty((stop - start, *shape), where.dtype)
+        self.reader.read_into(where.offset + start * row_bytes, rows.reshape(-1).view(np.uint8).data)
+        return rows.astype(dtype, copy=False)
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.__exit__(None, None, None)
+
+
+def open_shard(uri: str) -> Shard:
+    """Opens an HDF5 shard or a published `.pt` partition, local or on S3.
+
+    Raises InputError (absent, empty, truncated, a field missing or of the wrong shape or dtype) and, for `.pt`,
+    UnsafePickleError.
+    """
+    if not uri.endswith(SUFFIXES):
+        raise InputError(f"{uri} is not a file of galaxies; expected {', '.join(SUFFIXES)}, or use `cosmicai ingest`")
+    reader = open_ranges(uri)
+    try:
+        if reader.size == 0:
+            raise InputError(f"{uri} is empty; expected galaxies, copy it again")
+        fields = published.locate(uri, reader) if uri.endswith(".pt") else _locate_hdf5(uri, reader)
+        _check(uri, reader.size, fields)
+    except BaseException:
+        reader.__exit__(None, None, None)
+        raise
+    return Shard(uri, reader, fields)
+
+
+def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
+    try:
+        file = h5py.File(seekable(reader), "r")
+    except OSError as error:
+        what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file or is damaged"
+        raise InputError(f"{uri} {what}; expected a shard with image and magnitude, copy it again") from None
+    with file:
+        fields = {}
+        for name in _FIELDS:
+            dataset = file.get(name)
+            if dataset is None:
+                continue
+            if not isinstance(dataset, h5py.Dataset):
+                raise InputError(f"{uri}: {name} is a group; expected a dataset")
+            offset = dataset.id.get_offset()
+            if dataset.size and offset is None:
+                raise InputError(
+                    f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "
+                    f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
+                )
+            strides = [int(np.prod(dataset.shape[axis + 1 :])) for axis in range(dataset.ndim)]
+            fields[name] = TensorRef(offset or 0, dataset.dtype.str, dataset.shape, tuple(strides))
+        return fields
+
+
+def _check(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
+    for name, (shape, dtypes, required) in _FIELDS.items():
+        found = fields.get(name)
+        wanted = f"expected (N{''.join(f', {length}' for length in shape)}{',' * (not shape)}) {np.dtype(dtypes[0])}"
+        convert = f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
+        if found is None:
+            if required:
+                raise InputError(f"{uri} has no {name}; {wanted}, {convert}")
+            continue
+        if len(found.shape) != len(shape) + 1 or found.shape[1:] != shape:
+            raise InputError(f"{uri}: {name} has the shape {found.shape}; {wanted}, {convert}")
+        if found.dtype not in dtypes:
+            dtype = found.dtype if found.dtype == "bfloat16" else np.dtype(found.dtype)
+            raise InputError(f"{uri}: {name} is {dtype}; {wanted}, {convert}")
+        if found.shape[0] != fields["image"].shape[0]:
+            raise InputError(
+                f"{uri}: {name} is of {found.shape[0]} galaxies, image of {fields['image'].shape[0]}; "
+                "expected the same number, write the file again"
+            )
+        if not found.contiguous:
+            raise InputError(f"{uri}: {name} is not contiguous; {convert}")
+        if found.offset + found.span > size:
+            raise InputError(f"{uri} is truncated: {name} ends past the end of the file; copy it again")
+
+
+def write_shard(path: Path, batches: Iterable[Galaxies], galaxies: int, fields: Iterable[str]) -> None:
+    """Writes a shard of exactly this many galaxies from batches, holding one batch in memory; whole or not at all.
+
+    `fields` names the datasets to write. Raises StorageError (no space, no permission), ValueError if the batches
+    hold another number of galaxies.
+    """
+    with replacing(str(path)) as beside, explained(str(path), "write"):
+        try:
+            with h5py.File(beside, "w") as file:
+                file.attrs["format"], file.attrs["bands"] = FORMAT, BANDS
+                datasets = {
+                    name: file.create_dataset(name, (galaxies, *_FIELDS[name][0]), _FIELDS[name][1][0])
+                    for name in fields
+                }
+                row = 0
+                for batch in batches:
+                    for name, dataset in datasets.items():
+                        dataset[row : row + len(batch)] = getattr(batch, name)
+                    row += len(batch)
+        except (OSError, RuntimeError) as error:
+            raise _with_errno(error) from error
+    if row != galaxies:
+        path.unlink()
+        raise ValueError(f"{path}: {row} galaxies were given, {galaxies} announced")
+
+
+def _with_errno(error: Exception) -> OSError:
+    """HDF5 reports the operating system's error in its text alone."""
+    import errno
+    import os
+    import re
+
+    found = re.search(r"errno = (\d+)", str(error))
+    code = int(found.group(1)) if found else getattr(error, "errno", None) or errno.EIO
+    return OSError(code, os.strerror(code))

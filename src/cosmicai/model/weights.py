@@ -1,0 +1,113 @@
+"""Weights files: safetensors, with AstroMAE's configuration in the metadata.
+
+Metadata keys: `format` ("cosmicai-weights/1"), `config` (JSON of AstroMAEConfig) and any notes on the origin.
+Reading needs no torch; the network itself is built in `build`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from ..errors import InputError
+from ..storage import read_bytes, write_bytes
+
+if TYPE_CHECKING:
+    from .astromae import AstroMAE, AstroMAEConfig
+
+FORMAT = "cosmicai-weights/1"
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network's configuration (JSON), its tensors by name, notes on their origin; the file's address and SHA-256."""
+
+    config_json: str
+    tensors: dict[str, NDArray[Any]]
+    notes: dict[str, str] = field(default_factory=dict)
+    uri: str = "the weights"
+    sha256: str = ""
+
+    @property
+    def config(self) -> AstroMAEConfig:
+        """The configuration."""
+        from .astromae import AstroMAEConfig
+
+        return AstroMAEConfig.from_json(self.config_json)
+
+    @property
+    def parameters(self) -> int:
+        """Learned values, without BatchNorm's running statistics."""
+        return sum(tensor.size for name, tensor in self.tensors.items() if not name.endswith(BUFFERS))
+
+    def save(self, uri: str) -> None:
+        """Writes the file whole or not at all."""
+        metadata = {"format": FORMAT, "config": self.config_json, **self.notes}
+        write_bytes(uri, save_tensors(self.tensors, metadata))
+
+
+def load_weights(uri: str) -> Weights:
+    """Reads a weights file, local or on S3.
+
+    Raises InputError if it is absent, empty, truncated, not safetensors or not AstroMAE's.
+    """
+    data = read_bytes(uri)
+    if not data:
+        raise InputError(f"{uri} is empty; expected a weights file (safetensors), copy it again")
+    if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+        raise InputError(
+            f"{uri} is a pickled PyTorch file; turn it into safetensors first: "
+            f"cosmicai weights import {uri} WEIGHTS.safetensors"
+        )
+    try:
+        tensors = load_tensors(data)
+        length = int.from_bytes(data[:8], "little")
+        notes = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{uri} is not a whole safetensors file ({error}); copy it again") from None
+    if notes.pop("format", None) != FORMAT:
+        raise InputError(f'{uri} has no metadata `format` = "{FORMAT}"; expected weights written by this program')
+    return Weights(notes.pop("config", ""), tensors, notes, uri, hashlib.sha256(data).hexdigest())
+
+
+def build(weights: Weights) -> AstroMAE:
+    """The network with these weights, in evaluation mode.
+
+    Raises InputError if the tensors do not have the names and shapes that the configuration asks for.
+    """
+    import torch
+
+    from .astromae import AstroMAE
+
+    try:
+        with torch.device("meta"):
+            network = AstroMAE(weights.config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise InputError(f"{weights.uri} is of another architecture: {error}; expected AstroMAE") from None
+    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    for key in sorted(expected.keys() | weights.tensors.keys()):
+        shape = weights.tensors[key].shape if key in weights.tensors else None
+        if shape != expected.get(key):
+            raise InputError(
+                f"{weights.uri} is of another architecture: tensor {key} is {shape or 'absent'}, "
+                f"its configuration asks for {expected.get(key, 'none')}; import the checkpoint again"
+            )
+    state = {key: torch.from_numpy(np.require(tensor, requirements="W")) for key, tensor in weights.tensors.items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def from_network(network: AstroMAE, notes: Mapping[str, str]) -> Weights:
+    """The weights of a network, on the CPU."""
+    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+    return Weights(network.config.to_json(), tensors, dict(notes))

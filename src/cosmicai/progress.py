@@ -1,0 +1,59 @@
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 5.0  # seconds between plain lines
+
+
+@contextmanager
+def progress(total: int, done: int = 0, unit: str = "galaxies") -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told how many more are done. `done` of them were done before and do not count as speed.
+
+    Everything goes to standard error.
+    """
+    if not sys.stderr.isatty():
+        yield _plain(total, done, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+        task = bar.add_task(unit, total=total, completed=done, rate="")
+        begin, since = time.monotonic(), 0
+
+        def advance(count: int) -> None:
+            nonlocal since
+            since += count
+            bar.update(task, advance=count, rate=f"{since / (time.monotonic() - begin):,.0f} {unit}/s")
+
+        yield advance
+
+
+def _plain(total: int, done: int, unit: str) -> Callable[[int], None]:
+    begin = last = time.monotonic()
+    since = 0
+
+    def advance(count: int) -> None:
+        nonlocal last, since
+        since += count
+        now = time.monotonic()
+        finished = done + since >= total
+        if now - last < PLAIN_EVERY and not finished:
+            return
+        last = now
+        rate = since / max(now - begin, 1e-9)
+        left = (total - done - since) / rate if rate else float("inf")
+        print(
+            f"{done + since} of {total} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left", file=sys.stderr, flush=True
+        )
+
+    return advance

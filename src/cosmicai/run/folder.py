@@ -1,0 +1,171 @@
+"""The run folder: the one class that knows every path of a run, local or on S3."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import storage
+from ..errors import InputError
+from .plan import Plan, WorkItem
+
+PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}
+PART_FORMAT = "cosmicai-part/1"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The predictions of one work item: objid (N,) int64, redshift_phot (N,) float32, redshift_spec (N,) float64 (NaN
+    where unknown), flag (N,) uint8 (see `galaxies.quality`)."""
+
+    objid: NDArray[np.int64]
+    redshift_phot: NDArray[np.float32]
+    redshift_spec: NDArray[np.float64]
+    flag: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one plan's results live."""
+
+    uri: str
+
+    def path(self, *names: str) -> str:
+        """Address of something in the folder."""
+        return storage.join(self.uri, *names)
+
+    @property
+    def plan_path(self) -> str:
+        """What will be done."""
+        return self.path("plan.json")
+
+    @property
+    def catalogue_path(self) -> str:
+        """The product."""
+        return self.path("catalogue.parquet")
+
+    @property
+    def summary_path(self) -> str:
+        """Coverage, metrics, totals."""
+        return self.path("summary.json")
+
+    @property
+    def plot_path(self) -> str:
+        """Photometric against spectroscopic redshift."""
+        return self.path("inference.png")
+
+    @property
+    def combined_path(self) -> str:
+        """The published keys of all ranks."""
+        return self.path("combined_data.json")
+
+    @property
+    def results_path(self) -> str:
+        """The published metrics."""
+        return self.path("Results.json")
+
+    def published_path(self, record: str) -> str:
+        """The published keys of one rank, by the name of its record."""
+        return self.path(f"{record}.json")
+
+    def log_path(self, rank: int) -> str:
+        """What a rank printed."""
+        return self.path("logs", f"{rank}.log")
+
+    def part_path(self, item: WorkItem) -> str:
+        """The predictions of an item."""
+        return self.path("parts", f"{item.name}.h5")
+
+    def failure_path(self, item: WorkItem) -> str:
+        """Why an item could not be done."""
+        return self.path("failures", f"{item.name}.json")
+
+    def begin(self, plan: Plan, resume: bool) -> None:
+        """Writes the plan, or with `resume` accepts an equal one that is there.
+
+        Raises InputError if the folder belongs to another plan, or to this one and `resume` is not set.
+        """
+        if not storage.is_s3(self.uri) and storage.exists(self.uri) and not storage.is_folder(self.uri):
+            raise InputError(f"{self.uri} is a file; expected a folder for the run, choose another --out")
+        if storage.create_bytes(self.plan_path, plan.to_json().encode()):
+            return
+        there = self.plan()
+        if different := there.differences(plan):
+            raise InputError(
+                f"{self.uri} belongs to another plan (it differs in {', '.join(different)}); choose another --out"
+            )
+        if not resume:
+            raise InputError(f"{self.uri} already holds this run; finish it with --resume or choose another --out")
+
+    def plan(self) -> Plan:
+        """The folder's plan. Raises InputError if there is none."""
+        if not storage.exists(self.plan_path):
+            raise InputError(f"{self.uri} is not a run folder (it has no plan.json); start one with `cosmicai infer`")
+        return Plan.from_json(storage.read_bytes(self.plan_path).decode(), self.plan_path)
+
+    def parts(self) -> set[WorkItem]:
+        """The items whose parts exist."""
+        names = (entry.name for entry in storage.list_files(self.path("parts")))
+        found = (WorkItem.from_name(name.removesuffix(".h5")) for name in names if name.endswith(".h5"))
+        return {item for item in found if item is not None}
+
+    def write_part(self, plan: Plan, item: WorkItem, part: Part) -> None:
+        """Writes an item's predictions, whole or not at all; a failure noted earlier is forgotten."""
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
+            file.attrs.update(format=PART_FORMAT, plan=plan.digest, shard=plan.shards[item.shard].name)
+            file.attrs.update(start=item.start, stop=item.stop)
+            for name, dtype in PART_COLUMNS.items():
+                file.create_dataset(name, data=getattr(part, name), dtype=dtype)
+        storage.write_bytes(self.part_path(item), buffer.getvalue())
+        storage.remove(self.failure_path(item))
+
+    def read_part(self, plan: Plan, item: WorkItem) -> Part:
+        """The predictions of an item. Raises InputError if the file is damaged or belongs to another plan."""
+        path = self.part_path(item)
+        try:
+            with h5py.File(io.BytesIO(storage.read_bytes(path)), "r") as file:
+                sound = file.attrs["plan"] == plan.digest and len(file["objid"]) == item.galaxies
+                columns = {name: file[name][:] for name in PART_COLUMNS}
+        except (OSError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({error}); remove it and finish the run with --resume") from None
+        if not sound or any(len(column) != item.galaxies for column in columns.values()):
+            raise InputError(f"{path} belongs to another plan; remove it and finish the run with --resume")
+        return Part(**columns)
+
+    def write_failure(self, item: WorkItem, rank: int, reason: str) -> None:
+        """Notes why an item could not be done, and how often."""
+        path = self.failure_path(item)
+        count = json.loads(storage.read_bytes(path))["count"] if storage.exists(path) else 0
+        self.write_json(path, {"item": item.name, "reason": reason, "rank": rank, "count": count + 1})
+
+    def failures(self) -> list[dict[str, Any]]:
+        """What could not be done, in plan order."""
+        names = (entry.name for entry in storage.list_files(self.path("failures")))
+        return [json.loads(storage.read_bytes(self.path("failures", name))) for name in names if name.endswith(".json")]
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The records of all ranks and attempts by name: `0`, `1`, ... and for a second attempt `0-2`."""
+        names = [entry.name for entry in storage.list_files(self.path("records")) if entry.name.endswith(".json")]
+        return {
+            name.removesuffix(".json"): json.loads(storage.read_bytes(self.path("records", name))) for name in names
+        }
+
+    def new_record_path(self, rank: int) -> str:
+        """Where the next attempt of a rank writes its record."""
+        taken = {entry.name for entry in storage.list_files(self.path("records"))}
+        attempt, name = 1, f"{rank}.json"
+        while name in taken:
+            attempt += 1
+            name = f"{rank}-{attempt}.json"
+        return self.path("records", name)
+
+    def write_json(self, path: str, value: object) -> None:
+        """Writes JSON, whole or not at all."""
+        storage.write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())

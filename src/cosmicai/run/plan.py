@@ -1,0 +1,133 @@
+"""The plan: every work item of a run and everything that decides its numbers. Written once, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from ..errors import InputError
+from ..galaxies.survey import ShardEntry, Survey
+
+FORMAT = "cosmicai-plan/1"
+ITEM_GALAXIES = 2048  # about what a killed rank loses; rounded up to whole batches
+
+
+@dataclass(frozen=True, order=True)
+class WorkItem:
+    """Rows start to stop of the shard with this index: what is done once, retried alone and resumed."""
+
+    shard: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """Name of its part and failure files."""
+        return f"{self.shard:06d}-{self.start:08d}-{self.stop:08d}"
+
+    @property
+    def galaxies(self) -> int:
+        """Rows of the item."""
+        return self.stop - self.start
+
+    @staticmethod
+    def from_name(name: str) -> WorkItem | None:
+        """Inverse of `name`; None if it is not one."""
+        parts = name.split("-")
+        return WorkItem(*map(int, parts)) if len(parts) == 3 and all(part.isdecimal() for part in parts) else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done. Items are cut at multiples of `batch_size`, so every batch holds the same galaxies."""
+
+    survey: str
+    shards: tuple[ShardEntry, ...]
+    weights: str
+    weights_sha256: str
+    engine: str
+    precision: str
+    device: str
+    batch_size: int
+    items: tuple[WorkItem, ...]
+
+    @property
+    def galaxies(self) -> int:
+        """Galaxies asked for."""
+        return sum(item.galaxies for item in self.items)
+
+    def galaxies_of(self, done: set[WorkItem]) -> int:
+        """Galaxies of those items of the plan that are among these."""
+        return sum(item.galaxies for item in self.items if item in done)
+
+    def to_json(self) -> str:
+        """The plan as JSON; equal plans give equal text."""
+        values: dict[str, Any] = {"format": FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}
+        values["shards"] = [asdict(shard) for shard in self.shards]
+        values["items"] = [[item.shard, item.start, item.stop] for item in self.items]
+        return json.dumps(values)
+
+    @staticmethod
+    def from_json(text: str, where: str) -> Plan:
+        """Inverse of `to_json`. Raises InputError naming `where` if it is no plan."""
+        try:
+            values = json.loads(text)
+            if values.pop("format") != FORMAT:
+                raise ValueError(f'its format is not "{FORMAT}"')
+            values["shards"] = tuple(ShardEntry(**shard) for shard in values["shards"])
+            values["items"] = tuple(WorkItem(*item) for item in values["items"])
+            return Plan(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{where} is not a plan of this program ({error}); choose another run folder") from None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the plan's text; every part carries it."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def differences(self, other: Plan) -> list[str]:
+        """Names of the fields in which two plans differ."""
+        return [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]
+
+
+def make_plan(
+    survey: Survey,
+    weights: str,
+    weights_sha256: str,
+    engine: str,
+    device: str,
+    batch_size: int,
+    limit_files: int | None,
+) -> Plan:
+    """Cuts a survey, or its first `limit_files` shards, into work items.
+
+    Raises InputError for a batch size or limit below 1 or a survey without galaxies.
+    """
+    if batch_size < 1 or (limit_files is not None and limit_files < 1):
+        raise InputError("--batch-size and --limit-files must be at least 1")
+    size = -(-ITEM_GALAXIES // batch_size) * batch_size
+    shards = survey.shards[:limit_files]
+    items = tuple(
+        WorkItem(index, start, min(start + size, shard.galaxies))
+        for index, shard in enumerate(shards)
+        for start in range(0, shard.galaxies, size)
+    )
+    if not items:
+        raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
+    return Plan(survey.uri, shards, weights, weights_sha256, engine, "float32", device, batch_size, items)
+
+
+def share(plan: Plan, rank: int, world_size: int) -> list[WorkItem]:
+    """The items of one rank, in survey order: dealt longest first, each to the rank with the fewest galaxies so far."""
+    loads = [(0, other) for other in range(world_size)]
+    mine = []
+    for item in sorted(plan.items, key=lambda item: (-item.galaxies, item)):
+        load, receiver = heapq.heappop(loads)
+        heapq.heappush(loads, (load + item.galaxies, receiver))
+        if receiver == rank:
+            mine.append(item)
+    return sorted(mine)

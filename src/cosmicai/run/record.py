@@ -1,0 +1,162 @@
+"""The record of one rank's execution: the published keys exactly as published, and ours beside them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..ranks.environment import Rank
+
+BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
+PHASES = ("start", "load", "read", "predict", "write")
+PUBLISHED_KEYS = (
+    "total_cpu_time (seconds)",
+    "total_cpu_memory (MB)",
+    "execution_time (seconds/batch)",
+    "num_batches",
+    "batch_size",
+    "device",
+    "throughput_bps",
+    "sample_persec",
+    "result_path",
+    "data_path",
+)
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB (2^20 bytes).
+
+    Linux's VmHWM, since getrusage's ru_maxrss can hold the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def gpu_model(device: str) -> str | None:
+    """The GPU's name; None on a CPU."""
+    if device != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit of the code that runs (`-dirty` where it was changed), from COSMICAI_GIT_COMMIT or the checkout."""
+    if given := os.environ.get("COSMICAI_GIT_COMMIT"):
+        return given
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def process_age() -> float:
+    """Seconds since this process was started; 0 where the system does not say."""
+    stat = Path("/proc/self/stat")
+    if not stat.exists():
+        return 0.0
+    started = int(stat.read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+@dataclass
+class Recorder:
+    """Collects a rank's times and counts while it works; `record()` is the state so far."""
+
+    rank: Rank
+    batch_size: int
+    engine: str
+    precision: str
+    device: str
+    result_path: str
+    data_path: str
+    attempt: int = 1
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    galaxies: int = 0
+    batches: int = 0
+    items: int = 0
+    peak_gpu_mb: float = 0.0
+    state: str = "running"
+
+    def __post_init__(self) -> None:
+        self.started_at = datetime.now(UTC)
+        self.seconds["start"] = process_age()
+        self._fixed = {
+            "host": platform.node(),
+            "cpu_model": cpu_model(),
+            "gpu_model": gpu_model(self.device),
+            "image_digest": os.environ.get("COSMICAI_IMAGE_DIGEST"),
+            "git_commit": git_commit(),
+        }
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to a phase."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - begin
+
+    def record(self) -> dict[str, Any]:
+        """The record as it is written."""
+        working = self.seconds["read"] + self.seconds["predict"] + self.seconds["write"]
+        per_second = self.galaxies / working if working else 0.0
+        return {
+            "total_cpu_time (seconds)": time.process_time(),
+            "total_cpu_memory (MB)": peak_rss_mb(),
+            "execution_time (seconds/batch)": working / self.batches if self.batches else 0.0,
+            "num_batches": self.batches,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "throughput_bps": per_second * BITS_PER_GALAXY,
+            "sample_persec": per_second,
+            "result_path": self.result_path,
+            "data_path": self.data_path,
+            "rank": self.rank.rank,
+            "world_size": self.rank.world_size,
+            "attempt": self.attempt,
+            "state": self.state,
+            "platform": self.rank.platform,
+            "threads": self.rank.threads,
+            **self._fixed,
+            "engine": self.engine,
+            "precision": self.precision,
+            "started_at": self.started_at.isoformat(),
+            "updated_at": datetime.now(UTC).isoformat(),
+            "seconds": {name: round(value, 6) for name, value in self.seconds.items()},
+            "peak_rss_mb": peak_rss_mb(),
+            "peak_gpu_mb": self.peak_gpu_mb,
+            "galaxies": self.galaxies,
+            "items": self.items,
+        }

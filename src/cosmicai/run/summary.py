@@ -1,0 +1,134 @@
+"""From parts to the product: the catalogue, and an account of it that counts every galaxy against the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from ..galaxies.quality import Flag
+from ..storage import replacing, sha256
+from .catalogue import write_catalogue
+from .figure import plot_redshifts
+from .folder import RunFolder
+from .metrics import Metrics, measure
+from .plan import Plan, WorkItem
+from .record import PUBLISHED_KEYS
+
+LISTED = 20  # missing items named in the summary
+
+
+def summarize(run: RunFolder) -> dict[str, Any]:
+    """Writes catalogue, plot, published outputs and summary.json from whatever is done, and returns the summary.
+
+    `complete` is true only if every galaxy of the plan is in the catalogue exactly once.
+    Raises InputError if a part is damaged.
+    """
+    plan, parts, records = run.plan(), run.parts(), run.records()
+    items = [item for item in plan.items if item in parts]
+    coverage = count_coverage(plan, parts)
+    phot, spec, flag = write_catalogue(run, plan, items)
+    coverage["flagged"] = {bit.name: int(np.count_nonzero(flag & bit)) for bit in Flag if bit.name}
+    metrics = measure(phot, spec)
+    with replacing(run.plot_path) as beside:
+        plot_redshifts(beside, phot, spec, metrics)
+    totals = add_up(records.values())
+    summary = {
+        "complete": coverage["done"] == coverage["asked"] and not coverage["duplicate"],
+        "coverage": coverage,
+        "metrics": asdict(metrics) if metrics else None,
+        "totals": totals,
+        "machines": sorted({_machine(record) for record in records.values()}),
+        "failures": run.failures(),
+        "plan_sha256": plan.digest,
+        "catalogue_sha256": sha256(run.catalogue_path),
+        "catalogue": run.catalogue_path,
+        "plot": run.plot_path,
+    }
+    published = {name: {key: record[key] for key in PUBLISHED_KEYS} for name, record in records.items()}
+    for name, record in published.items():
+        run.write_json(run.published_path(name), record)
+    run.write_json(run.combined_path, list(published.values()))
+    run.write_json(run.results_path, published_results(plan, totals, metrics))
+    run.write_json(run.summary_path, summary)
+    return summary
+
+
+def count_coverage(plan: Plan, parts: set[WorkItem]) -> dict[str, Any]:
+    """Galaxies asked for, done, missing, and in the catalogue more than once; and parts that the plan does not know."""
+    missing = [item for item in plan.items if item not in parts]
+    done = sorted(item for item in plan.items if item in parts)
+    duplicate, reached = 0, (-1, 0)
+    for item in done:
+        if item.shard == reached[0]:
+            duplicate += max(0, min(reached[1], item.stop) - item.start)
+        reached = max(reached, (item.shard, item.stop))
+    return {
+        "asked": plan.galaxies,
+        "done": sum(item.galaxies for item in done) - duplicate,
+        "missing": sum(item.galaxies for item in missing),
+        "duplicate": duplicate,
+        "missing_items": [item.name for item in missing[:LISTED]],
+        "unplanned_parts": len(parts) - len(done),
+    }
+
+
+def add_up(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Times and memory of all ranks. The rate is galaxies over the time of the slowest rank of each attempt, from
+    reading to writing; wall time runs from the first rank's start to the last one's end, summed over attempts."""
+    attempts: dict[int, list[dict[str, Any]]] = {}
+    for record in records:
+        attempts.setdefault(record["attempt"], []).append(record)
+    working = wall = 0.0
+    for ranks in attempts.values():
+        working += max(sum(rank["seconds"][phase] for phase in ("read", "predict", "write")) for rank in ranks)
+        begun = min(datetime.fromisoformat(rank["started_at"]) for rank in ranks)
+        wall += (max(datetime.fromisoformat(rank["updated_at"]) for rank in ranks) - begun).total_seconds()
+    everyone = [rank for ranks in attempts.values() for rank in ranks]
+    galaxies = sum(rank["galaxies"] for rank in everyone)
+    return {
+        "attempts": len(attempts),
+        "ranks": max((rank["world_size"] for rank in everyone), default=0),
+        "galaxies": galaxies,
+        "batches": sum(rank["num_batches"] for rank in everyone),
+        "wall_seconds": wall,
+        "working_seconds": working,
+        "cpu_seconds": sum(rank["total_cpu_time (seconds)"] for rank in everyone),
+        "galaxies_per_second": galaxies / working if working else 0.0,
+        "throughput_bps": sum(rank["throughput_bps"] for rank in everyone),
+        "peak_rss_mb": max((rank["peak_rss_mb"] for rank in everyone), default=0.0),
+        "peak_gpu_mb": max((rank["peak_gpu_mb"] for rank in everyone), default=0.0),
+    }
+
+
+def published_results(plan: Plan, totals: dict[str, Any], metrics: Metrics | None) -> dict[str, Any]:
+    """Results.json with the keys of both published variants of it, so that either reader works."""
+    per_batch = totals["working_seconds"] / totals["batches"] if totals["batches"] else 0.0
+    on_gpu = plan.device == "cuda"
+    return {
+        "total execution time": totals["working_seconds"],
+        "throughput": totals["throughput_bps"],
+        "average execution time (milliseconds) per batch": per_batch * 1000,
+        "total cpu time (second)": totals["cpu_seconds"],
+        "total gpu time (second)": totals["working_seconds"] if on_gpu else 0.0,
+        "execution time per batch (second)": per_batch,
+        "cpu memory (MB)": totals["peak_rss_mb"],
+        "gpu memory (MB)": totals["peak_gpu_mb"],
+        "throughput(bps)": totals["throughput_bps"],
+        "batch size": plan.batch_size,
+        "number of batches": totals["batches"],
+        "device": plan.device,
+        "MAE": metrics and metrics.mae,
+        "MSE": metrics and metrics.mse,
+        "Bias": metrics and metrics.bias,
+        "Precision": metrics and metrics.precision,
+        "R2": metrics and metrics.r2,
+    }
+
+
+def _machine(record: dict[str, Any]) -> str:
+    gpu = f", {record['gpu_model']}" if record["gpu_model"] else ""
+    return f"{record['cpu_model']}{gpu}, {record['threads']} threads a rank, {record['engine']} {record['precision']}"
