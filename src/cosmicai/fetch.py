@@ -7,6 +7,7 @@ of `blob <size>\\0` followed by the content.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from .storage import explained
 PUBLISHED_URL = "https://raw.githubusercontent.com/UVA-MLSys/AI-for-Astronomy/main"
 TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 2**18
+_BUSY = (408, 429)  # answers below 500 that another try may mend
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ def fetch_published(out: str, base_url: str, files: tuple[PublishedFile, ...] = 
     paths = []
     for file in files:
         target = folder / file.name
-        if not (target.exists() and blob_id(target) == file.blob_id):
+        with explained(str(target), "read"):
+            there = target.exists() and blob_id(target) == file.blob_id
+        if not there:
             _fetch(f"{base_url.rstrip('/')}/{quote(file.path)}", target, file.blob_id)
         paths.append(str(target))
     return paths
@@ -99,27 +103,34 @@ def _fetch(url: str, target: Path, expected: str) -> None:
 def _download(url: str, partial: Path) -> None:
     """Appends what is missing of a file; the server says by its answer whether it goes on or starts anew."""
     have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    except ValueError as error:
+        raise InputError(f"{url} cannot be fetched: {error}; expected https://...") from None
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             resumed = answer.status == 206
             have = have if resumed else 0
-            total = have + int(answer.headers.get("Content-Length") or 0)
-            with progress(total, have, "bytes") as advance, partial.open("ab" if resumed else "wb") as file:
+            length = int(answer.headers.get("Content-Length") or 0)
+            total = have + length if length else 0  # 0: the server does not tell
+            with explained(str(partial), "write"):
+                file = partial.open("ab" if resumed else "wb")
+            with file, progress(total, have, "bytes") as advance:
                 _copy(answer, file, advance)
             if total and (got := partial.stat().st_size) != total:
                 raise _BrokenConnectionError(f"the connection ended after {got} of {total} bytes")
     except urllib.error.HTTPError as error:
         if error.code == 416:  # everything was there already
             return
-        if error.code < 500:
+        if error.code < 500 and error.code not in _BUSY:
             raise InputError(f"{url} answered {error.code} {error.reason}; check the address") from None
         raise _BrokenConnectionError(f"it answered {error.code} {error.reason}") from None
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-        raise _BrokenConnectionError(str(getattr(error, "reason", error))) from None
+    except (OSError, http.client.HTTPException) as error:  # of the network: those of the disk are InputErrors
+        raise _BrokenConnectionError(str(getattr(error, "reason", error)) or type(error).__name__) from None
 
 
 def _copy(answer: Any, file: Any, advance: Callable[[int], None]) -> None:
     while chunk := answer.read(CHUNK):
-        file.write(chunk)
+        with explained(file.name, "write"):
+            file.write(chunk)
         advance(len(chunk))

@@ -8,6 +8,7 @@ globals, replaces every class by an inert stand-in and every tensor by a `Tensor
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import zipfile
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, UnsafePickleError
-from .storage import RangeReader, seekable
+from .storage import RangeReader, basename, seekable
 
 # bfloat16 has no numpy type: its two bytes are read as an integer and widened (`TensorRef.read`).
 STORAGE_DTYPES = {
@@ -47,6 +48,7 @@ TENSOR_GLOBALS = frozenset(
 )
 _LOCAL_HEADER = struct.Struct("<26xHH")
 _LARGEST_PICKLE = 256 * 2**20
+_ENCRYPTED = 0x1  # of a zip entry's flags
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,12 @@ class StandIn:
 
     qualified_name = ""
 
-    def __init__(self, *_: object) -> None:
-        self.state: dict[str, Any] = {}
+    state: dict[str, Any]
+
+    def __new__(cls, *_: object) -> StandIn:  # not __init__: a pickle may make an object without calling that
+        made = super().__new__(cls)
+        made.state = {}
+        return made
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
@@ -129,7 +135,7 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
     reader.read_into(0, memoryview(head))
     try:
         archive = zipfile.ZipFile(seekable(reader))
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
         what = (
             "is truncated or damaged (the zip directory at its end is missing); copy it again"
             if head == b"PK\x03\x04"
@@ -144,23 +150,23 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
         if entries[described[0]].file_size > _LARGEST_PICKLE:
             raise InputError(f"{uri}: its data.pkl is larger than any model or partition needs; refused")
         prefix = described[0].removesuffix("data.pkl")
-        if f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder") != b"little":
+        byteorder = entries.get(f"{prefix}byteorder")
+        if byteorder is not None and _content(uri, archive, byteorder) != b"little":
             raise InputError(f"{uri} was saved on a big-endian machine; expected little-endian, save it again")
-        try:
-            description = archive.read(described[0])
-        except (zipfile.BadZipFile, EOFError):
-            raise InputError(f"{uri} is damaged (the checksum of its data.pkl is wrong); copy it again") from None
+        description = _content(uri, archive, entries[described[0]])
 
     def storage_offset(key: str) -> tuple[int, int]:
         entry = entries.get(f"{prefix}data/{key}")
         if entry is None:
             raise InputError(f"{uri} is damaged: its storage {key} is missing; copy it again")
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise InputError(f"{uri} is compressed; expected stored entries as torch.save writes them, save it again")
+        _demand_stored(uri, entry)
         header = bytearray(_LOCAL_HEADER.size)
         reader.read_into(entry.header_offset, memoryview(header))
         name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        return entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length, entry.file_size
+        offset = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        if offset + entry.file_size > reader.size:
+            raise InputError(f"{uri} is damaged: storage {key} ends past the end of the file; copy it again")
+        return offset, entry.file_size
 
     unpickler = _AllowListUnpickler(uri, description, frozenset(allowed_classes), storage_offset)
     try:
@@ -171,7 +177,23 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
         raise InputError(f"{uri} is damaged: its pickle cannot be read ({error}); copy it again") from None
 
 
-class _AllowListUnpickler(pickle.Unpickler):
+def _demand_stored(uri: str, entry: zipfile.ZipInfo) -> None:
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED:
+        raise InputError(f"{uri} is compressed; expected stored entries as torch.save writes them, save it again")
+
+
+def _content(uri: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    _demand_stored(uri, entry)
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
+        name = basename(entry.filename)
+        raise InputError(f"{uri} is damaged (the checksum of its {name} is wrong); copy it again") from None
+
+
+# The unpickler in Python, not the one in C: that one allocates 16 bytes for every number below the largest memo index
+# that a pickle names, 64 GiB for a pickle of eight bytes.
+class _AllowListUnpickler(pickle._Unpickler):
     def __init__(
         self, uri: str, data: bytes, classes: frozenset[str], storage_offset: Callable[[str], tuple[int, int]]
     ) -> None:
@@ -216,6 +238,8 @@ class _AllowListUnpickler(pickle.Unpickler):
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError("a tensor has a negative or non-integer size")
         tensor = TensorRef(offset, dtype, tuple(cast(Any, shape)), tuple(cast(Any, strides)))
+        if math.prod(tensor.shape) * tensor.itemsize > length:
+            raise InputError(f"{self._uri} is refused: a tensor has more elements than its storage; save a copy of it")
         skipped = cast(int, first) * tensor.itemsize
         if len(tensor.shape) != len(tensor.strides) or skipped + tensor.span > length:
             raise InputError(f"{self._uri} is damaged: a tensor reaches past its storage; copy it again")

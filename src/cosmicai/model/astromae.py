@@ -9,11 +9,29 @@ Shapes in comments: B batch, T tokens (patches, and the class token where there 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_size, value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,12 @@ class InceptionConfig:
     small_kernel: int = 3
     large_kernel: int = 5
     uses_large: bool = True  # the published last block holds a 5x5 branch that it never runs
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            good = isinstance(value, bool) if name == "uses_large" else _is_size(value)
+            _demand(good, f"{name} of an Inception block cannot be {value!r}")
+        _demand(self.small_kernel % 2 == self.large_kernel % 2 == 1, "a kernel of an Inception block is even")
 
     @property
     def channels(self) -> int:
@@ -78,6 +102,30 @@ class AstroMAEConfig:
     redshift_head: tuple[int, ...] = (1024, 1)
     # Kinds of layer that have no bias; the kinds are the keyword of every `has_bias` call below.
     without_bias: tuple[str, ...] = ("key",)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            if isinstance(default, bool):
+                good = isinstance(value, bool)
+            elif isinstance(default, int):
+                good = _is_size(value)
+            elif isinstance(default, float):
+                good = _is_number(value) and (value >= 0 or not field.name.endswith("_eps"))
+            elif field.name == "without_bias":
+                good = isinstance(value, tuple) and all(isinstance(kind, str) for kind in value)
+            elif field.name == "inception_stages":
+                good = isinstance(value, tuple) and len(value) > 0 and all(value)
+            else:
+                good = _are_sizes(value)
+            _demand(good, f"{field.name} cannot be {value!r}")
+        side = self.image_size // self.pool ** len(self.inception_stages)
+        _demand(self.image_size % self.patch_size == 0, "the cutout is no whole number of patches")
+        _demand(self.attention_width % self.heads == 0, "the attention width is no multiple of the heads")
+        _demand(self.convolution_kernel % 2 == self.stem_kernel % 2 == 1, "a convolution's kernel is even")
+        _demand(len(self.convolution_groups) == 2, "convolution_groups are not two")
+        _demand(side > 0, "the cutout is smaller than its average pools")
+        _demand(self.redshift_head[-1] == 1, "it predicts more than one number")
 
     @property
     def patches(self) -> int:

@@ -41,6 +41,7 @@ ALLOWED_CLASSES = frozenset(
         "__builtin__.set",
         "builtins.set",
         "blocks.model_vit_inception.ViT_Astro",
+        "torch.device",  # an attribute of a DataParallel that was made where there are GPUs
         "torch.nn.parallel.data_parallel.DataParallel",
     }
 )
@@ -192,6 +193,8 @@ class _Importer:
         self.constant("attention_width", width, module)
         self.constant("heads", int(module.attribute("num_heads")), module)
         self.constant("attention_scale", float(module.attribute("scale")), module)
+        if qkv.has("bias") and any(module.has(own) for own in ("q_bias", "k_bias", "v_bias")):
+            raise self.checkpoint.refuse(f"{qkv.path} has a bias beside those of {module.path}")
         joint = np.split(qkv.tensor("bias"), 3) if qkv.has("bias") else [None, None, None]
         for kind, own, part in zip(("query", "key", "value"), ("q_bias", "k_bias", "v_bias"), joint, strict=True):
             bias = module.tensor(own) if module.has(own) else part
@@ -246,6 +249,8 @@ class _Importer:
     def inception(self, module: _Module) -> None:
         layers = module.layers()
         flatten = next((index for index, layer in enumerate(layers) if layer.kind == "Flatten"), len(layers))
+        if not layers or layers[0].kind != "Conv2d":
+            raise self.checkpoint.refuse(f"{module.path} does not begin with a convolution")
         stem, *body = layers[:flatten]
         stem.demand(groups=1)
         self.constants["stem_kernel"] = self.convolution("inception.0", stem, "stem")
@@ -254,7 +259,7 @@ class _Importer:
         for index, layer in enumerate(body, start=1):
             if layer.kind == "AvgPool2d":
                 size = layer.attribute("kernel_size")
-                layer.demand(stride=size, padding=0, ceil_mode=False)
+                layer.demand(stride=size, padding=0, ceil_mode=False, divisor_override=None)
                 self.constant("pool", int(size), layer)
                 stages.append([])
             elif layer.kind == "InceptionBlock" and stages:
@@ -269,7 +274,8 @@ class _Importer:
         self.constants["inception_head"] = self.perceptron("inception_head", layers[flatten + 1 :])
 
     def network(self, model: _Module) -> None:
-        patch = model.child("patch_embed").child("proj", "Conv2d")
+        embed = model.child("patch_embed", "PatchEmbed")
+        patch = embed.child("proj", "Conv2d")
         size = patch.shape("weight")[-1]
         patch.demand(kernel_size=(size, size), stride=(size, size), padding=(0, 0), dilation=(1, 1), groups=1)
         self.layer("patch", patch, "patch")
@@ -278,6 +284,9 @@ class _Importer:
             self.tensors["class_token"] = model.tensor("cls_token")
         position = self.tensors["position"] = model.tensor("pos_embed")
         patches = position.shape[1] - int(class_token)
+        image_size = math.isqrt(patches) * size
+        embed.demand(img_size=(image_size, image_size))
+        embed.child("norm", "Identity")
         blocks = list(model.child("blocks").children().values())
         for index, block in enumerate(blocks):
             self.block(f"blocks.{index}", block, class_token)
@@ -290,18 +299,19 @@ class _Importer:
         stem, alias = mixed.child("vis_inception").child("0"), mixed.children().get("conv2d_init")
         if alias is not None and alias.refs() == stem.refs():
             self.checkpoint.used |= {f"{alias.path}.{name}" for name in alias.refs()}
-        magnitude = mixed.child("magnitude_block", "Sequential")
+        magnitude = mixed.child("magnitude_block", "Sequential").layers()
+        magnitude_head = self.perceptron("magnitude_head", magnitude)
         self.constants |= {
             "bands": patch.shape("weight")[1],
-            "image_size": math.isqrt(patches) * size,
+            "image_size": image_size,
             "patch_size": size,
             "width": patch.shape("weight")[0],
             "depth": len(blocks),
             "class_token": class_token,
             "projection_width": model.child("head").shape("weight")[0],
             "vit_head": self.perceptron("vit_head", model.child("vit_block", "Sequential").layers()),
-            "magnitudes": magnitude.layers()[0].shape("weight")[1],
-            "magnitude_head": self.perceptron("magnitude_head", magnitude.layers()),
+            "magnitudes": magnitude[0].shape("weight")[1],
+            "magnitude_head": magnitude_head,
             "redshift_head": self.perceptron("redshift_head", model.child("concat_block", "Sequential").layers()),
         }
         self.constants["without_bias"] = tuple(sorted(kind for kind, present in self.bias.items() if not present))
@@ -324,14 +334,13 @@ def import_checkpoint(uri: str) -> Weights:
         if model.kind != "ViT_Astro":
             raise checkpoint.refuse(f"it holds a {model.kind}")
         importer = _Importer(checkpoint)
-        importer.network(model)
-        _refuse_leftovers(checkpoint, model.walk())
-    weights = Weights(
-        AstroMAEConfig(**importer.constants).to_json(),
-        importer.tensors,
-        {"imported_from": basename(uri)},
-        uri,
-    )
+        try:
+            importer.network(model)
+            _refuse_leftovers(checkpoint, model.walk())
+            config = AstroMAEConfig(**importer.constants)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise checkpoint.refuse(str(error)) from error  # a size or constant is none: any of them can be anything
+    weights = Weights(config.to_json(), importer.tensors, {"imported_from": basename(uri)}, uri)
     build(weights)  # names and shapes agree, or it is refused here
     return weights
 

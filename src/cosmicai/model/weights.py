@@ -90,8 +90,11 @@ def build(weights: Weights) -> AstroMAE:
     from .astromae import AstroMAE
 
     try:
+        config = weights.config
+        if config.depth > len(weights.tensors):
+            raise ValueError(f"{config.depth} blocks cannot be made of {len(weights.tensors)} tensors")
         with torch.device("meta"):
-            network = AstroMAE(weights.config)
+            network = AstroMAE(config)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{weights.uri} is of another architecture: {error}; expected AstroMAE") from None
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
@@ -102,6 +105,10 @@ def build(weights: Weights) -> AstroMAE:
                 f"{weights.uri} is of another architecture: tensor {key} is {shape or 'absent'}, "
                 f"its configuration asks for {expected.get(key, 'none')}; import the checkpoint again"
             )
+    for key, tensor in weights.tensors.items():
+        dtype = "int64" if key.endswith("num_batches_tracked") else "float32"
+        if tensor.dtype != dtype:
+            raise InputError(f"{weights.uri}: tensor {key} is {tensor.dtype}; expected {dtype}, import it again")
     state = {key: torch.from_numpy(np.require(tensor, requirements="W")) for key, tensor in weights.tensors.items()}
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)

@@ -113,6 +113,7 @@ class Recorder:
         self.seconds["start"] = process_age()
         self._fixed = {
             "host": platform.node(),
+            "pid": os.getpid(),
             "cpu_model": cpu_model(),
             "gpu_model": gpu_model(self.device),
             "image_digest": os.environ.get("COSMICAI_IMAGE_DIGEST"),

@@ -1,0 +1,59 @@
+# make demo   from nothing to a catalogue of redshifts of synthetic galaxies
+# make test   the whole test suite
+# make check  what CI runs: lint, types, tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo install test lint format check kill lock clean
+
+demo: install
+	$(BIN)/cosmicai demo --out demo
+
+install: $(VENV)/installed
+
+# torch goes first and alone: its pin then decides for everything that asks for torch.
+$(VENV)/installed: requirements.lock requirements-dev.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with make PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y python3-venv >/dev/null; } || \
+	  { echo "$(PYTHON) has no venv; install it with: sudo apt-get install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+test: install
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Thirty kill -9 at random moments, each followed by --resume; ends well only if the catalogue is bit-identical.
+kill: install
+	$(BIN)/python tests/kill_and_resume.py --kills 30
+
+# Resolves anew from pyproject.toml; torch+cpu and torch with CUDA have the same version.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
+	build/lock/bin/pip install --quiet .
+	build/lock/bin/pip freeze --all --exclude cosmicai --exclude pip | sed 's/+cpu//' | LC_ALL=C sort >requirements.lock
+	build/lock/bin/pip install --quiet '.[dev]'
+	build/lock/bin/pip freeze --all --exclude cosmicai --exclude pip | sed 's/+cpu//' | LC_ALL=C sort | \
+	  LC_ALL=C comm -13 requirements.lock - >requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build demo

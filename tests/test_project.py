@@ -1,0 +1,62 @@
+"""The project's own files hold together."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().split()
+    return {name.lower(): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def test_the_conda_environment_has_the_locked_versions():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pins = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    versions = {name: version for name, _, version in (pin.partition("==") for pin in pins if "==" in pin)}
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert sorted(versions) == sorted(re.split("[<>=]", requirement)[0] for requirement in wanted)
+    assert versions == {name: locked()[name] for name in versions}
+
+
+def test_torch_is_pinned_once():
+    assert locked()["torch"] == "2.13.0"
+    assert '"torch==2.13.0"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_no_module_imports_a_floor_above_its_own():
+    floors = [
+        {"errors", "storage", "torch_archive", "progress"},
+        {"galaxies", "model", "ranks", "fetch"},
+        {"engine", "training"},
+        {"run"},
+        {"demo", "report", "commands", "cli", "__main__"},
+    ]
+    height = {name: level for level, names in enumerate(floors) for name in names}
+    package = ROOT / "src/cosmicai"
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package).with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        for dots, target in re.findall(r"^\s*from (\.+)([a-z_]*)", path.read_text(), re.MULTILINE):
+            base = parts[: len(parts) - len(dots)]
+            imported = (*base, target)[0] if base or target else None
+            if imported in height:
+                assert height[imported] <= height[parts[0]], f"{path} imports {imported}"
+
+
+@pytest.mark.parametrize("word", ["shared/" + "upstream", "/ro" + "ot/", "/wo" + "rk/"])
+def test_the_project_speaks_of_itself_alone(word):
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found = [
+        name for name in tracked
+        if not name.startswith("tests/") and (ROOT / name).suffix != ".safetensors"
+        and word in (ROOT / name).read_text()
+    ]  # fmt: skip
+    assert found == []
