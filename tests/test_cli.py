@@ -18,7 +18,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     make_survey(folder / "survey", random_galaxies(300), 200)
     tiny_weights(folder / "w.safetensors")
-    done = run("infer", str(folder / "survey"), "--weights", str(folder / "w.safetensors"), "--out", str(folder / "run"))
+    done = run(
+        "infer", str(folder / "survey"), "--weights", str(folder / "w.safetensors"), "--out", str(folder / "run")
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -87,9 +89,9 @@ def test_the_catalogue_in_other_formats_has_the_same_rows(tmp_path, job):
         lines = list(csv.DictReader(text))
         for name in rows.column_names:
             expected = rows[name].to_numpy()
-            assert [line[name] for line in lines] == [
-                str(value) for value in rows[name].to_pylist()
-            ] or np.array_equal(np.array([line[name] for line in lines], expected.dtype), expected)
+            assert [line[name] for line in lines] == [str(value) for value in rows[name].to_pylist()] or np.array_equal(
+                np.array([line[name] for line in lines], expected.dtype), expected
+            )
             if name == "shard":
                 assert list(fits[name]) == list(hdf5[name].asstr()[:]) == list(expected)
             else:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cosmicai.run.metrics import measure
+from cosmicai.metrics import measure
 
 
 def test_metrics_agree_with_their_definitions_written_out():

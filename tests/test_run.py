@@ -111,7 +111,9 @@ def test_what_is_missing_is_counted_and_resume_does_only_that(tmp_path, survey, 
     half = summarize(folder)
     assert not half["complete"]
     assert half["coverage"]["done"] + half["coverage"]["missing"] == 5000
-    assert half["coverage"]["missing_items"] == [item.name for item in folder.plan().items if item not in folder.parts()]
+    assert half["coverage"]["missing_items"] == [
+        item.name for item in folder.plan().items if item not in folder.parts()
+    ]
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "parts").iterdir()}
     begin(open_survey(survey), weights, str(tmp_path / "run"), resume=True)
     record = work(folder, Rank())

@@ -89,8 +89,11 @@ def _fetch(url: str, target: Path, expected: str) -> None:
         _download(url, partial)
     except _BrokenConnectionError as error:
         raise InputError(f"{url} cannot be fetched: {error}; run again to go on, or download it by hand") from None
-    if (found := blob_id(partial)) != expected:
-        partial.unlink()
+    with explained(str(partial), "read"):
+        found = blob_id(partial)
+        if found != expected:
+            partial.unlink()
+    if found != expected:
         raise InputError(f"{url} gave a file with the git blob id {found}, expected {expected}; it was not kept")
     with explained(str(target), "write"):
         partial.replace(target)
@@ -102,7 +105,8 @@ def _fetch(url: str, target: Path, expected: str) -> None:
 )  # fmt: skip
 def _download(url: str, partial: Path) -> None:
     """Appends what is missing of a file; the server says by its answer whether it goes on or starts anew."""
-    have = partial.stat().st_size if partial.exists() else 0
+    with explained(str(partial), "read"):
+        have = partial.stat().st_size if partial.exists() else 0
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     except ValueError as error:

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,7 +53,7 @@ def basename(uri: str) -> str:
 
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key that puts `2.pt` before `10.pt`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def explained(uri: str, action: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
             raise
-        raise StorageError(f"cannot {action} {uri}: {error}; check the address, your credentials and region") from error
+        raise StorageError(f"cannot {action} {uri}: {_s3_reason(error)}") from error
 
 
 def _reason(uri: str, action: str, error: OSError) -> str:
@@ -79,17 +79,30 @@ def _reason(uri: str, action: str, error: OSError) -> str:
         errno.EDQUOT: "your disk quota is used up; free some space or choose another place, then run again",
         errno.EISDIR: "it is a folder where a file was expected",
         errno.ENOTDIR: "a part of its path is a file where a folder was expected",
+        errno.EEXIST: "a part of its path is a file where a folder was expected",
     }
     return f"cannot {action} {uri}: {known.get(error.errno or 0, error.strerror or str(error))}"
 
 
+def _s3_reason(error: Exception) -> str:
+    known = {
+        "404": "it does not exist; check the bucket and the key",
+        "NoSuchKey": "it does not exist; check the bucket and the key",
+        "NoSuchBucket": "the bucket does not exist; check its name and your region",
+        "PreconditionFailed": "it was replaced while it was being read; run again",
+    }
+    code = str(getattr(error, "response", {}).get("Error", {}).get("Code"))
+    return known.get(code, f"{error}; check the address, your credentials and region")
+
+
 @cache
 def s3_client() -> Any:
-    """One boto3 client for the process, with adaptive retries."""
+    """One boto3 client for the process, with adaptive retries (8 unless AWS_MAX_ATTEMPTS says otherwise)."""
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(retries={"mode": "adaptive", "max_attempts": 8}))
+    retries = {"mode": "adaptive"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 8})
+    return boto3.client("s3", config=Config(retries=retries))
 
 
 def s3_parts(uri: str) -> tuple[str, str]:
@@ -112,6 +125,10 @@ class RangeReader(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...  # fmt: skip  # noqa: E501
 
 
+def _ends_early(uri: str, size: int) -> StorageError:
+    return StorageError(f"{uri} ends at byte {size} where more was expected; it was truncated, copy it again")
+
+
 class _LocalReader:
     def __init__(self, path: str) -> None:
         self.path = path
@@ -128,7 +145,7 @@ class _LocalReader:
             while done < len(buffer):
                 count = os.preadv(self._file, [buffer[done:]], offset + done)
                 if count == 0:
-                    raise StorageError(f"{self.path} ends at byte {offset + done} where more was expected; it was truncated, copy it again")  # fmt: skip  # noqa: E501
+                    raise _ends_early(self.path, self.size)
                 done += count
 
     def __enter__(self) -> _LocalReader:
@@ -150,6 +167,8 @@ class _S3Reader:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         if not len(buffer):
             return
+        if offset + len(buffer) > self.size:
+            raise _ends_early(self.uri, self.size)
         with explained(self.uri, "read"):
             answer = s3_client().get_object(
                 Bucket=self.bucket, Key=self.key, IfMatch=self._etag,
@@ -185,7 +204,10 @@ class RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._reader.size)[whence]
+        position = offset + (0, self._position, self._reader.size)[whence]
+        if position < 0:
+            raise ValueError(f"negative seek position {position}")
+        self._position = position
         return self._position
 
     def tell(self) -> int:
@@ -238,7 +260,10 @@ def list_files(uri: str) -> list[Entry]:
                 entries += [Entry(item["Key"][len(prefix) :], item["Size"]) for item in page.get("Contents", [])]
     elif Path(uri).is_dir():
         with explained(uri, "list"), os.scandir(uri) as found:
-            entries = [Entry(item.name, item.stat().st_size) for item in found if item.is_file()]
+            for item in found:
+                with suppress(FileNotFoundError):  # another process renamed or removed it meanwhile
+                    if item.is_file():
+                        entries.append(Entry(item.name, item.stat().st_size))
     return sorted((entry for entry in entries if entry.name), key=lambda entry: natural_key(entry.name))
 
 
@@ -295,9 +320,11 @@ def create_bytes(uri: str, data: bytes) -> bool:
             _sync(beside)
             os.link(beside, target)
         except FileExistsError:
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "", uri) from None
             return False
         finally:
-            beside.unlink(missing_ok=True)
+            _discard(beside)
         _sync(target.parent)
     return True
 
@@ -308,9 +335,9 @@ def replacing(uri: str) -> Iterator[Path]:
 
     For S3 the path is a local temporary file that is uploaded at the end.
     """
-    import tempfile
-
     if is_s3(uri):
+        import tempfile
+
         bucket, key = s3_parts(uri)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, basename(uri))
@@ -329,7 +356,7 @@ def replacing(uri: str) -> Iterator[Path]:
             beside.replace(target)
             _sync(target.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        _discard(beside)
 
 
 def remove(uri: str) -> None:
@@ -344,6 +371,11 @@ def remove(uri: str) -> None:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+
+
+def _discard(beside: Path) -> None:
+    with suppress(OSError):  # what made the write fail is the error to report
+        beside.unlink()
 
 
 def _sync(path: Path) -> None:

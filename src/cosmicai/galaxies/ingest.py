@@ -6,11 +6,13 @@ Every source is read once, front to back, a few hundred galaxies at a time. Cuto
 
 from __future__ import annotations
 
+import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .shard import BANDS, IMAGE_SHAPE, Galaxies, Shard, open_shard
+from ..storage import RangeReader, open_ranges
+from ..torch_archive import TensorRef
+from . import published
+from .shard import BANDS, HDF5_ERRORS, IMAGE_SHAPE, Galaxies
 from .survey import Survey, write_survey
 
 BATCH = 256  # galaxies in memory at once
+_DAMAGE = (*HDF5_ERRORS, EOFError, zipfile.BadZipFile, zlib.error)  # what libraries raise at damaged files
 # What the fields are called elsewhere, in order of preference; letter case does not matter.
 ALIASES = {
     "image": ("image", "images", "img", "cutout", "cutouts", "cube"),
@@ -34,9 +40,10 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Column:
-    """One array of a source: its shape, and a function that gives the next so many rows."""
+    """One array of a source: its shape and dtype, and a function that gives the next so many rows."""
 
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     take: Callable[[int], NDArray[Any]]
 
 
@@ -49,7 +56,7 @@ def from_array(array: Any) -> Column:
         position += count
         return np.asarray(array[position - count : position])
 
-    return Column(tuple(array.shape), take)
+    return Column(tuple(array.shape), np.dtype(array.dtype), take)
 
 
 Columns = dict[str, Column]
@@ -72,7 +79,7 @@ def ingest(sources: list[str], out: str, galaxies_per_shard: int, names: Mapping
         row = 0
         for source in sources:
             with _open(source, names) as columns:
-                for batch in _read(columns, row):
+                for batch in _read(source, columns, row):
                     row += len(batch)
                     yield batch
 
@@ -80,16 +87,25 @@ def ingest(sources: list[str], out: str, galaxies_per_shard: int, names: Mapping
     return write_survey(out, batches(), sum(counts), galaxies_per_shard, fields)
 
 
-def _read(columns: Columns, first_row: int) -> Iterator[Galaxies]:
+def _read(source: str, columns: Columns, first_row: int) -> Iterator[Galaxies]:
+    def take(name: str, count: int) -> NDArray[Any]:
+        try:
+            values = columns[name].take(count)
+        except _DAMAGE as error:
+            raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
+        if len(values) != count:
+            raise InputError(f"{source}: {name} ends early; write the file again")
+        return values
+
     galaxies = columns["image"].shape[0]
     for start in range(0, galaxies, BATCH):
         count = min(BATCH, galaxies - start)
         rows = np.arange(first_row + start, first_row + start + count)
         yield Galaxies(
-            _cutouts(columns["image"].take(count)),
-            columns["magnitude"].take(count).astype(np.float64, copy=False),
-            columns["redshift"].take(count).astype(np.float64) if "redshift" in columns else np.full(count, np.nan),
-            columns["objid"].take(count).astype(np.int64) if "objid" in columns else rows,
+            _cutouts(take("image", count)),
+            take("magnitude", count).astype(np.float64, copy=False),
+            take("redshift", count).astype(np.float64) if "redshift" in columns else np.full(count, np.nan),
+            take("objid", count).astype(np.int64) if "objid" in columns else rows,
         )
 
 
@@ -130,6 +146,7 @@ def _check(source: str, columns: Columns) -> None:
     if height != width or height < IMAGE_SHAPE[-1] or height % 2:
         raise InputError(f"{source}: cutouts are of {height}x{width} pixels; expected squares of an even 32 or more")
     for name, column in columns.items():
+        _check_dtype(source, name, column.dtype)
         wanted = (shape[0], 5) if name == "magnitude" else (shape[0],)
         if name != "image" and column.shape != wanted:
             raise InputError(
@@ -154,9 +171,11 @@ def _find(source: str, there: list[str], names: Mapping[str, str]) -> dict[str, 
     return found
 
 
-def _refuse_objects(source: str, name: str, dtype: np.dtype[Any]) -> None:
+def _check_dtype(source: str, name: str, dtype: np.dtype[Any]) -> None:
     if dtype.hasobject or dtype.kind not in "fiu":
         raise InputError(f"{source}: {name} is of dtype {dtype}; expected numbers (pickled objects are never loaded)")
+    if name == "objid" and dtype.kind == "f":
+        raise InputError(f"{source}: objid is {dtype}, which cannot hold every 64-bit number; write it as int64")
 
 
 @contextmanager
@@ -166,34 +185,29 @@ def _open_npz(source: str, names: Mapping[str, str]) -> Iterator[Columns]:
     except zipfile.BadZipFile:
         raise InputError(f"{source} is not a whole .npz file; copy it again") from None
     with archive:
-        there = [name.removesuffix(".npy") for name in archive.namelist()]
+        there = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         yield {field: _npz_column(source, archive, name) for field, name in _find(source, there, names).items()}
 
 
 def _npz_column(source: str, archive: zipfile.ZipFile, name: str) -> Column:
     """Streams an entry, compressed or not, since np.load would hold it whole."""
-    stream = archive.open(f"{name}.npy")
     try:
+        stream = archive.open(f"{name}.npy")
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(stream)
-    except (ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
-    _refuse_objects(source, name, dtype)
+    _check_dtype(source, name, dtype)
     if fortran and len(shape) > 1:
         raise InputError(f"{source}: {name} is in Fortran order; expected C order (np.ascontiguousarray)")
 
     def take(count: int) -> NDArray[Any]:
-        wanted = count * int(np.prod(shape[1:])) * dtype.itemsize
-        try:
-            data = stream.read(wanted)
-        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
-        if len(data) != wanted:
-            raise InputError(f"{source}: {name} ends early; write the file again")
-        return np.frombuffer(data, dtype).reshape(count, *shape[1:])
+        row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        data = stream.read(count * row_bytes)
+        return np.frombuffer(data[: len(data) // row_bytes * row_bytes], dtype).reshape(-1, *shape[1:])
 
-    return Column(shape, take)
+    return Column(shape, dtype, take)
 
 
 @contextmanager
@@ -201,17 +215,11 @@ def _open_npy(source: str, names: Mapping[str, str]) -> Iterator[Columns]:
     """A structured array with our fields; or cutouts in a file named `...image...`, with magnitudes and the rest in
     files beside it whose names have `magnitude`, `redshift`, `objid` in that place."""
 
-    def load(path: Path) -> NDArray[Any]:
-        try:
-            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(f"{path} is not a whole .npy file of numbers ({error}); write it again") from None
-        return array
 
-    path, array = Path(source), load(Path(source))
+    path, array = Path(source), _NpyRows(Path(source))
     if array.dtype.names:
         found = _find(source, list(array.dtype.names), names)
-        yield {field: from_array(array[name]) for field, name in found.items()}
+        yield {field: from_array(_NpyRows(path, name)) for field, name in found.items()}
         return
     if "image" not in path.name:
         raise InputError(f"{source} is one array; expected fields, or a name with `image` in it and others beside it")
@@ -221,43 +229,67 @@ def _open_npy(source: str, names: Mapping[str, str]) -> Iterator[Columns]:
     columns = {}
     for field, file in beside.items():
         if file.exists():
-            values = load(file)
-            _refuse_objects(str(file), field, values.dtype)
-            columns[field] = from_array(values)
+            columns[field] = from_array(_NpyRows(file))
     yield columns
+
+
+class _NpyRows:
+    """A .npy array or one field of it, read by rows: the pages of a memory map would count as our memory."""
+
+    def __init__(self, path: Path, field: str = "") -> None:
+        try:
+            array = np.lib.format.open_memmap(path, mode="r")
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path} is not a whole .npy file of numbers ({error}); write it again") from None
+        if not array.flags.c_contiguous:
+            raise InputError(f"{path} is in Fortran order; expected C order (np.ascontiguousarray)")
+        column = array[field] if field else array
+        self.shape, self.dtype = column.shape, column.dtype
+        self._path, self._field, self._row, self._offset = path, field, (array.dtype, array.shape[1:]), array.offset
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        row = np.dtype(self._row)
+        whole = np.fromfile(self._path, row, rows.stop - rows.start, offset=self._offset + rows.start * row.itemsize)
+        return whole[self._field] if self._field else whole
 
 
 @contextmanager
 def _open_hdf5(source: str, names: Mapping[str, str]) -> Iterator[Columns]:
-    try:
-        file = h5py.File(source, "r")
-    except OSError as error:
-        what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file or is damaged"
-        raise InputError(f"{source} {what}; copy it again") from None
-    with file:
-        there: list[str] = []
-        file.visititems(lambda name, item: there.append(name) if isinstance(item, h5py.Dataset) else None)
-        found = _find(source, there, names)
-        for name in found.values():
-            _refuse_objects(source, name, file[name].dtype)
-        yield {field: from_array(file[name]) for field, name in found.items()}
+    there: list[str] = []
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape:
+            there.append(name)
+
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(h5py.File(source, "r"))
+            file.visititems(note)
+            found = _find(source, there, names)
+            columns = {field: from_array(file[name]) for field, name in found.items()}
+        except HDF5_ERRORS as error:
+            what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file or is damaged"
+            raise InputError(f"{source} {what}; copy it again") from None
+        yield columns
 
 
 @contextmanager
 def _open_partition(source: str, names: Mapping[str, str]) -> Iterator[Columns]:
-    with open_shard(source) as shard:
-        yield {field: from_array(_ShardField(shard, field)) for field in shard.fields}
+    with open_ranges(source) as reader:
+        yield {field: from_array(_Rows(tensor, reader)) for field, tensor in published.locate(source, reader).items()}
 
 
-class _ShardField:
-    """One field of a shard as something that can be sliced."""
+class _Rows:
+    """A tensor of any dtype and strides as something that can be sliced."""
 
-    def __init__(self, shard: Shard, field: str) -> None:
-        self.shape, self._shard, self._field = shard.fields[field].shape, shard, field
+    def __init__(self, tensor: TensorRef, reader: RangeReader) -> None:
+        self.shape, self.dtype = tensor.shape, "<f4" if tensor.dtype == "bfloat16" else tensor.dtype
+        self._tensor, self._reader = tensor, reader
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        values: NDArray[Any] = self._shard.read_field(self._field, rows.start, rows.stop)
-        return values
+        whole, stride = self._tensor, self._tensor.strides[0] * self._tensor.itemsize
+        shape = (rows.stop - rows.start, *whole.shape[1:])
+        return replace(whole, offset=whole.offset + rows.start * stride, shape=shape).read(self._reader)
 
 
 @contextmanager
@@ -266,41 +298,36 @@ def _open_fits(source: str, names: Mapping[str, str]) -> Iterator[Columns]:
     REDSHIFT and OBJID; or one galaxy: a 3-D cube (5, H, W) with MAG_U ... MAG_Z, REDSHIFT, OBJID in its header."""
     from astropy.io import fits
 
-    try:
-        file = fits.open(source, memmap=True)
-    except OSError as error:
-        raise InputError(f"{source} is not a FITS file or is damaged ({error}); copy it again") from None
-    with file:
-        cube = next((hdu for hdu in file if hdu.is_image and len(hdu.shape) in (3, 4)), None)
-        if cube is None:
-            raise InputError(f"{source} has no image; expected a cube (N, 5, H, W), or (5, H, W) for one galaxy")
-        if len(cube.shape) == 3:
-            header = cube.header
-            columns = {"image": from_array(cube.data[None])}
-            values: dict[str, Any] = {name: header[name] for name in header if name}
-        else:
-            columns = {"image": _FitsCube(cube).column}
-            table = next((hdu for hdu in file if not hdu.is_image), None)
-            values = {} if table is None else {name.upper(): table.data[name] for name in table.columns.names}
-        yield columns | _fits_values(source, values, names, one=len(cube.shape) == 3)
+    with ExitStack() as opened:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "File may have been truncated")
+                columns = _fits_columns(source, opened.enter_context(fits.open(source, memmap=False)), names)
+        except (*_DAMAGE, UserWarning) as error:
+            raise InputError(f"{source} is not a FITS file or is damaged ({error}); copy it again") from None
+        yield columns
 
 
-class _FitsCube:
-    """Reads rows of a cube through its section, so that the file is not loaded whole."""
-
-    def __init__(self, hdu: Any) -> None:
-        self.shape, self._hdu = hdu.shape, hdu
-        self.column = from_array(self)
-
-    def __getitem__(self, rows: slice) -> Any:
-        return self._hdu.section[rows]
+def _fits_columns(source: str, file: Any, names: Mapping[str, str]) -> Columns:
+    cube = next((hdu for hdu in file if hdu.is_image and len(hdu.shape) in (3, 4)), None)
+    if cube is None:
+        raise InputError(f"{source} has no image; expected a cube (N, 5, H, W), or (5, H, W) for one galaxy")
+    if len(cube.shape) == 3:
+        header = cube.header
+        columns = {"image": from_array(cube.data[None])}
+        values: dict[str, Any] = {name: header[name] for name in header if name}
+    else:
+        columns = {"image": from_array(cube.section)}  # a section reads rows, the file is not loaded whole
+        table = next((hdu for hdu in file if not hdu.is_image), None)
+        values = {} if table is None else {name.upper(): table.data[name] for name in table.columns.names}
+    return columns | _fits_values(source, values, names, one=len(cube.shape) == 3)
 
 
 def _fits_values(source: str, values: dict[str, Any], names: Mapping[str, str], one: bool) -> Columns:
     bands = [f"MAG_{band.upper()}" for band in BANDS]
     if all(band in values for band in bands):
         values["MAGNITUDE"] = np.stack([np.asarray(values[band]) for band in bands], axis=-1)
-    found = _find(source, ["image", *values], {"image": "image", **names})
+    found = _find(source, ["image", *values], {**names, "image": "image"})
     columns = {}
     for field, name in found.items():
         if field != "image":

@@ -10,7 +10,12 @@ The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all dataset
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +34,10 @@ IMAGE_SHAPE = (5, 32, 32)
 FORMAT = "cosmicai-shard/1"
 SUFFIXES = (".h5", ".hdf5", ".pt")
 NO_OBJID = -1
+HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)  # what h5py raises at damaged files
 
 # field: (shape of one galaxy, accepted dtypes, required)
-_FIELDS: dict[str, tuple[tuple[int, ...], tuple[str, ...], bool]] = {
+FIELDS: dict[str, tuple[tuple[int, ...], tuple[str, ...], bool]] = {
     "image": (IMAGE_SHAPE, ("<f4",), True),
     "magnitude": ((5,), ("<f8", "<f4"), True),
     "redshift": ((), ("<f8", "<f4"), False),
@@ -83,11 +89,16 @@ class Shard:
 
     def read(self, start: int, stop: int) -> Galaxies:
         """Rows start to stop. Raises StorageError if the file ends before."""
-        return Galaxies(*(self.read_field(name, start, stop) for name in _FIELDS))
+        return Galaxies(*(self.read_field(name, start, stop) for name in FIELDS))
 
     def read_field(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 where the shard does not have it."""
-        shape, (dtype, *_), _ = _FIELDS[name]
+        """Rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 where the shard does not have it.
+
+        Raises StorageError if the file ends before, IndexError if the shard has no such rows.
+        """
+        if not 0 <= start <= stop <= self.galaxies:
+            raise IndexError(f"{self.uri} has no rows {start} to {stop}, it holds {self.galaxies}")
+        shape, (dtype, *_), _ = FIELDS[name]
         if name not in self.fields:
             return np.full((stop - start, *shape), NO_OBJID if name == "objid" else np.nan, dtype)
         where = self.fields[name]
@@ -125,31 +136,30 @@ def open_shard(uri: str) -> Shard:
 
 def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
     try:
-        file = h5py.File(seekable(reader), "r")
-    except OSError as error:
+        with h5py.File(seekable(reader), "r") as file:
+            found = ((name, file.get(name)) for name in FIELDS)
+            return {name: _locate_dataset(uri, name, item) for name, item in found if item is not None}
+    except HDF5_ERRORS as error:
         what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file or is damaged"
         raise InputError(f"{uri} {what}; expected a shard with image and magnitude, copy it again") from None
-    with file:
-        fields = {}
-        for name in _FIELDS:
-            dataset = file.get(name)
-            if dataset is None:
-                continue
-            if not isinstance(dataset, h5py.Dataset):
-                raise InputError(f"{uri}: {name} is a group; expected a dataset")
-            offset = dataset.id.get_offset()
-            if dataset.size and offset is None:
-                raise InputError(
-                    f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "
-                    f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
-                )
-            strides = [int(np.prod(dataset.shape[axis + 1 :])) for axis in range(dataset.ndim)]
-            fields[name] = TensorRef(offset or 0, dataset.dtype.str, dataset.shape, tuple(strides))
-        return fields
+
+
+def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        what = "a dataset without values" if isinstance(dataset, h5py.Dataset) else "a group"
+        raise InputError(f"{uri}: {name} is {what}; expected a dataset of numbers")
+    offset = dataset.id.get_offset()
+    if dataset.size and offset is None:
+        raise InputError(
+            f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "
+            f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
+        )
+    strides = tuple(math.prod(dataset.shape[axis + 1 :]) for axis in range(dataset.ndim))
+    return TensorRef(offset or 0, dataset.dtype.str, dataset.shape, strides)
 
 
 def _check(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
-    for name, (shape, dtypes, required) in _FIELDS.items():
+    for name, (shape, dtypes, required) in FIELDS.items():
         found = fields.get(name)
         wanted = f"expected (N{''.join(f', {length}' for length in shape)}{',' * (not shape)}) {np.dtype(dtypes[0])}"
         convert = f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
@@ -179,32 +189,36 @@ def write_shard(path: Path, batches: Iterable[Galaxies], galaxies: int, fields: 
     `fields` names the datasets to write. Raises StorageError (no space, no permission), ValueError if the batches
     hold another number of galaxies.
     """
-    with replacing(str(path)) as beside, explained(str(path), "write"):
+    row = 0
+    with replacing(str(path)) as beside:
+        with _hdf5_explained(path):
+            file = h5py.File(beside, "w")
         try:
-            with h5py.File(beside, "w") as file:
+            with _hdf5_explained(path):
                 file.attrs["format"], file.attrs["bands"] = FORMAT, BANDS
                 datasets = {
-                    name: file.create_dataset(name, (galaxies, *_FIELDS[name][0]), _FIELDS[name][1][0])
-                    for name in fields
+                    name: file.create_dataset(name, (galaxies, *FIELDS[name][0]), FIELDS[name][1][0]) for name in fields
                 }
-                row = 0
-                for batch in batches:
-                    for name, dataset in datasets.items():
-                        dataset[row : row + len(batch)] = getattr(batch, name)
-                    row += len(batch)
+            for batch in batches:  # an error of the source is its own, not one of writing
+                if row + len(batch) <= galaxies:
+                    with _hdf5_explained(path):
+                        for name, dataset in datasets.items():
+                            dataset[row : row + len(batch)] = getattr(batch, name)
+                row += len(batch)
+        finally:
+            with _hdf5_explained(path):
+                file.close()
+        if row != galaxies:
+            raise ValueError(f"{path}: {row} galaxies were given, {galaxies} announced")
+
+
+@contextmanager
+def _hdf5_explained(path: Path) -> Iterator[None]:
+    """`explained` for writing with HDF5, which reports the operating system's error in its text alone."""
+    with explained(str(path), "write"):
+        try:
+            yield
         except (OSError, RuntimeError) as error:
-            raise _with_errno(error) from error
-    if row != galaxies:
-        path.unlink()
-        raise ValueError(f"{path}: {row} galaxies were given, {galaxies} announced")
-
-
-def _with_errno(error: Exception) -> OSError:
-    """HDF5 reports the operating system's error in its text alone."""
-    import errno
-    import os
-    import re
-
-    found = re.search(r"errno = (\d+)", str(error))
-    code = int(found.group(1)) if found else getattr(error, "errno", None) or errno.EIO
-    return OSError(code, os.strerror(code))
+            found = re.search(r"errno = (\d+)", str(error))
+            code = int(found.group(1)) if found else getattr(error, "errno", None) or errno.EIO
+            raise OSError(code, os.strerror(code)) from error

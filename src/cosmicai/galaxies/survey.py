@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import storage
 from ..errors import InputError
-from .shard import SUFFIXES, Galaxies, Shard, open_shard, write_shard
+from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard, write_shard
 
 FORMAT = "cosmicai-survey/1"
 # What the published split counted for one galaxy: cutout and five magnitudes as float32, the redshift as float64.
@@ -110,6 +110,7 @@ def _from_description(uri: str, files: dict[str, int]) -> Survey:
         if described["format"] != FORMAT:
             raise InputError(f'{address}: format is {described["format"]!r}; expected "{FORMAT}"')
         shards = tuple(ShardEntry(**shard) for shard in described["shards"])
+        _check_description(shards, described["galaxies"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{address} is damaged ({error!r}); write the survey again") from None
     for shard in shards:
@@ -119,6 +120,18 @@ def _from_description(uri: str, files: dict[str, int]) -> Survey:
                 f"{storage.join(uri, shard.name)} {found}, survey.json says {shard.bytes} bytes; copy it again"
             )
     return Survey(uri, shards)
+
+
+def _check_description(shards: tuple[ShardEntry, ...], galaxies: object) -> None:
+    for shard in shards:
+        numbers = (shard.galaxies, shard.bytes)
+        texts = (shard.name, shard.sha256)
+        if not all(type(number) is int and number >= 0 for number in numbers) or not all(type(t) is str for t in texts):
+            raise ValueError(f"shard {shard.name!r} is not described by a name, two whole numbers and a checksum")
+    if not shards or len({shard.name for shard in shards}) != len(shards):
+        raise ValueError("it names no shard, or one twice")
+    if sum(shard.galaxies for shard in shards) != galaxies:
+        raise ValueError(f"its shards do not add up to {galaxies} galaxies")
 
 
 def verify(survey: Survey) -> Iterator[tuple[ShardEntry, str]]:
@@ -172,8 +185,11 @@ def write_survey(
 
 def resplit(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
     """Writes the galaxies of a survey as a new one with shards of this size; raises as `write_survey`."""
-    with survey.open(survey.shards[0]) as shard:
-        fields = tuple(shard.fields)
+    found: set[str] = set()
+    for entry in survey.shards:  # the shards may come from several sources
+        with survey.open(entry) as shard:
+            found |= shard.fields.keys()
+    fields = [name for name in FIELDS if name in found]
     return write_survey(out, survey.batches(COPY_BATCH), survey.galaxies, galaxies_per_shard, fields)
 
 

@@ -112,16 +112,21 @@ class _Module:
         return {name: ref for name, ref in both.items() if isinstance(ref, TensorRef)}
 
     def walk(self) -> Iterator[_Module]:
-        yield self
-        for child in self.children().values():
-            yield from child.walk()
+        """This module and all below it, each once, however often it is held."""
+        seen, waiting = set(), [self]
+        while waiting:
+            module = waiting.pop()
+            if id(module.stand_in) not in seen:
+                seen.add(id(module.stand_in))
+                yield module
+                waiting += module.children().values()
 
     def has(self, name: str) -> bool:
         return name in self.refs()
 
     def shape(self, name: str) -> tuple[int, ...]:
         if not self.has(name):
-            raise self.checkpoint.refuse(f"{self.path} has no tensor {name}")
+            raise self.checkpoint.refuse(f"{self.path or 'the model'} has no tensor {name}")
         return self.refs()[name].shape
 
     def tensor(self, name: str) -> NDArray[Any]:
@@ -316,6 +321,17 @@ class _Importer:
         }
         self.constants["without_bias"] = tuple(sorted(kind for kind, present in self.bias.items() if not present))
 
+    def model(self, root: _Module) -> AstroMAEConfig:
+        """Collects the whole model, alone or in a DataParallel, and returns its configuration."""
+        model = root
+        if root.kind == "DataParallel":
+            model = _Module(self.checkpoint, "", root.child("module").stand_in)
+        if model.kind != "ViT_Astro":
+            raise self.checkpoint.refuse(f"it holds a {model.kind}")
+        self.network(model)
+        _refuse_leftovers(self.checkpoint, model.walk())
+        return AstroMAEConfig(**self.constants)
+
 
 def import_checkpoint(uri: str) -> Weights:
     """The weights of a published checkpoint.
@@ -328,18 +344,12 @@ def import_checkpoint(uri: str) -> Weights:
         checkpoint = _Checkpoint(uri, reader)
         if not isinstance(archive.root, StandIn):
             raise checkpoint.refuse(f"it holds a {type(archive.root).__name__}, not a model")
-        model = _Module(checkpoint, "", archive.root)
-        if model.kind == "DataParallel":
-            model = _Module(checkpoint, "", model.child("module").stand_in)
-        if model.kind != "ViT_Astro":
-            raise checkpoint.refuse(f"it holds a {model.kind}")
         importer = _Importer(checkpoint)
         try:
-            importer.network(model)
-            _refuse_leftovers(checkpoint, model.walk())
-            config = AstroMAEConfig(**importer.constants)
+            config = importer.model(_Module(checkpoint, "", archive.root))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise checkpoint.refuse(str(error)) from error  # a size or constant is none: any of them can be anything
+            # What should be a size, a name or a dictionary can be anything in a pickle.
+            raise checkpoint.refuse(str(error).partition("\n")[0]) from error
     weights = Weights(config.to_json(), importer.tensors, {"imported_from": basename(uri)}, uri)
     build(weights)  # names and shapes agree, or it is refused here
     return weights

@@ -51,9 +51,9 @@ class Weights:
         return sum(tensor.size for name, tensor in self.tensors.items() if not name.endswith(BUFFERS))
 
     def save(self, uri: str) -> None:
-        """Writes the file whole or not at all."""
+        """Writes the file whole or not at all; the same weights give the same bytes."""
         metadata = {"format": FORMAT, "config": self.config_json, **self.notes}
-        write_bytes(uri, save_tensors(self.tensors, metadata))
+        write_bytes(uri, _with_metadata(save_tensors(self.tensors), metadata))
 
 
 def load_weights(uri: str) -> Weights:
@@ -64,20 +64,35 @@ def load_weights(uri: str) -> Weights:
     data = read_bytes(uri)
     if not data:
         raise InputError(f"{uri} is empty; expected a weights file (safetensors), copy it again")
-    if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
-        raise InputError(
-            f"{uri} is a pickled PyTorch file; turn it into safetensors first: "
-            f"cosmicai weights import {uri} WEIGHTS.safetensors"
-        )
     try:
         tensors = load_tensors(data)
-        length = int.from_bytes(data[:8], "little")
-        notes = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        notes = _header(data).get("__metadata__", {})
+    except KeyError as error:
+        raise InputError(f"{uri} holds {error} tensors; expected float32, import the checkpoint again") from None
     except (SafetensorError, ValueError) as error:
+        # Only now: the first byte of safetensors, too, can be that of a pickle.
+        if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+            raise InputError(
+                f"{uri} is a pickled PyTorch file; turn it into safetensors first: "
+                f"cosmicai weights import {uri} WEIGHTS.safetensors"
+            ) from None
         raise InputError(f"{uri} is not a whole safetensors file ({error}); copy it again") from None
     if notes.pop("format", None) != FORMAT:
         raise InputError(f'{uri} has no metadata `format` = "{FORMAT}"; expected weights written by this program')
     return Weights(notes.pop("config", ""), tensors, notes, uri, hashlib.sha256(data).hexdigest())
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header
+
+
+def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
+    """The safetensors with this metadata, in sorted order; the library would write it in a random one."""
+    header = {"__metadata__": dict(sorted(metadata.items())), **_header(data)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + int.from_bytes(data[:8], "little") :]
 
 
 def build(weights: Weights) -> AstroMAE:
@@ -96,7 +111,8 @@ def build(weights: Weights) -> AstroMAE:
         with torch.device("meta"):
             network = AstroMAE(config)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-        raise InputError(f"{weights.uri} is of another architecture: {error}; expected AstroMAE") from None
+        what = str(error).partition("\n")[0]  # torch goes on with where in its own source
+        raise InputError(f"{weights.uri} is of another architecture: {what}; expected AstroMAE") from None
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     for key in sorted(expected.keys() | weights.tensors.keys()):
         shape = weights.tensors[key].shape if key in weights.tensors else None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import Metrics
+from ..metrics import Metrics
 
 
 def plot_redshifts(

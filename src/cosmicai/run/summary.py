@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..galaxies.quality import Flag
+from ..metrics import Metrics, measure
 from ..storage import replacing, sha256
 from .catalogue import write_catalogue
 from .figure import plot_redshifts
 from .folder import RunFolder
-from .metrics import Metrics, measure
 from .plan import Plan, WorkItem
 from .record import PUBLISHED_KEYS
 

@@ -1,0 +1,1 @@
+"""Fitting AstroMAE to the spectroscopic redshifts of a survey."""
