@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
+
 from helpers import make_survey, random_galaxies, run, tiny_weights
 
 

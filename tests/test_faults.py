@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import make_survey, random_galaxies, run, tiny_weights
-from kill_and_resume import kill_and_resume
 
 from cosmicai.run.folder import RunFolder
+from helpers import make_survey, random_galaxies, run, tiny_weights
+from kill_and_resume import kill_and_resume
 
 SLOW = ("--batch-size", "4")  # many small batches, so that there is time to disturb a run
 
@@ -106,7 +106,7 @@ def tiny_disk(tmp_path: Path):
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_whole_parts_only(tiny_disk, job):
-    survey, weights, expected = job
+    survey, weights, _ = job
     out = tiny_disk / "run"
     arguments = ("infer", survey, "--weights", weights, "--out", str(out))
     full = run(*arguments)

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import make_survey, random_galaxies, run, tiny_weights
 
 from cosmicai import storage
 from cosmicai.errors import InputError
@@ -21,6 +20,7 @@ from cosmicai.run.plan import Plan, WorkItem
 from cosmicai.run.record import PUBLISHED_KEYS
 from cosmicai.run.summary import count_coverage, summarize
 from cosmicai.run.work import begin, work
+from helpers import make_survey, random_galaxies, run, tiny_weights
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_the_plan_names_every_galaxy_once_at_multiples_of_the_batch(tmp_path, su
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "cosmicai-plan/2"}', '{"format": "cosmicai-plan/1"}'])
 def test_a_damaged_plan_is_one_sentence(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(InputError, match="plan.json is not a plan of this program"):
+    with pytest.raises(InputError, match=r"plan\.json is not a plan of this program"):
         RunFolder(str(tmp_path)).plan()
 
 

@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
+from cosmicai import storage
 from helpers import make_survey, random_galaxies, run, tiny_weights
 from s3 import bucket_fixture  # noqa: F401
-
-from cosmicai import storage
 
 
 def copy_to_s3(folder: Path, uri: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from .errors import InputError
 from .progress import progress
@@ -101,7 +101,7 @@ def _fetch(url: str, target: Path, expected: str) -> None:
 
 @retry(
     retry=retry_if_exception_type(_BrokenConnectionError), stop=stop_after_attempt(5),
-    wait=wait_exponential_jitter(0.1, 10), reraise=True,
+    wait=wait_random_exponential(0.5, 10), reraise=True,
 )  # fmt: skip
 def _download(url: str, partial: Path) -> None:
     """Appends what is missing of a file; the server says by its answer whether it goes on or starts anew."""

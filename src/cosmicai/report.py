@@ -5,31 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 
 def conclude(summary: dict[str, Any]) -> int:
     """Prints a run's summary and returns the exit code: 0 if it is complete, else 3."""
     coverage, metrics, totals = summary["coverage"], summary["metrics"], summary["totals"]
-    table = Table(show_header=False, box=None)
-    table.add_row("coverage", f"{coverage['done']}/{coverage['asked']}")
+    lines = [("coverage", f"{coverage['done']}/{coverage['asked']}")]
     flagged = {name: count for name, count in coverage["flagged"].items() if count}
     if flagged:
-        table.add_row("flagged", ", ".join(f"{count} {name}" for name, count in flagged.items()))
+        lines.append(("flagged", ", ".join(f"{count} {name}" for name, count in flagged.items())))
     if metrics:
-        table.add_row("R2", f"{metrics['r2']:.6f}")
-        table.add_row("MAE", f"{metrics['mae']:.6f}")
-        table.add_row("NMAD", f"{metrics['precision']:.6f}")
-        table.add_row("bias", f"{metrics['bias']:+.6f}")
-        table.add_row("outliers", f"{metrics['outliers']:.2%} with |dz| > 0.05")
-    table.add_row("galaxies/s", f"{totals['galaxies_per_second']:,.0f}")
-    table.add_row("peak memory", f"{totals['peak_rss_mb']:,.0f} MB in the largest rank")
-    for machine in summary["machines"]:
-        table.add_row("measured on", machine)
-    table.add_row("catalogue", summary["catalogue"])
-    table.add_row("plot", summary["plot"])
-    Console(soft_wrap=True, highlight=False).print(table)
+        lines += [
+            ("R2", f"{metrics['r2']:.6f}"),
+            ("MAE", f"{metrics['mae']:.6f}"),
+            ("NMAD", f"{metrics['precision']:.6f}"),
+            ("bias", f"{metrics['bias']:+.6f}"),
+            ("outliers", f"{metrics['outliers']:.2%} with |dz| > 0.05"),
+        ]
+    lines += [
+        ("galaxies/s", f"{totals['galaxies_per_second']:,.0f}"),
+        ("peak memory", f"{totals['peak_rss_mb']:,.0f} MB in the largest rank"),
+        *(("measured on", machine) for machine in summary["machines"]),
+        ("catalogue", summary["catalogue"]),
+        ("plot", summary["plot"]),
+    ]
+    for name, value in lines:
+        click.echo(f"{name:<13}{value}")
     if summary["complete"]:
         return 0
     click.echo(

@@ -7,6 +7,7 @@ Every source is read once, front to back, a few hundred galaxies at a time. Cuto
 from __future__ import annotations
 
 import math
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -28,7 +29,9 @@ from .shard import BANDS, HDF5_ERRORS, IMAGE_SHAPE, Galaxies
 from .survey import Survey, write_survey
 
 BATCH = 256  # galaxies in memory at once
-_DAMAGE = (*HDF5_ERRORS, EOFError, zipfile.BadZipFile, zlib.error)  # what libraries raise at damaged files
+# What numpy, and what any of the libraries raises at damaged files.
+_NUMPY_ERRORS = (ValueError, OverflowError, EOFError, SyntaxError, tokenize.TokenError)
+_DAMAGE = (*HDF5_ERRORS, *_NUMPY_ERRORS, zipfile.BadZipFile, zlib.error)
 # What the fields are called elsewhere, in order of preference; letter case does not matter.
 ALIASES = {
     "image": ("image", "images", "img", "cutout", "cutouts", "cube"),
@@ -215,7 +218,6 @@ def _open_npy(source: str, names: Mapping[str, str]) -> Iterator[Columns]:
     """A structured array with our fields; or cutouts in a file named `...image...`, with magnitudes and the rest in
     files beside it whose names have `magnitude`, `redshift`, `objid` in that place."""
 
-
     path, array = Path(source), _NpyRows(Path(source))
     if array.dtype.names:
         found = _find(source, list(array.dtype.names), names)
@@ -239,7 +241,7 @@ class _NpyRows:
     def __init__(self, path: Path, field: str = "") -> None:
         try:
             array = np.lib.format.open_memmap(path, mode="r")
-        except (ValueError, EOFError) as error:
+        except _NUMPY_ERRORS as error:
             raise InputError(f"{path} is not a whole .npy file of numbers ({error}); write it again") from None
         if not array.flags.c_contiguous:
             raise InputError(f"{path} is in Fortran order; expected C order (np.ascontiguousarray)")

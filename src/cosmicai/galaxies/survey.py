@@ -135,7 +135,15 @@ def _check_description(shards: tuple[ShardEntry, ...], galaxies: object) -> None
 
 
 def verify(survey: Survey) -> Iterator[tuple[ShardEntry, str]]:
-    """Reads every shard and compares it with its checksum: yields (shard, what is wrong), "" where all is well."""
+    """Reads every shard and compares it with its checksum: yields (shard, what is wrong), "" where all is well.
+
+    Raises InputError for a survey without checksums.
+    """
+    if not all(shard.sha256 for shard in survey.shards):
+        raise InputError(
+            f"{survey.uri} has no checksums to compare with; only surveys with a survey.json have them, make one with "
+            f"`cosmicai split {survey.uri} --out SURVEY`"
+        )
     for shard in survey.shards:
         try:
             survey.open(shard).__exit__()
@@ -143,8 +151,7 @@ def verify(survey: Survey) -> Iterator[tuple[ShardEntry, str]]:
         except InputError as error:
             yield shard, str(error)
             continue
-        wrong = "" if digest == shard.sha256 else f"its SHA-256 is {digest}, survey.json says {shard.sha256}"
-        yield shard, wrong if shard.sha256 else "survey.json gives no checksum for it"
+        yield shard, "" if digest == shard.sha256 else f"its SHA-256 is {digest}, survey.json says {shard.sha256}"
 
 
 def write_survey(

@@ -193,7 +193,7 @@ class Attention(nn.Module):
 
         def split(part: Tensor, bias: Tensor | None) -> Tensor:  # -> (B, heads, T, head width)
             part = part if bias is None else part + bias
-            return part.view(batch, tokens, self.heads, -1).transpose(1, 2)
+            return part.view(batch, tokens, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
 
         query = split(query, self.query_bias) * self.scale
         key, value = split(key, self.key_bias), split(value, self.value_bias)
@@ -227,7 +227,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
-        grid = x[:, self.skip :].transpose(1, 2).reshape(len(x), -1, self.side, self.side)  # (B, C, side, side)
+        grid = x[:, self.skip :].transpose(1, 2).reshape(len(x), x.shape[2], self.side, self.side)  # (B, C, side, side)
         local = self.convolution(grid).flatten(2).transpose(1, 2)  # (B, patches, C)
         x = x + self.attention(self.norm1(x))
         x = torch.cat([x[:, : self.skip], x[:, self.skip :] + local], dim=1)
