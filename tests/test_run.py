@@ -1,6 +1,7 @@
 """From a survey to a catalogue: numbers, coverage, flags, resume, published outputs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +14,15 @@ from cosmicai import storage
 from cosmicai.errors import InputError
 from cosmicai.galaxies.quality import Flag
 from cosmicai.galaxies.survey import open_survey
-from cosmicai.model.weights import build, load_weights
+from cosmicai.model.astromae import AstroMAE
+from cosmicai.model.weights import build, from_network, load_weights
 from cosmicai.ranks.environment import Rank
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.plan import Plan, WorkItem
 from cosmicai.run.record import PUBLISHED_KEYS
 from cosmicai.run.summary import count_coverage, summarize
 from cosmicai.run.work import begin, work
-from helpers import make_survey, random_galaxies, run, tiny_weights
+from helpers import TINY, make_survey, random_galaxies, run, tiny_weights
 
 
 @pytest.fixture
@@ -189,6 +191,14 @@ def test_weights_that_change_under_a_run_are_refused(tmp_path, survey, weights):
     tiny_weights(Path(weights), seed=5)
     with pytest.raises(InputError, match="has changed since the run was planned"):
         work(folder, Rank())
+
+
+def test_a_network_for_other_galaxies_is_refused(tmp_path, survey):
+    path = str(tmp_path / "three.safetensors")
+    from_network(AstroMAE(replace(TINY, bands=3)), {}).save(path)
+    with pytest.raises(InputError, match=r"is for cutouts \(3, 32, 32\) and 5 magnitudes; expected"):
+        begin(open_survey(survey), path, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "foreign"])

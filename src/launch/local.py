@@ -18,7 +18,8 @@ from cosmicai.progress import progress
 from cosmicai.ranks.environment import Rank, available_cores, environment_for
 from cosmicai.run.folder import RunFolder
 
-LOOK_EVERY = 0.25  # seconds between looks at ranks and finished parts
+LOOK_EVERY = 0.25  # seconds between looks at the ranks
+COUNT_EVERY = 2.0  # seconds between counts of finished parts
 GRACE = 4.0  # seconds between SIGTERM and SIGKILL
 LOG_LINES = 5
 
@@ -40,14 +41,15 @@ def launch(run: RunFolder, procs: int) -> RunFolder:
         stack.callback(_stop, list(ranks.values()))
         done = plan.galaxies_of(run.parts())
         advance = stack.enter_context(progress(plan.galaxies, done))
+        counted = time.monotonic()
         while ranks:
             time.sleep(LOOK_EVERY)
-            now = plan.galaxies_of(run.parts())
-            if now > done:
-                advance(now - done)
-                done = now
             for rank in [rank for rank, process in ranks.items() if process.poll() is not None]:
                 _explain(rank, ranks.pop(rank).returncode, Path(logs, f"{rank}.log"))
+            if not ranks or time.monotonic() - counted > COUNT_EVERY:
+                now, counted = plan.galaxies_of(run.parts()), time.monotonic()
+                advance(now - done)
+                done = now
     return run
 
 

@@ -9,10 +9,17 @@ from .base import Engine
 ENGINES = ("reference",)
 
 
-def open_engine(name: str, weights: Weights, device: str, threads: int) -> Engine:
-    """Loads the network into the engine of this name. Raises InputError if there is none or it cannot run here."""
-    if name == "reference":
-        from .reference import ReferenceEngine
+def check_engine(name: str, weights: Weights, device: str) -> None:
+    """Raises InputError if the engine of this name could not run these weights on this machine; loads nothing."""
+    if name not in ENGINES:
+        raise InputError(f"there is no engine {name!r}; expected one of {', '.join(ENGINES)}")
+    from .reference import usable_network
 
-        return ReferenceEngine(weights, device, threads)
-    raise InputError(f"there is no engine {name!r}; expected one of {', '.join(ENGINES)}")
+    usable_network(weights, device)
+
+
+def open_engine(name: str, weights: Weights, device: str, threads: int) -> Engine:
+    """Loads the network into the engine of this name, which `check_engine` has accepted."""
+    from .reference import ReferenceEngine
+
+    return ReferenceEngine(weights, device, threads)

@@ -9,9 +9,25 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..galaxies.shard import BANDS, IMAGE_SHAPE
+from ..model.astromae import AstroMAE
 from ..model.weights import Weights, build
 
 INNER_BATCH = 64
+
+
+def usable_network(weights: Weights, device: str) -> AstroMAE:
+    """The network, in main memory. Raises InputError if it cannot read our galaxies or no GPU is visible."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("no GPU is visible to this process; use --device cpu, or ask the scheduler for a GPU")
+    network = build(weights)
+    wanted = (network.config.bands, network.config.image_size, network.config.image_size)
+    if wanted != IMAGE_SHAPE or network.config.magnitudes != len(BANDS):
+        raise InputError(
+            f"{weights.uri} is for cutouts {wanted} and {network.config.magnitudes} magnitudes; expected a network for "
+            f"{IMAGE_SHAPE} and {len(BANDS)}"
+        )
+    return network
 
 
 class ReferenceEngine:
@@ -19,19 +35,18 @@ class ReferenceEngine:
 
     On a CPU a batch is cut into pieces of INNER_BATCH, and `threads` threads predict one piece each at a time: how
     torch would share one operation among its threads changes the last bits, this does not.
-    Raises InputError if the weights are of another architecture or no GPU is visible.
+    Raises as `usable_network`.
     """
 
     name = "reference"
     precision = "float32"
 
     def __init__(self, weights: Weights, device: str, threads: int) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("no GPU is visible to this process; use --device cpu, or ask the scheduler for a GPU")
+        network = usable_network(weights, device)
         torch.set_num_threads(1)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
         self.device = device
-        self._network = build(weights).to(device)
+        self._network = network.to(device)
         self._pool = ThreadPoolExecutor(threads)
 
     def predict(self, image: NDArray[np.float32], magnitude: NDArray[np.float64]) -> NDArray[np.float32]:

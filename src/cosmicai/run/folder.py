@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import h5py
@@ -78,6 +79,10 @@ class RunFolder:
         """What a rank printed."""
         return self.path("logs", f"{rank}.log")
 
+    def record_path(self, rank: int, attempt: int) -> str:
+        """How one attempt of a rank went."""
+        return self.path("records", f"{rank}.json" if attempt == 1 else f"{rank}-{attempt}.json")
+
     def part_path(self, item: WorkItem) -> str:
         """The predictions of an item."""
         return self.path("parts", f"{item.name}.h5")
@@ -142,8 +147,8 @@ class RunFolder:
     def write_failure(self, item: WorkItem, rank: int, reason: str) -> None:
         """Notes why an item could not be done, and how often."""
         path = self.failure_path(item)
-        count = json.loads(storage.read_bytes(path))["count"] if storage.exists(path) else 0
-        self.write_json(path, {"item": item.name, "reason": reason, "rank": rank, "count": count + 1})
+        before = json.loads(storage.read_bytes(path))["count"] if storage.exists(path) else 0
+        self.write_json(path, {"item": item.name, "reason": reason, "rank": rank, "count": before + 1})
 
     def failures(self) -> list[dict[str, Any]]:
         """What could not be done, in plan order."""
@@ -157,14 +162,10 @@ class RunFolder:
             name.removesuffix(".json"): json.loads(storage.read_bytes(self.path("records", name))) for name in names
         }
 
-    def new_record_path(self, rank: int) -> str:
-        """Where the next attempt of a rank writes its record."""
+    def next_attempt(self, rank: int) -> int:
+        """The number of a rank's next attempt, from 1."""
         taken = {entry.name for entry in storage.list_files(self.path("records"))}
-        attempt, name = 1, f"{rank}.json"
-        while name in taken:
-            attempt += 1
-            name = f"{rank}-{attempt}.json"
-        return self.path("records", name)
+        return next(n for n in count(1) if storage.basename(self.record_path(rank, n)) not in taken)
 
     def write_json(self, path: str, value: object) -> None:
         """Writes JSON, whole or not at all."""

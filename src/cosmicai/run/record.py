@@ -17,7 +17,8 @@ from typing import Any
 from ..ranks.environment import Rank
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
-PHASES = ("start", "load", "read", "predict", "write")
+WORKING = ("read", "predict", "write")
+PHASES = ("start", "load", *WORKING)
 PUBLISHED_KEYS = (
     "total_cpu_time (seconds)",
     "total_cpu_memory (MB)",
@@ -94,13 +95,14 @@ class Recorder:
     """Collects a rank's times and counts while it works; `record()` is the state so far."""
 
     rank: Rank
+    attempt: int
     batch_size: int
     engine: str
     precision: str
     device: str
     result_path: str
     data_path: str
-    attempt: int = 1
+    cpu_seconds: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     galaxies: int = 0
     batches: int = 0
@@ -122,19 +124,21 @@ class Recorder:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to a phase."""
-        begin = time.perf_counter()
+        """Adds the time of the block to a phase, and that of all its threads to the CPU time if it is work."""
+        begin, cpu = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - begin
+            if name in WORKING:
+                self.cpu_seconds += time.process_time() - cpu
 
     def record(self) -> dict[str, Any]:
         """The record as it is written."""
-        working = self.seconds["read"] + self.seconds["predict"] + self.seconds["write"]
+        working = sum(self.seconds[name] for name in WORKING)
         per_second = self.galaxies / working if working else 0.0
         return {
-            "total_cpu_time (seconds)": time.process_time(),
+            "total_cpu_time (seconds)": self.cpu_seconds,
             "total_cpu_memory (MB)": peak_rss_mb(),
             "execution_time (seconds/batch)": working / self.batches if self.batches else 0.0,
             "num_batches": self.batches,

@@ -16,7 +16,7 @@ from .catalogue import write_catalogue
 from .figure import plot_redshifts
 from .folder import RunFolder
 from .plan import Plan, WorkItem
-from .record import PUBLISHED_KEYS
+from .record import PUBLISHED_KEYS, WORKING
 
 LISTED = 20  # missing items named in the summary
 
@@ -84,7 +84,7 @@ def add_up(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         attempts.setdefault(record["attempt"], []).append(record)
     working = wall = 0.0
     for ranks in attempts.values():
-        working += max(sum(rank["seconds"][phase] for phase in ("read", "predict", "write")) for rank in ranks)
+        working += max(sum(rank["seconds"][phase] for phase in WORKING) for rank in ranks)
         begun = min(datetime.fromisoformat(rank["started_at"]) for rank in ranks)
         wall += (max(datetime.fromisoformat(rank["updated_at"]) for rank in ranks) - begun).total_seconds()
     everyone = [rank for ranks in attempts.values() for rank in ranks]

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import storage
 from ..engine.base import Engine
-from ..engine.choose import open_engine
+from ..engine.choose import check_engine, open_engine
 from ..errors import InputError
 from ..galaxies.quality import Flag, input_flags
 from ..galaxies.shard import Galaxies
@@ -49,7 +49,7 @@ def begin(
     loaded = load_weights(find_weights(weights))
     address = weights if weights == DEMO_WEIGHTS else storage.absolute(weights)
     plan = make_plan(survey, address, loaded.sha256, engine, device, batch_size, limit_files)
-    open_engine(engine, loaded, device, threads=1)  # unusable weights or devices are refused before anything is written
+    check_engine(engine, loaded, device)  # what cannot run is refused before anything is written
     run = RunFolder(storage.absolute(out))
     run.begin(plan, resume)
     return run
@@ -62,10 +62,10 @@ def work(run: RunFolder, rank: Rank, advance: Callable[[int], None] = lambda _: 
     `failures/`. Raises InputError if the plan, the weights or the engine cannot be used or results cannot be written.
     """
     plan = run.plan()
-    path = run.new_record_path(rank.rank)
+    attempt = run.next_attempt(rank.rank)
+    path = run.record_path(rank.rank, attempt)
     recorder = Recorder(
-        rank, plan.batch_size, plan.engine, plan.precision, plan.device, run.uri, plan.survey,
-        attempt=int(Path(path).stem.partition("-")[2] or 1),
+        rank, attempt, plan.batch_size, plan.engine, plan.precision, plan.device, run.uri, plan.survey
     )  # fmt: skip
     run.write_json(path, recorder.record())
     done = run.parts()
