@@ -46,7 +46,7 @@ def _plain(total: int, done: int, unit: str) -> Callable[[int], None]:
         nonlocal last, since
         since += count
         now = time.monotonic()
-        finished = done + since >= total
+        finished = 0 < total <= done + since  # a download of unknown size has a total of 0
         if now - last < PLAIN_EVERY and not finished:
             return
         last = now

@@ -32,14 +32,16 @@ def launch(run: RunFolder, procs: int) -> RunFolder:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end in KeyboardInterrupt, which stops the ranks
     plan = run.plan()
+    done = plan.galaxies_of(run.parts())
+    if done == plan.galaxies:
+        return run
     threads = max(1, available_cores() // procs)
     with ExitStack() as stack:
         logs = _log_folder(run, stack)
-        ranks = {
-            rank: _start(run, Rank(rank, procs, "local", threads), Path(logs, f"{rank}.log")) for rank in range(procs)
-        }
-        stack.callback(_stop, list(ranks.values()))
-        done = plan.galaxies_of(run.parts())
+        ranks: dict[int, subprocess.Popen[bytes]] = {}
+        stack.callback(lambda: _stop(list(ranks.values())))
+        for rank in range(procs):
+            ranks[rank] = _start(run, Rank(rank, procs, "local", threads), Path(logs, f"{rank}.log"))
         advance = stack.enter_context(progress(plan.galaxies, done))
         counted = time.monotonic()
         while ranks:

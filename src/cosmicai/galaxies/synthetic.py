@@ -42,6 +42,7 @@ def batches(galaxies: int, seed: int = 0, start: int = 0) -> Iterator[Galaxies]:
 
     Galaxy i (its objid) is the same whatever range it is asked for in: each block of BLOCK galaxies has its own
     generator, seeded with (seed, block), and is always drawn whole.
+    That holds bit for bit on one machine; elsewhere float32 arithmetic may differ in an image's last digits.
     Image in nanomaggies, magnitude as SDSS measures it (`asinh_magnitude`); dtypes and shapes as in `Galaxies`.
     """
     stop = start + galaxies
