@@ -7,161 +7,45 @@ modules' attributes; what this network could not reproduce exactly is refused, n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..storage import RangeReader, basename, open_ranges
-from ..torch_archive import StandIn, TensorRef, read_archive
+from ..storage import basename, open_ranges
+from ..torch_archive import StandIn, read_archive
 from .astromae import AstroMAEConfig, InceptionConfig
+from .checkpoint import ALLOWED_CLASSES, Checkpoint, Module
 from .weights import Weights, build
-
-_NN = {
-    "activation": ("GELU", "ReLU", "SiLU"),
-    "batchnorm": ("BatchNorm2d",),
-    "container": ("ModuleList", "Sequential"),
-    "conv": ("Conv2d",),
-    "dropout": ("Dropout",),
-    "flatten": ("Flatten",),
-    "linear": ("Identity", "Linear"),
-    "normalization": ("LayerNorm",),
-    "pooling": ("AvgPool2d", "MaxPool2d"),
-}
-ALLOWED_CLASSES = frozenset(
-    {f"torch.nn.modules.{module}.{name}" for module, names in _NN.items() for name in names}
-    | {f"{prefix}NormalCell.{name}" for prefix in ("", "blocks.") for name in ("Attention", "Mlp", "NormalCell")}
-    | {f"blocks.photoz.{name}" for name in ("ConvBlock", "InceptionBlock", "Input_Mix_Model")}
-    | {f"timm.{module}.patch_embed.PatchEmbed" for module in ("models.layers", "layers")}
-    | {f"timm.{module}.drop.DropPath" for module in ("models.layers", "layers")}
-    | {
-        "__builtin__.set",
-        "builtins.set",
-        "blocks.model_vit_inception.ViT_Astro",
-        "torch.device",  # an attribute of a DataParallel that was made where there are GPUs
-        "torch.nn.parallel.data_parallel.DataParallel",
-    }
-)
-_NOTHING = ("Dropout", "DropPath", "Identity")  # layers that do nothing in evaluation mode
-
-
-@dataclass
-class _Checkpoint:
-    """The open file, and which of its tensors have been used."""
-
-    uri: str
-    reader: RangeReader
-    used: set[str] = field(default_factory=set)
-
-    def refuse(self, what: str) -> InputError:
-        return InputError(f"{self.uri} is of another architecture: {what}; expected a published AstroMAE (ViT_Astro)")
-
-
-@dataclass(frozen=True)
-class _Module:
-    """A module of the checkpoint: its dotted path and the stand-in that holds its state."""
-
-    checkpoint: _Checkpoint
-    path: str
-    stand_in: StandIn
-
-    @property
-    def kind(self) -> str:
-        return self.stand_in.qualified_name.rsplit(".", 1)[-1]
-
-    def _members(self, group: str) -> dict[str, Any]:
-        members = self.stand_in.state.get(group)
-        return members if isinstance(members, dict) else {}
-
-    def children(self) -> dict[str, _Module]:
-        found = self._members("_modules")
-        return {
-            name: _Module(self.checkpoint, f"{self.path}.{name}".lstrip("."), child)
-            for name, child in found.items()
-            if isinstance(child, StandIn)
-        }
-
-    def child(self, name: str, kind: str | None = None) -> _Module:
-        children = self.children()
-        if name not in children:
-            raise self.checkpoint.refuse(f"{self.path or 'the model'} has no module {name}")
-        if kind is not None and children[name].kind != kind:
-            raise self.checkpoint.refuse(f"{children[name].path} is {children[name].kind}, not {kind}")
-        return children[name]
-
-    def layers(self) -> list[_Module]:
-        """The members of a Sequential that do something."""
-        return [child for child in self.children().values() if child.kind not in _NOTHING]
-
-    def attribute(self, name: str) -> Any:
-        if name not in self.stand_in.state:
-            raise self.checkpoint.refuse(f"{self.path or 'the model'} has no attribute {name}")
-        return self.stand_in.state[name]
-
-    def demand(self, **wanted: Any) -> None:
-        """Refuses the checkpoint unless these attributes have these values."""
-        for name, value in wanted.items():
-            if (found := self.attribute(name)) != value:
-                raise self.checkpoint.refuse(f"{self.path}.{name} is {found!r}, not {value!r}")
-
-    def refs(self) -> dict[str, TensorRef]:
-        both = self._members("_parameters") | self._members("_buffers")
-        return {name: ref for name, ref in both.items() if isinstance(ref, TensorRef)}
-
-    def walk(self) -> Iterator[_Module]:
-        """This module and all below it, each once, however often it is held."""
-        seen, waiting = set(), [self]
-        while waiting:
-            module = waiting.pop()
-            if id(module.stand_in) not in seen:
-                seen.add(id(module.stand_in))
-                yield module
-                waiting += module.children().values()
-
-    def has(self, name: str) -> bool:
-        return name in self.refs()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        if not self.has(name):
-            raise self.checkpoint.refuse(f"{self.path or 'the model'} has no tensor {name}")
-        return self.refs()[name].shape
-
-    def tensor(self, name: str) -> NDArray[Any]:
-        self.shape(name)
-        self.checkpoint.used.add(f"{self.path}.{name}".lstrip("."))
-        values = self.refs()[name].read(self.checkpoint.reader)
-        return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
 class _Importer:
     """Collects our tensors and the constants found on the way."""
 
-    def __init__(self, checkpoint: _Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.tensors: dict[str, NDArray[Any]] = {}
         self.constants: dict[str, Any] = {}
         self.bias: dict[str, bool] = {}
 
-    def constant(self, name: str, value: Any, where: _Module) -> None:
+    def constant(self, name: str, value: Any, where: Module) -> None:
         """Notes a constant; the network knows one value of it for all layers."""
         if self.constants.setdefault(name, value) != value:
             raise self.checkpoint.refuse(f"{name} is {self.constants[name]} in one layer and {value} in {where.path}")
 
-    def has_bias(self, kind: str, present: bool, where: _Module) -> None:
+    def has_bias(self, kind: str, present: bool, where: Module) -> None:
         if self.bias.setdefault(kind, present) != present:
             raise self.checkpoint.refuse(f"some layers of the kind {kind} have a bias and {where.path} differs")
 
-    def layer(self, name: str, module: _Module, kind: str) -> None:
+    def layer(self, name: str, module: Module, kind: str) -> None:
         """A Linear or Conv2d layer."""
         self.tensors[f"{name}.weight"] = module.tensor("weight")
         self.has_bias(kind, module.has("bias"), module)
         if module.has("bias"):
             self.tensors[f"{name}.bias"] = module.tensor("bias")
 
-    def convolution(self, name: str, module: _Module, kind: str) -> int:
+    def convolution(self, name: str, module: Module, kind: str) -> int:
         """A convolution that keeps the grid's size; returns its kernel size."""
         kernel = module.shape("weight")[-1]
         module.demand(
@@ -171,7 +55,7 @@ class _Importer:
         self.layer(name, module, kind)
         return kernel
 
-    def norm(self, name: str, module: _Module, constant: str) -> None:
+    def norm(self, name: str, module: Module, constant: str) -> None:
         """A LayerNorm or BatchNorm with learned scale and shift."""
         self.constant(constant, float(module.attribute("eps")), module)
         names = ["weight", "bias"]
@@ -180,7 +64,7 @@ class _Importer:
         for part in names:
             self.tensors[f"{name}.{part}"] = module.tensor(part)
 
-    def perceptron(self, name: str, modules: list[_Module]) -> tuple[int, ...]:
+    def perceptron(self, name: str, modules: list[Module]) -> tuple[int, ...]:
         """Linear layers with ReLU between them; returns their widths."""
         expected = [("Linear", "ReLU")[index % 2] for index in range(len(modules))]
         if [module.kind for module in modules] != expected or len(modules) % 2 == 0:
@@ -190,7 +74,7 @@ class _Importer:
             self.layer(f"{name}.{index}", modules[index], name)
         return tuple(module.shape("weight")[0] for module in modules[::2])
 
-    def attention(self, name: str, module: _Module) -> None:
+    def attention(self, name: str, module: Module) -> None:
         qkv = module.child("qkv", "Linear")
         weight = qkv.tensor("weight")
         self.tensors[f"{name}.qkv.weight"] = weight
@@ -208,7 +92,7 @@ class _Importer:
                 self.tensors[f"{name}.{kind}_bias"] = bias
         self.layer(f"{name}.proj", module.child("proj", "Linear"), "attention")
 
-    def block(self, name: str, module: _Module, class_token: bool) -> None:
+    def block(self, name: str, module: Module, class_token: bool) -> None:
         module.demand(class_token=class_token)
         self.norm(f"{name}.norm1", module.child("norm1", "LayerNorm"), "norm_eps")
         self.norm(f"{name}.norm2", module.child("norm2", "LayerNorm"), "norm_eps")
@@ -228,7 +112,7 @@ class _Importer:
         self.constant("convolution_width", first.shape("weight")[0], first)
         self.constant("convolution_groups", (int(first.attribute("groups")), int(last.attribute("groups"))), first)
 
-    def conv_block(self, name: str, module: _Module) -> tuple[int, int]:
+    def conv_block(self, name: str, module: Module) -> tuple[int, int]:
         """Convolution, BatchNorm, ReLU of the Inception branch; returns output channels and kernel size."""
         convolution = module.child("conv", "Conv2d")
         convolution.demand(groups=1)
@@ -236,7 +120,7 @@ class _Importer:
         self.norm(f"{name}.1", module.child("bn", "BatchNorm2d"), "inception_norm_eps")
         return convolution.shape("weight")[0], kernel
 
-    def inception_block(self, name: str, module: _Module) -> InceptionConfig:
+    def inception_block(self, name: str, module: Module) -> InceptionConfig:
         direct, _ = self.conv_block(f"{name}.direct", module.child("branch1", "ConvBlock"))
         small, large = module.child("branch2", "Sequential"), module.child("branch3", "Sequential")
         reduce_small, _ = self.conv_block(f"{name}.small.0", small.child("0", "ConvBlock"))
@@ -251,7 +135,7 @@ class _Importer:
             direct, reduce_small, small_out, reduce_large, large_out, pooled_out, small_kernel, large_kernel, uses_large
         )
 
-    def inception(self, module: _Module) -> None:
+    def inception(self, module: Module) -> None:
         layers = module.layers()
         flatten = next((index for index, layer in enumerate(layers) if layer.kind == "Flatten"), len(layers))
         if not layers or layers[0].kind != "Conv2d":
@@ -278,7 +162,7 @@ class _Importer:
         self.constants["inception_stages"] = tuple(map(tuple, stages))
         self.constants["inception_head"] = self.perceptron("inception_head", layers[flatten + 1 :])
 
-    def network(self, model: _Module) -> None:
+    def network(self, model: Module) -> None:
         embed = model.child("patch_embed", "PatchEmbed")
         patch = embed.child("proj", "Conv2d")
         size = patch.shape("weight")[-1]
@@ -321,11 +205,11 @@ class _Importer:
         }
         self.constants["without_bias"] = tuple(sorted(kind for kind, present in self.bias.items() if not present))
 
-    def model(self, root: _Module) -> AstroMAEConfig:
+    def model(self, root: Module) -> AstroMAEConfig:
         """Collects the whole model, alone or in a DataParallel, and returns its configuration."""
         model = root
         if root.kind == "DataParallel":
-            model = _Module(self.checkpoint, "", root.child("module").stand_in)
+            model = Module(self.checkpoint, "", root.child("module").stand_in)
         if model.kind != "ViT_Astro":
             raise self.checkpoint.refuse(f"it holds a {model.kind}")
         self.network(model)
@@ -341,12 +225,12 @@ def import_checkpoint(uri: str) -> Weights:
     """
     with open_ranges(uri) as reader:
         archive = read_archive(uri, reader, ALLOWED_CLASSES)
-        checkpoint = _Checkpoint(uri, reader)
+        checkpoint = Checkpoint(uri, reader)
         if not isinstance(archive.root, StandIn):
             raise checkpoint.refuse(f"it holds a {type(archive.root).__name__}, not a model")
         importer = _Importer(checkpoint)
         try:
-            config = importer.model(_Module(checkpoint, "", archive.root))
+            config = importer.model(Module(checkpoint, "", archive.root))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # What should be a size, a name or a dictionary can be anything in a pickle.
             raise checkpoint.refuse(str(error).partition("\n")[0]) from error
@@ -355,7 +239,7 @@ def import_checkpoint(uri: str) -> Weights:
     return weights
 
 
-def _refuse_leftovers(checkpoint: _Checkpoint, modules: Iterable[_Module]) -> None:
+def _refuse_leftovers(checkpoint: Checkpoint, modules: Iterable[Module]) -> None:
     found = {f"{module.path}.{name}".lstrip(".") for module in modules for name in module.refs()}
     if left := sorted(found - checkpoint.used):
         raise checkpoint.refuse(f"it holds tensors that the network has no place for: {', '.join(left[:5])}")
