@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cosmicai.galaxies import shard
 from cosmicai.galaxies.shard import Galaxies
 from cosmicai.galaxies.survey import Survey, write_survey
 from cosmicai.model.astromae import AstroMAE, AstroMAEConfig, InceptionConfig
@@ -21,7 +22,7 @@ TINY = AstroMAEConfig(
     inception_stages=((InceptionConfig(2, 2, 2, 2, 2, 2),),), inception_head=(16,), magnitude_head=(16, 16),
     redshift_head=(16, 1),
 )  # fmt: skip
-FIELDS = ("image", "magnitude", "redshift", "objid")
+FIELDS = tuple(shard.FIELDS)
 
 
 def random_galaxies(count: int, seed: int = 0) -> Galaxies:

@@ -15,7 +15,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from cosmicai import storage
+from cosmicai.s3 import s3_client
 
 
 @cache
@@ -46,7 +46,7 @@ def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    storage.s3_client.cache_clear()
+    s3_client.cache_clear()
 
 
 @pytest.fixture(name="bucket")
@@ -54,6 +54,6 @@ def bucket_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The s3:// address of a new, empty bucket."""
     use_endpoint(monkeypatch, server_url())
     name = f"test-{secrets.token_hex(8)}"
-    storage.s3_client().create_bucket(Bucket=name)
+    s3_client().create_bucket(Bucket=name)
     yield f"s3://{name}"
-    storage.s3_client.cache_clear()
+    s3_client.cache_clear()

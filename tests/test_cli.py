@@ -107,6 +107,11 @@ def test_a_catalogue_that_is_not_there_yet_is_refused(tmp_path, job):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["plan.json"]
 
 
+def test_the_demo_weights_are_known_by_name_everywhere():
+    said = run("weights", "info", "demo").stdout.split()
+    assert said[said.index("parameters") + 1] == "366793" and said[said.index("trained_on") + 1] == "synthetic-seed1"
+
+
 def test_weights_info_names_the_network(job):
     said = run("weights", "info", str(job / "w.safetensors")).stdout.split()
     assert said[said.index("depth") + 1] == "1" and said[said.index("sha256") + 1]
@@ -119,4 +124,8 @@ def test_the_demo_gives_a_complete_accurate_catalogue_and_runs_again(tmp_path):
         assert "1500/1500" in done.stdout and "catalogue.parquet" in done.stdout
         summary = json.loads((tmp_path / "demo/run/summary.json").read_text())
         assert summary["complete"] and summary["metrics"]["r2"] >= 0.95
+    for path in (tmp_path / "demo/run").rglob("*"):
+        if path.is_file():
+            path.unlink()  # as if the last run had been killed before it wrote its plan
+    assert run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "1500").returncode == 0
     assert "choose another --out" in run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "10").stderr

@@ -118,6 +118,29 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_parts_only(tiny_disk, job)
     assert run(*arguments, "--resume").returncode == 0
 
 
+def test_a_disk_that_fills_up_at_the_end_leaves_the_catalogue_as_it_was(tiny_disk, job):
+    survey, weights, _ = job
+    subprocess.run(["mount", "-o", "remount,size=4m", str(tiny_disk)], check=True)
+    out = tiny_disk / "run"
+    assert run("infer", survey, "--weights", weights, "--out", str(out)).returncode == 0
+    before = (out / "catalogue.parquet").read_bytes()
+    with (tiny_disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+        while True:
+            filler.write(bytes(2**20))
+    commands = {"summarize": "catalogue.parquet"}
+    commands |= {f"catalogue --to {kind}": f"catalogue.{kind}" for kind in ("csv", "hdf5", "fits")}
+    for command, file in commands.items():
+        name, *options = command.split()
+        full = run(name, str(out), *options)
+        assert full.returncode == 2
+        assert full.stderr == (
+            f"cosmicai: cannot write {out / file}: no space left on the device; free some space or choose another "
+            "place, then run again\n"
+        )
+    assert (out / "catalogue.parquet").read_bytes() == before
+    assert not [path for path in out.rglob("*") if "partial" in path.name]
+
+
 def test_the_runs_folder_may_have_spaces_and_letters_of_any_kind(tmp_path, job):
     survey, weights, expected = job
     out = tmp_path / "Läufe für ζ" / "run 1"

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from cosmicai import storage
-from cosmicai.errors import InputError
+from cosmicai.errors import InputError, StorageError
 from cosmicai.galaxies.quality import Flag
+from cosmicai.galaxies.shard import Galaxies, Shard
 from cosmicai.galaxies.survey import open_survey
 from cosmicai.model.astromae import AstroMAE
 from cosmicai.model.weights import build, from_network, load_weights
@@ -20,7 +21,7 @@ from cosmicai.ranks.environment import Rank
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.plan import Plan, WorkItem
 from cosmicai.run.record import PUBLISHED_KEYS
-from cosmicai.run.summary import count_coverage, summarize
+from cosmicai.run.summary import count_coverage, covered_seconds, summarize
 from cosmicai.run.work import begin, work
 from helpers import TINY, make_survey, random_galaxies, run, tiny_weights
 
@@ -146,6 +147,65 @@ def test_a_shard_that_vanishes_is_set_aside_and_the_rest_is_done(tmp_path, surve
     summary = summarize(folder)
     assert summary["complete"]
     assert summary["failures"] == []
+
+
+def test_an_item_that_fails_half_way_counts_nothing(tmp_path, survey, weights, monkeypatch):
+    read = Shard.read
+
+    def fail(shard: Shard, start: int, stop: int) -> Galaxies:
+        if shard.uri.endswith("000002.h5") and start >= 1024:
+            raise StorageError("the disk is gone")
+        return read(shard, start, stop)
+
+    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
+    monkeypatch.setattr(Shard, "read", fail)
+    record = work(folder, Rank())
+    assert (record["galaxies"], record["num_batches"], record["items"]) == (2700, 5 + 1, 3)
+    monkeypatch.setattr(Shard, "read", read)
+    work(folder, Rank())
+    summary = summarize(folder)
+    assert summary["complete"]
+    assert summary["totals"]["galaxies"] == 5000 and summary["totals"]["batches"] == 11
+
+
+def test_times_of_ranks_and_attempts_add_up_to_the_time_that_passed(tmp_path, survey, weights):
+    assert covered_seconds([]) == 0
+    spans = {"first": (0, 10), "second rank": (2, 12), "later": (30, 35), "within": (31, 32), "idle": (40, 40)}
+    times = [tuple(f"2026-01-01T00:00:{second:02d}+00:00" for second in span) for span in spans.values()]
+    assert covered_seconds(reversed(times)) == 12 + 5
+
+    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
+    work(folder, Rank())
+    for part in Path(folder.uri, "parts").iterdir():
+        part.unlink()
+    for rank in range(2):  # more ranks than before: rank 1 is here for the first time
+        work(folder, Rank(rank, 2, "local"))
+    totals, records = summarize(folder)["totals"], folder.records()
+    assert sorted(records) == ["0", "0-2", "1"]
+    assert totals["galaxies"] == 10_000 and totals["attempts"] == 2
+    each = [covered_seconds([(record["working_at"], record["updated_at"])]) for record in records.values()]
+    assert totals["working_seconds"] == pytest.approx(sum(each), abs=1e-5)  # they came one after the other
+    assert totals["galaxies_per_second"] == pytest.approx(10_000 / totals["working_seconds"])
+    assert totals["throughput_bps"] == pytest.approx(totals["galaxies_per_second"] * 164160)
+
+
+def test_a_plan_for_an_engine_that_is_not_here_is_refused(tmp_path, survey, weights):
+    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
+    plan = Path(folder.plan_path)
+    plan.write_text(plan.read_text().replace('"engine": "reference"', '"engine": "abacus"'))
+    with pytest.raises(InputError, match="there is no engine 'abacus'; the run was planned with another version"):
+        work(folder, Rank())
+    assert folder.parts() == set()
+
+
+def test_json_has_no_nan(tmp_path, weights):
+    galaxies = random_galaxies(10)
+    galaxies.redshift[:] = 0.2
+    folder = begin(make_survey(tmp_path / "s", galaxies, 10), weights, str(tmp_path / "run"))
+    work(folder, Rank())
+    assert summarize(folder)["metrics"]["r2"] is None
+    for path in Path(folder.uri).rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
 def test_records_and_published_outputs_have_the_published_keys(tmp_path, survey, weights):

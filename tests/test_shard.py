@@ -19,7 +19,7 @@ from cosmicai.errors import InputError, StorageError, UnsafePickleError
 from cosmicai.galaxies import published
 from cosmicai.galaxies.quality import Flag, input_flags
 from cosmicai.galaxies.shard import Galaxies, Shard, open_shard, write_shard
-from cosmicai.storage import open_ranges
+from cosmicai.ranges import open_ranges
 from cosmicai.torch_archive import TensorRef
 from helpers import FIELDS, random_galaxies
 

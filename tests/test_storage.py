@@ -12,6 +12,8 @@ import pytest
 
 from cosmicai import storage
 from cosmicai.errors import StorageError
+from cosmicai.ranges import open_ranges, seekable
+from cosmicai.s3 import s3_client
 from cosmicai.storage import Entry
 from s3 import bucket_fixture, use_endpoint  # noqa: F401
 
@@ -26,7 +28,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def read(uri: str, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
-    with storage.open_ranges(uri) as reader:
+    with open_ranges(uri) as reader:
         reader.read_into(offset, memoryview(buffer))
     return bytes(buffer)
 
@@ -84,7 +86,7 @@ def test_a_reader_of_a_replaced_local_file_keeps_the_content_it_opened(tmp_path)
     uri = str(tmp_path / "a.bin")
     storage.write_bytes(uri, b"old")
     buffer = bytearray(3)
-    with storage.open_ranges(uri) as reader:
+    with open_ranges(uri) as reader:
         storage.write_bytes(uri, b"new")
         reader.read_into(0, memoryview(buffer))
     assert buffer == b"old"
@@ -179,7 +181,7 @@ def test_a_range_past_the_end_names_the_file_and_its_end(folder, offset, length)
 def test_a_range_file_is_a_file(folder):
     uri = storage.join(folder, "a.bin")
     storage.write_bytes(uri, DATA)
-    with storage.open_ranges(uri) as reader, storage.seekable(reader) as file:
+    with open_ranges(uri) as reader, seekable(reader) as file:
         assert file.seek(-3, os.SEEK_END) == 10237
         assert file.read(10) == DATA[-3:]
         assert file.seek(20000) == 20000
@@ -225,7 +227,7 @@ def test_removing_works_and_works_again(folder):
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     uri = str(tmp_path / "none.h5")
-    for call in (storage.read_bytes, storage.sha256, storage.open_ranges):
+    for call in (storage.read_bytes, storage.sha256, open_ranges):
         assert message(call, uri) == f"cannot read {uri}: it does not exist; check the path"
 
 
@@ -291,11 +293,11 @@ def test_a_place_without_permission_is_one_sentence(tmp_path):
     (closed / "a").chmod(0o000)
     closed.chmod(0o555)
     code = (
-        "import os, sys; from cosmicai import storage; os.geteuid() or os.setuid(65534)\n"
+        "import os, sys; from cosmicai import errors, storage; os.geteuid() or os.setuid(65534)\n"
         "os.chdir(int(sys.argv[1])) if sys.argv[1:] else None\n"
         "for call in (lambda: storage.read_bytes('a'), lambda: storage.write_bytes('b', b'x')):\n"
         "    try: call()\n"
-        "    except storage.StorageError as error: print(error)\n"
+        "    except errors.StorageError as error: print(error)\n"
     )
     # The folder is handed over open: pytest's own folders are closed to other users.
     descriptor = os.open(closed, os.O_RDONLY)
@@ -339,13 +341,13 @@ def test_a_wrong_endpoint_is_one_sentence(monkeypatch):
         'cannot read s3://bucket/a: Could not connect to the endpoint URL: "http://127.0.0.1:9/bucket/a"; '
         "check the address, your credentials and region"
     )
-    storage.s3_client.cache_clear()
+    s3_client.cache_clear()
 
 
 def test_an_object_replaced_while_it_is_read_is_not_mixed(bucket):
     uri = f"{bucket}/a"
     storage.write_bytes(uri, b"old content")
-    with storage.open_ranges(uri) as reader:
+    with open_ranges(uri) as reader:
         storage.write_bytes(uri, b"new content")
         assert message(reader.read_into, 0, memoryview(bytearray(3))) == (
             f"cannot read {uri}: it was replaced while it was being read; run again"

@@ -23,7 +23,7 @@ from torch.utils.data import TensorDataset
 from cosmicai.errors import InputError, UnsafePickleError
 from cosmicai.galaxies.shard import open_shard
 from cosmicai.model.published import import_checkpoint
-from cosmicai.storage import open_ranges
+from cosmicai.ranges import open_ranges
 from cosmicai.torch_archive import StandIn, TensorRef, read_archive
 from upstream_network import Sizes, random_network, save_checkpoint
 

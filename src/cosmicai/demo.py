@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from . import storage
 from .errors import InputError
 from .galaxies import synthetic
+from .galaxies.shard import FIELDS
 from .galaxies.survey import Survey, open_survey, write_survey
+from .model.weights import DEMO
 from .run.folder import RunFolder
-from .run.work import DEMO_WEIGHTS, begin
+from .run.work import begin
 
 DEMO_SEED = 0  # the demo weights were trained on another seed
 GALAXIES_PER_SHARD = 1278  # a published partition of 25 MB
-FIELDS = ("image", "magnitude", "redshift", "objid")
 
 
 def write_synthetic_survey(out: str, galaxies: int, seed: int, galaxies_per_shard: int) -> Survey:
@@ -34,8 +36,8 @@ def demo_run(out: str, galaxies: int) -> RunFolder:
     else:
         survey = write_synthetic_survey(str(folder / "survey"), galaxies, DEMO_SEED, GALAXIES_PER_SHARD)
     run = RunFolder(str(folder / "run"))
-    if Path(run.uri).exists():
+    if storage.exists(run.plan_path):
         if run.plan().survey != survey.uri:
             raise InputError(f"{run.uri} is not a demo run; choose another --out")
         shutil.rmtree(run.uri)
-    return begin(survey, DEMO_WEIGHTS, run.uri)
+    return begin(survey, DEMO, run.uri)

@@ -1,5 +1,13 @@
 """The errors a user can cause or meet. Each message is one sentence that says what was wrong and what to do."""
 
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(Exception):
     """Input, option or environment that the user can mend. The command line prints it and exits with code 2."""
@@ -11,3 +19,45 @@ class UnsafePickleError(InputError):
 
 class StorageError(InputError):
     """A file or object could not be read or written (absent, no permission, no space)."""
+
+
+@contextmanager
+def explained(uri: str, action: str) -> Iterator[None]:
+    """Turns an operating system's or S3's error into one sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot {action} {uri}: {_reason(error)}") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
+            raise
+        raise StorageError(f"cannot {action} {uri}: {_s3_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    known = {
+        errno.ENOENT: "it does not exist; check the path",
+        errno.EACCES: "permission denied; choose a place you may use or mend its permissions",
+        errno.EPERM: "permission denied; choose a place you may use or mend its permissions",
+        errno.EROFS: "the file system is read-only; choose another place",
+        errno.ENOSPC: "no space left on the device; free some space or choose another place, then run again",
+        errno.EDQUOT: "your disk quota is used up; free some space or choose another place, then run again",
+        errno.EISDIR: "it is a folder where a file was expected",
+        errno.ENOTDIR: "a part of its path is a file where a folder was expected",
+        errno.EEXIST: "a part of its path is a file where a folder was expected",
+    }
+    # HDF5 and Arrow report the system's error in their text alone.
+    told = re.search(r"errno[ =]+(\d+)", str(error))
+    code = error.errno or (int(told.group(1)) if told else 0)
+    return known.get(code) or (os.strerror(code) if code else str(error).partition("\n")[0])
+
+
+def _s3_reason(error: Exception) -> str:
+    known = {
+        "404": "it does not exist; check the bucket and the key",
+        "NoSuchKey": "it does not exist; check the bucket and the key",
+        "NoSuchBucket": "the bucket does not exist; check its name and your region",
+        "PreconditionFailed": "it was replaced while it was being read; run again",
+    }
+    code = str(getattr(error, "response", {}).get("Error", {}).get("Code"))
+    return known.get(code, f"{error}; check the address, your credentials and region")

@@ -18,9 +18,8 @@ from urllib.parse import quote
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from .errors import InputError
+from .errors import InputError, explained
 from .progress import progress
-from .storage import explained
 
 PUBLISHED_URL = "https://raw.githubusercontent.com/UVA-MLSys/AI-for-Astronomy/main"
 TIMEOUT = 60.0  # seconds without a byte

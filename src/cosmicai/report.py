@@ -16,7 +16,7 @@ def conclude(summary: dict[str, Any]) -> int:
         lines.append(("flagged", ", ".join(f"{count} {name}" for name, count in flagged.items())))
     if metrics:
         lines += [
-            ("R2", f"{metrics['r2']:.6f}"),
+            ("R2", "undefined" if metrics["r2"] is None else f"{metrics['r2']:.6f}"),
             ("MAE", f"{metrics['mae']:.6f}"),
             ("NMAD", f"{metrics['precision']:.6f}"),
             ("bias", f"{metrics['bias']:+.6f}"),

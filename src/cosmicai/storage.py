@@ -1,4 +1,4 @@
-"""Local paths and s3:// addresses behind the same few calls.
+"""Files at local paths and s3:// addresses behind the same few calls.
 
 A write either happens whole or not at all: locally beside the target, fsynced and renamed; on S3 one PUT.
 S3 credentials, region and endpoint are boto3's own (AWS_ENDPOINT_URL and so on).
@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
 
-from .errors import StorageError
+from .errors import explained
+from .ranges import open_ranges
+from .s3 import is_s3, s3_client, s3_parts
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,6 @@ class Entry:
 
     name: str
     bytes: int
-
-
-def is_s3(uri: str) -> bool:
-    """Whether the address is one of S3."""
-    return uri.startswith("s3://")
 
 
 def join(uri: str, *names: str) -> str:
@@ -54,176 +47,6 @@ def basename(uri: str) -> str:
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key that puts `2.pt` before `10.pt`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
-
-
-@contextmanager
-def explained(uri: str, action: str) -> Iterator[None]:
-    """Turns an operating system's or S3's error into one sentence that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(_reason(uri, action, error)) from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
-            raise
-        raise StorageError(f"cannot {action} {uri}: {_s3_reason(error)}") from error
-
-
-def _reason(uri: str, action: str, error: OSError) -> str:
-    known = {
-        errno.ENOENT: "it does not exist; check the path",
-        errno.EACCES: "permission denied; choose a place you may use or mend its permissions",
-        errno.EPERM: "permission denied; choose a place you may use or mend its permissions",
-        errno.EROFS: "the file system is read-only; choose another place",
-        errno.ENOSPC: "no space left on the device; free some space or choose another place, then run again",
-        errno.EDQUOT: "your disk quota is used up; free some space or choose another place, then run again",
-        errno.EISDIR: "it is a folder where a file was expected",
-        errno.ENOTDIR: "a part of its path is a file where a folder was expected",
-        errno.EEXIST: "a part of its path is a file where a folder was expected",
-    }
-    return f"cannot {action} {uri}: {known.get(error.errno or 0, error.strerror or str(error))}"
-
-
-def _s3_reason(error: Exception) -> str:
-    known = {
-        "404": "it does not exist; check the bucket and the key",
-        "NoSuchKey": "it does not exist; check the bucket and the key",
-        "NoSuchBucket": "the bucket does not exist; check its name and your region",
-        "PreconditionFailed": "it was replaced while it was being read; run again",
-    }
-    code = str(getattr(error, "response", {}).get("Error", {}).get("Code"))
-    return known.get(code, f"{error}; check the address, your credentials and region")
-
-
-@cache
-def s3_client() -> Any:
-    """One boto3 client for the process, with adaptive retries (8 unless AWS_MAX_ATTEMPTS says otherwise)."""
-    import boto3
-    from botocore.config import Config
-
-    retries = {"mode": "adaptive"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 8})
-    return boto3.client("s3", config=Config(retries=retries))
-
-
-def s3_parts(uri: str) -> tuple[str, str]:
-    """Bucket and key of an s3:// address. Raises StorageError if there is no bucket."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise StorageError(f"{uri} names no bucket; expected s3://BUCKET/PREFIX")
-    return bucket, key
-
-
-class RangeReader(Protocol):
-    """A file of known size of which any range can be read."""
-
-    size: int
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fills the buffer from this offset. Raises StorageError where the file ends before."""
-
-    def __enter__(self) -> RangeReader: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...  # fmt: skip  # noqa: E501
-
-
-def _ends_early(uri: str, size: int) -> StorageError:
-    return StorageError(f"{uri} ends at byte {size} where more was expected; it was truncated, copy it again")
-
-
-class _LocalReader:
-    def __init__(self, path: str) -> None:
-        self.path = path
-        with explained(path, "read"):
-            self._file = os.open(path, os.O_RDONLY)
-            self.size = os.fstat(self._file).st_size
-            if Path(path).is_dir():
-                os.close(self._file)
-                raise IsADirectoryError(errno.EISDIR, "", path)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        done = 0
-        with explained(self.path, "read"):
-            while done < len(buffer):
-                count = os.preadv(self._file, [buffer[done:]], offset + done)
-                if count == 0:
-                    raise _ends_early(self.path, self.size)
-                done += count
-
-    def __enter__(self) -> _LocalReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-
-class _S3Reader:
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.bucket, self.key = s3_parts(uri)
-        with explained(uri, "read"):
-            head = s3_client().head_object(Bucket=self.bucket, Key=self.key)
-        self.size = int(head["ContentLength"])
-        self._etag = head["ETag"]
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        if not len(buffer):
-            return
-        if offset + len(buffer) > self.size:
-            raise _ends_early(self.uri, self.size)
-        with explained(self.uri, "read"):
-            answer = s3_client().get_object(
-                Bucket=self.bucket, Key=self.key, IfMatch=self._etag,
-                Range=f"bytes={offset}-{offset + len(buffer) - 1}",
-            )  # fmt: skip
-            data = answer["Body"].read()
-        if len(data) != len(buffer):
-            raise StorageError(f"{self.uri} gave {len(data)} of {len(buffer)} bytes at {offset}; upload it again")
-        buffer[:] = data
-
-    def __enter__(self) -> _S3Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def open_ranges(uri: str) -> RangeReader:
-    """Opens a file for reading ranges. Raises StorageError if it is absent or unreadable."""
-    return _S3Reader(uri) if is_s3(uri) else _LocalReader(uri)
-
-
-class RangeFile(io.RawIOBase):
-    """A RangeReader as a raw binary file; use it through `seekable`."""
-
-    def __init__(self, reader: RangeReader) -> None:
-        self._reader, self._position = reader, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        position = offset + (0, self._position, self._reader.size)[whence]
-        if position < 0:
-            raise ValueError(f"negative seek position {position}")
-        self._position = position
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._reader.size - self._position))
-        self._reader.read_into(self._position, view[:count])
-        self._position += count
-        return count
-
-
-def seekable(reader: RangeReader) -> io.BufferedReader:
-    """The reader as a buffered binary file, for libraries that want one (zipfile, h5py)."""
-    return io.BufferedReader(RangeFile(reader), 2**16)
 
 
 def exists(uri: str) -> bool:

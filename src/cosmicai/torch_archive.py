@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, UnsafePickleError
-from .storage import RangeReader, basename, seekable
+from .ranges import RangeReader, seekable
+from .storage import basename
 
 # bfloat16 has no numpy type: its two bytes are read as an integer and widened (`TensorRef.read`).
 STORAGE_DTYPES = {

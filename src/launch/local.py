@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from cosmicai import storage
+from cosmicai.errors import explained
 from cosmicai.progress import progress
 from cosmicai.ranks.environment import Rank, available_cores, environment_for
 from cosmicai.run.folder import RunFolder
+from cosmicai.s3 import is_s3
 
 LOOK_EVERY = 0.25  # seconds between looks at the ranks
 COUNT_EVERY = 2.0  # seconds between counts of finished parts
@@ -37,17 +38,18 @@ def launch(run: RunFolder, procs: int) -> RunFolder:
         return run
     threads = max(1, available_cores() // procs)
     with ExitStack() as stack:
-        logs = _log_folder(run, stack)
+        # A run on S3 keeps its ranks' output in a temporary folder.
+        logs = RunFolder(stack.enter_context(TemporaryDirectory())) if is_s3(run.uri) else run
         ranks: dict[int, subprocess.Popen[bytes]] = {}
         stack.callback(lambda: _stop(list(ranks.values())))
         for rank in range(procs):
-            ranks[rank] = _start(run, Rank(rank, procs, "local", threads), Path(logs, f"{rank}.log"))
+            ranks[rank] = _start(run, Rank(rank, procs, "local", threads), Path(logs.log_path(rank)))
         advance = stack.enter_context(progress(plan.galaxies, done))
         counted = time.monotonic()
         while ranks:
             time.sleep(LOOK_EVERY)
             for rank in [rank for rank, process in ranks.items() if process.poll() is not None]:
-                _explain(rank, ranks.pop(rank).returncode, Path(logs, f"{rank}.log"))
+                _explain(rank, ranks.pop(rank).returncode, Path(logs.log_path(rank)))
             if not ranks or time.monotonic() - counted > COUNT_EVERY:
                 now, counted = plan.galaxies_of(run.parts()), time.monotonic()
                 advance(now - done)
@@ -55,18 +57,11 @@ def launch(run: RunFolder, procs: int) -> RunFolder:
     return run
 
 
-def _log_folder(run: RunFolder, stack: ExitStack) -> str:
-    """Where the ranks' output goes: into the run folder, or to a temporary folder for a run on S3."""
-    if storage.is_s3(run.uri):
-        return stack.enter_context(TemporaryDirectory())
-    folder = Path(run.log_path(0)).parent
-    with storage.explained(str(folder), "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
-
-
 def _start(run: RunFolder, rank: Rank, log: Path) -> subprocess.Popen[bytes]:
-    with storage.explained(str(log), "write"), log.open("wb") as output:
+    with explained(str(log), "write"):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb")
+    with output:
         return subprocess.Popen(
             [sys.executable, "-m", "cosmicai", "work", run.uri],
             env=os.environ | environment_for(rank), stdin=subprocess.DEVNULL, stdout=output, stderr=output,

@@ -32,9 +32,8 @@ def info(file: str) -> None:
 
     loaded = load_weights(file)
     build(loaded)
-    click.echo(f"parameters  {loaded.parameters}")
-    click.echo(f"sha256      {loaded.sha256}")
-    for name, value in {**loaded.notes, **asdict(loaded.config)}.items():
+    facts = {"parameters": loaded.parameters, "sha256": loaded.sha256}
+    for name, value in {**facts, **loaded.notes, **asdict(loaded.config)}.items():
         click.echo(f"{name:24} {value}")
 
 

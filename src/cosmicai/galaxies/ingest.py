@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..storage import RangeReader, open_ranges
+from ..ranges import RangeReader, open_ranges
 from ..torch_archive import TensorRef
 from . import published
 from .shard import BANDS, HDF5_ERRORS, IMAGE_SHAPE, Galaxies

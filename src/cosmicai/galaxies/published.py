@@ -6,7 +6,7 @@ They are read in place: the pickle only tells where in the file the values lie. 
 from __future__ import annotations
 
 from ..errors import InputError
-from ..storage import RangeReader
+from ..ranges import RangeReader
 from ..torch_archive import StandIn, TensorRef, read_archive
 
 ALLOWED_CLASSES = frozenset({"torch.utils.data.dataset.TensorDataset"})

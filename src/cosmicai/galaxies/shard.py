@@ -10,10 +10,7 @@ The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all dataset
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +21,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..storage import RangeReader, explained, open_ranges, replacing, seekable
+from ..errors import InputError, explained
+from ..ranges import RangeReader, open_ranges, seekable
+from ..storage import replacing
 from ..torch_archive import TensorRef
 from . import published
 
@@ -70,8 +68,7 @@ class Galaxies:
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        columns = ("image", "magnitude", "redshift", "objid")
-        return Galaxies(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+        return Galaxies(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
 
 
 @dataclass(frozen=True)
@@ -214,11 +211,9 @@ def write_shard(path: Path, batches: Iterable[Galaxies], galaxies: int, fields: 
 
 @contextmanager
 def _hdf5_explained(path: Path) -> Iterator[None]:
-    """`explained` for writing with HDF5, which reports the operating system's error in its text alone."""
+    """`explained` for writing with HDF5, which may raise RuntimeError for the system's errors."""
     with explained(str(path), "write"):
         try:
             yield
-        except (OSError, RuntimeError) as error:
-            found = re.search(r"errno = (\d+)", str(error))
-            code = int(found.group(1)) if found else getattr(error, "errno", None) or errno.EIO
-            raise OSError(code, os.strerror(code)) from error
+        except RuntimeError as error:
+            raise OSError(str(error)) from error

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .. import storage
-from ..errors import InputError
+from ..errors import InputError, explained
+from ..s3 import is_s3
 from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard, write_shard
 
 FORMAT = "cosmicai-survey/1"
@@ -161,7 +162,7 @@ def write_survey(
 
     Raises InputError if `out` is on S3 or holds files already, StorageError if it cannot be written.
     """
-    if storage.is_s3(out):
+    if is_s3(out):
         raise InputError(f"{out}: surveys are written to a local folder; write one there and copy it to S3")
     target = Path(out).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -171,7 +172,7 @@ def write_survey(
     beside = target.with_name(f"{target.name}.partial-survey")
     fields = tuple(fields)
     try:
-        with storage.explained(str(target), "write"):
+        with explained(str(target), "write"):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         stream = _Stream(batches)
@@ -182,7 +183,7 @@ def write_survey(
             shards.append(ShardEntry(path.name, count, path.stat().st_size, storage.sha256(str(path))))
         described = {"format": FORMAT, "galaxies": galaxies, "shards": [asdict(shard) for shard in shards]}
         storage.write_bytes(str(beside / "survey.json"), (json.dumps(described, indent=1) + "\n").encode())
-        with storage.explained(str(target), "write"):
+        with explained(str(target), "write"):
             beside.replace(target)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

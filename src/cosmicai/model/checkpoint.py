@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..storage import RangeReader
+from ..ranges import RangeReader
 from ..torch_archive import StandIn, TensorRef
 
 _NN = {

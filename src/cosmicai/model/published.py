@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..storage import basename, open_ranges
+from ..ranges import open_ranges
+from ..storage import basename
 from ..torch_archive import StandIn, read_archive
 from .astromae import AstroMAEConfig, InceptionConfig
 from .checkpoint import ALLOWED_CLASSES, Checkpoint, Module

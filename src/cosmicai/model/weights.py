@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import InputError
-from ..storage import read_bytes, write_bytes
+from ..storage import absolute, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from .astromae import AstroMAE, AstroMAEConfig
 
 FORMAT = "cosmicai-weights/1"
+DEMO = "demo"  # the weights in the package, trained on synthetic galaxies
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -56,12 +58,17 @@ class Weights:
         write_bytes(uri, _with_metadata(save_tensors(self.tensors), metadata))
 
 
+def absolute_weights(uri: str) -> str:
+    """The address of weights as it holds from any working directory; `demo` stays `demo`."""
+    return uri if uri == DEMO else absolute(uri)
+
+
 def load_weights(uri: str) -> Weights:
-    """Reads a weights file, local or on S3.
+    """Reads a weights file, local or on S3; `demo` is the one in the package.
 
     Raises InputError if it is absent, empty, truncated, not safetensors or not AstroMAE's.
     """
-    data = read_bytes(uri)
+    data = read_bytes(str(Path(__file__).parents[1] / "data/demo.safetensors") if uri == DEMO else uri)
     if not data:
         raise InputError(f"{uri} is empty; expected a weights file (safetensors), copy it again")
     try:

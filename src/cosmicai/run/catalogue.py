@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..storage import exists, open_ranges, replacing, seekable
+from ..errors import InputError, explained
+from ..ranges import open_ranges, seekable
+from ..storage import exists, replacing
 from .folder import RunFolder
 from .plan import Plan, WorkItem
 
@@ -36,8 +37,12 @@ def write_catalogue(
     Returns redshift_phot (float32), redshift_spec (float64) and flag (uint8) of all rows, for the metrics.
     Raises InputError if a part is damaged.
     """
-    seen = []
-    with replacing(run.catalogue_path) as beside, pq.ParquetWriter(beside, SCHEMA, compression="zstd") as writer:
+    seen, path = [], run.catalogue_path
+    with (
+        replacing(path) as beside,
+        explained(path, "write"),
+        pq.ParquetWriter(beside, SCHEMA, compression="zstd") as writer,
+    ):
         waiting: list[pa.Table] = []
         rows = 0
         for item in items:
@@ -77,7 +82,7 @@ def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:
     CSV and HDF5 are written a row group at a time; FITS is written in one piece.
     """
     writer = {"csv": _to_csv, "hdf5": _to_hdf5, "fits": _to_fits}[kind]
-    with replacing(out) as beside:
+    with replacing(out) as beside, explained(out, "write"):
         return writer(read_catalogue(run), beside)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import InputError
+from ..s3 import is_s3
 from .plan import Plan, WorkItem
 
 PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}
@@ -96,7 +97,7 @@ class RunFolder:
 
         Raises InputError if the folder belongs to another plan, or to this one and `resume` is not set.
         """
-        if not storage.is_s3(self.uri) and storage.exists(self.uri) and not storage.is_folder(self.uri):
+        if not is_s3(self.uri) and storage.exists(self.uri) and not storage.is_folder(self.uri):
             raise InputError(f"{self.uri} is a file; expected a folder for the run, choose another --out")
         if storage.create_bytes(self.plan_path, plan.to_json().encode()):
             return
@@ -168,5 +169,5 @@ class RunFolder:
         return next(n for n in count(1) if storage.basename(self.record_path(rank, n)) not in taken)
 
     def write_json(self, path: str, value: object) -> None:
-        """Writes JSON, whole or not at all."""
-        storage.write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+        """Writes JSON, whole or not at all; a NaN would be none and is a ValueError."""
+        storage.write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

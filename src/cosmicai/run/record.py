@@ -109,6 +109,7 @@ class Recorder:
     items: int = 0
     peak_gpu_mb: float = 0.0
     state: str = "running"
+    working_at: datetime | None = None  # when the first galaxies were read
 
     def __post_init__(self) -> None:
         self.started_at = datetime.now(UTC)
@@ -126,6 +127,8 @@ class Recorder:
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time of the block to a phase, and that of all its threads to the CPU time if it is work."""
         begin, cpu = time.perf_counter(), time.process_time()
+        if name in WORKING and self.working_at is None:
+            self.working_at = datetime.now(UTC)
         try:
             yield
         finally:
@@ -137,9 +140,10 @@ class Recorder:
         """The record as it is written."""
         working = sum(self.seconds[name] for name in WORKING)
         per_second = self.galaxies / working if working else 0.0
+        now, memory = datetime.now(UTC), peak_rss_mb()
         return {
             "total_cpu_time (seconds)": self.cpu_seconds,
-            "total_cpu_memory (MB)": peak_rss_mb(),
+            "total_cpu_memory (MB)": memory,
             "execution_time (seconds/batch)": working / self.batches if self.batches else 0.0,
             "num_batches": self.batches,
             "batch_size": self.batch_size,
@@ -158,9 +162,10 @@ class Recorder:
             "engine": self.engine,
             "precision": self.precision,
             "started_at": self.started_at.isoformat(),
-            "updated_at": datetime.now(UTC).isoformat(),
+            "working_at": (self.working_at or now).isoformat(),
+            "updated_at": now.isoformat(),
             "seconds": {name: round(value, 6) for name, value in self.seconds.items()},
-            "peak_rss_mb": peak_rss_mb(),
+            "peak_rss_mb": memory,
             "peak_gpu_mb": self.peak_gpu_mb,
             "galaxies": self.galaxies,
             "items": self.items,

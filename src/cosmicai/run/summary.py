@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
+from ..errors import explained
 from ..galaxies.quality import Flag
 from ..metrics import Metrics, measure
 from ..storage import replacing, sha256
@@ -16,7 +18,7 @@ from .catalogue import write_catalogue
 from .figure import plot_redshifts
 from .folder import RunFolder
 from .plan import Plan, WorkItem
-from .record import PUBLISHED_KEYS, WORKING
+from .record import BITS_PER_GALAXY, PUBLISHED_KEYS
 
 LISTED = 20  # missing items named in the summary
 
@@ -33,13 +35,13 @@ def summarize(run: RunFolder) -> dict[str, Any]:
     phot, spec, flag = write_catalogue(run, plan, items)
     coverage["flagged"] = {bit.name: int(np.count_nonzero(flag & bit)) for bit in Flag if bit.name}
     metrics = measure(phot, spec)
-    with replacing(run.plot_path) as beside:
+    with replacing(run.plot_path) as beside, explained(run.plot_path, "write"):
         plot_redshifts(beside, phot, spec, metrics)
     totals = add_up(records.values())
     summary = {
         "complete": coverage["done"] == coverage["asked"] and not coverage["duplicate"],
         "coverage": coverage,
-        "metrics": asdict(metrics) if metrics else None,
+        "metrics": metrics and {name: _or_null(value) for name, value in asdict(metrics).items()},
         "totals": totals,
         "machines": sorted({_machine(record) for record in records.values()}),
         "failures": run.failures(),
@@ -77,31 +79,38 @@ def count_coverage(plan: Plan, parts: set[WorkItem]) -> dict[str, Any]:
 
 
 def add_up(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Times and memory of all ranks. The rate is galaxies over the time of the slowest rank of each attempt, from
-    reading to writing; wall time runs from the first rank's start to the last one's end, summed over attempts."""
-    attempts: dict[int, list[dict[str, Any]]] = {}
-    for record in records:
-        attempts.setdefault(record["attempt"], []).append(record)
-    working = wall = 0.0
-    for ranks in attempts.values():
-        working += max(sum(rank["seconds"][phase] for phase in WORKING) for rank in ranks)
-        begun = min(datetime.fromisoformat(rank["started_at"]) for rank in ranks)
-        wall += (max(datetime.fromisoformat(rank["updated_at"]) for rank in ranks) - begun).total_seconds()
-    everyone = [rank for ranks in attempts.values() for rank in ranks]
+    """Times and memory of all ranks and attempts.
+
+    Wall time is that in which any rank was there, working time that in which any rank was between its first read and
+    its last write; pauses between attempts count for neither. The rate is galaxies over working time.
+    """
+    everyone = list(records)
     galaxies = sum(rank["galaxies"] for rank in everyone)
+    working = covered_seconds((rank["working_at"], rank["updated_at"]) for rank in everyone)
+    per_second = galaxies / working if working else 0.0
     return {
-        "attempts": len(attempts),
+        "attempts": max((rank["attempt"] for rank in everyone), default=0),
         "ranks": max((rank["world_size"] for rank in everyone), default=0),
         "galaxies": galaxies,
         "batches": sum(rank["num_batches"] for rank in everyone),
-        "wall_seconds": wall,
+        "wall_seconds": covered_seconds((rank["started_at"], rank["updated_at"]) for rank in everyone),
         "working_seconds": working,
         "cpu_seconds": sum(rank["total_cpu_time (seconds)"] for rank in everyone),
-        "galaxies_per_second": galaxies / working if working else 0.0,
-        "throughput_bps": sum(rank["throughput_bps"] for rank in everyone),
+        "galaxies_per_second": per_second,
+        "throughput_bps": per_second * BITS_PER_GALAXY,
         "peak_rss_mb": max((rank["peak_rss_mb"] for rank in everyone), default=0.0),
         "peak_gpu_mb": max((rank["peak_gpu_mb"] for rank in everyone), default=0.0),
     }
+
+
+def covered_seconds(spans: Iterable[tuple[str, str]]) -> float:
+    """Seconds that lie in at least one of these spans, each from one ISO 8601 time to another."""
+    total, reached = 0.0, None
+    for begun, ended in sorted(tuple(map(datetime.fromisoformat, span)) for span in spans):
+        begun = begun if reached is None else max(begun, reached)
+        if ended > begun:
+            total, reached = total + (ended - begun).total_seconds(), ended
+    return total
 
 
 def published_results(plan: Plan, totals: dict[str, Any], metrics: Metrics | None) -> dict[str, Any]:
@@ -125,8 +134,13 @@ def published_results(plan: Plan, totals: dict[str, Any], metrics: Metrics | Non
         "MSE": metrics and metrics.mse,
         "Bias": metrics and metrics.bias,
         "Precision": metrics and metrics.precision,
-        "R2": metrics and metrics.r2,
+        "R2": metrics and _or_null(metrics.r2),
     }
+
+
+def _or_null(value: float) -> float | None:
+    """JSON has no NaN: R2 is none where all spectroscopic redshifts are the same."""
+    return value if isfinite(value) else None
 
 
 def _machine(record: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,11 @@ from ..errors import InputError
 from ..galaxies.quality import Flag, input_flags
 from ..galaxies.shard import Galaxies
 from ..galaxies.survey import Survey
-from ..model.weights import Weights, load_weights
+from ..model.weights import Weights, absolute_weights, load_weights
 from ..ranks.environment import Rank
-from .folder import Part, RunFolder
+from .folder import PART_COLUMNS, Part, RunFolder
 from .plan import Plan, WorkItem, make_plan, share
 from .record import Recorder
-
-DEMO_WEIGHTS = "demo"
-
-
-def find_weights(name: str) -> str:
-    """The address of weights: a path or s3:// address made absolute, or `demo`, the weights in the package."""
-    if name == DEMO_WEIGHTS:
-        return str(Path(__file__).resolve().parents[1] / "data" / "demo.safetensors")
-    return storage.absolute(name)
 
 
 def begin(
@@ -46,9 +37,8 @@ def begin(
 
     Raises InputError if the weights cannot be used or the folder belongs to another plan.
     """
-    loaded = load_weights(find_weights(weights))
-    address = weights if weights == DEMO_WEIGHTS else storage.absolute(weights)
-    plan = make_plan(survey, address, loaded.sha256, engine, device, batch_size, limit_files)
+    loaded = load_weights(weights)
+    plan = make_plan(survey, absolute_weights(weights), loaded.sha256, engine, device, batch_size, limit_files)
     check_engine(engine, loaded, device)  # what cannot run is refused before anything is written
     run = RunFolder(storage.absolute(out))
     run.begin(plan, resume)
@@ -64,9 +54,7 @@ def work(run: RunFolder, rank: Rank, advance: Callable[[int], None] = lambda _: 
     plan = run.plan()
     attempt = run.next_attempt(rank.rank)
     path = run.record_path(rank.rank, attempt)
-    recorder = Recorder(
-        rank, attempt, plan.batch_size, plan.engine, plan.precision, plan.device, run.uri, plan.survey
-    )  # fmt: skip
+    recorder = Recorder(rank, attempt, plan.batch_size, plan.engine, plan.precision, plan.device, run.uri, plan.survey)
     run.write_json(path, recorder.record())
     done = run.parts()
     mine = [item for item in share(plan, rank.rank, rank.world_size) if item not in done]
@@ -75,13 +63,16 @@ def work(run: RunFolder, rank: Rank, advance: Callable[[int], None] = lambda _: 
             engine = open_engine(plan.engine, _planned_weights(plan), plan.device, rank.threads)
     for item in mine:
         try:
-            part = predict_item(plan, item, engine, recorder, advance)
+            part, batches = predict_item(plan, item, engine, recorder, advance)
         except InputError as error:
             run.write_failure(item, rank.rank, str(error))
             continue
         with recorder.phase("write"):
             run.write_part(plan, item, part)
+        # Only now: what an item that failed had predicted is done again and counts then.
         recorder.items += 1
+        recorder.batches += batches
+        recorder.galaxies += item.galaxies
         recorder.peak_gpu_mb = engine.peak_gpu_mb()
         run.write_json(path, recorder.record())
     recorder.state = "finished"
@@ -91,7 +82,7 @@ def work(run: RunFolder, rank: Rank, advance: Callable[[int], None] = lambda _: 
 
 
 def _planned_weights(plan: Plan) -> Weights:
-    weights = load_weights(find_weights(plan.weights))
+    weights = load_weights(plan.weights)
     if weights.sha256 != plan.weights_sha256:
         raise InputError(f"{plan.weights} has changed since the run was planned; put the old file back or start anew")
     return weights
@@ -99,20 +90,23 @@ def _planned_weights(plan: Plan) -> Weights:
 
 def predict_item(
     plan: Plan, item: WorkItem, engine: Engine, recorder: Recorder, advance: Callable[[int], None]
-) -> Part:
-    """The predictions of one item, holding one batch of galaxies in memory. Raises InputError if it cannot be read."""
-    survey, batches = Survey(plan.survey, plan.shards), []
-    with survey.open(plan.shards[item.shard]) as shard:
+) -> tuple[Part, int]:
+    """The predictions of one item and how many batches they took, holding one batch of galaxies in memory.
+
+    Raises InputError if the item cannot be read.
+    """
+    batches = []
+    with ExitStack() as opened:
+        with recorder.phase("read"):
+            shard = opened.enter_context(Survey(plan.survey, plan.shards).open(plan.shards[item.shard]))
         for start in range(item.start, item.stop, plan.batch_size):
             with recorder.phase("read"):
                 galaxies = shard.read(start, min(start + plan.batch_size, item.stop))
             with recorder.phase("predict"):
                 batches.append(predict_batch(engine, galaxies))
-            recorder.batches += 1
-            recorder.galaxies += len(galaxies)
             advance(len(galaxies))
-    columns = ("objid", "redshift_phot", "redshift_spec", "flag")
-    return Part(*(np.concatenate([getattr(batch, name) for batch in batches]) for name in columns))
+    columns = (np.concatenate([getattr(batch, name) for batch in batches]) for name in PART_COLUMNS)
+    return Part(*columns), len(batches)
 
 
 def predict_batch(engine: Engine, galaxies: Galaxies) -> Part:

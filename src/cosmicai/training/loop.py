@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from .. import storage
-from ..errors import InputError
+from ..errors import InputError, explained
 from ..galaxies.survey import Survey
 from ..metrics import Metrics, measure
 from ..model.astromae import AstroMAE, AstroMAEConfig
@@ -98,7 +98,7 @@ def train(
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
             best = {"mae": metrics.mae, "r2": metrics.r2, "epoch": epoch, "network": tensors}
         state = {"epoch": epoch, "best": best, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        with storage.replacing(state_uri) as beside, storage.explained(state_uri, "write"):
+        with storage.replacing(state_uri) as beside, explained(state_uri, "write"):
             torch.save({"identity": identity, **state}, beside)
         seconds = time.perf_counter() - started
         counts = (sample.trained, sample.validated, sample.left_out)

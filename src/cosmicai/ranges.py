@@ -1,0 +1,126 @@
+"""Reading any range of a file, local or on S3, and whatever wants a binary file on top of that."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from .errors import StorageError, explained
+from .s3 import is_s3, s3_client, s3_parts
+
+
+class RangeReader(Protocol):
+    """A file of known size of which any range can be read."""
+
+    size: int
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fills the buffer from this offset. Raises StorageError where the file ends before."""
+
+    def __enter__(self) -> RangeReader: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...  # fmt: skip  # noqa: E501
+
+
+def _ends_early(uri: str, size: int) -> StorageError:
+    return StorageError(f"{uri} ends at byte {size} where more was expected; it was truncated, copy it again")
+
+
+class _LocalReader:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with explained(path, "read"):
+            self._file = os.open(path, os.O_RDONLY)
+            self.size = os.fstat(self._file).st_size
+            if Path(path).is_dir():
+                os.close(self._file)
+                raise IsADirectoryError(errno.EISDIR, "", path)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        done = 0
+        with explained(self.path, "read"):
+            while done < len(buffer):
+                count = os.preadv(self._file, [buffer[done:]], offset + done)
+                if count == 0:
+                    raise _ends_early(self.path, self.size)
+                done += count
+
+    def __enter__(self) -> _LocalReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+class _S3Reader:
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.bucket, self.key = s3_parts(uri)
+        with explained(uri, "read"):
+            head = s3_client().head_object(Bucket=self.bucket, Key=self.key)
+        self.size = int(head["ContentLength"])
+        self._etag = head["ETag"]
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if not len(buffer):
+            return
+        if offset + len(buffer) > self.size:
+            raise _ends_early(self.uri, self.size)
+        with explained(self.uri, "read"):
+            answer = s3_client().get_object(
+                Bucket=self.bucket, Key=self.key, IfMatch=self._etag,
+                Range=f"bytes={offset}-{offset + len(buffer) - 1}",
+            )  # fmt: skip
+            data = answer["Body"].read()
+        if len(data) != len(buffer):
+            raise StorageError(f"{self.uri} gave {len(data)} of {len(buffer)} bytes at {offset}; upload it again")
+        buffer[:] = data
+
+    def __enter__(self) -> _S3Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def open_ranges(uri: str) -> RangeReader:
+    """Opens a file for reading ranges. Raises StorageError if it is absent or unreadable."""
+    return _S3Reader(uri) if is_s3(uri) else _LocalReader(uri)
+
+
+class RangeFile(io.RawIOBase):
+    """A RangeReader as a raw binary file; use it through `seekable`."""
+
+    def __init__(self, reader: RangeReader) -> None:
+        self._reader, self._position = reader, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position = offset + (0, self._position, self._reader.size)[whence]
+        if position < 0:
+            raise ValueError(f"negative seek position {position}")
+        self._position = position
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._reader.size - self._position))
+        self._reader.read_into(self._position, view[:count])
+        self._position += count
+        return count
+
+
+def seekable(reader: RangeReader) -> io.BufferedReader:
+    """The reader as a buffered binary file, for libraries that want one (zipfile, h5py)."""
+    return io.BufferedReader(RangeFile(reader), 2**16)
