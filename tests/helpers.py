@@ -13,7 +13,8 @@ import torch
 from cosmicai.galaxies import shard
 from cosmicai.galaxies.shard import Galaxies
 from cosmicai.galaxies.survey import Survey, write_survey
-from cosmicai.model.astromae import AstroMAE, AstroMAEConfig, InceptionConfig
+from cosmicai.model.astromae import AstroMAE
+from cosmicai.model.config import AstroMAEConfig, InceptionConfig
 from cosmicai.model.weights import from_network
 
 TINY = AstroMAEConfig(

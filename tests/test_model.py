@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from cosmicai.model.astromae import AstroMAE, AstroMAEConfig, InceptionConfig
+from cosmicai.model.astromae import AstroMAE
+from cosmicai.model.config import AstroMAEConfig, InceptionConfig
 
 UNUSED = InceptionConfig(8, 8, 8, 8, 8, 8, uses_large=False)
 SMALL = AstroMAEConfig(

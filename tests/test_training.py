@@ -11,7 +11,7 @@ from cosmicai.errors import InputError
 from cosmicai.galaxies import synthetic
 from cosmicai.galaxies.shard import Galaxies
 from cosmicai.galaxies.survey import Survey, write_survey
-from cosmicai.model.astromae import AstroMAEConfig, InceptionConfig
+from cosmicai.model.config import AstroMAEConfig, InceptionConfig
 from cosmicai.model.weights import Weights, build, load_weights
 from cosmicai.training import sample as samples
 from cosmicai.training.loop import EpochReport, train

@@ -425,7 +425,7 @@ def test_weights_of_another_configuration_are_refused(weights: Weights, tmp_path
         ({"convolution_kernel": 2}, "kernel is even"),
         ({"convolution_groups": [6]}, "convolution_groups are not two"),
         ({"convolution_groups": [6, 6, 6]}, "convolution_groups are not two"),
-        ({"convolution_groups": [7, 7]}, "divisible"),
+        ({"convolution_groups": [7, 7]}, "groups of a convolution do not divide"),
         ({"vit_head": []}, "vit_head cannot be ()"),
         ({"vit_head": 20}, "vit_head cannot be 20"),
         ({"vit_head": [20, "20"]}, "vit_head cannot be (20, '20')"),

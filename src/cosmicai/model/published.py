@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ..ranges import open_ranges
 from ..storage import basename
 from ..torch_archive import StandIn, read_archive
-from .astromae import AstroMAEConfig, InceptionConfig
 from .checkpoint import ALLOWED_CLASSES, Checkpoint, Module
-from .weights import Weights, build
+from .config import AstroMAEConfig, InceptionConfig
+from .weights import Weights, check
 
 
 class _Importer:
@@ -236,7 +236,7 @@ def import_checkpoint(uri: str) -> Weights:
             # What should be a size, a name or a dictionary can be anything in a pickle.
             raise checkpoint.refuse(str(error).partition("\n")[0]) from error
     weights = Weights(config.to_json(), importer.tensors, {"imported_from": basename(uri)}, uri)
-    build(weights)  # names and shapes agree, or it is refused here
+    check(weights)  # names and shapes agree, or it is refused here
     return weights
 
 

@@ -20,10 +20,12 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import InputError
-from ..storage import absolute, read_bytes, write_bytes
+from ..storage import absolute, read_bytes, sha256, write_bytes
+from .config import AstroMAEConfig
+from .layout import tensor_shapes
 
 if TYPE_CHECKING:
-    from .astromae import AstroMAE, AstroMAEConfig
+    from .astromae import AstroMAE
 
 FORMAT = "cosmicai-weights/1"
 DEMO = "demo"  # the weights in the package, trained on synthetic galaxies
@@ -43,8 +45,6 @@ class Weights:
     @property
     def config(self) -> AstroMAEConfig:
         """The configuration."""
-        from .astromae import AstroMAEConfig
-
         return AstroMAEConfig.from_json(self.config_json)
 
     @property
@@ -58,9 +58,28 @@ class Weights:
         write_bytes(uri, _with_metadata(save_tensors(self.tensors), metadata))
 
 
-def absolute_weights(uri: str) -> str:
-    """The address of weights as it holds from any working directory; `demo` stays `demo`."""
-    return uri if uri == DEMO else absolute(uri)
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file by its address and the SHA-256 of its bytes, read only when it is needed."""
+
+    uri: str
+    sha256: str
+
+    def load(self) -> Weights:
+        """The weights. Raises InputError if they cannot be used or the file is no longer the one that was found."""
+        weights = load_weights(self.uri)
+        if weights.sha256 != self.sha256:
+            raise InputError(f"{self.uri} has changed since the run was planned; put the old file back or start anew")
+        return weights
+
+
+def find_weights(uri: str) -> WeightsFile:
+    """The weights file at an address, `demo` the one in the package. Raises InputError if there is none."""
+    return WeightsFile(uri if uri == DEMO else absolute(uri), sha256(_address(uri)))
+
+
+def _address(uri: str) -> str:
+    return str(Path(__file__).parents[1] / "data/demo.safetensors") if uri == DEMO else uri
 
 
 def load_weights(uri: str) -> Weights:
@@ -68,7 +87,7 @@ def load_weights(uri: str) -> Weights:
 
     Raises InputError if it is absent, empty, truncated, not safetensors or not AstroMAE's.
     """
-    data = read_bytes(str(Path(__file__).parents[1] / "data/demo.safetensors") if uri == DEMO else uri)
+    data = read_bytes(_address(uri))
     if not data:
         raise InputError(f"{uri} is empty; expected a weights file (safetensors), copy it again")
     try:
@@ -102,36 +121,38 @@ def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + int.from_bytes(data[:8], "little") :]
 
 
-def build(weights: Weights) -> AstroMAE:
-    """The network with these weights, in evaluation mode.
-
-    Raises InputError if the tensors do not have the names and shapes that the configuration asks for.
-    """
-    import torch
-
-    from .astromae import AstroMAE
-
+def check(weights: Weights) -> AstroMAEConfig:
+    """The configuration, if the tensors have the names, shapes and dtypes that it asks for; else InputError."""
     try:
         config = weights.config
         if config.depth > len(weights.tensors):
             raise ValueError(f"{config.depth} blocks cannot be made of {len(weights.tensors)} tensors")
-        with torch.device("meta"):
-            network = AstroMAE(config)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-        what = str(error).partition("\n")[0]  # torch goes on with where in its own source
-        raise InputError(f"{weights.uri} is of another architecture: {what}; expected AstroMAE") from None
-    expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"{weights.uri} is of another architecture: {error}; expected AstroMAE") from None
+    expected = tensor_shapes(config)
     for key in sorted(expected.keys() | weights.tensors.keys()):
         shape = weights.tensors[key].shape if key in weights.tensors else None
         if shape != expected.get(key):
             raise InputError(
-                f"{weights.uri} is of another architecture: tensor {key} is {shape or 'absent'}, "
+                f"{weights.uri} is of another architecture: tensor {key} is {'absent' if shape is None else shape}, "
                 f"its configuration asks for {expected.get(key, 'none')}; import the checkpoint again"
             )
     for key, tensor in weights.tensors.items():
         dtype = "int64" if key.endswith("num_batches_tracked") else "float32"
         if tensor.dtype != dtype:
             raise InputError(f"{weights.uri}: tensor {key} is {tensor.dtype}; expected {dtype}, import it again")
+    return config
+
+
+def build(weights: Weights) -> AstroMAE:
+    """The network with these weights, in evaluation mode. Raises InputError as `check`."""
+    import torch
+
+    from .astromae import AstroMAE
+
+    config = check(weights)
+    with torch.device("meta"):
+        network = AstroMAE(config)
     state = {key: torch.from_numpy(np.require(tensor, requirements="W")) for key, tensor in weights.tensors.items()}
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)

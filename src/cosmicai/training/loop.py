@@ -27,7 +27,8 @@ from .. import storage
 from ..errors import InputError, explained
 from ..galaxies.survey import Survey
 from ..metrics import Metrics, measure
-from ..model.astromae import AstroMAE, AstroMAEConfig
+from ..model.astromae import AstroMAE
+from ..model.config import AstroMAEConfig
 from ..model.weights import Weights, from_network, load_weights
 from .network import Inputs, copy, fresh, tokens
 from .options import TrainingOptions, check

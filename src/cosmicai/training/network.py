@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..galaxies.shard import Galaxies
-from ..model.astromae import AstroMAE, AstroMAEConfig
+from ..model.astromae import AstroMAE
+from ..model.config import AstroMAEConfig
 from ..model.weights import Weights, build
 from .sample import Sample
 

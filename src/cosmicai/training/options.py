@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..model.astromae import AstroMAEConfig
+from ..model.config import AstroMAEConfig
 from ..model.weights import Weights
 
 

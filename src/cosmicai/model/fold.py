@@ -1,0 +1,225 @@
+"""Exact algebra: the same function of cutout and magnitudes with fewer and cheaper operations.
+
+What is done, each step an identity in real arithmetic:
+
+- BatchNorm in evaluation is affine per channel: it goes into the convolution before it.
+- A LayerNorm's scale and shift go into the Linear layer after it.
+- Linear layers with nothing between them become one: the projection into the first layer of the transformer's head, and
+  the last layer of each of the three heads into its columns of the first joint layer.
+- A key's bias adds the same to all scores of a query, which softmax ignores: it is dropped. A value's bias passes
+  through attention as it is, since the weights of softmax add up to one: it goes into the bias of `proj`. The scale of
+  the scores goes into the queries.
+- The patch embedding's bias and the class token go into the positions.
+- In the last block nobody reads the class token any more, so only its key and value are needed; and the second MLP
+  layer commutes with the mean over tokens, so it sees one row per galaxy.
+- A 1x1 stem commutes with the average pool after it, so it sees a quarter of the pixels.
+- The 1x1 convolutions that read one Inception block's input become one. The branch that is never run is dropped.
+
+All of it is done in float64, so that folding itself rounds nothing that float32 could show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .config import AstroMAEConfig
+from .weights import Weights, check
+
+Array = NDArray[np.floating[Any]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """weight @ x + bias; weight is (outputs, inputs), of a convolution (outputs, inputs per group, k, k)."""
+
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class FoldedBlock:
+    """One transformer block. `qkv`: queries (scaled), keys and values; its bias is 0 but for the queries."""
+
+    qkv: Affine
+    proj: Affine
+    convolution_in: Affine
+    convolution_out: Affine
+    mlp_in: Affine
+    mlp_out: Affine
+
+
+@dataclass(frozen=True)
+class FoldedInception:
+    """One Inception block: `joint` is every 1x1 convolution of its input, whose outputs `widths` divides into those of
+    the direct branch and the inputs of `small` and (where there is one) `large`. ReLU follows each convolution."""
+
+    joint: Affine
+    widths: tuple[int, ...]
+    small: Affine
+    large: Affine | None
+    pooled: Affine
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The folded network.
+
+    Every layer of the three heads is followed by ReLU; `redshift_head` reads their hidden values side by side
+    (transformer, Inception, magnitudes), with ReLU between its layers and none after the last.
+    """
+
+    config: AstroMAEConfig
+    patch: Array  # (width, bands, patch, patch)
+    position: Array  # (tokens, width), the class token (if any) first and complete
+    blocks: tuple[FoldedBlock, ...]
+    stem: Affine  # before the first average pool, unless `stem_after_pool`
+    stages: tuple[tuple[FoldedInception, ...], ...]
+    vit_head: tuple[Affine, ...]
+    inception_head: tuple[Affine, ...]
+    magnitude_head: tuple[Affine, ...]
+    redshift_head: tuple[Affine, ...]
+
+    @property
+    def stem_after_pool(self) -> bool:
+        """Whether the stem may follow the first average pool: not if its zero padding reaches in."""
+        return self.config.stem_kernel == 1
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are left."""
+        return sum(array.size for array in _arrays(self))
+
+
+def _arrays(value: object) -> Iterator[Array]:
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _arrays(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _arrays(getattr(value, field.name))
+
+
+def _cast(value: T, dtype: DTypeLike) -> T:
+    """The same dataclass, tuple or array with all arrays of this dtype."""
+    if isinstance(value, np.ndarray):
+        return value.astype(dtype, copy=False)  # type: ignore[return-value]
+    if isinstance(value, tuple):
+        return tuple(_cast(item, dtype) for item in value)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, AstroMAEConfig):
+        return type(value)(*(_cast(getattr(value, field.name), dtype) for field in fields(value)))  # type: ignore
+    return value
+
+
+def fold(weights: Weights, dtype: DTypeLike = np.float64) -> Folded:
+    """The folded network of these weights, its numbers rounded to `dtype` at the end of each block.
+
+    Raises InputError if the weights are not AstroMAE's.
+    """
+    return _Folding(check(weights), weights, dtype).network()
+
+
+def _after(second: Affine, first: Affine) -> Affine:
+    """The layer that does `first` and then `second`."""
+    return Affine(second.weight @ first.weight, second.weight @ first.bias + second.bias)
+
+
+class _Folding:
+    def __init__(self, config: AstroMAEConfig, weights: Weights, dtype: DTypeLike) -> None:
+        self.config, self.tensors, self.dtype = config, weights.tensors, dtype
+
+    def tensor(self, name: str) -> Array:
+        return self.tensors[name].astype(np.float64)
+
+    def layer(self, name: str) -> Affine:
+        weight = self.tensor(f"{name}.weight")
+        bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self.tensors else np.zeros(len(weight))
+        return Affine(weight, bias)
+
+    def before_batch_norm(self, name: str, norm: str, eps: float) -> Affine:
+        layer = self.layer(name)
+        scale = self.tensor(f"{norm}.weight") / np.sqrt(self.tensor(f"{norm}.running_var") + eps)
+        shift = self.tensor(f"{norm}.bias") - self.tensor(f"{norm}.running_mean") * scale
+        return Affine(layer.weight * scale[:, None, None, None], layer.bias * scale + shift)
+
+    def after_layer_norm(self, layer: Affine, norm: str) -> Affine:
+        shift = layer.weight @ self.tensor(f"{norm}.bias")
+        return Affine(layer.weight * self.tensor(f"{norm}.weight"), layer.bias + shift)
+
+    def attention(self, name: str) -> tuple[Affine, Affine]:
+        width = self.config.attention_width
+        names = (f"{name}.attention.{kind}_bias" for kind in ("query", "key", "value"))
+        bias = np.concatenate([self.tensor(own) if own in self.tensors else np.zeros(width) for own in names])
+        qkv = self.after_layer_norm(Affine(self.tensor(f"{name}.attention.qkv.weight"), bias), f"{name}.norm1")
+        query, value = slice(0, width), slice(2 * width, None)
+        proj = self.layer(f"{name}.attention.proj")
+        proj = Affine(proj.weight, proj.bias + proj.weight @ qkv.bias[value])
+        qkv.weight[query] *= self.config.attention_scale
+        qkv.bias[query] *= self.config.attention_scale
+        qkv.bias[width:] = 0
+        return qkv, proj
+
+    def block(self, name: str) -> FoldedBlock:
+        eps = self.config.convolution_norm_eps
+        block = FoldedBlock(
+            *self.attention(name),
+            self.before_batch_norm(f"{name}.convolution.0", f"{name}.convolution.1", eps),
+            self.layer(f"{name}.convolution.3"),
+            self.after_layer_norm(self.layer(f"{name}.mlp.0"), f"{name}.norm2"),
+            self.layer(f"{name}.mlp.2"),
+        )
+        return _cast(block, self.dtype)
+
+    def inception(self, name: str, uses_large: bool) -> FoldedInception:
+        def convolution(branch: str) -> Affine:
+            return self.before_batch_norm(f"{name}.{branch}.0", f"{name}.{branch}.1", self.config.inception_norm_eps)
+
+        ones = [convolution(branch) for branch in ("direct", "small.0", "large.0")[: 2 + uses_large]]
+        joint = Affine(np.concatenate([one.weight for one in ones]), np.concatenate([one.bias for one in ones]))
+        large = convolution("large.1") if uses_large else None
+        widths = tuple(len(one.bias) for one in ones)
+        return FoldedInception(joint, widths, convolution("small.1"), large, convolution("pooled.1"))
+
+    def stages(self) -> Iterator[tuple[FoldedInception, ...]]:
+        index = 1
+        for stage in self.config.inception_stages:
+            index += 1  # the average pool
+            yield tuple(self.inception(f"inception.{index + own}", block.uses_large) for own, block in enumerate(stage))
+            index += len(stage)
+
+    def perceptron(self, name: str, widths: tuple[int, ...]) -> list[Affine]:
+        return [self.layer(f"{name}.{2 * index}") for index in range(len(widths))]
+
+    def network(self) -> Folded:
+        config = self.config
+        patch, position = self.layer("patch"), self.tensor("position")[0]
+        position[config.tokens - config.patches :] += patch.bias
+        if config.class_token:
+            position[0] += self.tensor("class_token")[0, 0]
+        heads = [
+            self.perceptron("vit_head", config.vit_head),
+            self.perceptron("inception_head", config.inception_head),
+            self.perceptron("magnitude_head", config.magnitude_head),
+        ]
+        heads[0][0] = _after(heads[0][0], self.after_layer_norm(self.layer("projection"), "norm"))
+        first, *others = self.perceptron("redshift_head", config.redshift_head)
+        ends = np.cumsum([len(head[-1].bias) for head in heads])
+        columns = np.split(first.weight, ends[:-1], axis=1)
+        lasts = [_after(Affine(own, np.zeros(len(own))), head.pop()) for own, head in zip(columns, heads, strict=True)]
+        joint = Affine(
+            np.concatenate([last.weight for last in lasts], axis=1), first.bias + sum(last.bias for last in lasts)
+        )
+        folded = Folded(
+            config, patch.weight, position,
+            tuple(self.block(f"blocks.{index}") for index in range(config.depth)),
+            self.layer("inception.0"), tuple(self.stages()),
+            tuple(heads[0]), tuple(heads[1]), tuple(heads[2]), (joint, *others),
+        )  # fmt: skip
+        return _cast(folded, self.dtype)
