@@ -425,6 +425,10 @@ class CountingReader:
         self.ranges.append((offset, len(buffer)))
         self.inner.read_into(offset, buffer)
 
+    def read(self, offset: int, length: int) -> memoryview:
+        self.ranges.append((offset, length))
+        return self.inner.read(offset, length)
+
     def __exit__(self, *_: object) -> None:
         self.inner.__exit__(None, None, None)
 

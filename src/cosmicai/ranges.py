@@ -1,9 +1,15 @@
-"""Reading any range of a file, local or on S3, and whatever wants a binary file on top of that."""
+"""Reading any range of a file, local or on S3, and whatever wants a binary file on top of that.
+
+Ranges of a local file are mapped, not copied: they are the page cache's own pages until someone writes to them. So the
+file must stay as it is for as long as they live: what is overwritten in place shows in them, and touching what was cut
+off kills the process (SIGBUS). Files of this program are replaced whole, which does neither.
+"""
 
 from __future__ import annotations
 
 import errno
 import io
+import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +17,9 @@ from typing import Any, Protocol
 
 from .errors import StorageError, explained
 from .s3 import is_s3, s3_client, s3_parts
+
+LARGEST_PAGE = 2**21  # bytes that Linux caches, and gives up, as one piece at most
+_POPULATE_READ = 22  # madvise's MADV_POPULATE_READ (Linux 5.14 or newer), which Python has no name for
 
 
 class RangeReader(Protocol):
@@ -20,6 +29,19 @@ class RangeReader(Protocol):
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fills the buffer from this offset. Raises StorageError where the file ends before."""
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """The bytes of this range, the caller's own to change, also after the reader is closed.
+
+        Raises StorageError where the file ends before or cannot be read.
+        """
+
+    def forget(self, offset: int, length: int) -> None:
+        """Says that this range is not read again: the system gives up the pages that it caches of it.
+
+        It keeps those that some array still maps, and those that reach beyond the range: a page is up to LARGEST_PAGE.
+        Does nothing on S3.
+        """
 
     def __enter__(self) -> RangeReader: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...  # fmt: skip  # noqa: E501
@@ -45,14 +67,43 @@ class _LocalReader:
             while done < len(buffer):
                 count = os.preadv(self._file, [buffer[done:]], offset + done)
                 if count == 0:
-                    raise _ends_early(self.path, self.size)
+                    raise _ends_early(self.path, os.fstat(self._file).st_size)
                 done += count
+
+    def read(self, offset: int, length: int) -> memoryview:
+        if not length:  # to mmap, 0 is the whole file
+            return memoryview(bytearray())
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        with explained(self.path, "read"):
+            try:  # compares with the size that the file has now
+                pages = mmap.mmap(self._file, before + length, access=mmap.ACCESS_COPY, offset=offset - before)
+            except ValueError:
+                raise _ends_early(self.path, os.fstat(self._file).st_size) from None
+            _load(pages)
+        return memoryview(pages)[before:]
+
+    def forget(self, offset: int, length: int) -> None:
+        if length and hasattr(os, "posix_fadvise"):  # to posix_fadvise, 0 is the rest of the file
+            with explained(self.path, "read"):
+                os.posix_fadvise(self._file, offset, length, os.POSIX_FADV_DONTNEED)
 
     def __enter__(self) -> _LocalReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
+
+
+def _load(pages: mmap.mmap) -> None:
+    """Reads all the pages now, so that a broken disk is an OSError here and not a SIGBUS at the first touch."""
+    pages.madvise(mmap.MADV_SEQUENTIAL)  # or the system also reads what lies before them
+    try:
+        pages.madvise(_POPULATE_READ)
+    except OSError as error:
+        if error.errno == errno.EFAULT:
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+        if error.errno != errno.EINVAL:  # an older Linux: the pages are read as they are touched
+            raise
 
 
 class _S3Reader:
@@ -78,6 +129,14 @@ class _S3Reader:
         if len(data) != len(buffer):
             raise StorageError(f"{self.uri} gave {len(data)} of {len(buffer)} bytes at {offset}; upload it again")
         buffer[:] = data
+
+    def read(self, offset: int, length: int) -> memoryview:
+        data = memoryview(bytearray(length))
+        self.read_into(offset, data)
+        return data
+
+    def forget(self, offset: int, length: int) -> None:
+        pass
 
     def __enter__(self) -> _S3Reader:
         return self

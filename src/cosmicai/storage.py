@@ -109,7 +109,7 @@ def sha256(uri: str) -> str:
     return digest.hexdigest()
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """Writes a small file whole or not at all, replacing what was there."""
     if is_s3(uri):
         bucket, key = s3_parts(uri)

@@ -1,4 +1,4 @@
-"""A shard: one file of galaxies, of which any range of rows is one read per array.
+"""A shard: one file of galaxies, of which any range of rows is one read per array; of a local file it is mapped.
 
 The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all datasets contiguous:
 
@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, explained
-from ..ranges import RangeReader, open_ranges, seekable
+from ..ranges import LARGEST_PAGE, RangeReader, open_ranges, seekable
 from ..storage import replacing
 from ..torch_archive import TensorRef
 from . import published
@@ -85,24 +84,49 @@ class Shard:
         return self.fields["image"].shape[0]
 
     def read(self, start: int, stop: int) -> Galaxies:
-        """Rows start to stop. Raises StorageError if the file ends before."""
+        """Rows start to stop; raises as `read_field`."""
         return Galaxies(*(self.read_field(name, start, stop) for name in FIELDS))
 
     def read_field(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 where the shard does not have it.
 
-        Raises StorageError if the file ends before, IndexError if the shard has no such rows.
+        The array is the caller's own: what is written to it never reaches the file, and it outlives the shard. It is
+        the local file's cached pages themselves unless the file has another dtype, or values that do not lie at
+        multiples of their size.
+        Raises StorageError if the file ends before or cannot be read, IndexError if the shard has no such rows.
         """
-        if not 0 <= start <= stop <= self.galaxies:
-            raise IndexError(f"{self.uri} has no rows {start} to {stop}, it holds {self.galaxies}")
+        self._demand_rows(start, stop)
         shape, (dtype, *_), _ = FIELDS[name]
         if name not in self.fields:
             return np.full((stop - start, *shape), NO_OBJID if name == "objid" else np.nan, dtype)
-        where = self.fields[name]
-        row_bytes = int(np.prod(shape)) * where.itemsize
-        rows: NDArray[Any] = np.empty((stop - start, *shape), where.dtype)
-        self.reader.read_into(where.offset + start * row_bytes, rows.reshape(-1).view(np.uint8).data)
-        return rows.astype(dtype, copy=False)
+        raw = self.reader.read(*self._place(name, start, stop))
+        rows: NDArray[Any] = np.ndarray((stop - start, *shape), self.fields[name].dtype, raw)
+        return np.require(rows, dtype, ["ALIGNED"])
+
+    def forget(self, start: int, stop: int) -> None:
+        """Says that rows start to stop are not read again, so that a survey does not fill the memory with its files.
+
+        Call it when the arrays of these rows are gone: pages that an array still maps stay cached. Meant for rows
+        that are read in order: what reaches beyond them, up to 2 MiB at the end, goes with the rows behind, and the
+        fields beside the image, 0.3% of a shard, go with its last rows. Rows that are forgotten can be read
+        again, from the disk. Does nothing on S3. Raises IndexError if the shard has no such rows.
+        """
+        self._demand_rows(start, stop)
+        if start == stop:
+            return
+        first, length = self._place("image", start, stop)
+        end = self.reader.size if stop == self.galaxies else first + length
+        begin = max(0, first - LARGEST_PAGE)  # the page that reached beyond the rows before
+        self.reader.forget(begin, end - begin)
+
+    def _demand_rows(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.galaxies:
+            raise IndexError(f"{self.uri} has no rows {start} to {stop}, it holds {self.galaxies}")
+
+    def _place(self, name: str, start: int, stop: int) -> tuple[int, int]:
+        """Offset and length in bytes of these rows of a field."""
+        row_bytes = math.prod(FIELDS[name][0]) * self.fields[name].itemsize
+        return self.fields[name].offset + start * row_bytes, (stop - start) * row_bytes
 
     def __enter__(self) -> Shard:
         return self
@@ -132,6 +156,8 @@ def open_shard(uri: str) -> Shard:
 
 
 def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
+    import h5py  # not at the top: a process that reads `.pt` needs none of it
+
     try:
         with h5py.File(seekable(reader), "r") as file:
             found = ((name, file.get(name)) for name in FIELDS)
@@ -142,6 +168,8 @@ def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
 
 
 def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
+    import h5py
+
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         what = "a dataset without values" if isinstance(dataset, h5py.Dataset) else "a group"
         raise InputError(f"{uri}: {name} is {what}; expected a dataset of numbers")
@@ -186,6 +214,8 @@ def write_shard(path: Path, batches: Iterable[Galaxies], galaxies: int, fields: 
     `fields` names the datasets to write. Raises StorageError (no space, no permission), ValueError if the batches
     hold another number of galaxies.
     """
+    import h5py
+
     row = 0
     with replacing(str(path)) as beside:
         with _hdf5_explained(path):

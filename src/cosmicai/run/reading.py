@@ -1,0 +1,105 @@
+"""Reading ahead: the next galaxies come while the last ones are being predicted."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..galaxies.quality import input_flags
+from ..galaxies.shard import Galaxies, Shard
+from ..galaxies.survey import Survey
+from ..s3 import is_s3
+from .plan import Plan, WorkItem
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some consecutive galaxies of an item and their flags (N,) uint8. Flagged galaxies are blanked in place."""
+
+    item: WorkItem
+    stop: int  # row of the shard after the last one
+    galaxies: Galaxies
+    flag: NDArray[np.uint8]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the item ends here."""
+        return self.stop == self.item.stop
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An item that cannot be read, from some batch on, and why."""
+
+    item: WorkItem
+    reason: str
+
+
+def ahead(values: Iterator[T], reader: ThreadPoolExecutor) -> Iterator[T]:
+    """The same values, the next one already being made by the reader's only thread; it starts at once."""
+    waiting = reader.submit(next, values, None)
+
+    def rest() -> Iterator[T]:
+        following = waiting
+        while (value := following.result()) is not None:
+            following = reader.submit(next, values, None)
+            yield value
+
+    return rest()
+
+
+def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) -> Iterator[Rows | Unreadable]:
+    """The galaxies of these items, at most so many rows of a batch at a time, one after the other.
+
+    From S3 a whole batch is fetched at a time, since there a request costs more than memory. Of a survey that does not
+    fit beside everything else into the system's cache of files, what lies more than `in_use` galaxies back is dropped
+    from that cache: at most so many may still be referred to.
+    """
+    rows = plan.batch_size if is_s3(plan.survey) else rows
+    survey, is_large = Survey(plan.survey, plan.shards), _is_large(plan)
+    behind: deque[tuple[Shard, WorkItem]] = deque()
+    try:
+        for item in items:
+            try:
+                shard = survey.open(plan.shards[item.shard])
+                behind.append((shard, item))
+                for batch in range(item.start, item.stop, plan.batch_size):
+                    end = min(batch + plan.batch_size, item.stop)
+                    for start in range(batch, end, rows):
+                        stop = min(start + rows, end)
+                        yield _sound(item, stop, shard.read(start, stop))
+            except InputError as error:
+                yield Unreadable(item, str(error))
+            while behind and sum(later.galaxies for _, later in islice(behind, 1, None)) >= in_use:
+                shard, done = behind.popleft()
+                if is_large:
+                    shard.forget(done.start, done.stop)
+                shard.__exit__()
+    finally:
+        for shard, _ in behind:
+            shard.__exit__()
+
+
+def _sound(item: WorkItem, stop: int, galaxies: Galaxies) -> Rows:
+    flag = input_flags(galaxies.image, galaxies.magnitude)
+    if flag.any():  # blanked, not left out, so that no neighbour's batch changes
+        galaxies.image[flag != 0] = 0
+        galaxies.magnitude[flag != 0] = 0
+    return Rows(item, stop, galaxies, flag)
+
+
+def _is_large(plan: Plan) -> bool:
+    """Whether the survey would push everything else out of the system's cache of files."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return sum(shard.bytes for shard in plan.shards) > memory / 4
