@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import InputError
+from .cores import available_cores
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,6 @@ class Rank:
     world_size: int = 1
     platform: str = "alone"
     threads: int = 1
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank:
