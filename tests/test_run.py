@@ -18,11 +18,12 @@ from cosmicai.galaxies.survey import open_survey
 from cosmicai.model.astromae import AstroMAE
 from cosmicai.model.weights import build, from_network, load_weights
 from cosmicai.ranks.environment import Rank
+from cosmicai.run.begin import begin
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.plan import Plan, WorkItem
 from cosmicai.run.record import PUBLISHED_KEYS
 from cosmicai.run.summary import count_coverage, covered_seconds, summarize
-from cosmicai.run.work import begin, work
+from cosmicai.run.work import work
 from helpers import TINY, make_survey, random_galaxies, run, tiny_weights
 
 
@@ -192,7 +193,7 @@ def test_times_of_ranks_and_attempts_add_up_to_the_time_that_passed(tmp_path, su
 def test_a_plan_for_an_engine_that_is_not_here_is_refused(tmp_path, survey, weights):
     folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
     plan = Path(folder.plan_path)
-    plan.write_text(plan.read_text().replace('"engine": "reference"', '"engine": "abacus"'))
+    plan.write_text(plan.read_text().replace('"engine": "openvino"', '"engine": "abacus"'))
     with pytest.raises(InputError, match="there is no engine 'abacus'; the run was planned with another version"):
         work(folder, Rank())
     assert folder.parts() == set()
@@ -240,17 +241,48 @@ def test_another_plan_is_refused_by_the_name_of_what_differs(tmp_path, survey, w
     begin(open_survey(survey), weights, out)
     with pytest.raises(InputError, match="already holds this run; finish it with --resume"):
         begin(open_survey(survey), weights, out)
-    with pytest.raises(InputError, match="another plan \\(it differs in batch_size, items\\)"):
+    with pytest.raises(InputError, match="another plan \\(it differs in batch_size\\)"):
         begin(open_survey(survey), weights, out, batch_size=300, resume=True)
     with pytest.raises(InputError, match="it differs in weights, weights_sha256"):
         begin(open_survey(survey), tiny_weights(tmp_path / "other.safetensors", seed=1), out, resume=True)
 
 
 def test_weights_that_change_under_a_run_are_refused(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
+    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), engine="reference")
     tiny_weights(Path(weights), seed=5)
     with pytest.raises(InputError, match="has changed since the run was planned"):
         work(folder, Rank())
+
+
+def test_a_network_that_is_compiled_already_no_longer_needs_its_weights(tmp_path, survey, weights):
+    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), engine="openvino")
+    expected = direct(weights, *(getattr(random_galaxies(5000), name) for name in ("image", "magnitude")))
+    tiny_weights(Path(weights), seed=5)
+    work(folder, Rank())
+    summarize(folder)
+    assert np.abs(catalogue(folder).redshift_phot - expected).max() <= 1e-5
+
+
+def test_resume_leaves_to_the_plan_what_is_not_asked_for(tmp_path, survey, weights):
+    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), engine="reference", batch_size=100)
+    text = Path(folder.plan_path).read_bytes()
+    again = begin(open_survey(survey), weights, str(tmp_path / "run"), resume=True)
+    assert again == folder and Path(folder.plan_path).read_bytes() == text
+    for other in ({"engine": "openvino"}, {"precision": "bfloat16"}, {"device": "cuda"}, {"limit_files": 1}):
+        with pytest.raises(InputError, match="belongs to another plan"):
+            begin(open_survey(survey), weights, str(tmp_path / "run"), resume=True, **other)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "reference"])
+def test_any_batch_size_gives_the_same_redshifts(tmp_path, weights, engine):
+    survey = make_survey(tmp_path / "s", random_galaxies(1300), 700)
+    found = {}
+    for size in (1, 7, 64, 100, 512, 2000):
+        folder = begin(survey, weights, str(tmp_path / f"run-{size}"), engine=engine, batch_size=size)
+        work(folder, Rank(threads=2))
+        summarize(folder)
+        found[size] = catalogue(folder).redshift_phot
+    assert max(np.abs(redshift - found[512]).max() for redshift in found.values()) <= 1e-6
 
 
 def test_a_network_for_other_galaxies_is_refused(tmp_path, survey):
@@ -304,7 +336,7 @@ def test_a_damaged_plan_is_one_sentence(tmp_path, text):
 def test_a_record_says_where_it_was_measured(tmp_path, survey, weights):
     folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
     record = work(folder, Rank())
-    assert record["host"] and record["cpu_model"] and record["engine"] == "reference"
+    assert record["host"] and record["cpu_model"] and record["engine"] == "openvino"
     assert record["state"] == "finished" and record["galaxies"] == 5000 and record["items"] == len(folder.plan().items)
     assert record["data_path"] == survey and record["result_path"] == folder.uri
 

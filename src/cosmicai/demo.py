@@ -11,8 +11,8 @@ from .galaxies import synthetic
 from .galaxies.shard import FIELDS
 from .galaxies.survey import Survey, open_survey, write_survey
 from .model.weights import DEMO
+from .run.begin import begin
 from .run.folder import RunFolder
-from .run.work import begin
 
 DEMO_SEED = 0  # the demo weights were trained on another seed
 GALAXIES_PER_SHARD = 1278  # a published partition of 25 MB

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cosmicai.cli import run_command
-from cosmicai.commands.options import run_options
+from cosmicai.commands.options import run_options, tell
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,12 +17,12 @@ def launch(survey: str, procs: int, **options: Any) -> int:
     """Predict the redshift of every galaxy in SURVEY with several ranks on this machine."""
     from cosmicai.galaxies.survey import open_survey
     from cosmicai.report import conclude
+    from cosmicai.run.begin import begin
     from cosmicai.run.summary import summarize
-    from cosmicai.run.work import begin
 
     from .local import launch as launch_local
 
-    run = begin(open_survey(survey), **options)
+    run = begin(open_survey(survey), **options, tell=tell)
     launch_local(run, procs)
     return conclude(summarize(run))
 

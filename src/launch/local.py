@@ -15,7 +15,8 @@ import click
 
 from cosmicai.errors import explained
 from cosmicai.progress import progress
-from cosmicai.ranks.environment import Rank, available_cores, environment_for
+from cosmicai.ranks.cores import available_cores
+from cosmicai.ranks.environment import Rank, environment_for
 from cosmicai.run.folder import RunFolder
 from cosmicai.s3 import is_s3
 

@@ -7,15 +7,29 @@ from typing import Any
 
 import click
 
-from ..engine.choose import ENGINES
+from ..engine.choose import BATCH_SIZE, ENGINES, PRECISIONS
 
+_sizes = ", ".join(f"{size} ({device})" for device, size in BATCH_SIZE.items())
+_precisions = sorted({precision for offered in PRECISIONS.values() for precision in offered})
 _RUN_OPTIONS = (
     click.argument("survey"),
     click.option("--weights", default="demo", show_default=True, help="Weights file, or `demo` (synthetic galaxies)."),
     click.option("--out", required=True, help="Run folder: a new local folder or s3:// prefix."),
-    click.option("--batch-size", default=512, show_default=True, type=click.IntRange(1), help="Galaxies at once."),
-    click.option("--engine", default="reference", show_default=True, type=click.Choice(ENGINES)),
-    click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"])),
+    click.option("--batch-size", type=click.IntRange(1), help=f"Galaxies at once; default {_sizes}."),
+    click.option(
+        "--engine",
+        default="auto",
+        show_default=True,
+        type=click.Choice(ENGINES),
+        help="What computes; `auto` takes a GPU, else OpenVINO, and says why.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(_precisions),
+        help="Of the engine's arithmetic; default float32, on a GPU bfloat16.",
+    ),
+    click.option("--accept-precision-loss", is_flag=True, help="Run in a precision that changes the redshifts."),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where the engine runs; default its own."),
     click.option("--limit-files", type=click.IntRange(1), help="Only the first N shards of the survey."),
     click.option("--resume", is_flag=True, help="Finish the run that is in --out: do what is missing, nothing else."),
 )
@@ -26,3 +40,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_RUN_OPTIONS):
         command = option(command)
     return command
+
+
+def tell(notice: str) -> None:
+    """Says on standard error what was chosen for the user."""
+    click.echo(notice, err=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import run_options
+from .options import run_options, tell
 
 
 @click.command()
@@ -14,17 +14,15 @@ from .options import run_options
 def infer(survey: str, **options: Any) -> int:
     """Predict the redshift of every galaxy in SURVEY: a folder, an s3:// prefix, or a .h5 or .pt file."""
     from ..galaxies.survey import open_survey
-    from ..run.work import begin
+    from ..run.begin import begin
 
-    return _finish(begin(open_survey(survey), **options))
+    return _finish(begin(open_survey(survey), **options, tell=tell))
 
 
 def _finish(run: Any) -> int:
     """Does what is missing of a run in this process, summarizes it, and returns the exit code."""
     from ..progress import progress
     from ..ranks.environment import rank_from_environment
-    from ..report import conclude
-    from ..run.summary import summarize
     from ..run.work import work as work_on
 
     plan = run.plan()
@@ -32,6 +30,10 @@ def _finish(run: Any) -> int:
     if done < plan.galaxies:
         with progress(plan.galaxies, done) as advance:
             work_on(run, rank_from_environment(), advance)
+    # Only now, when the engine has given its memory back: tables and plots bring 50 MB of code.
+    from ..report import conclude
+    from ..run.summary import summarize
+
     return conclude(summarize(run))
 
 

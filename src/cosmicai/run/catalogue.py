@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,11 +50,13 @@ def write_catalogue(
             part = run.read_part(plan, item)
             seen.append((part.redshift_phot, part.redshift_spec, part.flag))
             name = plan.shards[item.shard].name
+            numbers: list[NDArray[Any]] = [part.objid, part.redshift_phot, part.redshift_spec, part.flag]
             columns = [
-                part.objid, part.redshift_phot, part.redshift_spec, part.flag,
-                pa.repeat(pa.scalar(name), item.galaxies), np.arange(item.start, item.stop),
-            ]  # fmt: skip
-            waiting.append(pa.table(columns, schema=SCHEMA))
+                *map(_numbers, numbers),
+                _repeated(name, item.galaxies),
+                _numbers(np.arange(item.start, item.stop)),
+            ]
+            waiting.append(pa.Table.from_arrays(columns, schema=SCHEMA))
             rows += item.galaxies
             while rows >= ROW_GROUP:
                 table = pa.concat_tables(waiting)
@@ -65,6 +68,17 @@ def write_catalogue(
         return np.empty(0, np.float32), np.empty(0, np.float64), np.empty(0, np.uint8)
     phot, spec, flag = (np.concatenate(column) for column in zip(*seen, strict=True))
     return phot, spec, flag
+
+
+# From their bytes, since pyarrow's own conversions would import pandas, where it is installed, to compare types.
+def _numbers(values: NDArray[Any]) -> pa.Array:
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _repeated(text: str, count: int) -> pa.Array:
+    data = text.encode()
+    ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
+    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(data * count))
 
 
 def read_catalogue(run: RunFolder) -> Iterator[pa.Table]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +32,11 @@ class Part:
     flag: NDArray[np.uint8]
 
 
+def quantized_name(data: bytes) -> str:
+    """File name of a network in int8."""
+    return f"int8-{hashlib.sha256(data).hexdigest()[:16]}.zip"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one plan's results live."""
@@ -51,6 +56,10 @@ class RunFolder:
     def catalogue_path(self) -> str:
         """The product."""
         return self.path("catalogue.parquet")
+
+    def quantized_path(self, name: str) -> str:
+        """The network in int8."""
+        return self.path("network", name)
 
     @property
     def summary_path(self) -> str:
@@ -92,28 +101,33 @@ class RunFolder:
         """Why an item could not be done."""
         return self.path("failures", f"{item.name}.json")
 
-    def begin(self, plan: Plan, resume: bool) -> None:
-        """Writes the plan, or with `resume` accepts an equal one that is there.
-
-        Raises InputError if the folder belongs to another plan, or to this one and `resume` is not set.
-        """
+    def has_plan(self) -> bool:
+        """Whether there is a plan. Raises InputError if the folder cannot hold one."""
         if not is_s3(self.uri) and storage.exists(self.uri) and not storage.is_folder(self.uri):
             raise InputError(f"{self.uri} is a file; expected a folder for the run, choose another --out")
-        if storage.create_bytes(self.plan_path, plan.to_json().encode()):
-            return
-        there = self.plan()
-        if different := there.differences(plan):
-            raise InputError(
-                f"{self.uri} belongs to another plan (it differs in {', '.join(different)}); choose another --out"
-            )
-        if not resume:
-            raise InputError(f"{self.uri} already holds this run; finish it with --resume or choose another --out")
+        return storage.exists(self.plan_path)
+
+    def write_plan(self, plan: Plan) -> bool:
+        """Writes the plan if there is none yet; of several writers the first succeeds. Says whether this one did."""
+        return storage.create_bytes(self.plan_path, plan.to_json().encode())
 
     def plan(self) -> Plan:
         """The folder's plan. Raises InputError if there is none."""
         if not storage.exists(self.plan_path):
             raise InputError(f"{self.uri} is not a run folder (it has no plan.json); start one with `cosmicai infer`")
         return Plan.from_json(storage.read_bytes(self.plan_path).decode(), self.plan_path)
+
+    def read_quantized(self, name: str) -> bytes:
+        """The network in int8, of which the name tells the digest. Raises InputError if it is damaged."""
+        data = storage.read_bytes(self.quantized_path(name))
+        if name != quantized_name(data):
+            raise InputError(f"{self.quantized_path(name)} is damaged; expected what the plan was made with, run anew")
+        return data
+
+    def write_quantized(self, data: bytes) -> str:
+        """Writes the network in int8; returns its name."""
+        storage.write_bytes(self.quantized_path(name := quantized_name(data)), data)
+        return name
 
     def parts(self) -> set[WorkItem]:
         """The items whose parts exist."""
@@ -123,6 +137,8 @@ class RunFolder:
 
     def write_part(self, plan: Plan, item: WorkItem, part: Part) -> None:
         """Writes an item's predictions, whole or not at all; a failure noted earlier is forgotten."""
+        import h5py
+
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             file.attrs.update(format=PART_FORMAT, plan=plan.digest, shard=plan.shards[item.shard].name)
@@ -134,6 +150,8 @@ class RunFolder:
 
     def read_part(self, plan: Plan, item: WorkItem) -> Part:
         """The predictions of an item. Raises InputError if the file is damaged or belongs to another plan."""
+        import h5py
+
         path = self.part_path(item)
         try:
             with h5py.File(io.BytesIO(storage.read_bytes(path)), "r") as file:

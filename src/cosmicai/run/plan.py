@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from ..engine.base import Choice
 from ..errors import InputError
-from ..galaxies.survey import ShardEntry, Survey
+from ..galaxies.survey import ShardEntry
+from ..model.weights import WeightsFile
 
-FORMAT = "cosmicai-plan/1"
+FORMAT = "cosmicai-plan/2"
 ITEM_GALAXIES = 2048  # about what a killed rank loses; rounded up to whole batches
 
 
@@ -53,7 +55,25 @@ class Plan:
     precision: str
     device: str
     batch_size: int
+    inner_batch: int
+    precision_check: dict[str, Any] | None  # what a reduced precision was found to do (`run.precision`)
+    quantized: str | None  # name in the run folder of the network in int8
     items: tuple[WorkItem, ...]
+
+    @property
+    def choice(self) -> Choice:
+        """The engine and all that decides its numbers."""
+        return Choice(self.engine, self.precision, self.device, self.inner_batch)
+
+    @property
+    def asked_precision(self) -> str:
+        """The precision that was asked for; this machine may not have had it."""
+        return str(self.precision_check["asked"]) if self.precision_check else self.precision
+
+    @property
+    def weights_file(self) -> WeightsFile:
+        """The weights."""
+        return WeightsFile(self.weights, self.weights_sha256)
 
     @property
     def galaxies(self) -> int:
@@ -89,36 +109,35 @@ class Plan:
         """SHA-256 of the plan's text; every part carries it."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def differences(self, other: Plan) -> list[str]:
-        """Names of the fields in which two plans differ."""
-        return [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]
+    def differences(self, asked: Asked) -> list[str]:
+        """Names of what was asked for in which the plan differs."""
+        there = asdict(self) | {"precision": self.asked_precision, "shards": self.shards}
+        wanted = {field.name: getattr(asked, field.name) for field in fields(asked)}
+        return [name for name, value in wanted.items() if value is not None and value != there[name]]
 
 
-def make_plan(
-    survey: Survey,
-    weights: str,
-    weights_sha256: str,
-    engine: str,
-    device: str,
-    batch_size: int,
-    limit_files: int | None,
-) -> Plan:
-    """Cuts a survey, or its first `limit_files` shards, into work items.
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for, in the fields of `Plan`; None leaves it to the plan."""
 
-    Raises InputError for a batch size or limit below 1 or a survey without galaxies.
-    """
-    if batch_size < 1 or (limit_files is not None and limit_files < 1):
-        raise InputError("--batch-size and --limit-files must be at least 1")
+    survey: str
+    shards: tuple[ShardEntry, ...]
+    weights: str
+    weights_sha256: str
+    engine: str | None
+    precision: str | None
+    device: str | None
+    batch_size: int | None
+
+
+def cut(shards: tuple[ShardEntry, ...], batch_size: int) -> tuple[WorkItem, ...]:
+    """The work items of these shards: every galaxy once, in survey order."""
     size = -(-ITEM_GALAXIES // batch_size) * batch_size
-    shards = survey.shards[:limit_files]
-    items = tuple(
+    return tuple(
         WorkItem(index, start, min(start + size, shard.galaxies))
         for index, shard in enumerate(shards)
         for start in range(0, shard.galaxies, size)
     )
-    if not items:
-        raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
-    return Plan(survey.uri, shards, weights, weights_sha256, engine, "float32", device, batch_size, items)
 
 
 def share(plan: Plan, rank: int, world_size: int) -> list[WorkItem]:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..engine.base import Choice
 from ..ranks.environment import Rank
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
@@ -92,14 +93,17 @@ def process_age() -> float:
 
 @dataclass
 class Recorder:
-    """Collects a rank's times and counts while it works; `record()` is the state so far."""
+    """Collects a rank's times and counts while it works; `record()` is the state so far.
+
+    Reading, predicting and writing overlap: `seconds` is what the rank waited for, so that its phases add up to the
+    time it took.
+    """
 
     rank: Rank
     attempt: int
     batch_size: int
-    engine: str
-    precision: str
-    device: str
+    choice: Choice
+    precision_check: dict[str, Any] | None
     result_path: str
     data_path: str
     cpu_seconds: float = 0.0
@@ -112,13 +116,14 @@ class Recorder:
     working_at: datetime | None = None  # when the first galaxies were read
 
     def __post_init__(self) -> None:
+        self.precision = self.choice.precision  # what the engine then really has
         self.started_at = datetime.now(UTC)
         self.seconds["start"] = process_age()
         self._fixed = {
             "host": platform.node(),
             "pid": os.getpid(),
             "cpu_model": cpu_model(),
-            "gpu_model": gpu_model(self.device),
+            "gpu_model": gpu_model(self.choice.device),
             "image_digest": os.environ.get("COSMICAI_IMAGE_DIGEST"),
             "git_commit": git_commit(),
         }
@@ -147,7 +152,7 @@ class Recorder:
             "execution_time (seconds/batch)": working / self.batches if self.batches else 0.0,
             "num_batches": self.batches,
             "batch_size": self.batch_size,
-            "device": self.device,
+            "device": self.choice.device,
             "throughput_bps": per_second * BITS_PER_GALAXY,
             "sample_persec": per_second,
             "result_path": self.result_path,
@@ -159,8 +164,10 @@ class Recorder:
             "platform": self.rank.platform,
             "threads": self.rank.threads,
             **self._fixed,
-            "engine": self.engine,
+            "engine": self.choice.engine,
             "precision": self.precision,
+            "inner_batch": self.choice.inner_batch,
+            "precision_check": self.precision_check,
             "started_at": self.started_at.isoformat(),
             "working_at": (self.working_at or now).isoformat(),
             "updated_at": now.isoformat(),

@@ -2,121 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from .. import storage
-from ..engine.base import Engine
-from ..engine.choose import check_engine, open_engine
-from ..errors import InputError
-from ..galaxies.quality import Flag, input_flags
-from ..galaxies.shard import Galaxies
-from ..galaxies.survey import Survey
-from ..model.weights import Weights, absolute_weights, load_weights
+from ..engine.base import Engine, calls_at_once
+from ..engine.choose import open_engine
+from ..galaxies.quality import Flag
 from ..ranks.environment import Rank
 from .folder import PART_COLUMNS, Part, RunFolder
-from .plan import Plan, WorkItem, make_plan, share
+from .plan import Plan, WorkItem, share
+from .reading import Rows, Unreadable, ahead, read_items
 from .record import Recorder
-
-
-def begin(
-    survey: Survey,
-    weights: str,
-    out: str,
-    *,
-    engine: str = "reference",
-    device: str = "cpu",
-    batch_size: int = 512,
-    limit_files: int | None = None,
-    resume: bool = False,
-) -> RunFolder:
-    """Makes the run folder and its plan, or joins the one that is there with `resume`.
-
-    Raises InputError if the weights cannot be used or the folder belongs to another plan.
-    """
-    loaded = load_weights(weights)
-    plan = make_plan(survey, absolute_weights(weights), loaded.sha256, engine, device, batch_size, limit_files)
-    check_engine(engine, loaded, device)  # what cannot run is refused before anything is written
-    run = RunFolder(storage.absolute(out))
-    run.begin(plan, resume)
-    return run
 
 
 def work(run: RunFolder, rank: Rank, advance: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
     """Does this rank's share of what is not done yet, and returns its record.
 
-    `advance` is told the galaxies of every finished batch. An item whose shard cannot be read is set aside in
+    `advance` is told how many more galaxies are predicted. An item whose shard cannot be read is set aside in
     `failures/`. Raises InputError if the plan, the weights or the engine cannot be used or results cannot be written.
     """
     plan = run.plan()
     attempt = run.next_attempt(rank.rank)
-    path = run.record_path(rank.rank, attempt)
-    recorder = Recorder(rank, attempt, plan.batch_size, plan.engine, plan.precision, plan.device, run.uri, plan.survey)
-    run.write_json(path, recorder.record())
+    recorder = Recorder(rank, attempt, plan.batch_size, plan.choice, plan.precision_check, run.uri, plan.survey)
+    run.write_json(run.record_path(rank.rank, attempt), recorder.record())
     done = run.parts()
     mine = [item for item in share(plan, rank.rank, rank.world_size) if item not in done]
     if mine:
-        with recorder.phase("load"):
-            engine = open_engine(plan.engine, _planned_weights(plan), plan.device, rank.threads)
-    for item in mine:
-        try:
-            part, batches = predict_item(plan, item, engine, recorder, advance)
-        except InputError as error:
-            run.write_failure(item, rank.rank, str(error))
-            continue
-        with recorder.phase("write"):
-            run.write_part(plan, item, part)
-        # Only now: what an item that failed had predicted is done again and counts then.
-        recorder.items += 1
-        recorder.batches += batches
-        recorder.galaxies += item.galaxies
-        recorder.peak_gpu_mb = engine.peak_gpu_mb()
-        run.write_json(path, recorder.record())
+        _do(run, plan, mine, recorder, advance)
     recorder.state = "finished"
     record = recorder.record()
-    run.write_json(path, record)
+    run.write_json(run.record_path(rank.rank, attempt), record)
     return record
 
 
-def _planned_weights(plan: Plan) -> Weights:
-    weights = load_weights(plan.weights)
-    if weights.sha256 != plan.weights_sha256:
-        raise InputError(f"{plan.weights} has changed since the run was planned; put the old file back or start anew")
-    return weights
+def _do(run: RunFolder, plan: Plan, items: list[WorkItem], recorder: Recorder, advance: Callable[[int], None]) -> None:
+    """Predicts these items: reading, predicting and writing overlap; the record says what this thread waited for."""
+    rows, at_once = calls_at_once(plan.choice, recorder.rank.threads, plan.batch_size)
+    with ExitStack() as stack:
+        reader = stack.enter_context(ThreadPoolExecutor(1, "reader"))
+        caller = stack.enter_context(ThreadPoolExecutor(at_once, "caller"))
+        galaxies = ahead(read_items(plan, iter(items), rows, (at_once + 2) * plan.batch_size), reader)
+        with recorder.phase("load"):
+            quantized = run.read_quantized(plan.quantized) if plan.quantized else None
+            engine = open_engine(plan.choice, plan.weights_file, recorder.rank.threads, quantized)
+        recorder.precision = engine.precision
+        for item, outcome in _predicted(engine, caller, at_once, galaxies, recorder, advance):
+            if isinstance(outcome, str):
+                run.write_failure(item, recorder.rank.rank, outcome)
+                continue
+            with recorder.phase("write"):
+                run.write_part(plan, item, _joined(outcome))
+            # Only now: what an item that failed had predicted is done again and counts then.
+            recorder.items += 1
+            recorder.batches += -(-item.galaxies // plan.batch_size)
+            recorder.galaxies += item.galaxies
+            recorder.peak_gpu_mb = engine.peak_gpu_mb()
+            run.write_json(run.record_path(recorder.rank.rank, recorder.attempt), recorder.record())
 
 
-def predict_item(
-    plan: Plan, item: WorkItem, engine: Engine, recorder: Recorder, advance: Callable[[int], None]
-) -> tuple[Part, int]:
-    """The predictions of one item and how many batches they took, holding one batch of galaxies in memory.
-
-    Raises InputError if the item cannot be read.
-    """
-    batches = []
-    with ExitStack() as opened:
-        with recorder.phase("read"):
-            shard = opened.enter_context(Survey(plan.survey, plan.shards).open(plan.shards[item.shard]))
-        for start in range(item.start, item.stop, plan.batch_size):
+def _predicted(
+    engine: Engine,
+    caller: ThreadPoolExecutor,
+    at_once: int,
+    galaxies: Iterator[Rows | Unreadable],
+    recorder: Recorder,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[WorkItem, list[Part] | str]]:
+    """Each item with its predictions, or with the reason why it could not be read, in the order of the items."""
+    under_way: deque[tuple[WorkItem, bool, Future[Part]] | Unreadable] = deque()
+    finished: list[Part] = []
+    more = True
+    while more or under_way:
+        if more and len(under_way) < at_once:
             with recorder.phase("read"):
-                galaxies = shard.read(start, min(start + plan.batch_size, item.stop))
-            with recorder.phase("predict"):
-                batches.append(predict_batch(engine, galaxies))
-            advance(len(galaxies))
-    columns = (np.concatenate([getattr(batch, name) for batch in batches]) for name in PART_COLUMNS)
-    return Part(*columns), len(batches)
+                rows = next(galaxies, None)
+            if rows is None:
+                more = False
+            elif isinstance(rows, Unreadable):
+                under_way.append(rows)
+            else:
+                under_way.append((rows.item, rows.is_last, caller.submit(predict_rows, engine, rows)))
+            continue
+        oldest = under_way.popleft()
+        if isinstance(oldest, Unreadable):
+            finished = []
+            yield oldest.item, oldest.reason
+            continue
+        item, is_last, future = oldest
+        with recorder.phase("predict"):
+            finished.append(future.result())
+        advance(len(finished[-1].objid))
+        if is_last:
+            yield item, finished
+            finished = []
 
 
-def predict_batch(engine: Engine, galaxies: Galaxies) -> Part:
-    """Predictions of one batch. Flagged galaxies keep their place, blanked, so that no neighbour's batch changes."""
-    flag = input_flags(galaxies.image, galaxies.magnitude)
-    bad = flag != 0
-    if bad.any():
-        galaxies.image[bad] = 0
-        galaxies.magnitude[bad] = 0
+def predict_rows(engine: Engine, rows: Rows) -> Part:
+    """Predictions of some rows; a flagged galaxy keeps its place and has no redshift."""
+    galaxies, flag = rows.galaxies, rows.flag.copy()
     redshift = engine.predict(galaxies.image, galaxies.magnitude).astype(np.float32, copy=False)
-    flag[~bad & ~np.isfinite(redshift)] = Flag.NONFINITE_PREDICTION
+    flag[(flag == 0) & ~np.isfinite(redshift)] = Flag.NONFINITE_PREDICTION
     redshift[flag != 0] = np.nan
-    return Part(galaxies.objid, redshift, galaxies.redshift, flag)
+    # Copies, since a column read from a local file keeps its mapping, and a file descriptor, for as long as it lives.
+    return Part(galaxies.objid.copy(), redshift, galaxies.redshift.copy(), flag)
+
+
+def _joined(parts: list[Part]) -> Part:
+    return Part(*(np.concatenate([getattr(part, name) for part in parts]) for name in PART_COLUMNS))
