@@ -7,7 +7,7 @@ import sys
 import click
 
 from . import __version__
-from .commands import runs, surveys, train, weights
+from .commands import bench, runs, surveys, train, weights
 from .errors import InputError
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
@@ -22,7 +22,7 @@ def cli() -> None:
     """
 
 
-for command in (*runs.COMMANDS, *surveys.COMMANDS, *train.COMMANDS, *weights.COMMANDS):
+for command in (*runs.COMMANDS, *bench.COMMANDS, *surveys.COMMANDS, *train.COMMANDS, *weights.COMMANDS):
     cli.add_command(command)
 
 

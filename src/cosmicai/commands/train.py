@@ -26,9 +26,9 @@ from ..errors import InputError
 def train(survey: str, out: str, initial: str | None, network: str, resume: bool, **given: Any) -> None:
     """Fit a network on the spectroscopic redshifts of SURVEY, fresh or --from existing weights."""
     from ..galaxies.survey import open_survey
-    from ..model.astromae import AstroMAEConfig
+    from ..model.config import AstroMAEConfig
     from ..model.weights import load_weights
-    from ..ranks.environment import available_cores
+    from ..ranks.cores import available_cores
     from ..training.loop import train as fit
     from ..training.options import DEMO_CONFIG, DEMO_OPTIONS, TrainingOptions
 

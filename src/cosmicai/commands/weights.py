@@ -28,12 +28,12 @@ def info(file: str) -> None:
     """Which network FILE holds, and its parameters and origin."""
     from dataclasses import asdict
 
-    from ..model.weights import build, load_weights
+    from ..model.weights import check, load_weights
 
     loaded = load_weights(file)
-    build(loaded)
+    config = check(loaded)
     facts = {"parameters": loaded.parameters, "sha256": loaded.sha256}
-    for name, value in {**facts, **loaded.notes, **asdict(loaded.config)}.items():
+    for name, value in {**facts, **loaded.notes, **asdict(config)}.items():
         click.echo(f"{name:24} {value}")
 
 

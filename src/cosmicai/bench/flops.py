@@ -1,0 +1,55 @@
+"""How much arithmetic one galaxy is: floating-point operations of matrix products and convolutions.
+
+A multiplication and an addition are two operations. What lies between the products (softmax, norms, activations) is
+left out, as is usual.
+"""
+
+from __future__ import annotations
+
+from ..model.config import AstroMAEConfig
+from ..model.fold import Folded
+
+
+def published_flop(config: AstroMAEConfig) -> int:
+    """Operations per galaxy of the network as it was published, counted by torch."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ..model.astromae import AstroMAE
+
+    with torch.device("meta"):
+        network = AstroMAE(config).eval()
+        image = torch.empty(1, config.bands, config.image_size, config.image_size)
+        magnitude = torch.empty(1, config.magnitudes)
+    with FlopCounterMode(display=False) as counter:
+        network(image, magnitude)
+    return int(counter.get_total_flops())
+
+
+def folded_flop(folded: Folded) -> int:
+    """Operations per galaxy of the folded network.
+
+    Every weight of a layer is used once per row or pixel that the layer sees; zeros that an engine adds, to merge the
+    groups of a convolution, do not count.
+    """
+    config = folded.config
+    tokens, patches = config.tokens, config.patches
+    products = folded.patch.size * patches
+    *_, last = folded.blocks
+    for block in folded.blocks:
+        queries = patches if block is last else tokens
+        products += block.qkv.weight.size // 3 * (queries + 2 * tokens)
+        products += 2 * queries * tokens * config.attention_width  # scores, and the values they weigh
+        products += (block.proj.weight.size + block.mlp_in.weight.size) * queries
+        products += block.mlp_out.weight.size * (1 if block is last else tokens)
+        products += (block.convolution_in.weight.size + block.convolution_out.weight.size) * patches
+    side = config.image_size
+    products += folded.stem.weight.size * (side // config.pool if folded.stem_after_pool else side) ** 2
+    for stage in folded.stages:
+        side //= config.pool
+        for inception in stage:
+            layers = (inception.joint, inception.small, inception.large, inception.pooled)
+            products += sum(layer.weight.size for layer in layers if layer) * side**2
+    heads = (folded.vit_head, folded.inception_head, folded.magnitude_head, folded.redshift_head)
+    products += sum(layer.weight.size for head in heads for layer in head)
+    return 2 * products

@@ -1,0 +1,38 @@
+"""`python -m cosmicai.bench.start_child RUN`: does what a rank does until its first galaxies have their redshifts.
+
+Prints JSON: seconds since the process was started, once everything is imported, the engine is open, and the first
+inner batch is predicted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from .. import cli  # noqa: F401  a rank is started by the command line
+from ..run.folder import RunFolder
+from ..run.reading import Rows, ahead, read_items
+from ..run.record import process_age
+from ..run.work import predict_rows
+from .wanted import open_planned
+
+
+def main(folder: str) -> None:
+    """Begins the work of a run folder and leaves it as it is."""
+    seconds = {"imports": process_age()}
+    run = RunFolder(folder)
+    plan = run.plan()
+    with ThreadPoolExecutor(1) as reader:
+        galaxies = ahead(read_items(plan, iter(plan.items), plan.inner_batch, plan.batch_size), reader)
+        engine = open_planned(run)
+        seconds["engine"] = process_age()
+        first = next(galaxies)
+        assert isinstance(first, Rows)
+        predict_rows(engine, first)
+        seconds["first_prediction"] = process_age()
+    print(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
