@@ -33,7 +33,8 @@ from cosmicai.model.fold import fold
 from cosmicai.model.weights import find_weights, from_network
 from cosmicai.ranks.cores import available_cores
 from cosmicai.run.folder import RunFolder
-from cosmicai.run.plan import Plan, cut
+from cosmicai.run.plan import Plan
+from cosmicai.run.schedule import cut
 from helpers import TINY, make_survey, random_galaxies, tiny_weights
 
 MACHINE = {
@@ -137,7 +138,7 @@ def test_a_gpu_has_rows_with_and_without_the_way_to_it(tmp_path, weights, monkey
     run.write_plan(
         Plan(
             survey.uri, survey.shards, file.uri, file.sha256, "cuda", "tf32", "cuda", 64, 32, None, None,
-            cut(survey.shards, 64),
+            cut(survey.shards, 64, 64),
         )
     )  # fmt: skip
     arguments: Any = (None, Wanted("cuda", "tf32"), run, survey, told.append)

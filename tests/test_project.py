@@ -32,11 +32,11 @@ def test_torch_is_pinned_once():
 
 def test_no_module_imports_a_floor_above_its_own():
     floors = [
-        {"errors", "s3", "ranges", "storage", "torch_archive", "progress", "metrics"},
+        {"errors", "s3", "ranges", "storage", "torch_archive", "progress", "metrics", "interrupts"},
         {"galaxies", "model", "ranks", "fetch"},
         {"engine", "training"},
         {"run"},
-        {"demo", "report", "bench", "commands", "cli", "__main__"},
+        {"demo", "report", "worker", "bench", "commands", "cli", "__main__"},
     ]
     height = {name: level for level, names in enumerate(floors) for name in names}
     package = ROOT / "src/cosmicai"

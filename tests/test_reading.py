@@ -14,7 +14,7 @@ from cosmicai.galaxies.shard import Shard
 from cosmicai.galaxies.survey import Survey
 from cosmicai.run import reading
 from cosmicai.run.plan import Plan, WorkItem
-from cosmicai.run.reading import Rows, Unreadable, ahead, read_items
+from cosmicai.run.reading import Ahead, Rows, Unreadable, read_items
 from helpers import make_survey, random_galaxies
 
 
@@ -93,9 +93,9 @@ def test_one_value_is_made_while_the_one_before_is_used() -> None:
         asked[3].set()
 
     with ThreadPoolExecutor(1) as reader:
-        found = ahead(values(), reader)
+        found = Ahead(values(), reader)
         assert asked[0].wait(60)  # at once, before anything is asked for
-        for value in found:
+        for value in iter(found.take, None):
             assert asked[value + 1].wait(60)
             assert value + 2 > 3 or not asked[value + 2].is_set()
 
@@ -106,7 +106,7 @@ def test_an_error_while_reading_ahead_reaches_the_caller() -> None:
         raise OSError("broken")
 
     with ThreadPoolExecutor(1) as reader:
-        found = ahead(values(), reader)
-        assert next(found) == 1
+        found = Ahead(values(), reader)
+        assert found.take() == 1
         with pytest.raises(OSError, match="broken"):
-            next(found)
+            found.take()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -38,7 +39,10 @@ def run_command(command: click.Command, name: str) -> None:
         error.show()
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"{name}: interrupted; a run keeps what is finished and goes on with --resume", err=True)
-        sys.exit(INTERRUPTED)
+        # Not through the interpreter's end, which would wait for threads and engines that the interrupt may have left
+        # in any state. What was written is whole.
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
     sys.exit(BAD_INPUT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_EVERY = 5.0  # seconds between plain lines
+POLL_EVERY = 2.0  # seconds between counts
+POLL_SHARE = 20  # times as long as a count takes, before the next
 
 
 @contextmanager
@@ -57,3 +60,28 @@ def _plain(total: int, done: int, unit: str) -> Callable[[int], None]:
         )
 
     return advance
+
+
+@contextmanager
+def polled(total: int, count: Callable[[], int], unit: str = "galaxies") -> Iterator[None]:
+    """Shows a progress that others make, by counting what is done now and then, and once more at the end."""
+    done = count()
+    over = threading.Event()
+
+    def follow(advance: Callable[[int], None]) -> None:
+        shown, pause = done, POLL_EVERY
+        while not over.wait(pause):
+            begin = time.monotonic()
+            now = count()
+            advance(now - shown)
+            shown, pause = now, max(POLL_EVERY, POLL_SHARE * (time.monotonic() - begin))
+        advance(count() - shown)
+
+    with progress(total, done, unit) as advance:
+        thread = threading.Thread(target=follow, args=(advance,), name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from cosmicai.cli import run_command
-from cosmicai.commands.options import run_options, tell
+
+from .commands import resume, run, status
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@run_options
-@click.option("--procs", default=1, show_default=True, type=click.IntRange(1), help="Ranks, one process each.")
-def launch(survey: str, procs: int, **options: Any) -> int:
-    """Predict the redshift of every galaxy in SURVEY with several ranks on this machine."""
-    from cosmicai.galaxies.survey import open_survey
-    from cosmicai.report import conclude
-    from cosmicai.run.begin import begin
-    from cosmicai.run.summary import summarize
+class _Launch(click.Group):
+    """A group whose command `run` needs not be named."""
 
-    from .local import launch as launch_local
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
 
-    run = begin(open_survey(survey), **options, tell=tell)
-    launch_local(run, procs)
-    return conclude(summarize(run))
+
+@click.group(cls=_Launch, context_settings={"help_option_names": ["-h", "--help"]})
+def launch() -> None:
+    """Predict the redshifts of a survey with several ranks, and look after them.
+
+    `python -m launch SURVEY ...` is short for `python -m launch run SURVEY ...`, whose --help lists the options. Exit
+    codes: 0 complete, 2 bad input, 3 not complete, 130 interrupted.
+    """
+
+
+for command in (run, status, resume):
+    launch.add_command(command)
 
 
 if __name__ == "__main__":

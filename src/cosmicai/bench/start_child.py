@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .. import cli  # noqa: F401  a rank is started by the command line
 from ..run.folder import RunFolder
-from ..run.reading import Rows, ahead, read_items
+from ..run.reading import Ahead, Rows, read_items
 from ..run.record import process_age
 from ..run.work import predict_rows
 from .wanted import open_planned
@@ -24,10 +24,10 @@ def main(folder: str) -> None:
     run = RunFolder(folder)
     plan = run.plan()
     with ThreadPoolExecutor(1) as reader:
-        galaxies = ahead(read_items(plan, iter(plan.items), plan.inner_batch, plan.batch_size), reader)
+        galaxies = Ahead(read_items(plan, iter(plan.items), plan.inner_batch, plan.batch_size), reader)
         engine = open_planned(run)
         seconds["engine"] = process_age()
-        first = next(galaxies)
+        first = galaxies.take()
         assert isinstance(first, Rows)
         predict_rows(engine, first)
         seconds["first_prediction"] = process_age()

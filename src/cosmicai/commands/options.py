@@ -34,6 +34,14 @@ _RUN_OPTIONS = (
     click.option("--resume", is_flag=True, help="Finish the run that is in --out: do what is missing, nothing else."),
 )
 
+schedule_option = click.option(
+    "--schedule",
+    default="dynamic",
+    show_default=True,
+    type=click.Choice(["dynamic", "static"]),
+    help="Items to whoever is free, or dealt beforehand by size; the latter wherever ranks cannot talk.",
+)
+
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """SURVEY and the options of every command that starts a run."""

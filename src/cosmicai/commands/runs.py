@@ -1,4 +1,4 @@
-"""infer, work, summarize, catalogue, demo."""
+"""infer, plan, work, summarize, catalogue, demo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import run_options, tell
+from .options import run_options, schedule_option, tell
 
 
 @click.command()
@@ -38,19 +38,36 @@ def _finish(run: Any) -> int:
 
 
 @click.command()
+@run_options
+@click.option(
+    "--ranks", default=1, show_default=True, type=click.IntRange(1), help="For how many ranks to cut the work."
+)
+def plan(survey: str, ranks: int, **options: Any) -> int:
+    """Write the plan of a run and do nothing of it yet; several `cosmicai work` can then share it."""
+    from ..galaxies.survey import open_survey
+    from ..run.begin import begin
+
+    run = begin(open_survey(survey), **options, ranks=ranks, tell=tell)
+    made = run.plan()
+    click.echo(f"{made.galaxies} galaxies in {len(made.items)} items; do them with `cosmicai work {run.uri}`")
+    return 0
+
+
+@click.command()
 @click.argument("run")
-def work(run: str) -> int:
-    """Do one rank's share of the run folder RUN; launchers start this, one process a rank."""
+@schedule_option
+def work(run: str, schedule: str) -> int:
+    """Do one rank's part of the run folder RUN.
+
+    Start it with mpirun, torchrun or srun, or as a SLURM array; `python -m launch` starts it too. Ranks that can talk
+    to each other end with the catalogue.
+    """
     from .. import storage
     from ..ranks.environment import rank_from_environment
     from ..run.folder import RunFolder
-    from ..run.work import work as work_on
+    from ..worker import run_rank
 
-    folder = RunFolder(storage.absolute(run))
-    rank = rank_from_environment()
-    record = work_on(folder, rank)
-    click.echo(f"rank {rank.rank} of {rank.world_size}: {record['galaxies']} galaxies in {record['items']} items")
-    return 0
+    return run_rank(RunFolder(storage.absolute(run)), rank_from_environment(), schedule)
 
 
 @click.command()
@@ -91,4 +108,4 @@ def demo(out: str, galaxies: int) -> int:
     return _finish(demo_run(out, galaxies))
 
 
-COMMANDS = (infer, work, summarize, catalogue, demo)
+COMMANDS = (infer, plan, work, summarize, catalogue, demo)

@@ -203,6 +203,7 @@ class OpenVINOEngine:
         self.precision, self._batch = choice.precision, choice.inner_batch
         if self.precision == "bfloat16" and not has_bfloat16():
             self.precision = "float32"
+        _core()  # before there are two threads that would each make one
         with ThreadPoolExecutor(2) as opening:
             rest = opening.submit(_open_part, weights, "rest", "float32", self._batch, threads)
             if quantized is None:

@@ -3,46 +3,193 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import InputError
 from .cores import available_cores
 
+Environment = Mapping[str, str]
+
 
 @dataclass(frozen=True)
 class Rank:
-    """One worker among `world_size`; `threads` are the cores that are its own."""
+    """One worker among `world_size`, and among the `local_size` of its machine.
+
+    `threads` are the cores that are its own. `platform` names who started it: alone, local, torchrun, mpi, slurm,
+    slurm-array or lambda; `job` is the name that the platform gave to the whole of it.
+    """
 
     rank: int = 0
     world_size: int = 1
     platform: str = "alone"
     threads: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    job: str | None = None
 
 
-def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank:
-    """This process's place. `python -m launch` sets COSMICAI_RANK, COSMICAI_WORLD_SIZE and COSMICAI_THREADS.
+def rank_from_environment(environment: Environment = os.environ) -> Rank:
+    """This process's place among all that were started with it.
 
-    Raises InputError if one of them is set without the others or is no sensible number.
+    The innermost launcher decides: ours, torchrun, mpirun, srun, a SLURM array, Lambda, none. COSMICAI_WORLD_SIZE is
+    how many ranks the user or a launcher asked for, COSMICAI_THREADS how many threads each gets. Raises InputError if a
+    variable is missing or no sensible number, or if another number of ranks was started than was asked for.
     """
-    names = ("COSMICAI_RANK", "COSMICAI_WORLD_SIZE", "COSMICAI_THREADS")
-    values = [environment.get(name) for name in names]
-    if values == [None, None, None]:
-        return Rank(threads=available_cores())
-    try:
-        rank, world_size, threads = (int(value or "") for value in values)
-    except ValueError:
-        shown = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-        raise InputError(f"the environment has {shown}; expected three whole numbers, or none of them set") from None
-    if not 0 <= rank < world_size or threads < 1:
-        raise InputError(f"rank {rank} of {world_size} with {threads} threads is impossible; unset {', '.join(names)}")
-    return Rank(rank, world_size, "local", threads)
+    rank = next(found for read in _PLATFORMS if (found := read(environment)))
+    asked = _whole(environment, "COSMICAI_WORLD_SIZE", rank.world_size)
+    if asked != rank.world_size:
+        alone = "finds itself alone" if rank.world_size == 1 else f"finds {rank.world_size} ({rank.platform})"
+        raise InputError(
+            f"{asked} ranks were asked for (COSMICAI_WORLD_SIZE) and this one {alone}: its launcher's variables do not "
+            "reach it; start it with srun, mpirun, torchrun or `python -m launch`, and let a container pass SLURM_*, "
+            "PMI*, PMIX_*, OMPI_* and MASTER_*"
+        )
+    if not 0 <= rank.rank < rank.world_size or rank.threads < 1:
+        raise InputError(f"the environment says rank {rank.rank} of {rank.world_size} with {rank.threads} threads")
+    return rank
 
 
 def environment_for(rank: Rank) -> dict[str, str]:
-    """The variables from which `rank_from_environment` gives this rank back."""
+    """The variables from which `rank_from_environment` gives a rank of ours back."""
     return {
         "COSMICAI_RANK": str(rank.rank),
         "COSMICAI_WORLD_SIZE": str(rank.world_size),
         "COSMICAI_THREADS": str(rank.threads),
-    }
+        "COSMICAI_LOCAL_RANK": str(rank.local_rank),
+        "COSMICAI_LOCAL_SIZE": str(rank.local_size),
+    } | ({"COSMICAI_JOB": rank.job} if rank.job else {})
+
+
+def _ours(environment: Environment) -> Rank | None:
+    if "COSMICAI_RANK" not in environment:
+        return None
+    rank, world_size = (_whole(environment, f"COSMICAI_{name}") for name in ("RANK", "WORLD_SIZE"))
+    local_rank = _whole(environment, "COSMICAI_LOCAL_RANK", rank)
+    local_size = _whole(environment, "COSMICAI_LOCAL_SIZE", world_size)
+    threads = _threads(environment, local_size)
+    return Rank(rank, world_size, "local", threads, local_rank, local_size, environment.get("COSMICAI_JOB"))
+
+
+def _torchrun(environment: Environment) -> Rank | None:
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return None
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return _started(environment, "torchrun", names, environment["TORCHELASTIC_RUN_ID"])
+
+
+def _open_mpi(environment: Environment) -> Rank | None:
+    if "OMPI_COMM_WORLD_RANK" not in environment:
+        return None
+    names = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
+    return _started(environment, "mpi", names, environment.get("SLURM_JOB_ID") or environment.get("PMIX_NAMESPACE"))
+
+
+def _pmi(environment: Environment) -> Rank | None:
+    """MPICH's mpiexec, and `srun --mpi=pmi2`, which says the place on the machine in SLURM's own words."""
+    if "PMI_RANK" not in environment:
+        return None
+    places = ("SLURM_LOCALID", "") if "SLURM_LOCALID" in environment else ("MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+    return _started(environment, "mpi", ("PMI_RANK", "PMI_SIZE", *places), environment.get("SLURM_JOB_ID"))
+
+
+def _pmix(environment: Environment) -> Rank | None:
+    """`srun --mpi=pmix`; PMIx itself has no variable for the number of ranks."""
+    if "PMIX_RANK" not in environment or "SLURM_STEP_ID" not in environment:
+        return None
+    names = ("PMIX_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")
+    return _started(environment, "mpi", names, environment.get("SLURM_JOB_ID"))
+
+
+def _slurm(environment: Environment) -> Rank | None:
+    """A task of srun, of the batch script, or of an array, whose tasks may be several steps' ranks each."""
+    if "SLURM_JOB_ID" not in environment:
+        return None
+    job = environment.get("SLURM_ARRAY_JOB_ID") or environment["SLURM_JOB_ID"]
+    if "SLURM_STEP_ID" in environment:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")
+        rank = _started(environment, "slurm", names, job)
+    elif (tasks := _whole(environment, "SLURM_NTASKS", 1)) > 1:
+        raise InputError(
+            f"job {job} has {tasks} tasks and this process was started without srun, so it is alone; "
+            "start it with `srun python -m cosmicai work RUN`"
+        )
+    else:
+        rank = Rank(0, 1, "slurm", _threads(environment, 1), 0, 1, job)
+    return _in_array(environment, rank) if "SLURM_ARRAY_TASK_ID" in environment else rank
+
+
+def _in_array(environment: Environment, rank: Rank) -> Rank:
+    task, first, last, count = (
+        _whole(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "MAX", "COUNT")
+    )
+    step = _whole(environment, "SLURM_ARRAY_TASK_STEP", 1)
+    if (last - first) // step + 1 != count:
+        raise InputError(
+            f"the array of job {rank.job} has {count} tasks between {first} and {last}, with gaps; "
+            "expected a range such as --array=0-9"
+        )
+    return Rank(
+        (task - first) // step * rank.world_size + rank.rank, count * rank.world_size, "slurm-array",
+        rank.threads, rank.local_rank, rank.local_size, rank.job,
+    )  # fmt: skip
+
+
+def _lambda(environment: Environment) -> Rank | None:
+    """Which of the invocations this is, the event tells, not the environment."""
+    if "AWS_LAMBDA_FUNCTION_NAME" not in environment:
+        return None
+    return Rank(platform="lambda", threads=available_cores(), job=environment["AWS_LAMBDA_FUNCTION_NAME"])
+
+
+def _alone(environment: Environment) -> Rank:
+    return Rank(threads=_threads(environment, 1))
+
+
+_PLATFORMS: tuple[Callable[[Environment], Rank | None], ...] = (
+    _ours, _torchrun, _open_mpi, _pmi, _pmix, _slurm, _lambda, _alone,
+)  # fmt: skip
+
+
+def _started(environment: Environment, platform: str, names: tuple[str, ...], job: str | None) -> Rank:
+    """A rank from the names of its four numbers; where one has none, the tasks of this machine are SLURM's to know."""
+    rank, world_size, local_rank = (_whole(environment, name) for name in names[:3])
+    local_size = _whole(environment, names[3]) if names[3] else _tasks_here(environment, world_size)
+    return Rank(rank, world_size, platform, _threads(environment, local_size), local_rank, local_size, job)
+
+
+def _tasks_here(environment: Environment, world_size: int) -> int:
+    """Tasks of this step on this node, from SLURM's compressed list (`2(x3),1`: two on each of three nodes, then one).
+
+    SLURM_NODEID counts the step's nodes as the list does.
+    """
+    listed = environment.get("SLURM_STEP_TASKS_PER_NODE", str(world_size))
+    counts: list[int] = []
+    for part in listed.split(","):
+        tasks, _, times = part.rstrip(")").partition("(x")
+        counts += [int(tasks)] * int(times or 1)
+    return counts[_whole(environment, "SLURM_NODEID", 0) % len(counts)]
+
+
+def _threads(environment: Environment, local_size: int) -> int:
+    """Cores of a rank: what it is bound to, but no more than its share of the machine."""
+    if "COSMICAI_THREADS" in environment:
+        return _whole(environment, "COSMICAI_THREADS")
+    if "SLURM_STEP_ID" in environment and "SLURM_CPUS_PER_TASK" in environment:
+        share = _whole(environment, "SLURM_CPUS_PER_TASK")
+    else:
+        share = _whole(environment, "SLURM_CPUS_ON_NODE", os.cpu_count() or 1) // max(1, local_size)
+    return max(1, min(share, available_cores()))
+
+
+def _whole(environment: Environment, name: str, default: int | None = None) -> int:
+    """A variable that is a whole number. Raises InputError if it is none, or not set and without a default."""
+    value = environment.get(name)
+    if value is None and default is not None:
+        return default
+    try:
+        return int(value or "")
+    except ValueError:
+        raise InputError(
+            f"the environment has {name}={value or ''}; expected a whole number, as the launcher sets it"
+        ) from None

@@ -10,8 +10,9 @@ from ..errors import InputError
 from ..galaxies.survey import Survey
 from ..model.weights import find_weights
 from .folder import RunFolder
-from .plan import Asked, Plan, cut
+from .plan import Asked, Plan
 from .precision import settle_precision
+from .schedule import cut
 
 
 def begin(
@@ -26,9 +27,10 @@ def begin(
     limit_files: int | None = None,
     accept_precision_loss: bool = False,
     resume: bool = False,
+    ranks: int = 1,
     tell: Callable[[str], None] = lambda notice: None,
 ) -> RunFolder:
-    """Makes the run folder and its plan, or joins the one that is there with `resume`.
+    """Makes the run folder and its plan for so many `ranks`, or joins the one that is there with `resume`.
 
     What is None, and the engine `auto`, is chosen here and told; with `resume` the plan decides. Nothing is written
     before all is known to work. Raises InputError if the weights or the engine cannot be used, a reduced precision
@@ -50,7 +52,7 @@ def begin(
     settled = settle_precision(run, Survey(survey.uri, shards), file, choice, precision, accept_precision_loss, tell)
     plan = Plan(
         survey.uri, shards, file.uri, file.sha256, choice.engine, settled.choice.precision, choice.device, size,
-        choice.inner_batch, settled.check, settled.quantized, cut(shards, size),
+        choice.inner_batch, settled.check, settled.quantized, cut(shards, size, choice.inner_batch, ranks),
     )  # fmt: skip
     return run if run.write_plan(plan) else _join(run, asked, resume)
 

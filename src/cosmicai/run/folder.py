@@ -16,6 +16,7 @@ from .. import storage
 from ..errors import InputError
 from ..s3 import is_s3
 from .plan import Plan, WorkItem
+from .record import Recorder
 
 PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}
 PART_FORMAT = "cosmicai-part/1"
@@ -46,6 +47,11 @@ class RunFolder:
     def path(self, *names: str) -> str:
         """Address of something in the folder."""
         return storage.join(self.uri, *names)
+
+    @property
+    def launcher_path(self) -> str:
+        """Who is at work on the run."""
+        return self.path("launcher.json")
 
     @property
     def plan_path(self) -> str:
@@ -181,11 +187,24 @@ class RunFolder:
             name.removesuffix(".json"): json.loads(storage.read_bytes(self.path("records", name))) for name in names
         }
 
-    def next_attempt(self, rank: int) -> int:
-        """The number of a rank's next attempt, from 1."""
+    def create_record(self, recorder: Recorder) -> None:
+        """Writes the record of a rank's next attempt and gives it that number, which no other process then gets."""
         taken = {entry.name for entry in storage.list_files(self.path("records"))}
-        return next(n for n in count(1) if storage.basename(self.record_path(rank, n)) not in taken)
+        for recorder.attempt in count(1):
+            path = self.record_path(recorder.rank.rank, recorder.attempt)
+            if storage.basename(path) not in taken and storage.create_bytes(path, _json(recorder.record())):
+                return
+
+    def write_record(self, recorder: Recorder) -> dict[str, Any]:
+        """Writes the record of an attempt as it is now, and returns it."""
+        record = recorder.record()
+        self.write_json(self.record_path(recorder.rank.rank, recorder.attempt), record)
+        return record
 
     def write_json(self, path: str, value: object) -> None:
         """Writes JSON, whole or not at all; a NaN would be none and is a ValueError."""
-        storage.write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+        storage.write_bytes(path, _json(value))
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -15,10 +14,9 @@ from ..galaxies.survey import ShardEntry
 from ..model.weights import WeightsFile
 
 FORMAT = "cosmicai-plan/2"
-ITEM_GALAXIES = 2048  # about what a killed rank loses; rounded up to whole batches
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class WorkItem:
     """Rows start to stop of the shard with this index: what is done once, retried alone and resumed."""
 
@@ -45,7 +43,7 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done. Items are cut at multiples of `batch_size`, so every batch holds the same galaxies."""
+    """What will be done. See `schedule.cut` for the items."""
 
     survey: str
     shards: tuple[ShardEntry, ...]
@@ -128,25 +126,3 @@ class Asked:
     precision: str | None
     device: str | None
     batch_size: int | None
-
-
-def cut(shards: tuple[ShardEntry, ...], batch_size: int) -> tuple[WorkItem, ...]:
-    """The work items of these shards: every galaxy once, in survey order."""
-    size = -(-ITEM_GALAXIES // batch_size) * batch_size
-    return tuple(
-        WorkItem(index, start, min(start + size, shard.galaxies))
-        for index, shard in enumerate(shards)
-        for start in range(0, shard.galaxies, size)
-    )
-
-
-def share(plan: Plan, rank: int, world_size: int) -> list[WorkItem]:
-    """The items of one rank, in survey order: dealt longest first, each to the rank with the fewest galaxies so far."""
-    loads = [(0, other) for other in range(world_size)]
-    mine = []
-    for item in sorted(plan.items, key=lambda item: (-item.galaxies, item)):
-        load, receiver = heapq.heappop(loads)
-        heapq.heappush(loads, (load + item.galaxies, receiver))
-        if receiver == rank:
-            mine.append(item)
-    return sorted(mine)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,17 +46,19 @@ class Unreadable:
     reason: str
 
 
-def ahead(values: Iterator[T], reader: ThreadPoolExecutor) -> Iterator[T]:
-    """The same values, the next one already being made by the reader's only thread; it starts at once."""
-    waiting = reader.submit(next, values, None)
+class Ahead(Generic[T]):
+    """Values of which the next one is already being made, by the reader's only thread; it starts at once."""
 
-    def rest() -> Iterator[T]:
-        following = waiting
-        while (value := following.result()) is not None:
-            following = reader.submit(next, values, None)
-            yield value
+    def __init__(self, values: Iterator[T], reader: ThreadPoolExecutor) -> None:
+        self._values, self._reader = values, reader
+        self.coming = reader.submit(next, values, None)
 
-    return rest()
+    def take(self) -> T | None:
+        """The next value, for which it waits; None after the last."""
+        value = self.coming.result()
+        if value is not None:
+            self.coming = self._reader.submit(next, self._values, None)
+        return value
 
 
 def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) -> Iterator[Rows | Unreadable]:
@@ -74,9 +76,9 @@ def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) ->
             try:
                 shard = survey.open(plan.shards[item.shard])
                 behind.append((shard, item))
-                for batch in range(item.start, item.stop, plan.batch_size):
+                for batch in range(item.start // plan.batch_size * plan.batch_size, item.stop, plan.batch_size):
                     end = min(batch + plan.batch_size, item.stop)
-                    for start in range(batch, end, rows):
+                    for start in range(max(batch, item.start), end, rows):
                         stop = min(start + rows, end)
                         yield _sound(item, stop, shard.read(start, stop))
             except InputError as error:

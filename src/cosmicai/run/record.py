@@ -16,6 +16,7 @@ from typing import Any
 
 from ..engine.base import Choice
 from ..ranks.environment import Rank
+from .plan import WorkItem
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
 WORKING = ("read", "predict", "write")
@@ -100,12 +101,12 @@ class Recorder:
     """
 
     rank: Rank
-    attempt: int
     batch_size: int
     choice: Choice
     precision_check: dict[str, Any] | None
     result_path: str
     data_path: str
+    attempt: int = 1
     cpu_seconds: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     galaxies: int = 0
@@ -141,6 +142,13 @@ class Recorder:
             if name in WORKING:
                 self.cpu_seconds += time.process_time() - cpu
 
+    def add(self, item: WorkItem, peak_gpu_mb: float) -> None:
+        """Counts an item that is written."""
+        self.items += 1
+        self.batches += -(-item.galaxies // self.batch_size)
+        self.galaxies += item.galaxies
+        self.peak_gpu_mb = peak_gpu_mb
+
     def record(self) -> dict[str, Any]:
         """The record as it is written."""
         working = sum(self.seconds[name] for name in WORKING)
@@ -162,6 +170,8 @@ class Recorder:
             "attempt": self.attempt,
             "state": self.state,
             "platform": self.rank.platform,
+            "job": self.rank.job,
+            "local_rank": self.rank.local_rank,
             "threads": self.rank.threads,
             **self._fixed,
             "engine": self.choice.engine,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,93 +15,148 @@ import numpy as np
 from ..engine.base import Engine, calls_at_once
 from ..engine.choose import open_engine
 from ..galaxies.quality import Flag
+from ..interrupts import deferred
+from ..ranks.communicator import Communicator
 from ..ranks.environment import Rank
+from ..ranks.supervised import Launcher, Nobody
 from .folder import PART_COLUMNS, Part, RunFolder
-from .plan import Plan, WorkItem, share
-from .reading import Rows, Unreadable, ahead, read_items
+from .plan import Plan, WorkItem
+from .reading import Ahead, Rows, Unreadable, read_items
 from .record import Recorder
+from .schedule import agree_on_missing, counted, largest_first, share
 
 
-def work(run: RunFolder, rank: Rank, advance: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
-    """Does this rank's share of what is not done yet, and returns its record.
+def work(
+    run: RunFolder,
+    rank: Rank,
+    advance: Callable[[int], None] = lambda _: None,
+    *,
+    communicator: Communicator | None = None,
+    launcher: Launcher | None = None,
+    schedule: str = "dynamic",
+) -> dict[str, Any]:
+    """Does this rank's part of what is not done yet, and returns its record.
 
-    `advance` is told how many more galaxies are predicted. An item whose shard cannot be read is set aside in
-    `failures/`. Raises InputError if the plan, the weights or the engine cannot be used or results cannot be written.
+    Which items those are a launcher says, or with the schedule "dynamic" the communicator's counter, or else (without
+    a communicator too) all ranks know it beforehand. `advance` is told how many more galaxies are predicted. An item
+    whose shard cannot be read is set aside in `failures/`. Raises InputError if the plan, the weights or the engine
+    cannot be used or results cannot be written.
     """
     plan = run.plan()
-    attempt = run.next_attempt(rank.rank)
-    recorder = Recorder(rank, attempt, plan.batch_size, plan.choice, plan.precision_check, run.uri, plan.survey)
-    run.write_json(run.record_path(rank.rank, attempt), recorder.record())
-    done = run.parts()
-    mine = [item for item in share(plan, rank.rank, rank.world_size) if item not in done]
-    if mine:
-        _do(run, plan, mine, recorder, advance)
+    recorder = Recorder(rank, plan.batch_size, plan.choice, plan.precision_check, run.uri, plan.survey)
+    run.create_record(recorder)
+    items = _items(run, plan, rank, communicator, launcher, schedule)
+    # Only a rank that has something to do opens the engine.
+    if (first := next(items, None)) is not None:
+        _do(run, plan, chain([first], items), recorder, advance, launcher or Nobody())
     recorder.state = "finished"
-    record = recorder.record()
-    run.write_json(run.record_path(rank.rank, attempt), record)
-    return record
+    return run.write_record(recorder)
 
 
-def _do(run: RunFolder, plan: Plan, items: list[WorkItem], recorder: Recorder, advance: Callable[[int], None]) -> None:
+def _items(
+    run: RunFolder,
+    plan: Plan,
+    rank: Rank,
+    communicator: Communicator | None,
+    launcher: Launcher | None,
+    schedule: str,
+) -> Iterator[WorkItem]:
+    if launcher is not None:
+        return filter(None, map(WorkItem.from_name, iter(launcher.next_item, None)))
+    if communicator is None:
+        # Dealt from all items, since a rank that starts later than another finds more of them done.
+        mine, done = share(plan.items, rank.rank, rank.world_size), run.parts()
+        return (item for item in mine if item not in done)
+    done = run.parts() if communicator.rank == 0 else set()
+    missing = agree_on_missing(plan.items, done, communicator)
+    if schedule == "static":
+        return iter(share(missing, rank.rank, rank.world_size))
+    return counted(largest_first(missing), communicator)
+
+
+def _do(
+    run: RunFolder,
+    plan: Plan,
+    items: Iterator[WorkItem],
+    recorder: Recorder,
+    advance: Callable[[int], None],
+    watcher: Launcher | Nobody,
+) -> None:
     """Predicts these items: reading, predicting and writing overlap; the record says what this thread waited for."""
     rows, at_once = calls_at_once(plan.choice, recorder.rank.threads, plan.batch_size)
+    predicted: list[Part] = []
     with ExitStack() as stack:
+        check = stack.enter_context(deferred())
         reader = stack.enter_context(ThreadPoolExecutor(1, "reader"))
         caller = stack.enter_context(ThreadPoolExecutor(at_once, "caller"))
-        galaxies = ahead(read_items(plan, iter(items), rows, (at_once + 2) * plan.batch_size), reader)
+        galaxies = Ahead(read_items(plan, items, rows, (at_once + 2) * plan.batch_size), reader)
+        stack.callback(watcher.hang_up)  # else the reader may wait for an item while we wait for the reader
         with recorder.phase("load"):
             quantized = run.read_quantized(plan.quantized) if plan.quantized else None
             engine = open_engine(plan.choice, plan.weights_file, recorder.rank.threads, quantized)
         recorder.precision = engine.precision
-        for item, outcome in _predicted(engine, caller, at_once, galaxies, recorder, advance):
-            if isinstance(outcome, str):
-                run.write_failure(item, recorder.rank.rank, outcome)
+        for piece in _predicted(engine, caller, at_once, galaxies, recorder):
+            check()
+            if isinstance(piece, Unreadable):
+                predicted = []
+                run.write_failure(piece.item, recorder.rank.rank, piece.reason)
+                watcher.failed(piece.item.name)
                 continue
-            with recorder.phase("write"):
-                run.write_part(plan, item, _joined(outcome))
-            # Only now: what an item that failed had predicted is done again and counts then.
-            recorder.items += 1
-            recorder.batches += -(-item.galaxies // plan.batch_size)
-            recorder.galaxies += item.galaxies
-            recorder.peak_gpu_mb = engine.peak_gpu_mb()
-            run.write_json(run.record_path(recorder.rank.rank, recorder.attempt), recorder.record())
+            predicted.append(piece.part)
+            advance(len(piece.part.objid))
+            watcher.alive()
+            if piece.is_last:
+                with recorder.phase("write"):
+                    run.write_part(plan, piece.item, _joined(predicted))
+                predicted = []
+                # Only now: what an item that failed had predicted is done again and counts then.
+                recorder.add(piece.item, engine.peak_gpu_mb())
+                run.write_record(recorder)
+                watcher.finished(piece.item.name)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    item: WorkItem
+    is_last: bool
+    part: Part
 
 
 def _predicted(
     engine: Engine,
     caller: ThreadPoolExecutor,
     at_once: int,
-    galaxies: Iterator[Rows | Unreadable],
+    galaxies: Ahead[Rows | Unreadable],
     recorder: Recorder,
-    advance: Callable[[int], None],
-) -> Iterator[tuple[WorkItem, list[Part] | str]]:
-    """Each item with its predictions, or with the reason why it could not be read, in the order of the items."""
-    under_way: deque[tuple[WorkItem, bool, Future[Part]] | Unreadable] = deque()
-    finished: list[Part] = []
+) -> Iterator[_Piece | Unreadable]:
+    """Predictions piece by piece, in the order of the items; instead of the rest of an item why it cannot be read."""
+    under_way: deque[tuple[Rows, Future[Part]] | Unreadable] = deque()
     more = True
     while more or under_way:
-        if more and len(under_way) < at_once:
-            with recorder.phase("read"):
-                rows = next(galaxies, None)
-            if rows is None:
-                more = False
-            elif isinstance(rows, Unreadable):
-                under_way.append(rows)
-            else:
-                under_way.append((rows.item, rows.is_last, caller.submit(predict_rows, engine, rows)))
-            continue
-        oldest = under_way.popleft()
-        if isinstance(oldest, Unreadable):
-            finished = []
-            yield oldest.item, oldest.reason
-            continue
-        item, is_last, future = oldest
-        with recorder.phase("predict"):
-            finished.append(future.result())
-        advance(len(finished[-1].objid))
-        if is_last:
-            yield item, finished
-            finished = []
+        oldest = under_way[0] if under_way else None
+        if more and len(under_way) < at_once and not isinstance(oldest, Unreadable):
+            # Whichever comes first, since the next item may be given to us only when the last one is finished.
+            if oldest is not None:
+                with recorder.phase("predict"):
+                    either: list[Future[Any]] = [galaxies.coming, oldest[1]]
+                    wait(either, return_when=FIRST_COMPLETED)
+            if oldest is None or galaxies.coming.done():
+                with recorder.phase("read"):
+                    rows = galaxies.take()
+                if rows is None:
+                    more = False
+                elif isinstance(rows, Unreadable):
+                    under_way.append(rows)
+                else:
+                    under_way.append((rows, caller.submit(predict_rows, engine, rows)))
+                continue
+        under_way.popleft()
+        if isinstance(oldest, tuple):
+            with recorder.phase("predict"):
+                part = oldest[1].result()
+            yield _Piece(oldest[0].item, oldest[0].is_last, part)
+        elif oldest is not None:
+            yield oldest
 
 
 def predict_rows(engine: Engine, rows: Rows) -> Part:

@@ -1,0 +1,66 @@
+"""A process as one rank of a run: where it stands, what it may use, whom it talks to; then it works."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from .progress import polled
+from .ranks.communicator import connect
+from .ranks.cores import pin
+from .ranks.environment import Rank
+from .ranks.gpus import own_gpu
+from .ranks.supervised import launcher_of
+from .run.folder import RunFolder
+from .run.work import work
+
+# Set by a launcher that cannot watch over each rank: the folder for what they print. It shows progress and concludes.
+LOGS = "COSMICAI_LOGS"
+
+
+def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
+    """Does one rank's part of a run and returns the exit code.
+
+    Ranks that talk to each other end together: rank 0, which shows the progress of all, then summarizes the run.
+    Raises InputError as `work` does.
+    """
+    pin(os.environ)
+    plan = run.plan()
+    if plan.device == "cuda":
+        os.environ.update(own_gpu(rank.local_rank, os.environ))
+    with ExitStack() as stack:
+        if logs := os.environ.get(LOGS):
+            _log_to(Path(logs, f"{rank.rank}.log"))
+        launcher = launcher_of(os.environ)
+        talking = None if launcher else stack.enter_context(connect(rank, os.environ, plan.device))
+        leads = talking is not None and rank.rank == 0 and not logs
+        with ExitStack() as showing:
+            if leads:
+                showing.enter_context(polled(plan.galaxies, lambda: plan.galaxies_of(run.parts())))
+            record = work(run, rank, communicator=talking, launcher=launcher, schedule=schedule)
+            if talking is not None:
+                talking.barrier()
+        click.echo(f"rank {rank.rank} of {rank.world_size}: {record['galaxies']} galaxies in {record['items']} items")
+        if talking is None or logs:
+            return 0
+        return int(talking.broadcast(_concluded(run) if leads else None))
+
+
+def _concluded(run: RunFolder) -> int:
+    from .report import conclude
+    from .run.summary import summarize
+
+    return conclude(summarize(run))
+
+
+def _log_to(path: Path) -> None:
+    """Sends what this process and its libraries print to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())

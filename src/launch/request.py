@@ -1,0 +1,89 @@
+"""What is asked of a launcher, and how a machine is divided among its ranks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from cosmicai.engine.choose import visible_gpus
+from cosmicai.errors import InputError
+from cosmicai.ranks.cores import allowed_cores, available_cores
+from cosmicai.ranks.environment import Rank, environment_for
+from cosmicai.ranks.gpus import VISIBLE, gpu_names
+from cosmicai.ranks.memory import available_memory_mb, memory_of_ranks_mb
+from cosmicai.run.plan import Plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """How many ranks of which kind, and what becomes of those that die.
+
+    `procs` are ranks of one node on CPUs, `gpus` such with a GPU each, of which one at most is given; without both it
+    is one rank, or on GPUs one for each. `rank_timeout` in seconds.
+    """
+
+    procs: int | None = None
+    gpus: int | None = None
+    nodes: int = 1
+    schedule: str = "dynamic"
+    max_restarts: int = 3
+    rank_timeout: float = 300.0
+
+    @property
+    def ranks(self) -> int:
+        """All of them."""
+        return self.nodes * (self.gpus or self.procs or 1)
+
+
+def settled(request: Request, plan: Plan, uri: str) -> Request:
+    """The request for a plan. Raises InputError if the plan is for the other kind of device."""
+    on_gpus = plan.device == "cuda"
+    if on_gpus and request.procs is None and request.gpus is None:
+        return replace(request, gpus=visible_gpus())
+    if on_gpus != (request.gpus is not None):
+        raise InputError(f"the plan of {uri} is for {plan.device}; use --{'gpus' if on_gpus else 'procs'}")
+    return request
+
+
+def require_gpus(asked: int) -> None:
+    """Raises InputError if this machine does not show so many GPUs to us."""
+    there = visible_gpus()
+    if asked > there:
+        raise InputError(
+            f"--gpus {asked}: this machine shows {there or 'no'} GPU{'' if there == 1 else 's'}; "
+            + (f"use --gpus {there}, or " if there else "")
+            + f"run on its {available_cores()} CPU cores with --procs N"
+        )
+
+
+def require_memory(engine: str, procs: int) -> None:
+    """Raises InputError if so many ranks on CPUs would not fit into the memory that is free, by what they were measured
+    to need; says nothing of an engine that was not measured."""
+    needed, free = memory_of_ranks_mb(engine, procs), available_memory_mb()
+    if needed is None or free is None or needed <= free:
+        return
+    fitting = max((n for n in range(1, procs) if (memory_of_ranks_mb(engine, n) or 0) <= free), default=0)
+    raise InputError(
+        f"{procs} ranks need about {needed:,.0f} MB and {free:,.0f} MB are free on this machine; "
+        + (f"use --procs {fitting}" if fitting else "free some memory")
+    )
+
+
+def ranks_of(request: Request, job: str) -> list[tuple[Rank, dict[str, str]]]:
+    """The ranks of this machine, and the variables by which each knows its place, its cores and its GPU.
+
+    Every rank gets the same number of cores, and where there are enough for all, cores that are its own.
+    """
+    cores, count = allowed_cores(), request.ranks
+    threads, names = max(1, available_cores() // count), gpu_names(os.environ)
+    found = []
+    for number in range(count):
+        rank = Rank(number, count, "local", threads, number, count, job)
+        variables = environment_for(rank)
+        if threads * count <= len(cores):
+            own = cores[number * threads : (number + 1) * threads]
+            variables["COSMICAI_CORES"] = ",".join(map(str, own))
+        if request.gpus and names:
+            variables[VISIBLE] = names[number]
+        found.append((rank, variables))
+    return found

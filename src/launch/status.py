@@ -1,0 +1,117 @@
+"""How a run stands, from its folder alone: on any machine, also while others work on it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from cosmicai.run.folder import RunFolder
+from cosmicai.run.summary import count_coverage
+
+from .claim import is_dead, launcher_of
+
+LOOK_EVERY = 2.0  # seconds
+PLAIN_WIDTH = 140  # characters of a table that goes to no terminal
+
+
+def show_status(run: RunFolder, watch: bool) -> int:
+    """Prints the state of a run, with `watch` until it is complete; returns 0 if it is, else 3.
+
+    Raises InputError if there is no plan.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    state = run_status(run)
+    if not watch:
+        console.print(rendered(state))
+        return 0 if state["complete"] else 3
+    with Live(rendered(state), console=console, auto_refresh=False) as live:
+        while not state["complete"]:
+            time.sleep(LOOK_EVERY)
+            state = run_status(run)
+            live.update(rendered(state), refresh=True)
+    return 0
+
+
+def run_status(run: RunFolder) -> dict[str, Any]:
+    """Galaxies asked, done, missing and failed, the rate of those ranks that are at work, seconds left, the launcher,
+    and a row for every attempt of every rank.
+
+    Rates are of the ranks' own clocks; only how long ago a rank wrote compares one with ours.
+    """
+    plan, parts, failures = run.plan(), run.parts(), run.failures()
+    coverage, launcher = count_coverage(plan, parts), launcher_of(run)
+    if launcher is not None:
+        launcher["state"] = {True: "dead", False: "at work", None: "on another machine"}[is_dead(launcher)]
+    now = datetime.now(UTC)
+    ranks = [_rank_row(record, now) for _, record in sorted(run.records().items(), key=lambda own: _order(own[1]))]
+    if launcher is not None and launcher["state"] == "dead":
+        launcher = None
+    working = [row["galaxies_per_second"] for row in ranks if row["state"] == "running"]
+    rate = sum(working) if launcher or not parts else 0.0
+    failed = {failure["item"] for failure in failures}
+    return {
+        "run": run.uri,
+        "complete": coverage["done"] == coverage["asked"],
+        "asked": coverage["asked"],
+        "done": coverage["done"],
+        "missing": coverage["missing"],
+        "failed": sum(item.galaxies for item in plan.items if item.name in failed),
+        "galaxies_per_second": rate,
+        "seconds_left": coverage["missing"] / rate if rate else None,
+        "launcher": launcher,
+        "failures": failures,
+        "ranks": ranks,
+    }
+
+
+def rendered(state: dict[str, Any]) -> RenderableType:
+    """The state as lines and a table."""
+    left, launcher = state["seconds_left"], state["launcher"]
+    lines = [
+        f"{state['run']}: {'complete' if state['complete'] else 'not complete'}",
+        f"{state['done']:,} of {state['asked']:,} galaxies done, {state['missing']:,} missing, "
+        f"{state['failed']:,} of them failed",
+    ]
+    if launcher:
+        lines.append(f"launcher: process {launcher['pid']} on {launcher['host']}, since {launcher['started_at']}")
+        if left is not None:
+            lines.append(f"{state['galaxies_per_second']:,.0f} galaxies/s, {timedelta(seconds=round(left))} left")
+    elif not state["complete"]:
+        lines.append(f"no launcher of this machine is at work; go on with `python -m launch resume {state['run']}`")
+    lines += [f"failed: {failure['item']}: {failure['reason']}" for failure in state["failures"]]
+    table = Table()
+    headings = ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("state", "host") else "right")
+    for row in state["ranks"]:
+        table.add_row(
+            str(row["rank"]), str(row["attempt"]), row["state"], row["host"], str(row["items"]),
+            f"{row['galaxies']:,}", f"{row['galaxies_per_second']:,.0f}", f"{row['silent_seconds']:,.0f} s ago",
+        )  # fmt: skip
+    return Group(*lines, table) if state["ranks"] else Group(*lines)
+
+
+def _order(record: dict[str, Any]) -> tuple[int, int]:
+    return record["rank"], record["attempt"]
+
+
+def _rank_row(record: dict[str, Any], now: datetime) -> dict[str, Any]:
+    begun, wrote = (datetime.fromisoformat(record[name]) for name in ("working_at", "updated_at"))
+    working = (wrote - begun).total_seconds()
+    return {
+        "rank": record["rank"],
+        "attempt": record["attempt"],
+        "state": record["state"],
+        "host": record["host"],
+        "items": record["items"],
+        "galaxies": record["galaxies"],
+        "galaxies_per_second": record["galaxies"] / working if working > 0 else 0.0,
+        "silent_seconds": max(0.0, (now - wrote).total_seconds()),
+    }
