@@ -1,4 +1,4 @@
-"""How many cores are ours: cpuset and cgroup quota, against files as the kernel writes them."""
+"""How many cores are ours, and which: cpuset and cgroup quota, against files as the kernel writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cosmicai.ranks import cores
-from cosmicai.ranks.cores import available_cores, cgroup_quota
+from cosmicai.ranks.cores import allowed_cores, available_cores, cgroup_quota, control_groups, pin
 
 
 def groups(tmp_path: Path, membership: str, limits: dict[str, str]) -> float:
@@ -71,3 +71,63 @@ def test_a_process_bound_to_one_processor_has_one_core() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_the_groups_that_may_limit_us_are_our_own_and_those_above(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("3:cpu,cpuacct:/job/step\n2:memory:/job\n1:name=systemd:/init\n0::/slice\n")
+    found = {
+        controller: [
+            (version, folder.relative_to(tmp_path / "sys").as_posix())
+            for version, folder in control_groups(controller, tmp_path / "cgroup", tmp_path / "sys")
+        ]
+        for controller in ("cpu", "memory", "pids")
+    }
+    version_2 = [(2, "slice"), (2, ".")]
+    assert found == {
+        "cpu": [(1, "cpu/job/step"), (1, "cpu/job"), (1, "cpu"), *version_2],
+        "memory": [(1, "memory/job"), (1, "memory"), *version_2],
+        "pids": version_2,
+    }
+    assert list(control_groups("cpu", tmp_path / "absent", tmp_path)) == []
+
+
+def test_allowed_cores_are_those_of_the_cpuset_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {8, 1, 33, 2})
+    assert allowed_cores() == [1, 2, 8, 33]
+
+
+@pytest.mark.parametrize(("processors", "expected"), [(5, 5), (None, 1)])
+def test_a_system_that_does_not_say_which_cores_are_ours_gives_all(
+    monkeypatch: pytest.MonkeyPatch, processors: int | None, expected: int
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(cores, "cgroup_quota", lambda: math.inf)
+    assert allowed_cores() == []
+    assert available_cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"COSMICAI_CORES": "3"}, [{3}]),
+        ({"COSMICAI_CORES": "0,5,17"}, [{0, 5, 17}]),
+        ({"COSMICAI_CORES": ""}, []),
+        ({}, []),
+    ],
+)
+def test_a_process_is_bound_to_the_cores_that_the_launcher_lists(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: list[set[int]]
+) -> None:
+    bound: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, listed: bound.append(listed))
+    pin(variables)
+    assert bound == expected
+
+
+def test_a_pinned_process_stays_on_its_cores() -> None:
+    last = max(os.sched_getaffinity(0))
+    code = "import os; from cosmicai.ranks.cores import *; pin(os.environ); print(allowed_cores(), available_cores())"
+    environment = os.environ | {"COSMICAI_CORES": str(last)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == f"[{last}] 1\n"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something to look at between two steps."""
+"""Ctrl-C, SIGTERM and a closed terminal as something to look at between two steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager

@@ -89,37 +89,49 @@ def _pmi(environment: Environment) -> Rank | None:
     """MPICH's mpiexec, and `srun --mpi=pmi2`, which says the place on the machine in SLURM's own words."""
     if "PMI_RANK" not in environment:
         return None
-    places = ("SLURM_LOCALID", "") if "SLURM_LOCALID" in environment else ("MPI_LOCALRANKID", "MPI_LOCALNRANKS")
-    return _started(environment, "mpi", ("PMI_RANK", "PMI_SIZE", *places), environment.get("SLURM_JOB_ID"))
+    # A batch script has a SLURM_LOCALID of its own, which mpiexec hands on to all its ranks.
+    if "SLURM_LOCALID" in environment and "MPI_LOCALRANKID" not in environment:
+        return _step(environment, "mpi", "PMI_RANK", "PMI_SIZE")
+    names = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+    return _started(environment, "mpi", names, environment.get("SLURM_JOB_ID"))
 
 
 def _pmix(environment: Environment) -> Rank | None:
     """`srun --mpi=pmix`; PMIx itself has no variable for the number of ranks."""
     if "PMIX_RANK" not in environment or "SLURM_STEP_ID" not in environment:
         return None
-    names = ("PMIX_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")
-    return _started(environment, "mpi", names, environment.get("SLURM_JOB_ID"))
+    return _step(environment, "mpi", "PMIX_RANK", "SLURM_STEP_NUM_TASKS")
 
 
 def _slurm(environment: Environment) -> Rank | None:
     """A task of srun, of the batch script, or of an array, whose tasks may be several steps' ranks each."""
     if "SLURM_JOB_ID" not in environment:
         return None
-    job = environment.get("SLURM_ARRAY_JOB_ID") or environment["SLURM_JOB_ID"]
     if "SLURM_STEP_ID" in environment:
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")
-        rank = _started(environment, "slurm", names, job)
-    elif (tasks := _whole(environment, "SLURM_NTASKS", 1)) > 1:
+        return _step(environment, "slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    job = _slurm_job(environment)
+    if (tasks := _whole(environment, "SLURM_NTASKS", 1)) > 1:
         raise InputError(
             f"job {job} has {tasks} tasks and this process was started without srun, so it is alone; "
             "start it with `srun python -m cosmicai work RUN`"
         )
-    else:
-        rank = Rank(0, 1, "slurm", _threads(environment, 1), 0, 1, job)
-    return _in_array(environment, rank) if "SLURM_ARRAY_TASK_ID" in environment else rank
+    return _in_array(environment, Rank(0, 1, "slurm", _threads(environment, 1), 0, 1, job))
+
+
+def _step(environment: Environment, platform: str, rank: str, world_size: str) -> Rank:
+    """A task of srun, whichever variables say its number and how many there are."""
+    names = (rank, world_size, "SLURM_LOCALID", "")
+    return _in_array(environment, _started(environment, platform, names, _slurm_job(environment)))
+
+
+def _slurm_job(environment: Environment) -> str | None:
+    return environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID")
 
 
 def _in_array(environment: Environment, rank: Rank) -> Rank:
+    """A rank of an array's task as one of all ranks of the array; any other as it is."""
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return rank
     task, first, last, count = (
         _whole(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "MAX", "COUNT")
     )
@@ -139,7 +151,7 @@ def _lambda(environment: Environment) -> Rank | None:
     """Which of the invocations this is, the event tells, not the environment."""
     if "AWS_LAMBDA_FUNCTION_NAME" not in environment:
         return None
-    return Rank(platform="lambda", threads=available_cores(), job=environment["AWS_LAMBDA_FUNCTION_NAME"])
+    return Rank(platform="lambda", threads=_threads(environment, 1), job=environment["AWS_LAMBDA_FUNCTION_NAME"])
 
 
 def _alone(environment: Environment) -> Rank:

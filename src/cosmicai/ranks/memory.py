@@ -37,7 +37,7 @@ def _granted_mb() -> Iterator[float]:
         )  # fmt: skip
         try:
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            cached = int(statistics.get("inactive_file", statistics.get("total_inactive_file", 0)))
+            cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
             yield (int((folder / limit).read_text()) - int((folder / used).read_text()) + cached) / 2**20
         except (OSError, ValueError):  # no such group here, or "max"
             continue

@@ -67,7 +67,7 @@ def counted(items: Sequence[T], communicator: Communicator) -> Iterator[T]:
 
 def agree_on_missing(items: Sequence[WorkItem], done: set[WorkItem], communicator: Communicator) -> list[WorkItem]:
     """What rank 0 finds missing, the same on every rank; another one may have looked when more was done."""
-    missing = np.array([item not in done for item in items]) if communicator.rank == 0 else None
+    missing = np.array([item not in done for item in items], bool) if communicator.rank == 0 else None
     told = communicator.broadcast(None if missing is None else np.packbits(missing).tobytes().hex())
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(told), np.uint8), count=len(items))
     return [item for item, bit in zip(items, bits, strict=True) if bit]
