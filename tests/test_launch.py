@@ -11,15 +11,12 @@ import pytest
 from cosmicai.errors import InputError
 from cosmicai.ranks.cores import available_cores
 from cosmicai.run.folder import RunFolder
+from cosmicai.run.plan import Plan
 from helpers import make_survey, random_galaxies, tiny_weights
 from launch import request as asked_for
-from launch.request import Request, ranks_of, require_memory
+from launch.request import Request, ranks_of, require_room
+from test_communicators import NO_MPI
 from test_faults import SLOW, digest, run
-
-try:
-    from test_communicators import NO_MPI
-except ImportError:
-    NO_MPI = "there is no mpirun here; install openmpi-bin"
 
 GALAXIES = 3000
 # Open MPI refuses root, and more ranks than there are cores.
@@ -202,7 +199,7 @@ def test_ranks_on_gpus_do_not_go_on_with_a_plan_for_cpus(tmp_path, job):
     out = planned(tmp_path, job, 2)
     done = run("resume", str(out), "--gpus", "1", "--nodes", "2", "--mpi", module="launch")
     demand_one_sentence(done.returncode, done.stdout, done.stderr)
-    assert done.stderr == f"launch: the plan of {out} is for cpu; use --procs\n"
+    assert done.stderr == "launch: the run's plan is for cpu; use --procs\n"
 
 
 def test_no_mpirun_is_one_sentence(tmp_path, job):
@@ -212,26 +209,40 @@ def test_no_mpirun_is_one_sentence(tmp_path, job):
     assert done.stderr.startswith("launch: there is no mpirun here; install Open MPI")
 
 
+def on_cpus(engine: str) -> Plan:
+    return Plan("survey", (), "weights", "", engine, "float32", "cpu", 512, 64, None, None, ())
+
+
+def test_a_launch_that_is_refused_leaves_no_plan(tmp_path, job):
+    survey, weights, _ = job
+    out = tmp_path / "run"
+    refused = run(
+        survey, "--weights", weights, "--out", str(out), "--engine", "openvino", "--procs", "1000000", module="launch"
+    )
+    demand_one_sentence(refused.returncode, refused.stdout, refused.stderr)
+    assert "1000000 ranks need about" in refused.stderr and not out.exists()
+
+
 def test_too_many_ranks_for_the_memory_are_told_how_many_fit(monkeypatch):
     monkeypatch.setattr(asked_for, "memory_of_ranks_mb", lambda engine, ranks: 300.0 + 100.0 * ranks)
     for free, fitting in ((1100.0, "use --procs 8"), (1099.9, "use --procs 7"), (399.0, "free some memory")):
         monkeypatch.setattr(asked_for, "available_memory_mb", lambda free=free: free)
         with pytest.raises(InputError) as refused:
-            require_memory("openvino", 9)
+            require_room(Request(procs=9), on_cpus("openvino"), mpi=False)
         assert str(refused.value) == (
             f"9 ranks need about 1,200 MB and {free:,.0f} MB are free on this machine; {fitting}"
         )
     monkeypatch.setattr(asked_for, "available_memory_mb", lambda: 1200.0)
-    require_memory("openvino", 9)
+    require_room(Request(procs=9), on_cpus("openvino"), mpi=False)
     monkeypatch.setattr(asked_for, "available_memory_mb", lambda: None)
-    require_memory("openvino", 9)
+    require_room(Request(procs=9), on_cpus("openvino"), mpi=False)
 
 
 def test_an_engine_that_was_not_measured_is_not_refused(monkeypatch):
     monkeypatch.setattr(asked_for, "available_memory_mb", lambda: 1.0)
-    require_memory("reference", 100)
+    require_room(Request(procs=100), on_cpus("reference"), mpi=False)
     with pytest.raises(InputError, match="free some memory"):
-        require_memory("openvino", 1)
+        require_room(Request(), on_cpus("openvino"), mpi=False)
 
 
 @pytest.mark.parametrize(

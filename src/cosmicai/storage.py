@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import explained
+from .errors import StorageError, explained
 from .ranges import open_ranges
 from .s3 import is_s3, s3_client, s3_parts
 
@@ -96,6 +96,16 @@ def read_bytes(uri: str) -> bytes:
         data = bytearray(reader.size)
         reader.read_into(0, memoryview(data))
         return bytes(data)
+
+
+def read_if_there(uri: str) -> bytes | None:
+    """The whole of a small file that another process may remove at any moment; None if there is none."""
+    try:
+        return read_bytes(uri)
+    except StorageError:
+        if exists(uri):
+            raise
+        return None
 
 
 def sha256(uri: str) -> str:

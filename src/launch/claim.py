@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmicai import storage
-from cosmicai.errors import InputError, StorageError
+from cosmicai.errors import InputError
 from cosmicai.run.folder import RunFolder
 
 BEAT_EVERY = 10.0  # seconds
@@ -35,8 +35,7 @@ def claimed(run: RunFolder, tell: Callable[[str], None]) -> Iterator[Callable[[]
     }
     beats, last = 0, time.monotonic()
     while not storage.create_bytes(run.launcher_path, _text(mine, beats)):
-        _demand_dead(run, tell)
-        storage.remove(run.launcher_path)
+        _remove_dead(run, tell)
 
     def beat() -> None:
         nonlocal beats, last
@@ -52,13 +51,8 @@ def claimed(run: RunFolder, tell: Callable[[str], None]) -> Iterator[Callable[[]
 
 def launcher_of(run: RunFolder) -> dict[str, Any] | None:
     """Host, pid and start of the launcher that is, or was when it died, at work on the run."""
-    try:
-        found: dict[str, Any] = json.loads(storage.read_bytes(run.launcher_path))
-    except StorageError:
-        if storage.exists(run.launcher_path):
-            raise
-        return None
-    return found
+    found = storage.read_if_there(run.launcher_path)
+    return None if found is None else dict(json.loads(found))
 
 
 def is_dead(launcher: dict[str, Any]) -> bool | None:
@@ -68,22 +62,24 @@ def is_dead(launcher: dict[str, Any]) -> bool | None:
     return bool(_born(launcher["pid"]) != launcher["born"])
 
 
-def _demand_dead(run: RunFolder, tell: Callable[[str], None]) -> None:
-    other = launcher_of(run)
+def _remove_dead(run: RunFolder, tell: Callable[[str], None]) -> None:
+    """Removes what a dead launcher left. Raises InputError if it lives."""
+    other = now = launcher_of(run)
     if other is None:
         return
     dead, deadline = is_dead(other), time.monotonic() + MISSED * BEAT_EVERY
     if dead is None:
         tell(f"a launcher on {other['host']} may be at work on this run; looking for {MISSED * BEAT_EVERY:g} s")
-    while dead is None and time.monotonic() < deadline:
+    while dead is None and now == other and time.monotonic() < deadline:
         time.sleep(BEAT_EVERY / 10)
-        if launcher_of(run) != other:
-            dead = False
-    if dead is False:
+        now = launcher_of(run)
+    if dead is False or now not in (other, None):
         raise InputError(
             f"a launcher is at work on {run.uri} (process {other['pid']} on {other['host']}, since "
             f"{other['started_at']}); watch it with `python -m launch status --watch {run.uri}`"
         )
+    if now is not None:
+        storage.remove(run.launcher_path)
 
 
 def _born(pid: int) -> str | None:

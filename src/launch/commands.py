@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -45,7 +46,7 @@ def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> i
     from cosmicai.run.begin import begin
 
     from .estimate import estimate
-    from .request import settled
+    from .request import require_room, settled
 
     request, mpi = _request(options)
     if request.gpus:
@@ -56,10 +57,12 @@ def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> i
         del options[name]
     opened = open_survey(survey)
     if not dry_run:
-        return _go_on(begin(opened, out=out, resume=resume, ranks=request.ranks, **options, tell=tell), request, mpi)
+        approve = partial(require_room, request, mpi=mpi)
+        begun = begin(opened, out=out, resume=resume, ranks=request.ranks, approve=approve, **options, tell=tell)
+        return _go_on(begun, request, mpi)
     with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
         begun = begin(opened, out=folder, ranks=request.ranks, **options, tell=tell)
-        for line in estimate(begun, settled(request, begun.plan(), folder)):
+        for line in estimate(begun, settled(request, begun.plan())):
             click.echo(line)
     return 0
 
@@ -114,11 +117,9 @@ def _go_on(run: Any, request: Any, mpi: bool) -> int:
 
     from . import local
     from . import mpi as by_mpi
-    from .request import require_memory, settled
+    from .request import require_room, settled
 
     plan = run.plan()
-    request = settled(request, plan, run.uri)
-    if request.nodes == 1:
-        require_memory(plan.engine, request.ranks)
-    (by_mpi if mpi else local).launch(run, request)
+    require_room(request, plan, mpi)
+    (by_mpi if mpi else local).launch(run, settled(request, plan))
     return conclude(summarize(run))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from cosmicai.errors import InputError
 from cosmicai.interrupts import deferred
 from cosmicai.progress import polled
 from cosmicai.ranks.cores import available_cores
@@ -23,7 +21,7 @@ from cosmicai.worker import LOGS
 
 from .claim import claimed
 from .local import GRACE, LOOK_EVERY, last_lines
-from .request import Request
+from .request import Request, find_mpirun
 
 
 def launch(run: RunFolder, request: Request) -> RunFolder:
@@ -68,12 +66,6 @@ def launch(run: RunFolder, request: Request) -> RunFolder:
 
 def mpi_command(run: RunFolder, request: Request, logs: Path) -> tuple[list[str], dict[str, str]]:
     """The command line of all ranks, and the variables of mpirun itself. Raises InputError if there is no mpirun."""
-    mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
-    if mpirun is None:
-        raise InputError(
-            "there is no mpirun here; install Open MPI (on Debian: apt-get install openmpi-bin) or load the cluster's "
-            "module, or leave --mpi out"
-        )
     own = {"COSMICAI_WORLD_SIZE": str(request.ranks), LOGS: str(logs)}
     variables = {}
     if request.nodes == 1:
@@ -87,7 +79,7 @@ def mpi_command(run: RunFolder, request: Request, logs: Path) -> tuple[list[str]
     # Through env, since every MPI has its own option for variables that go to other nodes.
     worker = [sys.executable, "-m", "cosmicai", "work", run.uri, "--schedule", request.schedule]
     settings = [f"{name}={value}" for name, value in own.items()]
-    return [mpirun, "-n", str(request.ranks), *places, "env", *settings, *worker], variables
+    return [find_mpirun(), "-n", str(request.ranks), *places, "env", *settings, *worker], variables
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

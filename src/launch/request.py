@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass, replace
 
 from cosmicai.engine.choose import visible_gpus
@@ -35,13 +36,13 @@ class Request:
         return self.nodes * (self.gpus or self.procs or 1)
 
 
-def settled(request: Request, plan: Plan, uri: str) -> Request:
+def settled(request: Request, plan: Plan) -> Request:
     """The request for a plan. Raises InputError if the plan is for the other kind of device."""
     on_gpus = plan.device == "cuda"
     if on_gpus and request.procs is None and request.gpus is None:
         return replace(request, gpus=visible_gpus())
     if on_gpus != (request.gpus is not None):
-        raise InputError(f"the plan of {uri} is for {plan.device}; use --{'gpus' if on_gpus else 'procs'}")
+        raise InputError(f"the run's plan is for {plan.device}; use --{'gpus' if on_gpus else 'procs'}")
     return request
 
 
@@ -56,17 +57,32 @@ def require_gpus(asked: int) -> None:
         )
 
 
-def require_memory(engine: str, procs: int) -> None:
-    """Raises InputError if so many ranks on CPUs would not fit into the memory that is free, by what they were measured
-    to need; says nothing of an engine that was not measured."""
-    needed, free = memory_of_ranks_mb(engine, procs), available_memory_mb()
-    if needed is None or free is None or needed <= free:
+def require_room(request: Request, plan: Plan, mpi: bool) -> None:
+    """Raises InputError if the ranks cannot run here: for the plan's device, without mpirun, or since so many on CPUs
+    would not fit into the memory that is free, by what they were measured to need; of an engine that was not measured
+    it says nothing."""
+    request = settled(request, plan)
+    if mpi:
+        find_mpirun()
+    needed, free = memory_of_ranks_mb(plan.engine, request.ranks), available_memory_mb()
+    if request.nodes > 1 or needed is None or free is None or needed <= free:
         return
-    fitting = max((n for n in range(1, procs) if (memory_of_ranks_mb(engine, n) or 0) <= free), default=0)
+    fitting = max((n for n in range(1, request.ranks) if (memory_of_ranks_mb(plan.engine, n) or 0) <= free), default=0)
     raise InputError(
-        f"{procs} ranks need about {needed:,.0f} MB and {free:,.0f} MB are free on this machine; "
+        f"{request.ranks} ranks need about {needed:,.0f} MB and {free:,.0f} MB are free on this machine; "
         + (f"use --procs {fitting}" if fitting else "free some memory")
     )
+
+
+def find_mpirun() -> str:
+    """The program that starts MPI's ranks. Raises InputError if there is none."""
+    mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
+    if mpirun is None:
+        raise InputError(
+            "there is no mpirun here; install Open MPI (on Debian: apt-get install openmpi-bin) or load the cluster's "
+            "module, or leave --mpi out"
+        )
+    return mpirun
 
 
 def ranks_of(request: Request, job: str) -> list[tuple[Rank, dict[str, str]]]:

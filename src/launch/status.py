@@ -16,6 +16,7 @@ from cosmicai.run.summary import count_coverage
 from .claim import is_dead, launcher_of
 
 LOOK_EVERY = 2.0  # seconds
+RECENT = 120.0  # seconds
 PLAIN_WIDTH = 140  # characters of a table that goes to no terminal
 
 
@@ -43,18 +44,19 @@ def run_status(run: RunFolder) -> dict[str, Any]:
     """Galaxies asked, done, missing and failed, the rate of those ranks that are at work, seconds left, the launcher,
     and a row for every attempt of every rank.
 
-    Rates are of the ranks' own clocks; only how long ago a rank wrote compares one with ours.
+    A rank is at work if its last attempt has not finished and wrote within RECENT seconds. Rates are of the ranks' own
+    clocks; only how long ago one wrote compares a clock with ours.
     """
     plan, parts, failures = run.plan(), run.parts(), run.failures()
     coverage, launcher = count_coverage(plan, parts), launcher_of(run)
+    dead = launcher is not None and is_dead(launcher)
     if launcher is not None:
-        launcher["state"] = {True: "dead", False: "at work", None: "on another machine"}[is_dead(launcher)]
+        launcher = None if dead else launcher | {"state": "at work" if dead is False else "on another machine"}
     now = datetime.now(UTC)
-    ranks = [_rank_row(record, now) for _, record in sorted(run.records().items(), key=lambda own: _order(own[1]))]
-    if launcher is not None and launcher["state"] == "dead":
-        launcher = None
-    working = [row["galaxies_per_second"] for row in ranks if row["state"] == "running"]
-    rate = sum(working) if launcher or not parts else 0.0
+    ranks = [_rank_row(record, now) for record in sorted(run.records().values(), key=_order)]
+    latest = {row["rank"]: row for row in ranks}.values()
+    working = [row for row in latest if row["state"] == "running" and row["silent_seconds"] < RECENT and not dead]
+    rate = sum(row["galaxies_per_second"] for row in working)
     failed = {failure["item"] for failure in failures}
     return {
         "run": run.uri,
@@ -66,6 +68,7 @@ def run_status(run: RunFolder) -> dict[str, Any]:
         "galaxies_per_second": rate,
         "seconds_left": coverage["missing"] / rate if rate else None,
         "launcher": launcher,
+        "at_work": len(working),
         "failures": failures,
         "ranks": ranks,
     }
@@ -81,10 +84,12 @@ def rendered(state: dict[str, Any]) -> RenderableType:
     ]
     if launcher:
         lines.append(f"launcher: process {launcher['pid']} on {launcher['host']}, since {launcher['started_at']}")
-        if left is not None:
-            lines.append(f"{state['galaxies_per_second']:,.0f} galaxies/s, {timedelta(seconds=round(left))} left")
+    elif state["at_work"]:
+        lines.append(f"no launcher of ours; {state['at_work']} ranks wrote in the last {RECENT:g} s")
     elif not state["complete"]:
-        lines.append(f"no launcher of this machine is at work; go on with `python -m launch resume {state['run']}`")
+        lines.append(f"nobody is seen at work; go on with `python -m launch resume {state['run']}`")
+    if left is not None and not state["complete"]:
+        lines.append(f"{state['galaxies_per_second']:,.0f} galaxies/s, {timedelta(seconds=round(left))} left")
     lines += [f"failed: {failure['item']}: {failure['reason']}" for failure in state["failures"]]
     table = Table()
     headings = ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote")

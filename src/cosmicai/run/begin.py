@@ -28,13 +28,14 @@ def begin(
     accept_precision_loss: bool = False,
     resume: bool = False,
     ranks: int = 1,
+    approve: Callable[[Plan], None] = lambda plan: None,
     tell: Callable[[str], None] = lambda notice: None,
 ) -> RunFolder:
     """Makes the run folder and its plan for so many `ranks`, or joins the one that is there with `resume`.
 
     What is None, and the engine `auto`, is chosen here and told; with `resume` the plan decides. Nothing is written
-    before all is known to work. Raises InputError if the weights or the engine cannot be used, a reduced precision
-    changes the redshifts too much, or the folder belongs to another plan.
+    before all is known to work and `approve` has seen the plan without raising. Raises InputError if the weights or the
+    engine cannot be used, a reduced precision changes the redshifts too much, or the folder belongs to another plan.
     """
     if (batch_size is not None and batch_size < 1) or (limit_files is not None and limit_files < 1):
         raise InputError("--batch-size and --limit-files must be at least 1")
@@ -54,6 +55,7 @@ def begin(
         survey.uri, shards, file.uri, file.sha256, choice.engine, settled.choice.precision, choice.device, size,
         choice.inner_batch, settled.check, settled.quantized, cut(shards, size, choice.inner_batch, ranks),
     )  # fmt: skip
+    approve(plan)
     return run if run.write_plan(plan) else _join(run, asked, resume)
 
 

@@ -172,13 +172,15 @@ class RunFolder:
     def write_failure(self, item: WorkItem, rank: int, reason: str) -> None:
         """Notes why an item could not be done, and how often."""
         path = self.failure_path(item)
-        before = json.loads(storage.read_bytes(path))["count"] if storage.exists(path) else 0
+        noted = storage.read_if_there(path)
+        before = json.loads(noted)["count"] if noted else 0
         self.write_json(path, {"item": item.name, "reason": reason, "rank": rank, "count": before + 1})
 
     def failures(self) -> list[dict[str, Any]]:
         """What could not be done, in plan order."""
-        names = (entry.name for entry in storage.list_files(self.path("failures")))
-        return [json.loads(storage.read_bytes(self.path("failures", name))) for name in names if name.endswith(".json")]
+        paths = [self.path("failures", entry.name) for entry in storage.list_files(self.path("failures"))]
+        found = (storage.read_if_there(path) for path in paths if path.endswith(".json"))
+        return [json.loads(data) for data in found if data is not None]  # one may have been mended meanwhile
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of all ranks and attempts by name: `0`, `1`, ... and for a second attempt `0-2`."""
