@@ -1,4 +1,4 @@
-"""bench engines, start, memory, end-to-end, sweep."""
+"""bench engines, start, memory, end-to-end, ranks, sweep."""
 
 from __future__ import annotations
 
@@ -117,6 +117,28 @@ def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
 
     _note_demo(options)
     show(bench_end_to_end(**options, tell=tell), as_json, out)
+
+
+@bench.command()
+@_weights
+@click.option("--galaxies", default=16384, show_default=True, type=click.IntRange(1))
+@_numbers("--ranks", int, "1,2,4,8")
+@_repeats(3)
+@_engines("openvino:float32")
+@click.option(
+    "--simulate",
+    "simulated",
+    metavar="FOLDER",
+    help="Draw simulated service times from the combined_data.json files in it; default a fit to published ones.",
+)
+@_output
+def ranks(as_json: bool, out: str | None, **options: Any) -> None:
+    """Speed and memory by number of ranks of one thread; schedules of 1,000 and 10,000 ranks, simulated."""
+    from ..bench.ranks import bench_ranks
+    from ..bench.report import show
+
+    _note_demo(options)
+    show(bench_ranks(**options, tell=tell), as_json, out)
 
 
 @bench.command()
