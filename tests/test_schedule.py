@@ -21,7 +21,16 @@ from cosmicai.galaxies.survey import ShardEntry, Survey, open_survey, write_surv
 from cosmicai.ranks.environment import Rank
 from cosmicai.run.begin import begin
 from cosmicai.run.plan import WorkItem
-from cosmicai.run.schedule import FAIR_SHARE, ITEM_GALAXIES, agree_on_missing, counted, cut, largest_first, share
+from cosmicai.run.schedule import (
+    FAIR_SHARE,
+    ITEM_GALAXIES,
+    LAST_SHARE,
+    agree_on_missing,
+    counted,
+    cut,
+    largest_first,
+    share,
+)
 from cosmicai.run.summary import summarize
 from cosmicai.run.work import work
 from helpers import FIELDS, random_galaxies, tiny_weights
@@ -36,8 +45,10 @@ def check(sizes: Sequence[int], batch_size: int, inner: int, ranks: int) -> None
     items = cut(shards_of(sizes), batch_size, inner, ranks)
     rows = [(item.shard, row) for item in items for row in range(item.start, item.stop)]
     assert rows == [(shard, row) for shard, size in enumerate(sizes) for row in range(size)]
-    fair = FAIR_SHARE * sum(sizes) / ranks if ranks > 1 else math.inf
     for item in items:
+        begin = sum(sizes[: item.shard]) + item.start // batch_size * batch_size
+        share = LAST_SHARE + (FAIR_SHARE - LAST_SHARE) * (1 - begin / sum(sizes))
+        fair = share * sum(sizes) / ranks if ranks > 1 else math.inf
         assert 0 < item.galaxies <= max(fair, inner)
         assert item.galaxies <= -(-ITEM_GALAXIES // batch_size) * batch_size
         into_batch, size = item.start % batch_size, sizes[item.shard]
@@ -70,11 +81,7 @@ def test_whatever_the_survey_every_galaxy_is_in_one_item() -> None:
         ([100_000], 512, 64, 1, {2048: 48, 1696: 1}),  # no more than a killed rank may lose
         ([100_000], 1000, 50, 1, {3000: 33, 1000: 1}),  # rounded up to whole batches
         ([100_000], 5000, 100, 1, {5000: 20}),
-        ([100_000], 5000, 100, 2, {2500: 40}),  # less than a batch: whole inner batches of it
         ([20_480], 512, 64, 1, {2048: 10}),
-        ([20_480], 512, 64, 2, {512: 40}),
-        ([40_960], 512, 64, 2, {1024: 40}),
-        ([20_480], 512, 64, 3, {320: 40, 192: 40}),  # 341 at most: five inner batches, and the rest of the batch
         ([20_480], 512, 64, 16, {64: 320}),
         ([20_480], 512, 64, 10_000, {64: 320}),  # never less than an inner batch
         ([1000, 24], 512, 64, 1, {1000: 1, 24: 1}),  # nobody to share with
@@ -82,10 +89,27 @@ def test_whatever_the_survey_every_galaxy_is_in_one_item() -> None:
         ([0], 512, 64, 2, {}),
     ],
 )
-def test_an_item_is_at_most_a_twentieth_of_what_a_rank_does(
-    sizes: list[int], batch_size: int, inner: int, ranks: int, expected: dict[int, int]
-) -> None:
+def test_sizes_of_items(sizes: list[int], batch_size: int, inner: int, ranks: int, expected: dict[int, int]) -> None:
     assert Counter(item.galaxies for item in cut(shards_of(sizes), batch_size, inner, ranks)) == expected
+
+
+@pytest.mark.parametrize(
+    ("galaxies", "batch_size", "inner", "first", "last"),
+    [
+        # Each of two ranks does 10,240: 512 at most at first, 500 after a batch (seven inner batches and the rest of
+        # the batch), and 62 in the last batch, where an inner batch is the least.
+        (20_480, 512, 64, [512, 448, 64], [64] * 8),
+        # 2,500 at first, 2,387 in the second batch, 362 in the last.
+        (100_000, 5000, 100, [2500, 2500, 2300, 2300, 400], [*[300] * 16, 200]),
+        # 2,048 is the most of any item; whole batches as long as there is room for one.
+        (200_000, 512, 64, [2048, 2048, 2048], [512, 512, 512, 320]),
+    ],
+)
+def test_items_for_two_ranks_shrink_from_a_twentieth_to_a_two_hundredth(
+    galaxies: int, batch_size: int, inner: int, first: list[int], last: list[int]
+) -> None:
+    found = [item.galaxies for item in cut(shards_of([galaxies]), batch_size, inner, 2)]
+    assert (found[: len(first)], found[-len(last) :]) == (first, last)
 
 
 def test_items_of_pieces_start_anew_with_every_batch() -> None:

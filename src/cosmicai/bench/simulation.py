@@ -12,7 +12,7 @@ import heapq
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -29,7 +29,7 @@ from ..ranks.environment import Rank
 from ..run.folder import RunFolder
 from ..run.plan import Plan, WorkItem
 from ..run.record import Recorder
-from ..run.schedule import cut, largest_first, share
+from ..run.schedule import cut, largest_first, owners, share
 from ..run.summary import summarize
 from .timing import spread
 
@@ -85,7 +85,8 @@ def simulate(ranks: int, planned_for: int, rates: Rates | None) -> dict[str, Any
     galaxies = galaxies_per_partition(PARTITION_MB)
     shards = [ShardEntry(f"{number:06d}.h5", galaxies, 0) for number in range(PARTITIONS_PER_RANK * ranks)]
     items = largest_first(cut(shards, BATCH, INNER_BATCH, planned_for))
-    sizes, owners = np.array([item.galaxies for item in items]), dealt(items, ranks)
+    sizes = np.array([item.galaxies for item in items])
+    dealt = np.fromiter(owners(sizes.tolist(), ranks), int)
     dynamic, static, to_mean = [], [], []
     for seed in range(DRAWS):
         rng = np.random.default_rng(seed)
@@ -93,7 +94,7 @@ def simulate(ranks: int, planned_for: int, rates: Rates | None) -> dict[str, Any
         seconds = sizes * drawn
         bound, needed = lower_bound(seconds, ranks), dynamic_makespan(seconds.tolist(), ranks)
         dynamic.append(needed / bound)
-        static.append(float(np.bincount(owners, seconds).max()) / bound)
+        static.append(float(np.bincount(dealt, seconds).max()) / bound)
         to_mean.append(needed * ranks / float(seconds.sum()))
     return {
         "ranks": ranks, "planned_for": planned_for, "items": len(items), "items_per_rank": len(items) / ranks,
@@ -113,19 +114,6 @@ def dynamic_makespan(seconds: Iterable[float], ranks: int) -> float:
     for own in seconds:
         heapq.heapreplace(free, free[0] + own)
     return max(free)
-
-
-def dealt(items: Sequence[WorkItem], ranks: int) -> NDArray[np.int64]:
-    """The rank that `schedule.share` gives each of these items to, which are in the order of `largest_first`.
-
-    `share` says it for one rank, and asked for each of ten thousand would take an hour.
-    """
-    loads, owners = [(0, rank) for rank in range(ranks)], []
-    for item in items:
-        load, owner = loads[0]
-        heapq.heapreplace(loads, (load + item.galaxies, owner))
-        owners.append(owner)
-    return np.array(owners)
 
 
 def planning(count: int) -> dict[str, Any]:

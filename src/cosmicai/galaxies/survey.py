@@ -29,7 +29,7 @@ def galaxies_per_partition(partition_mb: float) -> int:
     return max(1, int(partition_mb * 2**20) // PUBLISHED_BYTES_PER_GALAXY)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardEntry:
     """One shard of a survey; `sha256` is empty where nobody computed it."""
 

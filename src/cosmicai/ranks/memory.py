@@ -8,7 +8,7 @@ from pathlib import Path
 from .cores import control_groups
 
 # MB (2^20 bytes) of the first rank of a machine, and of each more: see `cosmicai bench ranks` in the README.
-MEASURED_MB = {"openvino": (400.0, 200.0)}
+MEASURED_MB = {"openvino": (300.0, 200.0)}
 
 
 def memory_of_ranks_mb(engine: str, ranks: int) -> float | None:
