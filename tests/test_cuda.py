@@ -8,6 +8,7 @@ it. So it shows whether batches are mixed up, not whether CUDA accepts the captu
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from cosmicai.errors import InputError
 from cosmicai.galaxies import synthetic
 from cosmicai.galaxies.shard import Galaxies
 from cosmicai.model.weights import Weights, build, find_weights, from_network, load_weights
+from cosmicai.ranks.environment import Rank
+from cosmicai.ranks.torch import connected_by_torch
 from test_model import SMALL, random_network
 
 NO_GPU = "no GPU is visible to this process"
@@ -292,6 +295,17 @@ def test_a_compiled_network_predicts_the_same(
 ) -> None:
     engine = CudaEngine(weights, "bfloat16", 32, compiled=True)
     assert np.abs(engine.predict(some.image, some.magnitude) - expected).max() <= 2e-2
+
+
+def test_ranks_on_gpus_reduce_through_nccl(real_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with connected_by_torch(Rank(platform="torchrun"), "cuda") as talking:
+        assert torch.distributed.get_backend_config() == "cpu:gloo,cuda:nccl"
+        assert talking.allreduce(np.array([1.5, -2.0])).tolist() == [1.5, -2.0]
+        assert (talking.gather({"rank": 0}), talking.broadcast("ζ")) == ([{"rank": 0}], "ζ")
+        assert [talking.next_item() for _ in range(3)] == [0, 1, 2]
 
 
 # What is refused, and what is planned.
