@@ -8,10 +8,8 @@ from typing import Any
 
 import click
 
-from ..engine.choose import ENGINES, PRECISIONS
-from .options import tell
-
-_PRECISIONS = sorted({precision for offered in PRECISIONS.values() for precision in offered})
+from ..engine.choose import ENGINES
+from .options import PRECISION_NAMES, tell
 
 
 def _output(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,7 +150,7 @@ def ranks(as_json: bool, out: str | None, **options: Any) -> None:
 @_numbers("--partition-mb", float, "10,25,50,75,100")
 @_repeats(3)
 @click.option("--engine", type=click.Choice(ENGINES), help="Default: the run's own choice.")
-@click.option("--precision", type=click.Choice(_PRECISIONS), help="Default: the run's own choice.")
+@click.option("--precision", type=click.Choice(PRECISION_NAMES), help="Default: the run's own choice.")
 @click.option("--dry-run", is_flag=True, help="Print the commands that would be run, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output, the table on standard error.")
 def sweep(as_json: bool, dry_run: bool, **options: Any) -> int:

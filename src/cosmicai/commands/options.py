@@ -10,7 +10,7 @@ import click
 from ..engine.choose import BATCH_SIZE, ENGINES, PRECISIONS
 
 _sizes = ", ".join(f"{size} ({device})" for device, size in BATCH_SIZE.items())
-_precisions = sorted({precision for offered in PRECISIONS.values() for precision in offered})
+PRECISION_NAMES = sorted({precision for offered in PRECISIONS.values() for precision in offered})
 _RUN_OPTIONS = (
     click.argument("survey"),
     click.option("--weights", default="demo", show_default=True, help="Weights file, or `demo` (synthetic galaxies)."),
@@ -25,7 +25,7 @@ _RUN_OPTIONS = (
     ),
     click.option(
         "--precision",
-        type=click.Choice(_precisions),
+        type=click.Choice(PRECISION_NAMES),
         help="Of the engine's arithmetic; default float32, on a GPU bfloat16.",
     ),
     click.option("--accept-precision-loss", is_flag=True, help="Run in a precision that changes the redshifts."),
