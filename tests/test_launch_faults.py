@@ -24,7 +24,7 @@ from cosmicai.run.folder import RunFolder
 from cosmicai.run.plan import WorkItem
 from helpers import make_survey, random_galaxies, tiny_weights
 from launch import claim
-from launch.claim import claimed, is_dead, launcher_of
+from launch.claim import claimed, current_launcher, is_dead
 from launch.status import run_status
 from test_faults import SLOW, digest, ended, is_gone, pid_of, run, start, until, wait_for_part
 from test_launch import NO_MPI
@@ -281,7 +281,7 @@ def test_ranks_end_when_their_launcher_is_killed_and_resume_takes_over(tmp_path,
     pids = [pid_of(process, out, rank) for rank in ("0", "1")]
     process.kill()
     until(lambda: all(map(is_gone, pids)))
-    stale = launcher_of(RunFolder(str(out)))
+    stale = current_launcher(RunFolder(str(out)))
     assert stale is not None and stale["pid"] == process.pid
     done = run("resume", str(out), "--procs", "2", module="launch")
     ended(process)
@@ -316,11 +316,11 @@ def test_a_silent_launcher_of_another_machine_is_taken_over(tmp_path, monkeypatc
     run_folder.write_json(run_folder.launcher_path, ELSEWHERE | {"beats": 7})
     assert is_dead(ELSEWHERE) is None
     with claimed(run_folder, notices.append):
-        mine = launcher_of(run_folder)
+        mine = current_launcher(run_folder)
         assert mine is not None and (mine["host"], mine["pid"]) == (platform.node(), os.getpid())
         assert is_dead(mine) is False
     assert notices == ["a launcher on elsewhere may be at work on this run; looking for 0.3 s"]
-    assert launcher_of(run_folder) is None
+    assert current_launcher(run_folder) is None
 
 
 def test_a_launcher_of_another_machine_that_ends_meanwhile_is_not_waited_for(tmp_path, monkeypatch):
@@ -329,7 +329,7 @@ def test_a_launcher_of_another_machine_that_ends_meanwhile_is_not_waited_for(tmp
     run_folder.write_json(run_folder.launcher_path, ELSEWHERE | {"beats": 7})
     begin = time.monotonic()
     with claimed(run_folder, lambda notice: Path(run_folder.launcher_path).unlink()):
-        mine = launcher_of(run_folder)
+        mine = current_launcher(run_folder)
         assert mine is not None and mine["pid"] == os.getpid()
     assert time.monotonic() - begin < 3 * 5.0, "this is how long a silent one is waited for"
 
@@ -360,20 +360,20 @@ def test_a_living_launcher_of_another_machine_is_left_alone(living_elsewhere, mo
         claimed(living_elsewhere, lambda notice: None),
     ):
         pytest.fail("two launchers at once")
-    found = launcher_of(living_elsewhere)
+    found = current_launcher(living_elsewhere)
     assert found is not None and found["host"] == "elsewhere"
 
 
 def test_a_launcher_gives_signs_of_life(tmp_path, monkeypatch):
     run_folder = RunFolder(str(tmp_path))
     with claimed(run_folder, pytest.fail) as beat:
-        before = launcher_of(run_folder)
+        before = current_launcher(run_folder)
         beat()
-        assert launcher_of(run_folder) == before, "it is too early for another"
+        assert current_launcher(run_folder) == before, "it is too early for another"
         monkeypatch.setattr(claim, "BEAT_EVERY", 0.0)
         beat()
         beat()
-        after = launcher_of(run_folder)
+        after = current_launcher(run_folder)
         assert before is not None and after == before | {"beats": 2}
 
 

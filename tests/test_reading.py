@@ -24,6 +24,7 @@ def plan_of(survey: Survey, batch_size: int, items: tuple[WorkItem, ...]) -> Pla
     )
 
 
+OPEN = Survey.open
 ITEMS = (WorkItem(0, 0, 20), WorkItem(0, 20, 30), WorkItem(1, 0, 25), WorkItem(2, 0, 30), WorkItem(3, 0, 10))
 
 
@@ -67,6 +68,21 @@ def test_what_lies_far_enough_back_of_a_large_survey_is_forgotten_once(
     list(read_items(plan, ITEMS, 10, in_use))
     rows = [(f"{item.shard + 1:06d}.h5", item.start, item.stop) for item in ITEMS]
     assert forgotten == rows[: len(ITEMS) - kept]
+
+
+@pytest.mark.parametrize("in_use", [0, 1, 1000])
+def test_items_of_one_shard_that_follow_each_other_open_it_once(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, in_use: int
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(Survey, "open", lambda survey, shard: opened.append(shard.name) or OPEN(survey, shard))
+    items = [WorkItem(0, 0, 10), WorkItem(0, 10, 20), WorkItem(1, 0, 10), WorkItem(0, 20, 30)]
+    found = list(read_items(plan, items, 10, in_use))
+    assert [rows.item for rows in found if isinstance(rows, Rows)] == items
+    if in_use:
+        assert opened == ["000001.h5", "000002.h5", "000001.h5"]
+    else:  # nothing may be referred to, so each is closed at its end
+        assert opened == ["000001.h5", "000001.h5", "000002.h5", "000001.h5"]
 
 
 def test_a_small_survey_stays_in_the_cache_and_every_file_is_closed(

@@ -49,7 +49,7 @@ def claimed(run: RunFolder, tell: Callable[[str], None]) -> Iterator[Callable[[]
         storage.remove(run.launcher_path)
 
 
-def launcher_of(run: RunFolder) -> dict[str, Any] | None:
+def current_launcher(run: RunFolder) -> dict[str, Any] | None:
     """Host, pid and start of the launcher that is, or was when it died, at work on the run."""
     found = storage.read_if_there(run.launcher_path)
     return None if found is None else dict(json.loads(found))
@@ -64,7 +64,7 @@ def is_dead(launcher: dict[str, Any]) -> bool | None:
 
 def _remove_dead(run: RunFolder, tell: Callable[[str], None]) -> None:
     """Removes what a dead launcher left. Raises InputError if it lives."""
-    other = now = launcher_of(run)
+    other = now = current_launcher(run)
     if other is None:
         return
     dead, deadline = is_dead(other), time.monotonic() + MISSED * BEAT_EVERY
@@ -72,7 +72,7 @@ def _remove_dead(run: RunFolder, tell: Callable[[str], None]) -> None:
         tell(f"a launcher on {other['host']} may be at work on this run; looking for {MISSED * BEAT_EVERY:g} s")
     while dead is None and now == other and time.monotonic() < deadline:
         time.sleep(BEAT_EVERY / 10)
-        now = launcher_of(run)
+        now = current_launcher(run)
     if dead is False or now not in (other, None):
         raise InputError(
             f"a launcher is at work on {run.uri} (process {other['pid']} on {other['host']}, since "

@@ -39,7 +39,6 @@ def launch(run: RunFolder, request: Request) -> RunFolder:
         beat = stack.enter_context(claimed(run, lambda notice: click.echo(notice, err=True)))
         stack.enter_context(polled(plan.galaxies, lambda: plan.galaxies_of(run.parts())))
         for left in range(request.max_restarts, -1, -1):
-            failures = {failure["item"] for failure in run.failures()}
             if plan.galaxies_of(run.parts()) == plan.galaxies:
                 break
             with (logs / "mpirun.log").open("ab") as log:
@@ -56,7 +55,7 @@ def launch(run: RunFolder, request: Request) -> RunFolder:
                         process.wait(LOOK_EVERY)
             finally:
                 _stop(process)
-            if process.returncode == 0 or {failure["item"] for failure in run.failures()} > failures:
+            if process.returncode == 0:
                 break
             then = "it is started again" if left else "no restart is left"
             end = last_lines(logs / "mpirun.log", begin)

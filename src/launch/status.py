@@ -13,7 +13,7 @@ from rich.table import Table
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.summary import count_coverage
 
-from .claim import is_dead, launcher_of
+from .claim import current_launcher, is_dead
 
 LOOK_EVERY = 2.0  # seconds
 RECENT = 120.0  # seconds
@@ -48,7 +48,7 @@ def run_status(run: RunFolder) -> dict[str, Any]:
     clocks; only how long ago one wrote compares a clock with ours.
     """
     plan, parts, failures = run.plan(), run.parts(), run.failures()
-    coverage, launcher = count_coverage(plan, parts), launcher_of(run)
+    coverage, launcher = count_coverage(plan, parts), current_launcher(run)
     dead = launcher is not None and is_dead(launcher)
     if launcher is not None:
         launcher = None if dead else launcher | {"state": "at work" if dead is False else "on another machine"}

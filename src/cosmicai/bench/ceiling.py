@@ -123,6 +123,8 @@ def _openvino_trial(shape: Shape, precision: str, streams: int) -> _Trial:
     import openvino as ov
     from openvino import opset13 as op
 
+    from ..engine.openvino import cpu_settings
+
     rows, inputs, outputs = shape
     rng = np.random.default_rng(0)
     pairs = max(1, round(CALL_GFLOP / _gflop(shape)))
@@ -131,14 +133,7 @@ def _openvino_trial(shape: Shape, precision: str, streams: int) -> _Trial:
         # Scaled so that the values neither grow nor vanish on their way.
         weight = rng.standard_normal((wide, narrow), np.float32) / np.float32(np.sqrt(narrow))
         x = op.matmul(x, op.constant(weight), False, True)
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
-        "PERFORMANCE_HINT": "THROUGHPUT",
-        "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": streams,
-        "ENABLE_CPU_PINNING": False,
-    }
-    network = ov.Core().compile_model(ov.Model([x], [parameter], "products"), "CPU", settings)
+    network = ov.Core().compile_model(ov.Model([x], [parameter], "products"), "CPU", cpu_settings(precision, streams))
     queue = ov.AsyncInferQueue(network, streams)
     for request in queue:
         request.input_tensors[0].data[:] = rng.standard_normal((rows, inputs), np.float32)

@@ -67,10 +67,8 @@ def bench() -> None:
 def engines(as_json: bool, out: str | None, **options: Any) -> None:
     """Galaxies per second of every engine and precision, beside the published loop."""
     from ..bench.engines import bench_engines
-    from ..bench.report import show
 
-    _note_demo(options)
-    show(bench_engines(**options, tell=tell), as_json, out)
+    _show(bench_engines, as_json, out, options)
 
 
 @bench.command()
@@ -96,10 +94,8 @@ def start(as_json: bool, out: str | None, **options: Any) -> None:
 def memory(as_json: bool, out: str | None, **options: Any) -> None:
     """Largest memory of a run on surveys of noise, by the size of their partitions in MB (2^20 bytes)."""
     from ..bench.memory import bench_memory
-    from ..bench.report import show
 
-    _note_demo(options)
-    show(bench_memory(**options, tell=tell), as_json, out)
+    _show(bench_memory, as_json, out, options)
 
 
 @bench.command()
@@ -111,10 +107,8 @@ def memory(as_json: bool, out: str | None, **options: Any) -> None:
 def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
     """How much of the engine's speed a run keeps, from disk to catalogue."""
     from ..bench.end_to_end import bench_end_to_end
-    from ..bench.report import show
 
-    _note_demo(options)
-    show(bench_end_to_end(**options, tell=tell), as_json, out)
+    _show(bench_end_to_end, as_json, out, options)
 
 
 @bench.command()
@@ -133,10 +127,8 @@ def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
 def ranks(as_json: bool, out: str | None, **options: Any) -> None:
     """Speed and memory by number of ranks of one thread; schedules of 1,000 and 10,000 ranks, simulated."""
     from ..bench.ranks import bench_ranks
-    from ..bench.report import show
 
-    _note_demo(options)
-    show(bench_ranks(**options, tell=tell), as_json, out)
+    _show(bench_ranks, as_json, out, options)
 
 
 @bench.command()
@@ -168,6 +160,13 @@ def sweep(as_json: bool, dry_run: bool, **options: Any) -> int:
     report, complete = bench_sweep(asked, tell)
     show(report, as_json, join(asked.folder, "sweep.json"))
     return 0 if complete else 3
+
+
+def _show(measure: Callable[..., Any], as_json: bool, out: str | None, options: dict[str, Any]) -> None:
+    from ..bench.report import show
+
+    _note_demo(options)
+    show(measure(**options, tell=tell), as_json, out)
 
 
 def _note_demo(options: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def has_bfloat16() -> bool:
     x = op.parameter([16, 16], np.float32)
     product = ov.Model([op.matmul(x, op.constant(np.ones((16, 16), np.float32)), False, True)], [x], "product")
     try:
-        _core().compile_model(product, "CPU", _settings("bfloat16", 1))
+        _core().compile_model(product, "CPU", cpu_settings("bfloat16", 1))
     except RuntimeError:
         return False
     return True
@@ -93,7 +93,8 @@ def has_fast_int8() -> bool:
     return bool(flags) and os.environ.get("ONEDNN_MAX_CPU_ISA", "") not in ("SSE41", "AVX", "AVX2")
 
 
-def _settings(precision: str, streams: int) -> dict[str, Any]:
+def cpu_settings(precision: str, streams: int) -> dict[str, Any]:
+    """OpenVINO's settings for so many streams of one thread each; float32 or bfloat16."""
     return {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "PERFORMANCE_HINT": "THROUGHPUT",
@@ -145,7 +146,7 @@ def _ask(network: ov.CompiledModel, streams: int) -> list[NDArray[np.float32]]:
 
 
 def _compile(folded: Callable[[], Folded], part: str, precision: str, batch: int) -> ov.CompiledModel:
-    return _core().compile_model(PARTS[part](folded(), batch), "CPU", _settings(precision, 1))
+    return _core().compile_model(PARTS[part](folded(), batch), "CPU", cpu_settings(precision, 1))
 
 
 def choose_openvino(weights: WeightsFile, precision: str, batch_size: int) -> tuple[Choice, str | None]:
@@ -280,7 +281,7 @@ def _open_quantized(quantized: bytes, batch: int, streams: int) -> _Opened:
     from .int8 import read_quantized
 
     name = _name(hashlib.sha256(quantized).hexdigest(), "encoder", "int8", batch)
-    settings = _settings("float32", 1)
+    settings = cpu_settings("float32", 1)
     return _open(name, lambda: _core().compile_model(read_quantized(quantized), "CPU", settings), "float32", streams)
 
 
@@ -304,7 +305,7 @@ def _import(path: Path, precision: str, streams: int) -> _Opened:
     with path.open("rb") as file:
         answer = np.load(file, allow_pickle=False)
         data = np.fromfile(file, np.uint8)
-    network = _core().import_model(ov.Tensor(data, shared_memory=True), "CPU", _settings(precision, streams))
+    network = _core().import_model(ov.Tensor(data, shared_memory=True), "CPU", cpu_settings(precision, streams))
     opened = _Opened(network, data, answer)
     if not opened.is_sound(streams):
         raise RuntimeError("it gives other numbers than it was compiled to give")

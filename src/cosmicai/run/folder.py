@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -118,7 +119,11 @@ class RunFolder:
         return storage.create_bytes(self.plan_path, plan.to_json().encode())
 
     def plan(self) -> Plan:
-        """The folder's plan. Raises InputError if there is none."""
+        """The folder's plan, which never changes and is read once. Raises InputError if there is none."""
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
         if not storage.exists(self.plan_path):
             raise InputError(f"{self.uri} is not a run folder (it has no plan.json); start one with `cosmicai infer`")
         return Plan.from_json(storage.read_bytes(self.plan_path).decode(), self.plan_path)

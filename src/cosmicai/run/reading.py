@@ -71,10 +71,12 @@ def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) ->
     rows = plan.batch_size if is_s3(plan.survey) else rows
     survey, is_large = Survey(plan.survey, plan.shards), _is_large(plan)
     behind: deque[tuple[Shard, WorkItem]] = deque()
+    index, shard = -1, None  # of the item before, unless it could not be read or is closed
     try:
         for item in items:
             try:
-                shard = survey.open(plan.shards[item.shard])
+                if shard is None or item.shard != index:
+                    index, shard = item.shard, survey.open(plan.shards[item.shard])
                 behind.append((shard, item))
                 for batch in range(item.start // plan.batch_size * plan.batch_size, item.stop, plan.batch_size):
                     end = min(batch + plan.batch_size, item.stop)
@@ -82,15 +84,18 @@ def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) ->
                         stop = min(start + rows, end)
                         yield _sound(item, stop, shard.read(start, stop))
             except InputError as error:
+                shard = None
                 yield Unreadable(item, str(error))
             while behind and sum(later.galaxies for _, later in islice(behind, 1, None)) >= in_use:
-                shard, done = behind.popleft()
+                oldest, done = behind.popleft()
                 if is_large:
-                    shard.forget(done.start, done.stop)
-                shard.__exit__()
+                    oldest.forget(done.start, done.stop)
+                if all(oldest is not later for later, _ in behind):
+                    oldest.__exit__()
+                    shard = None if shard is oldest else shard
     finally:
-        for shard, _ in behind:
-            shard.__exit__()
+        for opened in {id(opened): opened for opened, _ in behind}.values():
+            opened.__exit__()
 
 
 def _sound(item: WorkItem, stop: int, galaxies: Galaxies) -> Rows:
