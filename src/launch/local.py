@@ -114,7 +114,7 @@ class Watch:
                     own.process.wait(REAP)
                 self._bury(own, f"was silent for {self.request.rank_timeout:g} s and was killed")
         for own in self.ranks.values():
-            if own.is_waiting:
+            if own.is_waiting and own.line.fileno() >= 0:  # else it ends, and is not to be suspected of an item
                 self._answer(own)
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from openvino import Node
 from openvino import opset13 as op
 
-from ..model.fold import Affine, Folded, FoldedBlock, FoldedInception
+from ..model.fold import Affine, Folded, FoldedBlock, FoldedInception, merge_groups, merged_products
 
 VERSION = 2  # of the graph; exports of another version are not used
 MERGED_INPUTS = 16
@@ -130,12 +130,12 @@ def _convolve(folded: Folded, block: FoldedBlock, patches: Node, batch: int) -> 
     config = folded.config
     groups_in, groups_out = config.convolution_groups
     if config.convolution_kernel == 1 and groups_in == groups_out:
-        groups = groups_in // _merge(groups_in, config.width // groups_in)
+        products = merged_products(groups_in, config.width // groups_in, MERGED_INPUTS)
         rows = batch * config.patches
-        x = op.reshape(patches, _ints(rows, groups, config.width // groups), False)
-        x = op.transpose(x, _ints(1, 0, 2))  # (groups, B * P, C / groups)
-        x = op.swish(_batched(x, block.convolution_in, groups_in, groups))
-        x = op.transpose(_batched(x, block.convolution_out, groups_in, groups), _ints(1, 0, 2))
+        x = op.reshape(patches, _ints(rows, products, config.width // products), False)
+        x = op.transpose(x, _ints(1, 0, 2))  # (products, B * P, C / products)
+        x = op.swish(_batched(x, block.convolution_in, groups_in, products))
+        x = op.transpose(_batched(x, block.convolution_out, groups_in, products), _ints(1, 0, 2))
         return op.reshape(x, _ints(batch, config.patches, config.width), False)
     side = config.image_size // config.patch_size
     grid = op.reshape(op.transpose(patches, _ints(0, 2, 1)), _ints(0, 0, side, side), True)
@@ -144,21 +144,10 @@ def _convolve(folded: Folded, block: FoldedBlock, patches: Node, batch: int) -> 
     return op.transpose(op.reshape(grid, _ints(0, 0, -1), True), _ints(0, 2, 1))
 
 
-def _merge(groups: int, inputs: int) -> int:
-    """How many neighbouring groups of this many inputs become one product."""
-    return next(
-        many for many in range(groups, 0, -1) if groups % many == 0 and many * inputs <= max(inputs, MERGED_INPUTS)
-    )
-
-
 def _batched(x: Node, layer: Affine, groups: int, products: int) -> Node:
     """A grouped 1x1 convolution as matrix products: (products, rows, inputs) -> (products, rows, outputs)."""
-    outputs, inputs, merged = len(layer.bias) // groups, layer.weight.shape[1], groups // products
-    dense = np.zeros((products, merged, outputs, merged, inputs))
-    for own in range(merged):
-        dense[:, own, :, own] = layer.weight.reshape(products, merged, outputs, inputs)[:, own]
-    y = op.matmul(x, _array(dense.reshape(products, merged * outputs, merged * inputs)), False, True)
-    return op.add(y, _array(layer.bias.reshape(products, 1, -1)))
+    dense = merge_groups(layer, groups, products)
+    return op.add(op.matmul(x, _array(dense.weight), False, True), _array(dense.bias))
 
 
 def _convolution(x: Node, layer: Affine, groups: int = 1) -> Node:

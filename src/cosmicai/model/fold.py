@@ -131,6 +131,27 @@ def _after(second: Affine, first: Affine) -> Affine:
     return Affine(second.weight @ first.weight, second.weight @ first.bias + second.bias)
 
 
+def merged_products(groups: int, inputs: int, most: int) -> int:
+    """How many products the `groups` groups of a grouped 1x1 convolution become if neighbours with this many inputs
+    each are merged as long as a product reads no more than `most`."""
+    return next(
+        products for products in range(1, groups + 1)
+        if groups % products == 0 and groups // products * inputs <= max(inputs, most)
+    )  # fmt: skip
+
+
+def merge_groups(layer: Affine, groups: int, products: int) -> Affine:
+    """A grouped 1x1 convolution as matrix products, dense within each: weight (products, outputs, inputs) of each,
+    bias (products, 1, outputs)."""
+    outputs, inputs, merged = len(layer.bias) // groups, layer.weight.shape[1], groups // products
+    grouped = layer.weight.reshape(products, merged, outputs, inputs)
+    dense = np.zeros((products, merged, outputs, merged, inputs))
+    for own in range(merged):
+        dense[:, own, :, own] = grouped[:, own]
+    weight = dense.reshape(products, merged * outputs, merged * inputs)
+    return Affine(weight, layer.bias.reshape(products, 1, -1))
+
+
 class _Folding:
     def __init__(self, config: AstroMAEConfig, weights: Weights, dtype: DTypeLike) -> None:
         self.config, self.tensors, self.dtype = config, weights.tensors, dtype

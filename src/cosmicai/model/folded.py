@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import AstroMAEConfig
-from .fold import Affine, Folded, FoldedBlock, FoldedInception
+from .fold import Affine, Folded, FoldedBlock, FoldedInception, merge_groups, merged_products
 
 # A grouped 1x1 convolution runs as one batched matrix product, neighbouring groups merged until a product reads this
 # many channels: tensor cores step through at least 16 to 32 of them at a time, whether or not they are there.
@@ -55,25 +55,12 @@ class MergedGroups(nn.Module):
 
     def __init__(self, layer: Affine, dtype: torch.dtype, groups: int, products: int) -> None:
         super().__init__()
-        outputs, inputs, merged = len(layer.bias) // groups, layer.weight.shape[1], groups // products
-        grouped = layer.weight.reshape(products, merged, outputs, inputs)
-        dense = np.zeros((products, merged, inputs, merged, outputs))
-        for own in range(merged):
-            dense[:, own, :, own] = grouped[:, own].swapaxes(1, 2)
-        products_of = dense.reshape(products, merged * inputs, merged * outputs)
-        self.register_buffer("weight", torch.tensor(products_of, dtype=dtype))
-        self.register_buffer("bias", torch.tensor(layer.bias.reshape(products, 1, -1), dtype=dtype))
+        dense = merge_groups(layer, groups, products)
+        self.register_buffer("weight", torch.tensor(np.ascontiguousarray(dense.weight.swapaxes(1, 2)), dtype=dtype))
+        self.register_buffer("bias", torch.tensor(dense.bias, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:  # (products, rows, inputs) -> (products, rows, outputs)
         return torch.baddbmm(self.bias, x, self.weight)
-
-
-def merged_products(groups: int, inputs: int) -> int:
-    """How many products `groups` groups of this many inputs become."""
-    return next(
-        products for products in range(1, groups + 1)
-        if groups % products == 0 and groups // products * inputs <= max(inputs, MERGED_INPUTS)
-    )  # fmt: skip
 
 
 class Block(nn.Module):
@@ -91,7 +78,7 @@ class Block(nn.Module):
         groups_in, groups_out = config.convolution_groups
         self.products = 0
         if config.convolution_kernel == 1 and groups_in == groups_out:
-            self.products = merged_products(groups_in, config.width // groups_in)
+            self.products = merged_products(groups_in, config.width // groups_in, MERGED_INPUTS)
             self.convolution = nn.Sequential(
                 MergedGroups(block.convolution_in, dtype, groups_in, self.products),
                 nn.SiLU(),
