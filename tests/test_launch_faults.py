@@ -54,6 +54,14 @@ if "work" in sys.orig_argv:
         return predict_rows(engine, rows)
 
     work.predict_rows = sabotaged
+    write_part = work.RunFolder.write_part
+
+    def mute(run, plan, item, part):
+        write_part(run, plan, item, part)
+        if int(os.environ.get("TEST_MUTE", -1)) in part.objid:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    work.RunFolder.write_part = mute
 
     class Clock(datetime):
         @classmethod
@@ -221,6 +229,14 @@ def test_a_poisonous_item_does_not_cost_a_run_of_one_rank_the_rest(tmp_path, job
     run_folder = RunFolder(str(out))
     assert [failure["item"] for failure in run_folder.failures()] == [run_folder.plan().items[0].name]
     assert run_folder.parts() == set(run_folder.plan().items[1:])
+
+
+def test_an_item_whose_rank_died_after_writing_it_is_done(tmp_path, job):
+    out = tmp_path / "run"
+    code, _, errors = ended(job.start(out, "--procs", "3", TEST_MUTE=str(1000 + 1500), TEST_SLOW="0"))
+    assert code == 0, errors
+    assert len(ends(errors)) == 1 and " was killed by SIGKILL; " in ends(errors)[0]
+    job.demand_whole(out)
 
 
 def test_kills_at_random_lose_nothing(tmp_path, job):

@@ -192,6 +192,10 @@ class Watch:
         self._hang_up(own)
         if how is None and own.is_told:
             return
+        for item in list(self._dealer.held(number)):
+            if self.run.has_part(item):  # written, though the rank died before it could say so
+                self._dealer.finished(number, item)
+                self.advance(item.galaxies)
         how, held = how or "ended before its work was done", len(self._dealer.held(number))
         end = last_lines(Path(self.logs.log_path(number)), own.log_from)
         for item in self._dealer.died(number):

@@ -146,6 +146,10 @@ class RunFolder:
         found = (WorkItem.from_name(name.removesuffix(".h5")) for name in names if name.endswith(".h5"))
         return {item for item in found if item is not None}
 
+    def has_part(self, item: WorkItem) -> bool:
+        """Whether the item is done."""
+        return storage.exists(self.part_path(item))
+
     def write_part(self, plan: Plan, item: WorkItem, part: Part) -> None:
         """Writes an item's predictions, whole or not at all; a failure noted earlier is forgotten."""
         import h5py
@@ -182,9 +186,10 @@ class RunFolder:
         self.write_json(path, {"item": item.name, "reason": reason, "rank": rank, "count": before + 1})
 
     def failures(self) -> list[dict[str, Any]]:
-        """What could not be done, in plan order."""
-        paths = [self.path("failures", entry.name) for entry in storage.list_files(self.path("failures"))]
-        found = (storage.read_if_there(path) for path in paths if path.endswith(".json"))
+        """What could not be done, in plan order; not what has been done since, by a rank that died just then too."""
+        names = [entry.name for entry in storage.list_files(self.path("failures")) if entry.name.endswith(".json")]
+        done = {f"{item.name}.json" for item in self.parts()} if names else set()
+        found = (storage.read_if_there(self.path("failures", name)) for name in names if name not in done)
         return [json.loads(data) for data in found if data is not None]  # one may have been mended meanwhile
 
     def records(self) -> dict[str, dict[str, Any]]:
