@@ -74,32 +74,45 @@ CASES = {
     "MPICH in SLURM": (batch(8) | mpich(3, 8, 3, 4), Rank(3, 8, "mpi", 4, 3, 4, "7")),
     "MPICH through srun": (step(1, 2, 0, 1, "1(x2)") | mpich(6, 8, 2, 4), Rank(6, 8, "mpi", 4, 2, 4, "7")),
     "srun --mpi=pmi2": (
-        step(4, 5, 1, 2, "2,1,2") | numbered("PMI_", "RANK SIZE", 4, 5), Rank(4, 5, "mpi", 8, 1, 2, "7")
+        step(4, 5, 1, 2, "2,1,2") | numbered("PMI_", "RANK SIZE", 4, 5), Rank(4, 5, "mpi", 8, 1, 2, "7", 0, "7")
     ),
-    "srun --mpi=pmix": (step(2, 7, 0, 1, "2(x3),1") | {"PMIX_RANK": "2"}, Rank(2, 7, "mpi", 8, 0, 2, "7")),
-    "srun --mpi=pmix, last node": (step(6, 7, 0, 3, "2(x3),1") | {"PMIX_RANK": "6"}, Rank(6, 7, "mpi", 12, 0, 1, "7")),
+    "srun --mpi=pmix": (step(2, 7, 0, 1, "2(x3),1") | {"PMIX_RANK": "2"}, Rank(2, 7, "mpi", 8, 0, 2, "7", 0, "7")),
+    "srun --mpi=pmix, last node": (
+        step(6, 7, 0, 3, "2(x3),1") | {"PMIX_RANK": "6"}, Rank(6, 7, "mpi", 12, 0, 1, "7", 0, "7")
+    ),
     "PMIx of somebody else": ({"PMIX_RANK": "2"}, Rank(0, 1, "alone", 12, 0, 1)),
-    "srun": (step(9, 10, 3, 2, "3(x2),4"), Rank(9, 10, "slurm", 4, 3, 4, "7")),
-    "srun, second node": (step(4, 10, 1, 1, "3(x2),4"), Rank(4, 10, "slurm", 5, 1, 3, "7")),
-    "srun of one": (step(0, 1, 0, 0, "1"), Rank(0, 1, "slurm", 12, 0, 1, "7")),
-    "srun with MASTER_ADDR": (step(1, 2, 1, 0, "2") | {"MASTER_ADDR": "n1"}, Rank(1, 2, "slurm", 8, 1, 2, "7")),
-    "a batch script": (batch(cores=8), Rank(0, 1, "slurm", 8, 0, 1, "7")),
-    "a batch script that says little": ({"SLURM_JOB_ID": "7"}, Rank(0, 1, "slurm", 12, 0, 1, "7")),
-    "--array=0-9": (batch() | array(4, 0, 9, 1, 10), Rank(4, 10, "slurm-array", 12, 0, 1, "70")),
-    "--array=5-8": (batch() | array(8, 5, 8, 1, 4), Rank(3, 4, "slurm-array", 12, 0, 1, "70")),
-    "--array=0-9:3": (batch() | array(9, 0, 9, 3, 4), Rank(3, 4, "slurm-array", 12, 0, 1, "70")),
-    "--array=0-10:3": (batch() | array(6, 0, 10, 3, 4), Rank(2, 4, "slurm-array", 12, 0, 1, "70")),
-    "--array=3": (batch() | array(3, 3, 3, 1, 1), Rank(0, 1, "slurm-array", 12, 0, 1, "70")),
+    "srun": (step(9, 10, 3, 2, "3(x2),4"), Rank(9, 10, "slurm", 4, 3, 4, "7", 0, "7")),
+    "srun, second node": (step(4, 10, 1, 1, "3(x2),4"), Rank(4, 10, "slurm", 5, 1, 3, "7", 0, "7")),
+    "srun of one": (step(0, 1, 0, 0, "1"), Rank(0, 1, "slurm", 12, 0, 1, "7", 0, "7")),
+    "srun with MASTER_ADDR": (step(1, 2, 1, 0, "2") | {"MASTER_ADDR": "n1"}, Rank(1, 2, "slurm", 8, 1, 2, "7", 0, "7")),
+    "a batch script": (batch(cores=8), Rank(0, 1, "slurm", 8, 0, 1, "7", 0, "7")),
+    "a batch script that says little": ({"SLURM_JOB_ID": "7"}, Rank(0, 1, "slurm", 12, 0, 1, "7", 0, "7")),
+    "--array=0-9": (batch() | array(4, 0, 9, 1, 10), Rank(4, 10, "slurm-array", 12, 0, 1, "70_4", 0, "70")),
+    "--array=5-8": (batch() | array(8, 5, 8, 1, 4), Rank(3, 4, "slurm-array", 12, 0, 1, "70_8", 0, "70")),
+    "--array=0-9:3": (batch() | array(9, 0, 9, 3, 4), Rank(3, 4, "slurm-array", 12, 0, 1, "70_9", 0, "70")),
+    "--array=0-10:3": (batch() | array(6, 0, 10, 3, 4), Rank(2, 4, "slurm-array", 12, 0, 1, "70_6", 0, "70")),
+    "--array=0,3,7-9": (batch() | array(7, 0, 9, 1, 5), Rank(7, 10, "slurm-array", 12, 0, 1, "70_7", 0, "70")),
+    "--array=4,14": (batch() | array(14, 4, 14, 10, 2), Rank(1, 2, "slurm-array", 12, 0, 1, "70_14", 0, "70")),
+    "--array=4,14,15": (batch() | array(14, 4, 15, 10, 3), Rank(10, 12, "slurm-array", 12, 0, 1, "70_14", 0, "70")),
+    "the second of two arrays": (
+        batch() | array(4, 0, 9, 1, 10) | {"COSMICAI_ARRAYS": "10/20", "COSMICAI_SUBMISSION": "night"},
+        Rank(14, 20, "slurm-array", 12, 0, 1, "70_4", 0, "night"),
+    ),
+    "a task that was requeued": (
+        batch() | array(4, 0, 9, 1, 10) | {"SLURM_RESTART_COUNT": "2"},
+        Rank(4, 10, "slurm-array", 12, 0, 1, "70_4", 2, "70"),
+    ),
+    "--array=3": (batch() | array(3, 3, 3, 1, 1), Rank(0, 1, "slurm-array", 12, 0, 1, "70_3", 0, "70")),
     "an array of steps": (
-        step(1, 4, 1, 0, "2(x2)") | array(7, 5, 8, 1, 4), Rank(9, 16, "slurm-array", 8, 1, 2, "70")
+        step(1, 4, 1, 0, "2(x2)") | array(7, 5, 8, 1, 4), Rank(9, 16, "slurm-array", 8, 1, 2, "70_7", 0, "70")
     ),
     "an array of --mpi=pmix": (
         step(1, 4, 1, 0, "2(x2)") | {"PMIX_RANK": "1"} | array(7, 5, 8, 1, 4),
-        Rank(9, 16, "slurm-array", 8, 1, 2, "70"),
+        Rank(9, 16, "slurm-array", 8, 1, 2, "70_7", 0, "70"),
     ),
     "an array of --mpi=pmi2": (
         step(3, 4, 1, 1, "2(x2)") | numbered("PMI_", "RANK SIZE", 3, 4) | array(0, 0, 1, 1, 2),
-        Rank(3, 8, "slurm-array", 8, 1, 2, "70"),
+        Rank(3, 8, "slurm-array", 8, 1, 2, "70_0", 0, "70"),
     ),
     "Lambda": ({"AWS_LAMBDA_FUNCTION_NAME": "redshifts"}, Rank(0, 1, "lambda", 12, 0, 1, "redshifts")),
     "ours in SLURM": (step(1, 2, 0, 1, "1(x2)") | OURS_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")),
@@ -113,7 +126,7 @@ CASES = {
         step(1, 2, 0, 1, "1(x2)") | {"PMI_RANK": "1", "PMI_SIZE": "2"} | open_mpi(5, 6, 2, 3),
         Rank(5, 6, "mpi", 5, 2, 3, "7"),
     ),
-    "mpirun in an array": (batch() | array(1, 0, 3, 1, 4) | open_mpi(1, 2, 1, 2), Rank(1, 2, "mpi", 8, 1, 2, "7")),
+    "mpirun in an array": (batch() | array(1, 0, 3, 1, 4) | open_mpi(1, 2, 1, 2), Rank(1, 2, "mpi", 8, 1, 2, "70_1")),
     "as many as were asked for": (
         {"COSMICAI_WORLD_SIZE": "6"} | open_mpi(5, 6, 1, 2), Rank(5, 6, "mpi", 8, 1, 2, "1466761217")
     ),
@@ -194,12 +207,8 @@ ERRORS = {
     ),
     "an array without srun": (
         batch(4) | array(0, 0, 1, 1, 2),
-        "job 70 has 4 tasks and this process was started without srun, so it is alone; "
+        "job 70_0 has 4 tasks and this process was started without srun, so it is alone; "
         "start it with `srun python -m cosmicai work RUN`",
-    ),
-    "--array=0-3,7": (
-        batch() | array(7, 0, 7, 1, 5),
-        "the array of job 70 has 5 tasks between 0 and 7, with gaps; expected a range such as --array=0-9",
     ),
     "no number of ranks": ({"COSMICAI_RANK": "0"}, no_number("COSMICAI_WORLD_SIZE")),
     "an empty rank": ({"COSMICAI_RANK": "", "COSMICAI_WORLD_SIZE": "2"}, no_number("COSMICAI_RANK")),
@@ -263,6 +272,7 @@ def test_what_a_real_launcher_sets_is_understood(tmp_path: Path, kind: str) -> N
     assert done.returncode == 0, done.stderr
     found = [json.loads(path.read_text()) for path in sorted(told.iterdir())]
     jobs = {rank.pop("job") for rank in found}
+    assert [(rank.pop("restarts"), rank.pop("submission")) for rank in found] == [(0, None)] * 3
     assert len(jobs) == 1 and all(jobs)
     assert found == [
         {"rank": rank, "world_size": 3, "platform": kind, "threads": 2, "local_rank": rank, "local_size": 3}

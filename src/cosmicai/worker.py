@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
+from . import storage
 from .progress import polled
 from .ranks.communicator import connect
 from .ranks.cores import pin
@@ -25,13 +28,12 @@ LOGS = "COSMICAI_LOGS"
 def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
     """Does one rank's part of a run and returns the exit code.
 
-    Ranks that talk to each other end together: rank 0, which shows the progress of all, then summarizes the run.
-    Raises InputError as `work` does.
+    Ranks that talk to each other end together: rank 0, which shows the progress of all, then summarizes the run. Of
+    those of one submission that do not, the last one does. Raises InputError as `work` does.
     """
     pin(os.environ)
     plan = run.plan()
-    if plan.device == "cuda":
-        os.environ.update(own_gpu(rank.local_rank, os.environ))
+    os.environ.update(own_gpu(rank.local_rank, os.environ))
     with ExitStack() as stack:
         if logs := os.environ.get(LOGS):
             _log_to(Path(logs, f"{rank.rank}.log"))
@@ -45,9 +47,25 @@ def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
             if talking is not None:
                 talking.barrier()
         click.echo(f"rank {rank.rank} of {rank.world_size}: {record['galaxies']} galaxies in {record['items']} items")
+        if talking is None and rank.submission:
+            return _concluded_by_the_last(run, record)
         if talking is None or logs:
             return 0
         return int(talking.broadcast(_concluded(run) if leads else None))
+
+
+def _concluded_by_the_last(run: RunFolder, record: dict[str, Any]) -> int:
+    """Summarizes the run if nothing is left that another rank may still do; two that end at once write the same."""
+    plan, done = run.plan(), run.parts()
+    failed = {failure["item"] for failure in run.failures()}
+    left = sum(item.galaxies for item in plan.items if item not in done and item.name not in failed)
+    if left:
+        click.echo(f"{left} galaxies are left to other ranks; `python -m launch status {run.uri}` tells how it stands")
+        return 0
+    summary = storage.read_if_there(run.summary_path)
+    if not record["items"] and summary is not None and json.loads(summary)["complete"]:
+        return 0
+    return _concluded(run)
 
 
 def _concluded(run: RunFolder) -> int:

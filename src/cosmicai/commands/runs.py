@@ -12,24 +12,30 @@ from .options import run_options, schedule_option, tell
 @click.command()
 @run_options
 def infer(survey: str, **options: Any) -> int:
-    """Predict the redshift of every galaxy in SURVEY: a folder, an s3:// prefix, or a .h5 or .pt file."""
-    from ..galaxies.survey import open_survey
+    """Predict the redshift of every galaxy in SURVEY: a folder, an s3:// prefix, a .h5 or .pt file, or `demo`.
+
+    The tasks of a SLURM array that run this with --resume share the work; the last one makes the catalogue.
+    """
+    from ..demo import named_survey
+    from ..ranks.environment import rank_from_environment
     from ..run.begin import begin
+    from ..worker import run_rank
 
-    return _finish(begin(open_survey(survey), **options, tell=tell))
+    rank = rank_from_environment()
+    run = begin(named_survey(survey, options["out"]), **options, ranks=rank.world_size, tell=tell)
+    return _finish(run, rank) if rank.world_size == 1 else run_rank(run, rank, "dynamic")
 
 
-def _finish(run: Any) -> int:
+def _finish(run: Any, rank: Any) -> int:
     """Does what is missing of a run in this process, summarizes it, and returns the exit code."""
     from ..progress import progress
-    from ..ranks.environment import rank_from_environment
     from ..run.work import work as work_on
 
     plan = run.plan()
     done = plan.galaxies_of(run.parts())
     if done < plan.galaxies:
         with progress(plan.galaxies, done) as advance:
-            work_on(run, rank_from_environment(), advance)
+            work_on(run, rank, advance)
     # Only now, when the engine has given its memory back: tables and plots bring 50 MB of code.
     from ..report import conclude
     from ..run.summary import summarize
@@ -44,10 +50,10 @@ def _finish(run: Any) -> int:
 )
 def plan(survey: str, ranks: int, **options: Any) -> int:
     """Write the plan of a run and do nothing of it yet; several `cosmicai work` can then share it."""
-    from ..galaxies.survey import open_survey
+    from ..demo import named_survey
     from ..run.begin import begin
 
-    run = begin(open_survey(survey), **options, ranks=ranks, tell=tell)
+    run = begin(named_survey(survey, options["out"]), **options, ranks=ranks, tell=tell)
     made = run.plan()
     click.echo(f"{made.galaxies} galaxies in {len(made.items)} items; do them with `cosmicai work {run.uri}`")
     return 0
@@ -104,8 +110,9 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
 def demo(out: str, galaxies: int) -> int:
     """Make synthetic galaxies and turn them into a catalogue of redshifts with the demo weights."""
     from ..demo import demo_run
+    from ..ranks.environment import rank_from_environment
 
-    return _finish(demo_run(out, galaxies))
+    return _finish(demo_run(out, galaxies), rank_from_environment())
 
 
 COMMANDS = (infer, plan, work, summarize, catalogue, demo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from .cores import available_cores
@@ -17,7 +17,8 @@ class Rank:
     """One worker among `world_size`, and among the `local_size` of its machine.
 
     `threads` are the cores that are its own. `platform` names who started it: alone, local, torchrun, mpi, slurm,
-    slurm-array or lambda; `job` is the name that the platform gave to the whole of it.
+    slurm-array or lambda; `job` is the platform's name of what it started (SLURM's `JOB` or `JOB_TASK`), `restarts`
+    how often SLURM has requeued that. `submission` is common to all ranks that share a plan without talking.
     """
 
     rank: int = 0
@@ -27,6 +28,8 @@ class Rank:
     local_rank: int = 0
     local_size: int = 1
     job: str | None = None
+    restarts: int = 0
+    submission: str | None = None
 
 
 def rank_from_environment(environment: Environment = os.environ) -> Rank:
@@ -37,6 +40,8 @@ def rank_from_environment(environment: Environment = os.environ) -> Rank:
     variable is missing or no sensible number, or if another number of ranks was started than was asked for.
     """
     rank = next(found for read in _PLATFORMS if (found := read(environment)))
+    if "SLURM_JOB_ID" in environment:
+        rank = replace(rank, restarts=_whole(environment, "SLURM_RESTART_COUNT", 0))
     asked = _whole(environment, "COSMICAI_WORLD_SIZE", rank.world_size)
     if asked != rank.world_size:
         alone = "finds itself alone" if rank.world_size == 1 else f"finds {rank.world_size} ({rank.platform})"
@@ -82,7 +87,7 @@ def _open_mpi(environment: Environment) -> Rank | None:
     if "OMPI_COMM_WORLD_RANK" not in environment:
         return None
     names = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
-    return _started(environment, "mpi", names, environment.get("SLURM_JOB_ID") or environment.get("PMIX_NAMESPACE"))
+    return _started(environment, "mpi", names, _slurm_job(environment) or environment.get("PMIX_NAMESPACE"))
 
 
 def _pmi(environment: Environment) -> Rank | None:
@@ -93,7 +98,7 @@ def _pmi(environment: Environment) -> Rank | None:
     if "SLURM_LOCALID" in environment and "MPI_LOCALRANKID" not in environment:
         return _step(environment, "mpi", "PMI_RANK", "PMI_SIZE")
     names = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
-    return _started(environment, "mpi", names, environment.get("SLURM_JOB_ID"))
+    return _started(environment, "mpi", names, _slurm_job(environment))
 
 
 def _pmix(environment: Environment) -> Rank | None:
@@ -125,25 +130,33 @@ def _step(environment: Environment, platform: str, rank: str, world_size: str) -
 
 
 def _slurm_job(environment: Environment) -> str | None:
-    return environment.get("SLURM_ARRAY_JOB_ID") or environment.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        return f"{environment.get('SLURM_ARRAY_JOB_ID')}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
 
 
 def _in_array(environment: Environment, rank: Rank) -> Rank:
-    """A rank of an array's task as one of all ranks of the array; any other as it is."""
+    """A rank of an array's task as one of all ranks of the array, and as it is without an array.
+
+    Of `--array=0,3,7-9` a task does not learn which others there are, so that its ranks are those of 0-9, of which some
+    never come. COSMICAI_ARRAYS (`FIRST/ALL`) says how many tasks the arrays before this one have, and all together.
+    """
+    submission = environment.get("COSMICAI_SUBMISSION")
     if "SLURM_ARRAY_TASK_ID" not in environment:
-        return rank
+        return replace(rank, submission=submission or environment["SLURM_JOB_ID"])
     task, first, last, count = (
         _whole(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "MAX", "COUNT")
     )
     step = _whole(environment, "SLURM_ARRAY_TASK_STEP", 1)
     if (last - first) // step + 1 != count:
-        raise InputError(
-            f"the array of job {rank.job} has {count} tasks between {first} and {last}, with gaps; "
-            "expected a range such as --array=0-9"
-        )
-    return Rank(
-        (task - first) // step * rank.world_size + rank.rank, count * rank.world_size, "slurm-array",
-        rank.threads, rank.local_rank, rank.local_size, rank.job,
+        step = 1
+    place, places = (task - first) // step, (last - first) // step + 1
+    if "COSMICAI_ARRAYS" in environment:
+        before, _, everywhere = environment["COSMICAI_ARRAYS"].partition("/")
+        place, places = place + int(before), int(everywhere)
+    return replace(
+        rank, rank=place * rank.world_size + rank.rank, world_size=places * rank.world_size, platform="slurm-array",
+        submission=submission or environment.get("SLURM_ARRAY_JOB_ID"),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import InputError
+from ..ranks.environment import Rank
 from ..s3 import is_s3
 from .plan import Plan, WorkItem
 from .record import Recorder
@@ -108,6 +109,11 @@ class RunFolder:
         """Why an item could not be done."""
         return self.path("failures", f"{item.name}.json")
 
+    def claim(self, item: WorkItem, rank: Rank) -> bool:
+        """Gives an item to this rank, and to no other one of its submission; says whether it is this rank's."""
+        path, mine = self.path("claims", str(rank.submission), item.name), str(rank.rank).encode()
+        return storage.create_bytes(path, mine) or storage.read_if_there(path) == mine
+
     def has_plan(self) -> bool:
         """Whether there is a plan. Raises InputError if the folder cannot hold one."""
         if not is_s3(self.uri) and storage.exists(self.uri) and not storage.is_folder(self.uri):
@@ -149,6 +155,10 @@ class RunFolder:
     def has_part(self, item: WorkItem) -> bool:
         """Whether the item is done."""
         return storage.exists(self.part_path(item))
+
+    def has_failure(self, item: WorkItem) -> bool:
+        """Whether the item was tried in vain."""
+        return storage.exists(self.failure_path(item))
 
     def write_part(self, plan: Plan, item: WorkItem, part: Part) -> None:
         """Writes an item's predictions, whole or not at all; a failure noted earlier is forgotten."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..engine.base import Choice
 from ..ranks.environment import Rank
+from ..ranks.gpus import VISIBLE
 from .plan import WorkItem
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
@@ -125,6 +126,7 @@ class Recorder:
             "pid": os.getpid(),
             "cpu_model": cpu_model(),
             "gpu_model": gpu_model(self.choice.device),
+            "cuda_visible_devices": os.environ.get(VISIBLE),
             "image_digest": os.environ.get("COSMICAI_IMAGE_DIGEST"),
             "git_commit": git_commit(),
         }
@@ -171,6 +173,7 @@ class Recorder:
             "state": self.state,
             "platform": self.rank.platform,
             "job": self.rank.job,
+            "restarts": self.rank.restarts,
             "local_rank": self.rank.local_rank,
             "threads": self.rank.threads,
             **self._fixed,

@@ -37,10 +37,10 @@ def work(
 ) -> dict[str, Any]:
     """Does this rank's part of what is not done yet, and returns its record.
 
-    Which items those are a launcher says, or with the schedule "dynamic" the communicator's counter, or else (without
-    a communicator too) all ranks know it beforehand. `advance` is told how many more galaxies are predicted. An item
-    whose shard cannot be read is set aside in `failures/`. Raises InputError if the plan, the weights or the engine
-    cannot be used or results cannot be written.
+    Which items those are a launcher says, or with the schedule "dynamic" the communicator's counter, or else all ranks
+    know it beforehand; "dynamic" ranks of one submission that cannot talk then do what others have left. `advance` is
+    told how many more galaxies are predicted. An item whose shard cannot be read is set aside in `failures/`. Raises
+    InputError if the plan, the weights or the engine cannot be used or results cannot be written.
     """
     plan = run.plan()
     recorder = Recorder(rank, plan.batch_size, plan.choice, plan.precision_check, run.uri, plan.survey)
@@ -64,14 +64,29 @@ def _items(
     if launcher is not None:
         return filter(None, map(WorkItem.from_name, iter(launcher.next_item, None)))
     if communicator is None:
-        # Dealt from all items, since a rank that starts later than another finds more of them done.
-        mine, done = share(plan.items, rank.rank, rank.world_size), run.parts()
-        return (item for item in mine if item not in done)
+        return _without_talking(run, plan, rank, schedule)
     done = run.parts() if communicator.rank == 0 else set()
     missing = agree_on_missing(plan.items, done, communicator)
     if schedule == "static":
         return iter(share(missing, rank.rank, rank.world_size))
     return counted(largest_first(missing), communicator)
+
+
+def _without_talking(run: RunFolder, plan: Plan, rank: Rank, schedule: str) -> Iterator[WorkItem]:
+    """The items that every rank knows to be this one's and, unless all are dealt beforehand, those that ranks which
+    died, are late, or never come have left, of which each is claimed by one rank."""
+    # Dealt from all items, since a rank that starts later than another finds more of them done.
+    mine, done = share(plan.items, rank.rank, rank.world_size), run.parts()
+    yield from (item for item in mine if item not in done and not run.has_part(item))
+    if rank.submission is None or schedule == "static":
+        return
+    done = run.parts() | set(mine)  # of which the last ones are not written yet
+    left = [item for item in plan.items if item not in done]
+    # Others go forwards, so this one goes backwards, each from somewhere else.
+    first = len(left) * (rank.rank + 1) // rank.world_size
+    for item in reversed(left[first:] + left[:first]):
+        if not run.has_part(item) and not run.has_failure(item) and run.claim(item, rank):
+            yield item
 
 
 def _do(
