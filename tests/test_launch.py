@@ -125,9 +125,20 @@ def test_gpus_that_are_not_there_are_one_sentence(tmp_path, job):
             ("--procs", "2", "--gpus", "1"),
             "--procs is for ranks on CPUs and --gpus for ranks on GPUs; use one of them",
         ),
-        (("--nodes", "2"), "--nodes 2 needs --mpi; without it all ranks run on this machine"),
+        (("--nodes", "2"), "--nodes 2 needs --mpi or --slurm; without them all ranks run on this machine"),
+        (
+            ("--procs", "3", "--nodes", "2", "--mpi"),
+            "--procs 3 is for all nodes together and cannot be shared evenly by --nodes 2",
+        ),
+        (
+            ("--mpi", "--slurm"),
+            "--mpi and --slurm both start ranks; use one of them (jobs/infer_mpi.sh is MPI in SLURM)",
+        ),
+        (("--gpu-kind", "a100"), "--gpu-kind is for jobs of --slurm"),
+        (("--array", "4"), "--array is for jobs of --slurm"),
+        (("--wait",), "--wait is for jobs of --slurm"),
         (("--procs", "2", "--device", "cuda"), "--procs and --device cuda contradict each other"),
-        (("--gpus", "1", "--nodes", "2", "--mpi", "--device", "cpu"), "--gpus and --device cpu contradict each other"),
+        (("--gpus", "2", "--nodes", "2", "--mpi", "--device", "cpu"), "--gpus and --device cpu contradict each other"),
     ],
 )
 def test_options_that_contradict_each_other_are_one_sentence(tmp_path, job, options, sentence):
@@ -197,7 +208,7 @@ def test_resume_of_something_else_is_one_sentence(tmp_path):
 
 def test_ranks_on_gpus_do_not_go_on_with_a_plan_for_cpus(tmp_path, job):
     out = planned(tmp_path, job, 2)
-    done = run("resume", str(out), "--gpus", "1", "--nodes", "2", "--mpi", module="launch")
+    done = run("resume", str(out), "--gpus", "2", "--nodes", "2", "--mpi", module="launch")
     demand_one_sentence(done.returncode, done.stdout, done.stderr)
     assert done.stderr == "launch: the run's plan is for cpu; use --procs\n"
 
@@ -295,6 +306,8 @@ def test_every_rank_sees_its_own_gpu(monkeypatch):
 
 
 def test_ranks_on_the_machines_of_a_cluster_are_counted_for_all_of_them():
-    assert Request(procs=3, nodes=4).ranks == 12
-    assert Request(gpus=8, nodes=2).ranks == 16
+    assert (Request(procs=12, nodes=4).ranks, Request(procs=12, nodes=4).per_node) == (12, 3)
+    assert (Request(nodes=4).ranks, Request(nodes=4).per_node) == (4, 1)
+    with pytest.raises(InputError, match="^--gpus 5 is for all nodes together and cannot be shared evenly by --nodes 2$"):
+        _ = Request(gpus=5, nodes=2).per_node
     assert Request().ranks == 1

@@ -57,9 +57,10 @@ if "work" in sys.orig_argv:
     write_part = work.RunFolder.write_part
 
     def mute(run, plan, item, part):
-        write_part(run, plan, item, part)
+        is_first = write_part(run, plan, item, part)
         if int(os.environ.get("TEST_MUTE", -1)) in part.objid:
             os.kill(os.getpid(), signal.SIGKILL)
+        return is_first
 
     work.RunFolder.write_part = mute
 

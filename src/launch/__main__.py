@@ -6,7 +6,7 @@ import click
 
 from cosmicai.cli import run_command
 
-from .commands import resume, run, status
+from .commands import cancel, resume, run, status
 
 
 class _Launch(click.Group):
@@ -27,7 +27,7 @@ def launch() -> None:
     """
 
 
-for command in (run, status, resume):
+for command in (run, status, resume, cancel):
     launch.add_command(command)
 
 

@@ -1,66 +1,48 @@
-"""run, status, resume."""
+"""run, resume, status, cancel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
-from cosmicai.commands.options import run_options, schedule_option, tell
+from cosmicai.commands.options import run_options, tell
 from cosmicai.errors import InputError
 
-_RANK_OPTIONS = (
-    click.option("--procs", type=click.IntRange(1), help="Ranks on CPU cores, one process each; default 1."),
-    click.option("--gpus", type=click.IntRange(1), help="Ranks on GPUs, one process each."),
-    click.option("--nodes", default=1, show_default=True, type=click.IntRange(1), help="Machines; needs --mpi."),
-    click.option("--mpi", is_flag=True, help="Start the ranks with mpirun, on the nodes that it knows of."),
-    schedule_option,
-    click.option("--max-restarts", default=3, show_default=True, type=click.IntRange(0), help="Of ranks that died."),
-    click.option(
-        "--rank-timeout",
-        default=300.0,
-        show_default=True,
-        type=click.FloatRange(min=0, min_open=True),
-        help="Seconds of silence after which a rank is taken for dead.",
-    ),
-)
+from .options import rank_options, taken_request
 
-
-def _rank_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_RANK_OPTIONS):
-        command = option(command)
-    return command
+_COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command()
 @run_options
-@_rank_options
+@rank_options
 @click.option("--dry-run", is_flag=True, help="Print plan, ranks, and estimates of time and memory; run nothing.")
 def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> int:
     """Predict the redshift of every galaxy in SURVEY with several ranks."""
-    from cosmicai.galaxies.survey import open_survey
+    from cosmicai.demo import named_survey
     from cosmicai.run.begin import begin
 
     from .estimate import estimate
     from .request import require_room, settled
 
-    request, mpi = _request(options)
+    request, mpi, batch, wait = taken_request(options)
+    if batch:
+        from .submitting import submit_run
+
+        return submit_run(survey, out, request, batch, options | {"resume": resume}, dry_run=dry_run, wait=wait)
     if request.gpus:
         options["device"] = _only(options["device"], "cuda")
-    elif options["procs"]:
+    elif request.procs:
         options["device"] = _only(options["device"], "cpu")
-    for name in ("mpi", *(field.name for field in fields(request))):
-        del options[name]
-    opened = open_survey(survey)
-    if not dry_run:
-        approve = partial(require_room, request, mpi=mpi)
-        begun = begin(opened, out=out, resume=resume, ranks=request.ranks, approve=approve, **options, tell=tell)
-        return _go_on(begun, request, mpi)
     with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
+        opened = named_survey(survey, folder if dry_run else out)
+        if not dry_run:
+            approve = partial(require_room, request, mpi=mpi)
+            begun = begin(opened, out=out, resume=resume, ranks=request.ranks, approve=approve, **options, tell=tell)
+            return _go_on(begun, request, mpi)
         begun = begin(opened, out=folder, ranks=request.ranks, **options, tell=tell)
         for line in estimate(begun, settled(request, begun.plan())):
             click.echo(line)
@@ -69,13 +51,21 @@ def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> i
 
 @click.command()
 @click.argument("run")
-@_rank_options
+@rank_options
 def resume(run: str, **options: Any) -> int:
-    """Finish the run in the folder RUN: do what is missing, nothing else."""
-    from cosmicai import storage
-    from cosmicai.run.folder import RunFolder
+    """Finish the run in the folder RUN: do what is missing, nothing else.
 
-    return _go_on(RunFolder(storage.absolute(run)), *_request(options))
+    A run that was submitted to SLURM is submitted again as it was, unless other ranks are asked for.
+    """
+    from .submission import submissions
+    from .submitting import submit_again
+
+    folder, context = _folder(run), click.get_current_context()
+    before = submissions(folder)
+    if before and not any(context.get_parameter_source(name) is _COMMAND_LINE for name in set(options) - {"wait"}):
+        return submit_again(folder, *before[-1].asked(), options["wait"])
+    request, mpi, batch, wait = taken_request(options)
+    return submit_again(folder, request, batch, wait) if batch else _go_on(folder, request, mpi)
 
 
 @click.command()
@@ -83,25 +73,28 @@ def resume(run: str, **options: Any) -> int:
 @click.option("--watch", is_flag=True, help="Go on until the run is complete.")
 def status(run: str, watch: bool) -> int:
     """How the run in the folder RUN stands."""
+    from .status import show_status
+
+    return show_status(_folder(run), watch)
+
+
+@click.command()
+@click.argument("run")
+def cancel(run: str) -> int:
+    """Stop all that is at work on the run in the folder RUN; what is done remains."""
+    from .submission import cancel as stop
+
+    stopped = stop(folder := _folder(run))
+    told = [f"job {job}" for job in stopped.jobs] + ([f"process {stopped.process}"] if stopped.process else [])
+    click.echo(f"stopped {', '.join(told)}" if told else f"nothing is at work on {folder.uri}")
+    return 0
+
+
+def _folder(run: str) -> Any:
     from cosmicai import storage
     from cosmicai.run.folder import RunFolder
 
-    from .status import show_status
-
-    return show_status(RunFolder(storage.absolute(run)), watch)
-
-
-def _request(options: dict[str, Any]) -> tuple[Any, bool]:
-    """The ranks that were asked for, and whether mpirun starts them."""
-    from .request import Request, require_gpus
-
-    if options["procs"] and options["gpus"]:
-        raise InputError("--procs is for ranks on CPUs and --gpus for ranks on GPUs; use one of them")
-    if options["nodes"] > 1 and not options["mpi"]:
-        raise InputError(f"--nodes {options['nodes']} needs --mpi; without it all ranks run on this machine")
-    if options["gpus"] and options["nodes"] == 1:
-        require_gpus(options["gpus"])
-    return Request(**{field.name: options[field.name] for field in fields(Request)}), options["mpi"]
+    return RunFolder(storage.absolute(run))
 
 
 def _only(asked: str | None, device: str) -> str:

@@ -31,12 +31,13 @@ def estimate(run: RunFolder, request: Request) -> Iterator[str]:
     largest = max(item.galaxies for item in plan.items)
     yield f"{len(plan.items):,} work items, the largest of {largest:,} galaxies, schedule {request.schedule}"
     yield f"engine {plan.engine}, {plan.precision}, batches of {plan.batch_size}, weights {plan.weights}"
-    per_node = request.ranks // request.nodes
-    for rank, variables in ranks_of(replace(request, nodes=1), "dry run"):
+    on_gpus, per_node = bool(request.gpus), request.per_node
+    one = replace(request, nodes=1, gpus=per_node if on_gpus else None, procs=None if on_gpus else per_node)
+    for rank, variables in ranks_of(one, "dry run"):
         cores, gpu = variables.get("COSMICAI_CORES"), variables.get("CUDA_VISIBLE_DEVICES")
         where = [f"{rank.threads} threads", f"cores {cores}" if cores else "", f"GPU {gpu}" if request.gpus else ""]
         yield f"rank {rank.rank} of each node: " + ", ".join(part for part in where if part)
-    rate = _rate(run, rank.threads) * request.ranks
+    rate = engine_rate(run, rank.threads) * request.ranks
     time_needed = timedelta(seconds=round(galaxies / rate))
     yield f"about {time_needed} at {rate:,.0f} galaxies/s, {request.ranks} times what one such rank alone was measured"
     needed, free = memory_of_ranks_mb(plan.engine, per_node), available_memory_mb()
@@ -44,8 +45,8 @@ def estimate(run: RunFolder, request: Request) -> Iterator[str]:
         yield f"about {needed:,.0f} MB of memory of each node; {free:,.0f} MB are free on this one"
 
 
-def _rate(run: RunFolder, threads: int) -> float:
-    """Galaxies per second of the plan's engine on galaxies of the survey in memory."""
+def engine_rate(run: RunFolder, threads: int) -> float:
+    """Galaxies per second of the plan's engine on this machine, on galaxies of the survey in memory."""
     plan = run.plan()
     galaxies = sample(Survey(plan.survey, plan.shards), MEASURED)
     if not len(galaxies):

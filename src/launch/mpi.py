@@ -74,7 +74,7 @@ def mpi_command(run: RunFolder, request: Request, logs: Path) -> tuple[list[str]
         variables = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
     if os.getuid() == 0:
         variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    places = ["-N", str(request.ranks // request.nodes)] if request.nodes > 1 else []
+    places = ["-N", str(request.per_node)] if request.nodes > 1 else []
     # Through env, since every MPI has its own option for variables that go to other nodes.
     worker = [sys.executable, "-m", "cosmicai", "work", run.uri, "--schedule", request.schedule]
     settings = [f"{name}={value}" for name, value in own.items()]

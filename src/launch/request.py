@@ -19,8 +19,8 @@ from cosmicai.run.plan import Plan
 class Request:
     """How many ranks of which kind, and what becomes of those that die.
 
-    `procs` are ranks of one node on CPUs, `gpus` such with a GPU each, of which one at most is given; without both it
-    is one rank, or on GPUs one for each. `rank_timeout` in seconds.
+    `procs` are ranks on CPUs, `gpus` ranks with a GPU each, of which one at most is given, for all `nodes` together;
+    without both it is one rank for each node, or on GPUs one for each GPU. `rank_timeout` in seconds.
     """
 
     procs: int | None = None
@@ -33,7 +33,34 @@ class Request:
     @property
     def ranks(self) -> int:
         """All of them."""
-        return self.nodes * (self.gpus or self.procs or 1)
+        return self.gpus or self.procs or self.nodes
+
+    @property
+    def per_node(self) -> int:
+        """Those of one node. Raises InputError if the nodes would not all have the same number."""
+        if self.ranks % self.nodes:
+            option = "gpus" if self.gpus else "procs"
+            raise InputError(
+                f"--{option} {self.ranks} is for all nodes together and cannot be shared evenly by --nodes {self.nodes}"
+            )
+        return self.ranks // self.nodes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is asked of SLURM. `cores` of each rank, `time` of each job in SLURM's notation, `tasks` of an array, each
+    of which is as many nodes and ranks as the request says; `requeues` after the end of the time."""
+
+    site: str | None = None
+    account: str | None = None
+    partition: str | None = None
+    time: str = "1:00:00"
+    gpu_kind: str | None = None
+    cores: int | None = None
+    memory_mb: int | None = None
+    tasks: int | None = None
+    image: str | None = None
+    requeues: int = 10
 
 
 def settled(request: Request, plan: Plan) -> Request:

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path("network", name)
 
     @property
+    def accounting_path(self) -> str:
+        """What SLURM counted."""
+        return self.path("accounting.json")
+
+    @property
     def summary_path(self) -> str:
         """Coverage, metrics, totals."""
         return self.path("summary.json")
@@ -96,6 +101,19 @@ class RunFolder:
     def log_path(self, rank: int) -> str:
         """What a rank printed."""
         return self.path("logs", f"{rank}.log")
+
+    def submission_path(self, name: str) -> str:
+        """What was submitted to SLURM."""
+        return self.path("submissions", f"{name}.json")
+
+    def submission_paths(self) -> list[str]:
+        """All that was submitted to SLURM."""
+        entries = storage.list_files(self.path("submissions"))
+        return [self.path("submissions", entry.name) for entry in entries if entry.name.endswith(".json")]
+
+    def submission_folder(self, name: str) -> str:
+        """What the jobs of a submission printed."""
+        return self.path("submissions", name)
 
     def record_path(self, rank: int, attempt: int) -> str:
         """How one attempt of a rank went."""
@@ -160,8 +178,11 @@ class RunFolder:
         """Whether the item was tried in vain."""
         return storage.exists(self.failure_path(item))
 
-    def write_part(self, plan: Plan, item: WorkItem, part: Part) -> None:
-        """Writes an item's predictions, whole or not at all; a failure noted earlier is forgotten."""
+    def write_part(self, plan: Plan, item: WorkItem, part: Part) -> bool:
+        """Writes an item's predictions, whole or not at all; a failure noted earlier is forgotten.
+
+        Says whether this was done now: what is there already, by another rank, is the same and remains.
+        """
         import h5py
 
         buffer = io.BytesIO()
@@ -170,8 +191,9 @@ class RunFolder:
             file.attrs.update(start=item.start, stop=item.stop)
             for name, dtype in PART_COLUMNS.items():
                 file.create_dataset(name, data=getattr(part, name), dtype=dtype)
-        storage.write_bytes(self.part_path(item), buffer.getvalue())
+        first = storage.create_bytes(self.part_path(item), buffer.getvalue())
         storage.remove(self.failure_path(item))
+        return first
 
     def read_part(self, plan: Plan, item: WorkItem) -> Part:
         """The predictions of an item. Raises InputError if the file is damaged or belongs to another plan."""

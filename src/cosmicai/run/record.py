@@ -113,6 +113,7 @@ class Recorder:
     galaxies: int = 0
     batches: int = 0
     items: int = 0
+    repeated: int = 0  # galaxies
     peak_gpu_mb: float = 0.0
     state: str = "running"
     working_at: datetime | None = None  # when the first galaxies were read
@@ -144,12 +145,15 @@ class Recorder:
             if name in WORKING:
                 self.cpu_seconds += time.process_time() - cpu
 
-    def add(self, item: WorkItem, peak_gpu_mb: float) -> None:
-        """Counts an item that is written."""
+    def add(self, item: WorkItem, peak_gpu_mb: float, is_first: bool) -> None:
+        """Counts an item that is written; one that another rank has written before counts as repeated alone."""
+        self.peak_gpu_mb = peak_gpu_mb
+        if not is_first:
+            self.repeated += item.galaxies
+            return
         self.items += 1
         self.batches += -(-item.galaxies // self.batch_size)
         self.galaxies += item.galaxies
-        self.peak_gpu_mb = peak_gpu_mb
 
     def record(self) -> dict[str, Any]:
         """The record as it is written."""
@@ -189,4 +193,5 @@ class Recorder:
             "peak_gpu_mb": self.peak_gpu_mb,
             "galaxies": self.galaxies,
             "items": self.items,
+            "repeated": self.repeated,
         }

@@ -92,6 +92,7 @@ def add_up(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "attempts": max((rank["attempt"] for rank in everyone), default=0),
         "ranks": max((rank["world_size"] for rank in everyone), default=0),
         "galaxies": galaxies,
+        "repeated": sum(rank["repeated"] for rank in everyone),
         "batches": sum(rank["num_batches"] for rank in everyone),
         "wall_seconds": covered_seconds((rank["started_at"], rank["updated_at"]) for rank in everyone),
         "working_seconds": working,

@@ -122,10 +122,10 @@ def _do(
             watcher.alive()
             if piece.is_last:
                 with recorder.phase("write"):
-                    run.write_part(plan, piece.item, _joined(predicted))
+                    is_first = run.write_part(plan, piece.item, _joined(predicted))
                 predicted = []
                 # Only now: what an item that failed had predicted is done again and counts then.
-                recorder.add(piece.item, engine.peak_gpu_mb())
+                recorder.add(piece.item, engine.peak_gpu_mb(), is_first)
                 run.write_record(recorder)
                 watcher.finished(piece.item.name)
 

@@ -1,0 +1,81 @@
+"""Options of `python -m launch`, declared once, and what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from cosmicai.commands.options import schedule_option
+from cosmicai.errors import InputError
+
+_RANK_OPTIONS = (
+    click.option(
+        "--procs", type=click.IntRange(1), help="Ranks on CPU cores, on all nodes together; default 1 a node."
+    ),
+    click.option("--gpus", type=click.IntRange(1), help="Ranks on GPUs, one for each, on all nodes together."),
+    click.option(
+        "--nodes", default=1, show_default=True, type=click.IntRange(1), help="Machines; needs --mpi or --slurm."
+    ),
+    click.option("--mpi", is_flag=True, help="Start the ranks with mpirun, on the nodes that it knows of."),
+    schedule_option,
+    click.option("--max-restarts", default=3, show_default=True, type=click.IntRange(0), help="Of ranks that died."),
+    click.option(
+        "--rank-timeout",
+        default=300.0,
+        show_default=True,
+        type=click.FloatRange(min=0, min_open=True),
+        help="Seconds of silence after which a rank is taken for dead.",
+    ),
+    click.option("--slurm", is_flag=True, help="Submit the ranks to SLURM and return; the options below are for it."),
+    click.option("--site", help="The cluster: a file slurm/SITE.toml or its path; default COSMICAI_SITE."),
+    click.option("--account", help="Whom the cluster charges."),
+    click.option("--partition", help="Default: the first that takes the job."),
+    click.option("--time", default="1:00:00", show_default=True, help="Limit of a job; what is left then is requeued."),
+    click.option("--gpu-kind", help="Such as a100; default the site's first."),
+    click.option("--cores", type=click.IntRange(1), help="Of each rank; default up to 4."),
+    click.option("--memory-mb", type=click.IntRange(1), help="Of each node; default by number of ranks."),
+    click.option(
+        "--array", "tasks", type=click.IntRange(1), help="So many independent tasks, each of the nodes and ranks asked."
+    ),
+    click.option("--image", envvar="COSMICAI_IMAGE", help="The worker's SIF; the launcher stays outside of it."),
+    click.option(
+        "--requeues", default=10, show_default=True, type=click.IntRange(0), help="Of a job whose time was over."
+    ),
+    click.option("--wait", is_flag=True, help="Stay until SLURM's jobs have ended, and tell the result."),
+)
+_OF_SLURM = ("site", "account", "partition", "gpu_kind", "cores", "memory_mb", "tasks")
+
+
+def rank_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which ranks, how many, and where."""
+    for option in reversed(_RANK_OPTIONS):
+        command = option(command)
+    return command
+
+
+def taken_request(options: dict[str, Any]) -> tuple[Any, bool, Any, bool]:
+    """Takes what `rank_options` gave out of the options: the request, whether mpirun starts the ranks, what is asked of
+    SLURM if that does, and whether to wait for it. Raises InputError if they contradict each other."""
+    from .request import Batch, Request, require_gpus
+
+    if options["procs"] and options["gpus"]:
+        raise InputError("--procs is for ranks on CPUs and --gpus for ranks on GPUs; use one of them")
+    if options["mpi"] and options["slurm"]:
+        raise InputError("--mpi and --slurm both start ranks; use one of them (jobs/infer_mpi.sh is MPI in SLURM)")
+    if options["nodes"] > 1 and not options["mpi"] and not options["slurm"]:
+        raise InputError(
+            f"--nodes {options['nodes']} needs --mpi or --slurm; without them all ranks run on this machine"
+        )
+    if not options["slurm"] and (
+        alone := [name for name in _OF_SLURM if options[name] is not None] + (["wait"] * options["wait"])
+    ):
+        raise InputError(f"--{alone[0].replace('tasks', 'array').replace('_', '-')} is for jobs of --slurm")
+    if options["gpus"] and options["nodes"] == 1 and not options["slurm"]:
+        require_gpus(options["gpus"])
+    request = Request(**{field.name: options.pop(field.name) for field in fields(Request)})
+    batch = Batch(**{field.name: options.pop(field.name) for field in fields(Batch)})
+    _ = request.per_node  # which says if nodes would differ
+    return request, options.pop("mpi"), batch if options.pop("slurm") else None, options.pop("wait")

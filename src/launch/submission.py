@@ -1,0 +1,110 @@
+"""What was submitted to SLURM for a run, and what SLURM says of it: the run folder is all that need be kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cosmicai import storage
+from cosmicai.errors import InputError
+from cosmicai.run.folder import RunFolder
+
+from .claim import current_launcher, is_dead
+from .request import Batch, Request
+
+ANSWER = 60.0  # seconds that SLURM's controller has for an answer
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Jobs that work on a run as one: their SLURM numbers, what was asked for, and the worker's command line."""
+
+    name: str
+    folder: str  # of logs and what submitit needs
+    options: dict[str, Any]
+    worker: tuple[str, ...]
+    submitted_at: str
+    jobs: tuple[str, ...] = ()
+
+    def asked(self) -> tuple[Request, Batch]:
+        """What was asked for, to ask for it again."""
+        return Request(**self.options["request"]), Batch(**self.options["batch"])
+
+    def save(self, run: RunFolder) -> None:
+        """Writes it into the run folder."""
+        run.write_json(run.submission_path(self.name), asdict(self))
+
+
+def submissions(run: RunFolder) -> list[Submission]:
+    """All submissions of a run, oldest first."""
+    found = [json.loads(data) for path in run.submission_paths() if (data := storage.read_if_there(path))]
+    return [
+        Submission(**one | {"worker": tuple(one["worker"]), "jobs": tuple(one["jobs"])})
+        for one in sorted(found, key=lambda one: one["submitted_at"])
+    ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job or task of an array that SLURM has in its queue: its state in SLURM's words, and why it waits."""
+
+    number: str
+    state: str
+    reason: str
+
+
+def jobs_of(run: RunFolder) -> list[str]:
+    """SLURM's numbers of all jobs that were submitted for a run or have worked on it, without those of array tasks."""
+    told = [str(record["job"]).partition("_")[0] for record in run.records().values()]
+    known = {job for submission in submissions(run) for job in submission.jobs}
+    return sorted(known.union(job for job in told if job.isdecimal()), key=int)
+
+
+def queued(run: RunFolder) -> list[Job]:
+    """The run's jobs that wait or work; none where SLURM is not here or does not answer."""
+    jobs = jobs_of(run)
+    if not jobs or not shutil.which("squeue"):
+        return []
+    try:
+        # All of ours, since squeue fails for a number that the controller has forgotten.
+        command = ["squeue", "--me", "--noheader", "--format=%i|%T|%r"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = [Job(*line.split("|", 2)) for line in lines]
+    return [job for job in found if job.number.partition("_")[0] in jobs]
+
+
+@dataclass
+class Cancelled:
+    """What was stopped: SLURM's jobs, and the process of a launcher."""
+
+    jobs: list[str] = field(default_factory=list)
+    process: int | None = None
+
+
+def cancel(run: RunFolder) -> Cancelled:
+    """Stops all that is at work on a run; what is done remains, and the run can be resumed.
+
+    Raises InputError if SLURM does not cancel a job, or a launcher is at work on another machine.
+    """
+    stopped = Cancelled(sorted({job.number.partition("_")[0] for job in queued(run)}, key=int))
+    if stopped.jobs:
+        # Without it only the steps get SIGTERM, and a batch script would not end its worker in order.
+        done = subprocess.run(["scancel", "--full", *stopped.jobs], capture_output=True, text=True, timeout=ANSWER)
+        if done.returncode:
+            raise InputError(f"scancel {' '.join(stopped.jobs)}: {done.stderr.strip()}")
+    launcher = current_launcher(run)
+    if launcher is not None:
+        dead = is_dead(launcher)
+        if dead is None:
+            raise InputError(f"process {launcher['pid']} on {launcher['host']} is at work on {run.uri}; stop it there")
+        if not dead:
+            os.kill(launcher["pid"], signal.SIGTERM)
+            stopped.process = launcher["pid"]
+    return stopped

@@ -1,0 +1,148 @@
+"""From the command line to SLURM and back: check here, submit, and tell what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+
+from cosmicai import storage
+from cosmicai.commands.options import tell
+from cosmicai.demo import named_survey
+from cosmicai.errors import InputError
+from cosmicai.progress import polled
+from cosmicai.ranks.cores import available_cores
+from cosmicai.report import conclude
+from cosmicai.run.begin import begin, check_begin
+from cosmicai.run.folder import RunFolder
+from cosmicai.run.record import cpu_model
+from cosmicai.run.summary import summarize
+
+from . import slurm
+from .estimate import engine_rate
+from .request import Batch, Request
+from .slurm import Granted
+from .submission import Submission, queued, submissions
+
+LOOK_EVERY = 2.0  # seconds between looks at the run folder
+ASK_EVERY = 10.0  # seconds between questions to SLURM
+
+
+def submit_run(
+    survey: str, out: str, request: Request, batch: Batch, options: dict[str, Any], *, dry_run: bool, wait: bool
+) -> int:
+    """Submits a run, or prints what that would be; returns the exit code.
+
+    The plan is written by the first rank that comes, since only where ranks run it is known what can compute there;
+    what can be told here is told here. Raises InputError as `begin` and `slurm.granted` do.
+    """
+    granted = slurm.granted(request, batch, os.environ)
+    if options["device"] is None:
+        options["device"] = "cuda" if granted.computes_on_gpus else "cpu"
+        if request.gpus and not granted.computes_on_gpus:
+            tell("this site's GPUs only stand in for some: ranks compute on the CPU")
+    elif options["device"] == "cuda" and not request.gpus:
+        raise InputError("--device cuda needs --gpus, else SLURM gives the job no GPU")
+    with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
+        opened = named_survey(survey, folder if dry_run else out)
+        run = check_begin(opened, out=out, **options)
+        if dry_run:
+            for text in slurm.sbatch_texts(run, batch, granted):
+                click.echo(text)
+            for line in _estimate(opened, folder, granted, options):
+                click.echo(line)
+            return 0
+    _require_idle(run)
+    arguments = ["infer", opened.uri, "--out", run.uri, "--resume"]
+    for name, value in options.items():
+        if value is True:
+            arguments.append(f"--{name.replace('_', '-')}")
+        elif value not in (None, False) and name != "resume":
+            local = name == "weights" and value != "demo"
+            arguments += [f"--{name.replace('_', '-')}", storage.absolute(value) if local else str(value)]
+    return _follow(run, slurm.launch(run, request, batch, granted, tuple(arguments)), wait)
+
+
+def submit_again(run: RunFolder, request: Request, batch: Batch, wait: bool) -> int:
+    """Submits what is missing of a run; returns the exit code. Raises InputError if its jobs are still at work."""
+    _require_idle(run)
+    granted = slurm.granted(request, batch, os.environ)
+    before = submissions(run)
+    if not before and not run.has_plan():
+        run.plan()  # which says what is wrong
+    worker = ("work", run.uri) if run.has_plan() else before[-1].worker
+    return _follow(run, slurm.launch(run, request, batch, granted, worker), wait)
+
+
+def _require_idle(run: RunFolder) -> None:
+    if jobs := queued(run):
+        raise InputError(
+            f"job {jobs[0].number} ({jobs[0].state}) is at work on {run.uri}; stop it with "
+            f"`python -m launch cancel {run.uri}` or watch it with `python -m launch status --watch {run.uri}`"
+        )
+
+
+def _follow(run: RunFolder, submission: Submission, wait: bool) -> int:
+    click.echo(f"submitted job {', '.join(submission.jobs)}; its output is in {submission.folder}")
+    if not wait:
+        click.echo(f"watch it with `python -m launch status --watch {run.uri}`")
+        click.echo(f"stop it with `python -m launch cancel {run.uri}`")
+        return 0
+    with ExitStack() as stack:
+        asked, showing = time.monotonic(), False
+        while not _is_complete(run):
+            if not showing and run.has_plan():
+                stack.enter_context(polled(run.plan().galaxies, lambda: run.plan().galaxies_of(run.parts())))
+                showing = True
+            if time.monotonic() - asked > ASK_EVERY:
+                asked = time.monotonic()
+                if not queued(run):
+                    break
+            time.sleep(LOOK_EVERY)
+    if not run.has_plan():
+        raise InputError(f"the jobs ended before there was a plan; {submission.folder} holds what they printed")
+    return conclude(_summary(run) if _is_complete(run) else summarize(run))
+
+
+def _summary(run: RunFolder) -> dict[str, Any]:
+    text = storage.read_if_there(run.summary_path)
+    return {} if text is None else dict(json.loads(text))
+
+
+def _is_complete(run: RunFolder) -> bool:
+    return bool(_summary(run).get("complete"))
+
+
+def _estimate(survey: Any, folder: str, granted: Granted, options: dict[str, Any]) -> Iterator[str]:
+    """Lines about size, time and price; the time from a short measurement of one rank's engine here, if it can be."""
+    galaxies = sum(shard.galaxies for shard in survey.shards[: options["limit_files"]])
+    yield f"{galaxies:,} galaxies of {survey.uri} for {granted.ranks:,} ranks of {granted.cores // granted.ranks} cores"
+    if granted.computes_on_gpus:
+        yield "no estimate of the time: ranks compute on GPUs, which cannot be measured here"
+    else:
+        begun = begin(survey, out=storage.join(folder, "run"), ranks=granted.ranks, **options, tell=tell)
+        threads = min(granted.cores // granted.ranks, available_cores())
+        rate = engine_rate(begun, threads) * granted.ranks
+        seconds = galaxies / rate
+        yield (
+            f"about {timedelta(seconds=round(seconds))} of work once all ranks run, at {rate:,.0f} galaxies/s, "
+            f"{granted.ranks} times what one rank of {threads} threads was measured on this machine ({cpu_model()})"
+        )
+        yield f"about {_price(granted, seconds / 3600)}"
+    yield f"at most {_price(granted, granted.seconds / 3600)}, if all of the time limit is used"
+
+
+def _price(granted: Granted, hours: float) -> str:
+    parts = [f"{granted.cores * hours:,.2f} core-hours"]
+    if granted.gpus:
+        parts.append(f"{granted.gpus * hours:,.2f} GPU-hours")
+    if granted.service_units_per_hour is not None:
+        parts.append(f"{granted.service_units_per_hour * hours:,.2f} service units")
+    return ", ".join(parts)
