@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,9 +14,12 @@ from rich.table import Table
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.summary import count_coverage
 
+from .accounting import KINDS, account
 from .claim import current_launcher, is_dead
+from .submission import jobs_of, queued, submissions
 
 LOOK_EVERY = 2.0  # seconds
+ASK_EVERY = 10.0  # seconds between questions to SLURM
 RECENT = 120.0  # seconds
 PLAIN_WIDTH = 140  # characters of a table that goes to no terminal
 
@@ -23,21 +27,48 @@ PLAIN_WIDTH = 140  # characters of a table that goes to no terminal
 def show_status(run: RunFolder, watch: bool) -> int:
     """Prints the state of a run, with `watch` until it is complete; returns 0 if it is, else 3.
 
-    Raises InputError if there is no plan.
+    Raises InputError if there is no plan, nor a job in SLURM's queue that will write one.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    state = run_status(run)
+    in_slurm, state = _slurm_state(run), _state(run)
     if not watch:
-        console.print(rendered(state))
+        console.print(rendered(state, in_slurm))
         return 0 if state["complete"] else 3
-    with Live(rendered(state), console=console, auto_refresh=False) as live:
+    asked = time.monotonic()
+    with Live(rendered(state, in_slurm), console=console, auto_refresh=False) as live:
         while not state["complete"]:
             time.sleep(LOOK_EVERY)
-            state = run_status(run)
-            live.update(rendered(state), refresh=True)
+            if time.monotonic() - asked > ASK_EVERY:
+                in_slurm, asked = _slurm_state(run), time.monotonic()
+            state = _state(run)
+            live.update(rendered(state, in_slurm), refresh=True)
+        live.update(rendered(state, _slurm_state(run)), refresh=True)
     return 0
+
+
+def _state(run: RunFolder) -> dict[str, Any]:
+    """The state of a run, of which a job may still have to write the plan."""
+    if not run.has_plan() and submissions(run):
+        return {"run": run.uri, "complete": False}
+    return run_status(run)
+
+
+def _slurm_state(run: RunFolder) -> list[str]:
+    """Lines about the run's jobs, those in the queue and, by SLURM's accounting, all that there were."""
+    jobs = jobs_of(run)
+    waiting = queued(jobs) or []
+    lines = [f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING") for job in waiting]
+    if told := account(run, jobs):
+        counted = [f"{told[kind]} {kind.replace('_', ' ')}" for kind in dict.fromkeys(KINDS.values()) if told[kind]]
+        wall = "" if told["wall_seconds"] is None else f", {timedelta(seconds=told['wall_seconds'])} from start to end"
+        memory = "" if told["max_rss_mb"] is None else f", up to {told['max_rss_mb']:,.0f} MB"
+        lines.append(
+            f"SLURM's account of {told['tasks']} tasks: {', '.join(counted)}{wall}, "
+            f"{told['core_seconds'] / 3600:,.2f} core-hours{memory}"
+        )
+    return lines
 
 
 def run_status(run: RunFolder) -> dict[str, Any]:
@@ -74,8 +105,10 @@ def run_status(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def rendered(state: dict[str, Any]) -> RenderableType:
-    """The state as lines and a table."""
+def rendered(state: dict[str, Any], in_slurm: Sequence[str] = ()) -> RenderableType:
+    """The state as lines and a table, with what SLURM says of its jobs."""
+    if "asked" not in state:
+        return Group(f"{state['run']}: not begun; the first of its ranks writes the plan", *in_slurm)
     left, launcher = state["seconds_left"], state["launcher"]
     lines = [
         f"{state['run']}: {'complete' if state['complete'] else 'not complete'}",
@@ -86,10 +119,11 @@ def rendered(state: dict[str, Any]) -> RenderableType:
         lines.append(f"launcher: process {launcher['pid']} on {launcher['host']}, since {launcher['started_at']}")
     elif state["at_work"]:
         lines.append(f"no launcher of ours; {state['at_work']} ranks wrote in the last {RECENT:g} s")
-    elif not state["complete"]:
+    elif not state["complete"] and not in_slurm:
         lines.append(f"nobody is seen at work; go on with `python -m launch resume {state['run']}`")
     if left is not None and not state["complete"]:
         lines.append(f"{state['galaxies_per_second']:,.0f} galaxies/s, {timedelta(seconds=round(left))} left")
+    lines += in_slurm
     lines += [f"failed: {failure['item']}: {failure['reason']}" for failure in state["failures"]]
     table = Table()
     headings = ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -65,19 +65,18 @@ def jobs_of(run: RunFolder) -> list[str]:
     return sorted(known.union(job for job in told if job.isdecimal()), key=int)
 
 
-def queued(run: RunFolder) -> list[Job]:
-    """The run's jobs that wait or work; none where SLURM is not here or does not answer."""
-    jobs = jobs_of(run)
-    if not jobs or not shutil.which("squeue"):
+def queued(jobs: Collection[str]) -> list[Job] | None:
+    """Those of some jobs that wait or work; None where SLURM is not here or does not answer."""
+    if not jobs:
         return []
     try:
         # All of ours, since squeue fails for a number that the controller has forgotten.
         command = ["squeue", "--me", "--noheader", "--format=%i|%T|%r"]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        return []
+        return None
     found = [Job(*line.split("|", 2)) for line in lines]
-    return [job for job in found if job.number.partition("_")[0] in jobs]
+    return [job for job in found if job.number.partition("_")[0] in jobs and job.state != "COMPLETING"]
 
 
 @dataclass
@@ -93,7 +92,10 @@ def cancel(run: RunFolder) -> Cancelled:
 
     Raises InputError if SLURM does not cancel a job, or a launcher is at work on another machine.
     """
-    stopped = Cancelled(sorted({job.number.partition("_")[0] for job in queued(run)}, key=int))
+    jobs = queued(jobs_of(run))
+    if jobs is None:
+        raise InputError(f"squeue does not answer here; stop the jobs {', '.join(jobs_of(run))} where it does")
+    stopped = Cancelled(sorted({job.number.partition("_")[0] for job in jobs}, key=int))
     if stopped.jobs:
         # Without it only the steps get SIGTERM, and a batch script would not end its worker in order.
         done = subprocess.run(["scancel", "--full", *stopped.jobs], capture_output=True, text=True, timeout=ANSWER)

@@ -26,13 +26,13 @@ from cosmicai.run.record import cpu_model
 from cosmicai.run.summary import summarize
 
 from . import slurm
+from .accounting import account
 from .estimate import engine_rate
 from .request import Batch, Request
 from .slurm import Granted
-from .submission import Submission, queued, submissions
+from .submission import Submission, jobs_of, queued, submissions
 
-LOOK_EVERY = 2.0  # seconds between looks at the run folder
-ASK_EVERY = 10.0  # seconds between questions to SLURM
+ASK_EVERY = 5.0  # seconds between questions to SLURM
 
 
 def submit_run(
@@ -72,6 +72,8 @@ def submit_run(
 
 def submit_again(run: RunFolder, request: Request, batch: Batch, wait: bool) -> int:
     """Submits what is missing of a run; returns the exit code. Raises InputError if its jobs are still at work."""
+    if run.has_plan() and run.parts().issuperset(run.plan().items):
+        return conclude(summarize(run))
     _require_idle(run)
     granted = slurm.granted(request, batch, os.environ)
     before = submissions(run)
@@ -82,7 +84,7 @@ def submit_again(run: RunFolder, request: Request, batch: Batch, wait: bool) -> 
 
 
 def _require_idle(run: RunFolder) -> None:
-    if jobs := queued(run):
+    if jobs := queued(jobs_of(run)):
         raise InputError(
             f"job {jobs[0].number} ({jobs[0].state}) is at work on {run.uri}; stop it with "
             f"`python -m launch cancel {run.uri}` or watch it with `python -m launch status --watch {run.uri}`"
@@ -96,19 +98,17 @@ def _follow(run: RunFolder, submission: Submission, wait: bool) -> int:
         click.echo(f"stop it with `python -m launch cancel {run.uri}`")
         return 0
     with ExitStack() as stack:
-        asked, showing = time.monotonic(), False
-        while not _is_complete(run):
+        showing = False
+        while queued(submission.jobs) != []:
             if not showing and run.has_plan():
                 stack.enter_context(polled(run.plan().galaxies, lambda: run.plan().galaxies_of(run.parts())))
                 showing = True
-            if time.monotonic() - asked > ASK_EVERY:
-                asked = time.monotonic()
-                if not queued(run):
-                    break
-            time.sleep(LOOK_EVERY)
+            time.sleep(ASK_EVERY)
     if not run.has_plan():
         raise InputError(f"the jobs ended before there was a plan; {submission.folder} holds what they printed")
-    return conclude(_summary(run) if _is_complete(run) else summarize(run))
+    code = conclude(_summary(run) if _is_complete(run) else summarize(run))
+    account(run, jobs_of(run))
+    return code
 
 
 def _summary(run: RunFolder) -> dict[str, Any]:
