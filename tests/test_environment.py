@@ -98,6 +98,10 @@ CASES = {
         batch() | array(4, 0, 9, 1, 10) | {"COSMICAI_ARRAYS": "10/20", "COSMICAI_SUBMISSION": "night"},
         Rank(14, 20, "slurm-array", 12, 0, 1, "70_4", 0, "night"),
     ),
+    "the last of two arrays, of one task": (
+        step(1, 2, 1, 0, "2") | {"COSMICAI_ARRAYS": "10/11", "COSMICAI_SUBMISSION": "night"},
+        Rank(21, 22, "slurm-array", 8, 1, 2, "7", 0, "night"),
+    ),
     "a task that was requeued": (
         batch() | array(4, 0, 9, 1, 10) | {"SLURM_RESTART_COUNT": "2"},
         Rank(4, 10, "slurm-array", 12, 0, 1, "70_4", 2, "70"),

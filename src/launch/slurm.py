@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,8 @@ class Worker:
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Ends it, so that the job can be requeued."""
         self._process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE)
+        # A signal handler calls this while the process is waited for, and one cannot do that twice at a time.
+        select.select([os.pidfd_open(self._process.pid)], [], [], GRACE)
         return submitit.helpers.DelayedSubmission(Worker(self.command))
 
 
@@ -123,7 +125,8 @@ def launch(run: RunFolder, request: Request, batch: Batch, job: Granted, worker:
     submission.save(run)
     for executor, size in _executors(folder, job, name, batch):
         try:
-            [first, *_] = executor.submit_array([Worker(_command(worker, batch)) for _ in range(size)])
+            with redirect_stderr(StringIO()):  # what sbatch says is in the error too
+                [first, *_] = executor.submit_array([Worker(_command(worker, batch)) for _ in range(size)])
         except FailedJobError as error:
             raise InputError(f"sbatch refused: {_sentence(str(error))}") from None
         submission = replace(submission, jobs=(*submission.jobs, first.job_id.partition("_")[0]))
@@ -133,7 +136,7 @@ def launch(run: RunFolder, request: Request, batch: Batch, job: Granted, worker:
 
 def sbatch_texts(run: RunFolder, batch: Batch, job: Granted) -> Iterator[str]:
     """The script of each sbatch that `launch` would call. Raises InputError if SLURM is not here."""
-    name = "SUBMISSION"
+    name = "DRY-RUN"
     for executor, size in _executors(_folder(run, name, batch), job, name, batch):
         if size > 1:
             executor.parameters["map_count"] = size

@@ -139,24 +139,28 @@ def _in_array(environment: Environment, rank: Rank) -> Rank:
     """A rank of an array's task as one of all ranks of the array, and as it is without an array.
 
     Of `--array=0,3,7-9` a task does not learn which others there are, so that its ranks are those of 0-9, of which some
-    never come. COSMICAI_ARRAYS (`FIRST/ALL`) says how many tasks the arrays before this one have, and all together.
+    never come. COSMICAI_ARRAYS (`FIRST/ALL`) says how many tasks the arrays before this one have, and all together; one
+    of them may be of a single task, which is no array to SLURM.
     """
     submission = environment.get("COSMICAI_SUBMISSION")
-    if "SLURM_ARRAY_TASK_ID" not in environment:
+    place, places = 0, 1
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        submission = submission or environment.get("SLURM_ARRAY_JOB_ID")
+        task, first, last, count = (
+            _whole(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "MAX", "COUNT")
+        )
+        step = _whole(environment, "SLURM_ARRAY_TASK_STEP", 1)
+        if (last - first) // step + 1 != count:
+            step = 1
+        place, places = (task - first) // step, (last - first) // step + 1
+    elif "COSMICAI_ARRAYS" not in environment:
         return replace(rank, submission=submission or environment["SLURM_JOB_ID"])
-    task, first, last, count = (
-        _whole(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "MAX", "COUNT")
-    )
-    step = _whole(environment, "SLURM_ARRAY_TASK_STEP", 1)
-    if (last - first) // step + 1 != count:
-        step = 1
-    place, places = (task - first) // step, (last - first) // step + 1
     if "COSMICAI_ARRAYS" in environment:
         before, _, everywhere = environment["COSMICAI_ARRAYS"].partition("/")
         place, places = place + int(before), int(everywhere)
     return replace(
         rank, rank=place * rank.world_size + rank.rank, world_size=places * rank.world_size, platform="slurm-array",
-        submission=submission or environment.get("SLURM_ARRAY_JOB_ID"),
+        submission=submission,
     )  # fmt: skip
 
 
