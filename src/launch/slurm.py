@@ -6,6 +6,7 @@ import os
 import secrets
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,7 +64,8 @@ class Worker:
 @dataclass(frozen=True)
 class Granted:
     """A request as a site grants it: sbatch's parameters, the setup of its script, tasks of each array; and of all
-    jobs together the ranks, cores, GPUs, seconds at most, and price of an hour if that is known."""
+    jobs together the ranks, cores, GPUs, seconds at most, and price of an hour if that is known. `scratch` is a folder
+    that all nodes see."""
 
     parameters: dict[str, Any]
     setup: tuple[str, ...]
@@ -74,6 +76,7 @@ class Granted:
     seconds: int
     service_units_per_hour: float | None
     computes_on_gpus: bool
+    scratch: str
 
 
 def granted(request: Request, batch: Batch, environment: Mapping[str, str]) -> Granted:
@@ -108,26 +111,31 @@ def granted(request: Request, batch: Batch, environment: Mapping[str, str]) -> G
         (*modules, f"export COSMICAI_IMAGE={shlex.quote(image)}"),
         tuple(site.array_sizes(tasks)), request.ranks * tasks, all_cores, all_gpus, seconds,
         site.service_units(all_cores, all_gpus, batch.gpu_kind, 1.0, memory_mb=memory * request.nodes * tasks), compute,
+        site.scratch,
     )  # fmt: skip
 
 
 def launch(run: RunFolder, request: Request, batch: Batch, job: Granted, worker: tuple[str, ...]) -> Submission:
-    """Submits the jobs and returns at once; they need nobody who waits for them.
+    """Submits the jobs, whose ranks run `cosmicai WORKER`, and returns at once; they need nobody who waits for them.
 
     Raises InputError if SLURM is not here or refuses.
     """
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    folder = _folder(run, name, batch)
-    with explained(str(folder), "write"):
-        folder.mkdir(parents=True)
+    folder = _folder(run, name, job)
     options = {"request": asdict(request), "batch": asdict(batch)}
     submission = Submission(name, str(folder), options, worker, datetime.now(UTC).isoformat())
-    submission.save(run)
+    # The launcher's own interpreter is not in the image.
+    program = ("cosmicai",) if batch.image else (sys.executable, "-m", "cosmicai")
+    command = (str(CONTAINER), *program, *worker)
+    with explained(str(folder), "write"):
+        folder.mkdir(parents=True)
     for executor, size in _executors(folder, job, name, batch):
         try:
             with redirect_stderr(StringIO()):  # what sbatch says is in the error too
-                [first, *_] = executor.submit_array([Worker(_command(worker, batch)) for _ in range(size)])
+                [first, *_] = executor.submit_array([Worker(command) for _ in range(size)])
         except FailedJobError as error:
+            if not submission.jobs:
+                shutil.rmtree(folder)
             raise InputError(f"sbatch refused: {_sentence(str(error))}") from None
         submission = replace(submission, jobs=(*submission.jobs, first.job_id.partition("_")[0]))
         submission.save(run)
@@ -137,43 +145,33 @@ def launch(run: RunFolder, request: Request, batch: Batch, job: Granted, worker:
 def sbatch_texts(run: RunFolder, batch: Batch, job: Granted) -> Iterator[str]:
     """The script of each sbatch that `launch` would call. Raises InputError if SLURM is not here."""
     name = "DRY-RUN"
-    for executor, size in _executors(_folder(run, name, batch), job, name, batch):
+    for executor, size in _executors(_folder(run, name, job), job, name, batch):
         if size > 1:
             executor.parameters["map_count"] = size
         yield executor._make_submission_file_text(executor._submitit_command_str, "")
-
-
-def worker_command(arguments: tuple[str, ...], image: str | None) -> tuple[str, ...]:
-    """How `cosmicai` is called in a job: by this interpreter, or by the image's."""
-    return ("cosmicai", *arguments) if image else (sys.executable, "-m", "cosmicai", *arguments)
-
-
-def _command(arguments: tuple[str, ...], batch: Batch) -> tuple[str, ...]:
-    return (str(CONTAINER), *worker_command(arguments, batch.image))
 
 
 def _executors(folder: Path, job: Granted, name: str, batch: Batch) -> Iterator[tuple[SlurmExecutor, int]]:
     """An executor for each array, and its number of tasks; a single job is an array of one."""
     if not CONTAINER.exists():
         raise InputError(f"{CONTAINER} is missing; install the project from its checkout (make install)")
+    # A rank that does not see SLURM's variables would take itself for the only one.
+    own = [f"export COSMICAI_SUBMISSION={name}", f"export COSMICAI_WORLD_SIZE={job.ranks}"]
     first = 0
     for size in job.arrays:
         try:
             executor = SlurmExecutor(folder, max_num_timeout=batch.requeues)
         except RuntimeError:
             raise InputError("there is no srun here; --slurm is for a machine from which jobs are submitted") from None
-        arrays = (f"export COSMICAI_ARRAYS={first}/{sum(job.arrays)}",) if len(job.arrays) > 1 else ()
-        setup = [*job.setup, f"export COSMICAI_SUBMISSION={name}", *arrays]
-        executor.update_parameters(**job.parameters, setup=setup)
+        arrays = [f"export COSMICAI_ARRAYS={first}/{sum(job.arrays)}"] if len(job.arrays) > 1 else []
+        executor.update_parameters(**job.parameters, setup=[*job.setup, *own, *arrays])
         yield executor, size
         first += size
 
 
-def _folder(run: RunFolder, name: str, batch: Batch) -> Path:
-    """A folder that all nodes see: in the run folder or, for one on S3, on the site's scratch."""
-    if not is_s3(run.uri):
-        return Path(run.submission_folder(name))
-    return Path(load_site(batch.site, os.environ).scratch, "cosmicai-submissions", name)
+def _folder(run: RunFolder, name: str, job: Granted) -> Path:
+    """For what the jobs print and submitit needs: in the run folder or, if that is on S3, on the site's scratch."""
+    return Path(job.scratch, "cosmicai-submissions", name) if is_s3(run.uri) else Path(run.submission_folder(name))
 
 
 def _cores(site: Site, batch: Batch, request: Request) -> int:
