@@ -29,7 +29,7 @@ FOREIGN = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Two nodes of 4 CPUs, 4000 MB and 2 pretended GPUs. Commands run in its folder, and their files go with it."""
+    """Two nodes of 4 CPUs, 16000 MB and 2 pretended GPUs. Commands run in its folder, and their files go with it."""
 
     folder: Path
     environment: dict[str, str]

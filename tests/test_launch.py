@@ -308,6 +308,8 @@ def test_every_rank_sees_its_own_gpu(monkeypatch):
 def test_ranks_on_the_machines_of_a_cluster_are_counted_for_all_of_them():
     assert (Request(procs=12, nodes=4).ranks, Request(procs=12, nodes=4).per_node) == (12, 3)
     assert (Request(nodes=4).ranks, Request(nodes=4).per_node) == (4, 1)
-    with pytest.raises(InputError, match="^--gpus 5 is for all nodes together and cannot be shared evenly by --nodes 2$"):
+    with pytest.raises(
+        InputError, match=r"^--gpus 5 is for all nodes together and cannot be shared evenly by --nodes 2$"
+    ):
         _ = Request(gpus=5, nodes=2).per_node
     assert Request().ranks == 1

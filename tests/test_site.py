@@ -45,9 +45,9 @@ def test_the_test_cluster(local):
         account_required=False,
         scratch="/tmp",
         partitions=(
-            Partition("standard", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=4000),
+            Partition("standard", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000),
             Partition(
-                "gpu", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=4000, gpus=True, max_gpus=4
+                "gpu", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000, gpus=True, max_gpus=4
             ),
         ),
         gpus=(Gpu("a100", "gpu:a100", 2, computes=False),),

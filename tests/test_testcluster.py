@@ -48,7 +48,7 @@ def mentioning(text: str) -> list[str]:
 
 def test_two_nodes_of_four_cpus_and_two_gpus(cluster: Cluster) -> None:
     nodes = cluster.run("sinfo", "--noheader", "--Node", "--partition=standard", "--format=%N %T %c %m %G").stdout
-    assert nodes.splitlines() == ["n1 idle 4 4000 gpu:a100:2", "n2 idle 4 4000 gpu:a100:2"]
+    assert nodes.splitlines() == ["n1 idle 4 16000 gpu:a100:2", "n2 idle 4 16000 gpu:a100:2"]
     partitions = cluster.run("sinfo", "--noheader", "--summarize", "--format=%P").stdout.split()
     assert partitions == ["standard*", "gpu", "urgent"]
 
@@ -98,7 +98,7 @@ def test_a_job_with_too_much_memory_is_killed(cluster: Cluster, tmp_path: Path) 
 
 
 def test_memory_is_handed_out(cluster: Cluster) -> None:
-    jobs = [cluster.sbatch("--nodelist=n2", "--mem=2500", "--wrap=sleep 100") for _ in range(2)]
+    jobs = [cluster.sbatch("--nodelist=n2", "--mem=9000", "--wrap=sleep 100") for _ in range(2)]
     until(lambda: cluster.state(jobs[0]) == "RUNNING", "the first job")
     assert cluster.state(jobs[1]) == "PENDING"
 

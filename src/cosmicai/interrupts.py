@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+ECHO = 1.0
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -17,13 +20,16 @@ def deferred() -> Iterator[Callable[[], None]]:
 
     Within the block nothing else does: Python's own KeyboardInterrupt comes anywhere, also just after a thread has
     taken a lock that another one, for which a thread pool waits at its end, will then never get. Whoever cannot wait
-    sends the signal again, which ends the process at once. A signal that was ignored remains ignored.
+    sends the signal again, which ends the process at once; within ECHO seconds it is still the first one, which a batch
+    script, srun and a container may all pass on. A signal that was ignored remains ignored.
     """
-    asked = []
+    asked: list[float] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def check() -> None:
         if asked:

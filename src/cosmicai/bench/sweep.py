@@ -20,6 +20,7 @@ from itertools import product
 from typing import Any
 
 from .. import storage
+from ..demo import named_survey
 from ..errors import InputError
 from ..galaxies.survey import Survey, galaxies_per_partition, open_survey, resplit
 from ..model.weights import WeightsFile, find_weights
@@ -93,7 +94,7 @@ def bench_sweep(sweep: Sweep, tell: Callable[[str], None]) -> tuple[Report, bool
 
     Raises InputError for bad input, and if the folder holds another sweep's runs. A run that fails is told.
     """
-    here, weights, source = machine(), find_weights(sweep.weights), open_survey(sweep.survey)
+    here, weights, source = machine(), find_weights(sweep.weights), named_survey(sweep.survey, sweep.folder)
     surveys = {size: _cut(source, sweep.cut_survey(size), size) for size in sweep.partition_mb}
     missing, every = sweep.missing(), len(sweep.combinations) * sweep.repeats
     _refuse_others(sweep, surveys, weights)

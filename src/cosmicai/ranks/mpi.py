@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ def connected_by_mpi(rank: Rank) -> Iterator[MPICommunicator]:
 
     Raises InputError if mpi4py's MPI is not the one that started this process.
     """
+    # Debian's Open MPI is set up without what one-sided operations between nodes need; this offers all that is there.
+    os.environ.setdefault("OMPI_MCA_osc", "^monitoring")
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Redshifts by the tasks of a SLURM array. Each does its share and then what others have left; the last one makes the
+# catalogue. Tasks may come late, be requeued, or never come.
+#
+#   sbatch jobs/infer_array.sh                                              4,096 synthetic galaxies, demo weights
+#   sbatch --array=0-63 jobs/infer_array.sh SURVEY RUN WEIGHTS
+#   sbatch --array=0-7 --gres=gpu:1 --mem=8G jobs/infer_array.sh SURVEY     with a GPU each
+#   sbatch jobs/infer_array.sh SURVEY RUN                                   again: does what is missing in RUN
+#
+# SURVEY and WEIGHTS are paths, seen from where you are, s3:// addresses or `demo`; RUN is runs/infer_array-JOB by
+# default. A task that runs out of time puts down its work and is requeued. Variables:
+#
+# COSMICAI_INFER_OPTIONS   more options of `cosmicai infer`, such as "--precision int8"
+# COSMICAI_IMAGE           run in this container; see slurm/container.sh --help
+# COSMICAI_MAX_REQUEUES    how often at most a task is requeued; default 10
+# COSMICAI_ROOT            this project's folder, if you submit from another one
+#SBATCH --job-name=cosmicai
+#SBATCH --array=0-3
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=2000M
+#SBATCH --time=01:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@60
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%A_%a.out
+set -euo pipefail
+case ${1-} in -h | --help) sed -n '2,/^#SBATCH/{/^#SBATCH/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
+root=${COSMICAI_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}
+if [ ! -r "$root/slurm/job.sh" ]; then
+  echo "there is no $root/slurm/job.sh; submit from the project's folder or set COSMICAI_ROOT" >&2
+  exit 2
+fi
+# shellcheck source-path=SCRIPTDIR/.. source=slurm/job.sh
+. "$root/slurm/job.sh"
+
+begin infer_array "$@"
+go "$root/slurm/container.sh" cosmicai infer "$survey" --weights "$weights" --out "$run" --resume "${options[@]}"

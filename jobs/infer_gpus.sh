@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Redshifts by one job on several GPUs, of one node or of many: one task for each GPU. The tasks meet by
+# torch.distributed (NCCL), share a counter that says which item is next, and end with the catalogue.
+#
+#   sbatch --nodes=2 --ntasks-per-node=4 --gres=gpu:a100:4 jobs/infer_gpus.sh SURVEY RUN WEIGHTS
+#   sbatch jobs/infer_gpus.sh                    one GPU, 4,096 synthetic galaxies, demo weights
+#   sbatch ... jobs/infer_gpus.sh SURVEY RUN     again: does what is missing in RUN
+#
+# SURVEY and WEIGHTS are paths, seen from where you are, s3:// addresses or `demo`; RUN is runs/infer_gpus-JOB by
+# default. A job that runs out of time puts down its work and is requeued. Variables:
+#
+# COSMICAI_INFER_OPTIONS   more options of `cosmicai plan`, such as "--precision tf32"
+# COSMICAI_IMAGE           run in this container; see slurm/container.sh --help
+# COSMICAI_MAX_REQUEUES    how often at most the job is requeued; default 10
+# COSMICAI_ROOT            this project's folder, if you submit from another one
+# MASTER_PORT              where the tasks meet; default a free port of the first node
+#SBATCH --job-name=cosmicai
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=2
+#SBATCH --mem-per-cpu=2000M
+#SBATCH --time=01:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@60
+#SBATCH --open-mode=append
+set -euo pipefail
+case ${1-} in -h | --help) sed -n '2,/^#SBATCH/{/^#SBATCH/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
+root=${COSMICAI_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}
+if [ ! -r "$root/slurm/job.sh" ]; then
+  echo "there is no $root/slurm/job.sh; submit from the project's folder or set COSMICAI_ROOT" >&2
+  exit 2
+fi
+# shellcheck source-path=SCRIPTDIR/.. source=slurm/job.sh
+. "$root/slurm/job.sh"
+
+begin infer_gpus "$@"
+# shellcheck source-path=SCRIPTDIR/.. source=slurm/master.sh
+. "$root/slurm/master.sh"
+export COSMICAI_WORLD_SIZE=$SLURM_NTASKS
+go "$root/slurm/container.sh" cosmicai plan "$survey" --weights "$weights" --out "$run" --resume \
+  --ranks "$SLURM_NTASKS" "${options[@]}"
+go srun --mpi=none --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
+  "$root/slurm/container.sh" cosmicai work "$run"

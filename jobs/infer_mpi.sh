@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Redshifts by the ranks of one MPI job on the CPUs of one node or of many. They share a counter that says which item
+# is next, and end with the catalogue. SLURM starts them by PMIx (`srun --mpi=list` shows whether it can); where mpi4py
+# and PMIx do not fit together, use jobs/infer_array.sh.
+#
+#   sbatch --nodes=4 --ntasks=64 jobs/infer_mpi.sh SURVEY RUN WEIGHTS
+#   sbatch jobs/infer_mpi.sh                    4,096 synthetic galaxies, demo weights
+#   sbatch ... jobs/infer_mpi.sh SURVEY RUN     again: does what is missing in RUN
+#
+# SURVEY and WEIGHTS are paths, seen from where you are, s3:// addresses or `demo`; RUN is runs/infer_mpi-JOB by
+# default. A job that runs out of time puts down its work and is requeued. Variables:
+#
+# COSMICAI_INFER_OPTIONS   more options of `cosmicai plan`, such as "--precision int8"
+# COSMICAI_IMAGE           run in this container; see slurm/container.sh --help. If `scontrol show config` says that
+#                          TmpFS is not /tmp, add it to COSMICAI_BIND
+# COSMICAI_MAX_REQUEUES    how often at most the job is requeued; default 10
+# COSMICAI_ROOT            this project's folder, if you submit from another one
+#SBATCH --job-name=cosmicai
+#SBATCH --ntasks=4
+#SBATCH --cpus-per-task=1
+#SBATCH --mem-per-cpu=1000M
+#SBATCH --time=01:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@60
+#SBATCH --open-mode=append
+set -euo pipefail
+case ${1-} in -h | --help) sed -n '2,/^#SBATCH/{/^#SBATCH/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
+root=${COSMICAI_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}
+if [ ! -r "$root/slurm/job.sh" ]; then
+  echo "there is no $root/slurm/job.sh; submit from the project's folder or set COSMICAI_ROOT" >&2
+  exit 2
+fi
+# shellcheck source-path=SCRIPTDIR/.. source=slurm/job.sh
+. "$root/slurm/job.sh"
+
+begin infer_mpi "$@"
+export COSMICAI_WORLD_SIZE=$SLURM_NTASKS
+go "$root/slurm/container.sh" cosmicai plan "$survey" --weights "$weights" --out "$run" --resume \
+  --ranks "$SLURM_NTASKS" "${options[@]}"
+go srun --mpi=pmix --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
+  "$root/slurm/container.sh" cosmicai work "$run"

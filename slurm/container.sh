@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The one way in which jobs run the worker: with this project's .venv, if there is one, or in a container.
+#
+#   slurm/container.sh COMMAND ARG...
+#   COSMICAI_IMAGE=cosmicai.sif slurm/container.sh cosmicai infer /data/survey --out /data/run
+#
+# COSMICAI_IMAGE   an image of Apptainer, or a folder with an unpacked one; without it there is no container
+# COSMICAI_BIND    more folders that the container shall see, separated by ':'; it sees the working directory and those
+#                  that the arguments and the variables below name
+#
+# Of the environment the container sees SLURM_*, PMI*, OMPI_*, MASTER_*, COSMICAI_*, AWS_*, CUDA_VISIBLE_DEVICES and
+# TMPDIR. Any other variable NAME can be given as APPTAINERENV_NAME.
+set -euo pipefail
+case ${1--h} in -h | --help) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
+fail() { echo "container.sh: $*" >&2 && exit 2; }
+
+trap '' USR1 USR2 # SLURM warns every process of a step that time is up, but the batch script sees to an orderly end
+if [ -z "${COSMICAI_IMAGE-}" ]; then
+  root=$(cd "$(dirname "$0")/.." && pwd)
+  [ ! -d "$root/.venv" ] || PATH=$root/.venv/bin:$PATH
+  command -v "$1" >/dev/null || fail "there is no $1; run \`make install\` in $root, or set COSMICAI_IMAGE"
+  exec "$@"
+fi
+[ -e "$COSMICAI_IMAGE" ] || fail "COSMICAI_IMAGE=$COSMICAI_IMAGE is not there"
+if ! command -v apptainer && command -v module; then
+  set +eu # modules are not written for them
+  module load apptainer
+  set -eu
+fi >/dev/null
+command -v apptainer >/dev/null || fail "there is no apptainer here, which COSMICAI_IMAGE=$COSMICAI_IMAGE needs"
+
+options=(--cleanenv --no-eval --pwd "$PWD") # without --no-eval a shell would expand what the variables hold
+declare -A bound
+bind() { # PATH: also where it really is, since links are followed within the container
+  local path
+  for path in "$(realpath -m "$1")" "$1"; do
+    [ -z "${bound[$path]-}" ] || continue
+    bound[$path]=yes path=${path//\"/\"\"}
+    options+=(--mount "type=bind,\"source=$path\",\"destination=$path\"")
+  done
+}
+see() { # WORD: if it is a path, its folder or the nearest one that exists; those of the system are the image's own
+  local path=$1
+  while [[ $path = /* && ! -d $path ]]; do path=$(dirname "$path"); done
+  [[ ! $path =~ ^/+[^/] || $path =~ ^/+(bin|dev|etc|lib|lib64|proc|sbin|sys|usr)(/|$) ]] || bind "$path"
+}
+see "$PWD"
+for word in "${@:2}"; do see "$word"; done
+for name in $(compgen -e | grep -E '^(SLURM_|PMI|OMPI_|MASTER_|COSMICAI_|AWS_|CUDA_VISIBLE_DEVICES$|TMPDIR$)'); do
+  export "APPTAINERENV_$name=${!name}"
+  [[ $name =~ ^(SLURM_|COSMICAI_BIND|COSMICAI_IMAGE) ]] || see "${!name}"
+done
+IFS=: read -ra folders <<<"${COSMICAI_BIND-}"
+for folder in "${folders[@]}"; do bind "$folder"; done
+
+[[ ${CUDA_VISIBLE_DEVICES:-NoDevFiles} = NoDevFiles || ! -e /dev/nvidiactl ]] || options+=(--nv) # a GPU is ours
+[ "$(id -u)" != 0 ] || options+=(--no-privs)
+# Apptainer does not leave signals ignored, so the shell within does it anew.
+# shellcheck disable=SC2016
+exec apptainer exec "${options[@]}" "$COSMICAI_IMAGE" sh -c 'trap "" USR1 USR2; exec "$@"' sh "$@"
