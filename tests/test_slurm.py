@@ -351,11 +351,12 @@ def test_a_preempted_submission_resumes(tmp_path, jobs):
     assert galaxies_of(records) == GALAXIES
 
 
-def test_a_job_that_a_more_urgent_one_displaces_comes_back(tmp_path, jobs):
+@pytest.mark.parametrize("way", ["sbatch", "launch"])
+def test_a_job_that_a_more_urgent_one_displaces_comes_back(tmp_path, jobs, way):
     out = tmp_path / "run"
-    job = jobs.sbatch("infer_array.sh", out, "--array=0", "--cpus-per-task=4", "--nodelist=n1")
+    job = jobs.sbatch("infer_array.sh", out, "--array=0") if way == "sbatch" else jobs.submit(out)
     jobs.until_parts(out)
-    urgent = jobs.cluster.sbatch("--partition=urgent", "--nodelist=n1", "--cpus-per-task=4", "--wrap=true")
+    urgent = jobs.cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
     assert jobs.cluster.wait(urgent) == "COMPLETED"
     assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)

@@ -69,10 +69,11 @@ def taken_request(options: dict[str, Any]) -> tuple[Any, bool, Any, bool]:
         raise InputError(
             f"--nodes {options['nodes']} needs --mpi or --slurm; without them all ranks run on this machine"
         )
-    if not options["slurm"] and (
-        alone := [name for name in _OF_SLURM if options[name] is not None] + (["wait"] * options["wait"])
-    ):
-        raise InputError(f"--{alone[0].replace('tasks', 'array').replace('_', '-')} is for jobs of --slurm")
+    of_slurm = [name for name in _OF_SLURM if options[name] is not None] + ["wait"] * options["wait"]
+    if of_slurm and not options["slurm"]:
+        raise InputError(f"--{of_slurm[0].replace('tasks', 'array').replace('_', '-')} is for jobs of --slurm")
+    if options["slurm"] and options["schedule"] == "static":
+        raise InputError("--schedule static is for ranks that are started here; SLURM's may come late or never")
     if options["gpus"] and options["nodes"] == 1 and not options["slurm"]:
         require_gpus(options["gpus"])
     request = Request(**{field.name: options.pop(field.name) for field in fields(Request)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -55,20 +55,28 @@ def _state(run: RunFolder) -> dict[str, Any]:
     return run_status(run)
 
 
-def _slurm_state(run: RunFolder) -> list[str]:
-    """Lines about the run's jobs, those in the queue and, by SLURM's accounting, all that there were."""
+@dataclass(frozen=True)
+class InSlurm:
+    """Lines about the run's jobs: those in the queue and, by SLURM's accounting, all that there were."""
+
+    queue: tuple[str, ...] = ()
+    account: tuple[str, ...] = ()
+
+
+def _slurm_state(run: RunFolder) -> InSlurm:
     jobs = jobs_of(run)
     waiting = queued(jobs) or []
-    lines = [f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING") for job in waiting]
-    if told := account(run, jobs):
-        counted = [f"{told[kind]} {kind.replace('_', ' ')}" for kind in dict.fromkeys(KINDS.values()) if told[kind]]
-        wall = "" if told["wall_seconds"] is None else f", {timedelta(seconds=told['wall_seconds'])} from start to end"
-        memory = "" if told["max_rss_mb"] is None else f", up to {told['max_rss_mb']:,.0f} MB"
-        lines.append(
-            f"SLURM's account of {told['tasks']} tasks: {', '.join(counted)}{wall}, "
-            f"{told['core_seconds'] / 3600:,.2f} core-hours{memory}"
-        )
-    return lines
+    queue = [f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING") for job in waiting]
+    if not (told := account(run, jobs)):
+        return InSlurm(tuple(queue))
+    counted = [f"{told[kind]} {kind.replace('_', ' ')}" for kind in dict.fromkeys(KINDS.values()) if told[kind]]
+    wall = "" if told["wall_seconds"] is None else f", {timedelta(seconds=told['wall_seconds'])} from start to end"
+    memory = "" if told["max_rss_mb"] is None else f", up to {told['max_rss_mb']:,.0f} MB"
+    line = (
+        f"SLURM's account of {told['tasks']} tasks: {', '.join(counted)}{wall}, "
+        f"{told['core_seconds'] / 3600:,.2f} core-hours{memory}"
+    )
+    return InSlurm(tuple(queue), (line,))
 
 
 def run_status(run: RunFolder) -> dict[str, Any]:
@@ -105,10 +113,12 @@ def run_status(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def rendered(state: dict[str, Any], in_slurm: Sequence[str] = ()) -> RenderableType:
+def rendered(state: dict[str, Any], in_slurm: InSlurm) -> RenderableType:
     """The state as lines and a table, with what SLURM says of its jobs."""
     if "asked" not in state:
-        return Group(f"{state['run']}: not begun; the first of its ranks writes the plan", *in_slurm)
+        return Group(
+            f"{state['run']}: not begun; the first of its ranks writes the plan", *in_slurm.queue, *in_slurm.account
+        )
     left, launcher = state["seconds_left"], state["launcher"]
     lines = [
         f"{state['run']}: {'complete' if state['complete'] else 'not complete'}",
@@ -119,11 +129,11 @@ def rendered(state: dict[str, Any], in_slurm: Sequence[str] = ()) -> RenderableT
         lines.append(f"launcher: process {launcher['pid']} on {launcher['host']}, since {launcher['started_at']}")
     elif state["at_work"]:
         lines.append(f"no launcher of ours; {state['at_work']} ranks wrote in the last {RECENT:g} s")
-    elif not state["complete"] and not in_slurm:
+    elif not state["complete"] and not in_slurm.queue:
         lines.append(f"nobody is seen at work; go on with `python -m launch resume {state['run']}`")
     if left is not None and not state["complete"]:
         lines.append(f"{state['galaxies_per_second']:,.0f} galaxies/s, {timedelta(seconds=round(left))} left")
-    lines += in_slurm
+    lines += [*in_slurm.queue, *in_slurm.account]
     lines += [f"failed: {failure['item']}: {failure['reason']}" for failure in state["failures"]]
     table = Table()
     headings = ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote")

@@ -97,6 +97,21 @@ def _follow(run: RunFolder, submission: Submission, wait: bool) -> int:
         click.echo(f"watch it with `python -m launch status --watch {run.uri}`")
         click.echo(f"stop it with `python -m launch cancel {run.uri}`")
         return 0
+    try:
+        _wait(run, submission)
+    except KeyboardInterrupt:
+        raise InputError(
+            f"no longer waiting; the jobs go on, stop them with `python -m launch cancel {run.uri}`"
+        ) from None
+    if not run.has_plan():
+        raise InputError(f"the jobs ended before there was a plan; {submission.folder} holds what they printed")
+    code = conclude(_summary(run) if _is_complete(run) else summarize(run))
+    account(run, jobs_of(run))
+    return code
+
+
+def _wait(run: RunFolder, submission: Submission) -> None:
+    """Shows the progress of the jobs until they have ended."""
     with ExitStack() as stack:
         showing = False
         while queued(submission.jobs) != []:
@@ -104,11 +119,6 @@ def _follow(run: RunFolder, submission: Submission, wait: bool) -> int:
                 stack.enter_context(polled(run.plan().galaxies, lambda: run.plan().galaxies_of(run.parts())))
                 showing = True
             time.sleep(ASK_EVERY)
-    if not run.has_plan():
-        raise InputError(f"the jobs ended before there was a plan; {submission.folder} holds what they printed")
-    code = conclude(_summary(run) if _is_complete(run) else summarize(run))
-    account(run, jobs_of(run))
-    return code
 
 
 def _summary(run: RunFolder) -> dict[str, Any]:
