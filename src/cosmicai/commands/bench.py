@@ -1,4 +1,4 @@
-"""bench engines, start, memory, end-to-end, ranks, sweep."""
+"""bench engines, start, memory, end-to-end, ranks, slurm, sweep."""
 
 from __future__ import annotations
 
@@ -129,6 +129,26 @@ def ranks(as_json: bool, out: str | None, **options: Any) -> None:
     from ..bench.ranks import bench_ranks
 
     _show(bench_ranks, as_json, out, options)
+
+
+@bench.command()
+@_weights
+@click.option("--galaxies", default=65536, show_default=True, type=click.IntRange(1))
+@click.option("--tasks", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Of each task.")
+@_repeats(3)
+@click.option(
+    "--folder", default=".", show_default=True, type=click.Path(), help="Where survey and runs lie; nodes must see it."
+)
+@_output
+def slurm(as_json: bool, out: str | None, **options: Any) -> None:
+    """A SLURM array from sbatch to catalogue, beside one process on this machine.
+
+    Account and partition are those of SBATCH_ACCOUNT and SBATCH_PARTITION.
+    """
+    from ..bench.slurm import bench_slurm
+
+    _show(bench_slurm, as_json, out, options)
 
 
 @bench.command()
