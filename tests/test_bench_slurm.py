@@ -138,9 +138,10 @@ def test_what_a_task_said_last_is_told_when_it_leaves_no_record(tmp_path, here):
         bench.submit(str(tmp_path / "absent"), "demo", str(tmp_path / "run"), 2, 1)
 
 
-def test_an_array_that_cannot_be_submitted_is_told_in_sbatchs_words(tmp_path, here):
-    with pytest.raises(InputError, match=r"^sbatch refused: sbatch: error: .*configuration is not available"):
-        bench.submit(str(tmp_path / "absent"), "demo", str(tmp_path / "run"), 2, 999)
+def test_an_array_that_cannot_be_submitted_is_told_in_sbatchs_words(tmp_path, here, monkeypatch):
+    monkeypatch.setenv("SBATCH_PARTITION", "absent")
+    with pytest.raises(InputError, match=r"^sbatch refused: sbatch: error: .*[Ii]nvalid partition"):
+        bench.submit(str(tmp_path / "absent"), "demo", str(tmp_path / "run"), 2, 1)
 
 
 def test_an_array_that_nobody_waits_for_any_more_is_cancelled(tmp_path, here, monkeypatch):
