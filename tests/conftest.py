@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -18,6 +19,8 @@ NO_SHARED = f"the published formats' fixtures are not at {SHARED}"
 ACCEPTED = (NO_SHARED, NO_GPU, NO_BFLOAT16)
 
 torch.set_num_threads(1)
+# Under nohup all that the tests start would ignore hang-ups, and rightly go on after one.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Compiled networks of tests go where pytest's own files go, one folder per process of a parallel run.
 _CACHE = tempfile.TemporaryDirectory(prefix="cosmicai-test-cache-")
 os.environ["COSMICAI_CACHE"] = _CACHE.name
