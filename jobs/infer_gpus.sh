@@ -25,14 +25,12 @@
 #SBATCH --signal=B:USR1@60
 #SBATCH --open-mode=append
 set -euo pipefail
-case ${1-} in -h | --help) sed -n '2,/^#SBATCH/{/^#SBATCH/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
 root=${COSMICAI_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}
-if [ ! -r "$root/slurm/job.sh" ]; then
+# shellcheck source-path=SCRIPTDIR/.. source=slurm/job.sh
+. "$root/slurm/job.sh" 2>/dev/null || {
   echo "there is no $root/slurm/job.sh; submit from the project's folder or set COSMICAI_ROOT" >&2
   exit 2
-fi
-# shellcheck source-path=SCRIPTDIR/.. source=slurm/job.sh
-. "$root/slurm/job.sh"
+}
 
 begin infer_gpus "$@"
 # shellcheck source-path=SCRIPTDIR/.. source=slurm/master.sh

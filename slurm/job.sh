@@ -1,12 +1,14 @@
 # shellcheck shell=bash
 # What the batch scripts in jobs/ share: their arguments, and how they end before SLURM ends them. To be sourced.
 #
-#   begin NAME "$@"   from SURVEY, RUN and WEIGHTS, all of which may be missing: $survey, $run, $weights and $options
+#   begin NAME "$@"   from SURVEY, RUN and WEIGHTS, all of which may be missing: $survey, $run, $weights and $options;
+#                     --help tells the script's head comment and ends
 #   go COMMAND...     runs it and returns if it went well, else ends the job with its exit code
 #
 # With `#SBATCH --signal=B:USR1@60` SLURM warns the batch shell before time is up. The command then gets SIGTERM, at
 # which a worker drops what it has in hand, and the job is requeued to go on with the rest.
 begin() { # NAME [SURVEY [RUN [WEIGHTS]]]
+  case ${2-} in -h | --help) sed -n '2,/^#SBATCH/{/^#SBATCH/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
   name=$1 told='' child='' # told: a U for every USR1, a T for every TERM
   [ -n "${SLURM_JOB_ID-}" ] || fail "this is a job; submit it with sbatch"
   [ $# -le 4 ] || fail "expected SURVEY, RUN and WEIGHTS at most, not $(($# - 1)) arguments"

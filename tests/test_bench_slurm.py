@@ -147,11 +147,11 @@ def test_an_array_that_cannot_be_submitted_is_told_in_sbatchs_words(tmp_path, he
 def test_an_array_that_nobody_waits_for_any_more_is_cancelled(tmp_path, here, monkeypatch):
     submitted: list[str] = []
 
-    def interrupted(job: str) -> bool:
-        submitted.append(job)
+    def interrupted(jobs: list[str]) -> None:
+        submitted.extend(jobs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "_is_queued", interrupted)
+    monkeypatch.setattr(bench, "queued", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench.submit("demo", "demo", str(tmp_path / "run"), 40, 1)
     assert here.wait(submitted[0]) in ("CANCELLED", "CANCELLED,COMPLETED")

@@ -228,6 +228,10 @@ ERRORS = {
     "an array that does not say its end": (
         without(batch() | array(0, 0, 2, 1, 3), "SLURM_ARRAY_TASK_MAX"), no_number("SLURM_ARRAY_TASK_MAX")
     ),
+    "arrays before this one": (
+        batch() | array(0, 0, 2, 1, 3) | {"COSMICAI_ARRAYS": "10"},
+        "the environment has COSMICAI_ARRAYS=10; expected FIRST/ALL, such as 1000/5000, as the launcher sets it",
+    ),
     "a rank too many": (
         {"COSMICAI_RANK": "4", "COSMICAI_WORLD_SIZE": "4"}, "the environment says rank 4 of 4 with 4 threads"
     ),

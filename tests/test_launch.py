@@ -137,6 +137,8 @@ def test_gpus_that_are_not_there_are_one_sentence(tmp_path, job):
         (("--gpu-kind", "a100"), "--gpu-kind is for jobs of --slurm"),
         (("--array", "4"), "--array is for jobs of --slurm"),
         (("--wait",), "--wait is for jobs of --slurm"),
+        (("--time", "10"), "--time is for jobs of --slurm"),
+        (("--image", "cosmicai.sif"), "--image is for jobs of --slurm"),
         (("--procs", "2", "--device", "cuda"), "--procs and --device cuda contradict each other"),
         (("--gpus", "2", "--nodes", "2", "--mpi", "--device", "cpu"), "--gpus and --device cpu contradict each other"),
     ],

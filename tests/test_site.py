@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cosmicai.errors import InputError
-from launch.site import SITES, Gpu, Partition, Site, load_site, seconds_of, time_of
+from launch.site import SITES, Gpu, Partition, Site, load_site, seconds_of
 
 USER = {"USER": "mst3k"}
 SMALLEST = 'name = "x"\naccount_required = false\nscratch = "/tmp"\n[partitions.cpu]\n'
@@ -226,7 +226,17 @@ def test_what_is_wrong_in_a_file_is_one_sentence(tmp_path, monkeypatch, text, to
 
 def place(site: Site, asked: str | None, job: tuple[int, int, int, float], kind: str | None) -> Partition:
     nodes, cores, gpus, hours = job
-    return site.partition(asked, nodes=nodes, cores_per_node=cores, gpus=gpus, hours=hours, kind=kind)
+    return site.partition(
+        asked, nodes=nodes, cores_per_node=cores, memory_mb_per_node=1000, gpus=gpus, hours=hours, kind=kind
+    )
+
+
+def test_a_job_with_more_memory_than_a_node_has_is_refused(rivanna):
+    asked = {"nodes": 1, "cores_per_node": 8, "gpus": 0, "hours": 2}
+    assert rivanna.partition("standard", **asked, memory_mb_per_node=1497088).name == "standard"
+    with pytest.raises(InputError) as raised:
+        rivanna.partition("standard", **asked, memory_mb_per_node=1497089)
+    assert "has memory_mb_per_node = 1497088 and the job asks for 1497089; " in sentence(raised)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +328,10 @@ def test_a_job_that_is_refused_is_one_sentence(rivanna, asked, job, kind, told):
 
 def test_limits_that_are_not_stated_refuse_nothing():
     site = Site("x", False, "/tmp", (Partition("cpu"),))
-    assert site.partition(None, nodes=9999, cores_per_node=9999, gpus=0, hours=9999).name == "cpu"
+    assert (
+        site.partition(None, nodes=9999, cores_per_node=9999, memory_mb_per_node=10**9, gpus=0, hours=9999).name
+        == "cpu"
+    )
 
 
 def test_gres(rivanna, local):
@@ -408,22 +421,6 @@ def test_arrays_without_a_limit_are_one():
 )
 def test_times_as_slurm_writes_them(time, seconds):
     assert seconds_of(time) == seconds
-    assert seconds_of(time_of(seconds)) == seconds
-
-
-@pytest.mark.parametrize(
-    "seconds, time",
-    [
-        (1, "00:00:01"),
-        (5400, "01:30:00"),
-        (86399, "23:59:59"),
-        (86400, "1-00:00:00"),
-        (604800, "7-00:00:00"),
-        (8640000, "100-00:00:00"),
-    ],
-)
-def test_seconds_as_slurm_writes_them(seconds, time):
-    assert time_of(seconds) == time
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from slurm_cluster import TESTCLUSTER, Cluster, down, surroundings, up
+from slurm_cluster import NO_SLURM, TESTCLUSTER, Cluster, down, installed, surroundings, up
 from slurm_cluster import cluster as cluster
 
 pytestmark = pytest.mark.xdist_group("slurm")
+needs_slurm = pytest.mark.skipif(not installed(), reason=NO_SLURM)
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +159,24 @@ def test_down_leaves_nothing_of_a_second_cluster_with_stubborn_jobs(cluster: Clu
     assert cluster.run("srun", "true").returncode == 0
 
 
+@needs_slurm
+def test_nobody_needs_to_be_root() -> None:
+    with tempfile.TemporaryDirectory() as name:  # a folder of pytest is its own user's alone
+        own = Path(name)
+        shutil.copytree(TESTCLUSTER, own / "testcluster")
+        nobody = {"user": 65534, "group": 65534, "extra_groups": ()} if os.getuid() == 0 else {}
+        if nobody:
+            os.chown(own, 65534, 65534)
+        script = 'eval "$(testcluster/up cluster)"; srun id --user; testcluster/down cluster'
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=own, capture_output=True, text=True, env=surroundings() | {"HOME": name},
+            **nobody,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, f"{65534 if nobody else os.getuid()}\n"), done.stderr
+        assert not (own / "cluster").exists()
+
+
+@needs_slurm
 def test_folders_of_others_stay(tmp_path: Path) -> None:
     (tmp_path / "thesis").touch()
     for script in ("up", "down"):

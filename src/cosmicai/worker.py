@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from typing import Any
 
 import click
 
-from . import storage
 from .progress import polled
 from .ranks.communicator import connect
 from .ranks.cores import pin
@@ -62,8 +60,7 @@ def _concluded_by_the_last(run: RunFolder, record: dict[str, Any]) -> int:
     if left:
         click.echo(f"{left} galaxies are left to other ranks; `python -m launch status {run.uri}` tells how it stands")
         return 0
-    summary = storage.read_if_there(run.summary_path)
-    if not record["items"] and summary is not None and json.loads(summary)["complete"]:
+    if not record["items"] and run.complete_summary():
         return 0
     return _concluded(run)
 

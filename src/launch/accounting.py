@@ -149,8 +149,7 @@ def account(run: RunFolder, jobs: Sequence[str], now: Callable[[], float] = time
     if told is not None and wanted and known["jobs"] != wanted:
         told = told | {"final": False}
     with suppress(StorageError):
-        found = storage.read_if_there(run.summary_path) if told is not None else None
-        summary = json.loads(found) if found else None
+        summary = run.summary() if told is not None else None
         if summary is not None and summary.get("slurm") != told:  # also one that was written since we asked
             run.write_json(run.summary_path, summary | {"slurm": told})
     return told

@@ -11,9 +11,7 @@ import click
 from cosmicai.commands.options import run_options, tell
 from cosmicai.errors import InputError
 
-from .options import rank_options, taken_request
-
-_COMMAND_LINE = click.core.ParameterSource.COMMANDLINE
+from .options import on_command_line, rank_options, taken_request
 
 
 @click.command()
@@ -60,9 +58,8 @@ def resume(run: str, **options: Any) -> int:
     from .submission import submissions
     from .submitting import submit_again
 
-    folder, context = _folder(run), click.get_current_context()
-    before = submissions(folder)
-    if before and not any(context.get_parameter_source(name) is _COMMAND_LINE for name in set(options) - {"wait"}):
+    before = submissions(folder := _folder(run))
+    if before and not on_command_line(set(options) - {"wait"}):
         return submit_again(folder, *before[-1].asked(), options["wait"])
     request, mpi, batch, wait = taken_request(options)
     return submit_again(folder, request, batch, wait) if batch else _go_on(folder, request, mpi)

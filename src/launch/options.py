@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cosmicai.commands.options import schedule_option
 from cosmicai.errors import InputError
@@ -46,7 +47,6 @@ _RANK_OPTIONS = (
     ),
     click.option("--wait", is_flag=True, help="Stay until SLURM's jobs have ended, and tell the result."),
 )
-_OF_SLURM = ("site", "account", "partition", "gpu_kind", "cores", "memory_mb", "tasks")
 
 
 def rank_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,6 +54,16 @@ def rank_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_RANK_OPTIONS):
         command = option(command)
     return command
+
+
+def on_command_line(names: Iterable[str]) -> list[str]:
+    """Which of the options with these names the user has given to the command at work, as they are written."""
+    context = click.get_current_context()
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def taken_request(options: dict[str, Any]) -> tuple[Any, bool, Any, bool]:
@@ -69,9 +79,9 @@ def taken_request(options: dict[str, Any]) -> tuple[Any, bool, Any, bool]:
         raise InputError(
             f"--nodes {options['nodes']} needs --mpi or --slurm; without them all ranks run on this machine"
         )
-    of_slurm = [name for name in _OF_SLURM if options[name] is not None] + ["wait"] * options["wait"]
+    of_slurm = on_command_line({"wait", *(field.name for field in fields(Batch))})
     if of_slurm and not options["slurm"]:
-        raise InputError(f"--{of_slurm[0].replace('tasks', 'array').replace('_', '-')} is for jobs of --slurm")
+        raise InputError(f"{of_slurm[0]} is for jobs of --slurm")
     if options["slurm"] and options["schedule"] == "static":
         raise InputError("--schedule static is for ranks that are started here; SLURM's may come late or never")
     if options["gpus"] and options["nodes"] == 1 and not options["slurm"]:

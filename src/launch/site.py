@@ -78,7 +78,15 @@ class Site:
     source: str | None = None
 
     def partition(
-        self, asked: str | None, *, nodes: int, cores_per_node: int, gpus: int, hours: float, kind: str | None = None
+        self,
+        asked: str | None,
+        *,
+        nodes: int,
+        cores_per_node: int,
+        memory_mb_per_node: int,
+        gpus: int,
+        hours: float,
+        kind: str | None = None,
     ) -> Partition:
         """The partition asked for, or else the first that takes the job; `gpus` are those of all nodes together, of the
         site's first kind if none is given.
@@ -88,6 +96,7 @@ class Site:
         demands = {
             "max_nodes": nodes,
             "cores_per_node": cores_per_node,
+            "memory_mb_per_node": memory_mb_per_node,
             "max_cores": nodes * cores_per_node,
             "max_gpus": gpus,
             "max_hours": hours,
@@ -210,12 +219,6 @@ def seconds_of(time: str) -> int:
     return seconds
 
 
-def time_of(seconds: int) -> str:
-    """So many seconds as SLURM writes a time limit: hours:minutes:seconds, from a day on with days-."""
-    days, rest = divmod(seconds, 24 * 3600)
-    return (f"{days}-" if days else "") + f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-
-
 def _refusal(partition: Partition, demands: Mapping[str, float], gpu: Gpu | None) -> str:
     """Why the partition does not take a job with such demands on its limits; empty if it does."""
     gpus = demands["max_gpus"]
@@ -230,7 +233,7 @@ def _refusal(partition: Partition, demands: Mapping[str, float], gpu: Gpu | None
     for limit, demand in demands.items():
         most = getattr(partition, limit)
         if most is not None and demand > most:
-            return f"has {limit} = {most:g} and the job asks for {demand:g}"
+            return f"has {limit} = {most:.12g} and the job asks for {demand:.12g}"
     return ""
 
 

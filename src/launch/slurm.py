@@ -92,8 +92,8 @@ def granted(request: Request, batch: Batch, environment: Mapping[str, str]) -> G
     cores, tasks = _cores(site, batch, request), batch.tasks or 1
     memory = batch.memory_mb or FIRST_MEMORY_MB + MEMORY_MB["cuda" if compute else "cpu"] * per_node
     partition = site.partition(
-        batch.partition, nodes=request.nodes, cores_per_node=cores * per_node, gpus=request.gpus or 0, hours=hours,
-        kind=batch.gpu_kind,
+        batch.partition, nodes=request.nodes, cores_per_node=cores * per_node, memory_mb_per_node=memory,
+        gpus=request.gpus or 0, hours=hours, kind=batch.gpu_kind,
     )  # fmt: skip
     all_cores, all_gpus = cores * request.ranks * tasks, (request.gpus or 0) * tasks
     parameters = {

@@ -11,12 +11,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from cosmicai.ranks.squeue import queued
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.summary import count_coverage
 
 from .accounting import KINDS, account
 from .claim import current_launcher, is_dead
-from .submission import jobs_of, queued, submissions
+from .submission import jobs_of, submissions
 
 LOOK_EVERY = 2.0  # seconds
 ASK_EVERY = 10.0  # seconds between questions to SLURM

@@ -6,18 +6,16 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cosmicai import storage
 from cosmicai.errors import InputError
+from cosmicai.ranks.squeue import ANSWER, queued
 from cosmicai.run.folder import RunFolder
 
 from .claim import current_launcher, is_dead
 from .request import Batch, Request
-
-ANSWER = 60.0  # seconds that SLURM's controller has for an answer
 
 
 @dataclass(frozen=True)
@@ -49,34 +47,11 @@ def submissions(run: RunFolder) -> list[Submission]:
     ]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job or task of an array that SLURM has in its queue: its state in SLURM's words, and why it waits."""
-
-    number: str
-    state: str
-    reason: str
-
-
 def jobs_of(run: RunFolder) -> list[str]:
     """SLURM's numbers of all jobs that were submitted for a run or have worked on it, without those of array tasks."""
     told = [str(record["job"]).partition("_")[0] for record in run.records().values()]
     known = {job for submission in submissions(run) for job in submission.jobs}
     return sorted(known.union(job for job in told if job.isdecimal()), key=int)
-
-
-def queued(jobs: Collection[str]) -> list[Job] | None:
-    """Those of some jobs that wait or work; None where SLURM is not here or does not answer."""
-    if not jobs:
-        return []
-    try:
-        # All of ours, since squeue fails for a number that the controller has forgotten.
-        command = ["squeue", "--me", "--noheader", "--format=%i|%T|%r"]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = [Job(*line.split("|", 2)) for line in lines]
-    return [job for job in found if job.number.partition("_")[0] in jobs and job.state != "COMPLETING"]
 
 
 @dataclass

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +17,9 @@ from cosmicai.demo import named_survey
 from cosmicai.errors import InputError
 from cosmicai.progress import polled
 from cosmicai.ranks.cores import available_cores
+from cosmicai.ranks.squeue import queued
 from cosmicai.report import conclude
-from cosmicai.run.begin import begin, check_begin
+from cosmicai.run.begin import begin
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.record import cpu_model
 from cosmicai.run.summary import summarize
@@ -30,7 +29,7 @@ from .accounting import account
 from .estimate import engine_rate
 from .request import Batch, Request
 from .slurm import Granted
-from .submission import Submission, jobs_of, queued, submissions
+from .submission import Submission, jobs_of, submissions
 
 ASK_EVERY = 5.0  # seconds between questions to SLURM
 
@@ -52,7 +51,7 @@ def submit_run(
         raise InputError("--device cuda needs --gpus, else SLURM gives the job no GPU")
     with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
         opened = named_survey(survey, folder if dry_run else out)
-        run = check_begin(opened, out=out, **options)
+        run = begin(opened, out=out, elsewhere=True, **options)
         if dry_run:
             for text in slurm.sbatch_texts(run, batch, granted):
                 click.echo(text)
@@ -105,29 +104,23 @@ def _follow(run: RunFolder, submission: Submission, wait: bool) -> int:
         ) from None
     if not run.has_plan():
         raise InputError(f"the jobs ended before there was a plan; {submission.folder} holds what they printed")
-    code = conclude(_summary(run) if _is_complete(run) else summarize(run))
+    code = conclude(run.complete_summary() or summarize(run))
     account(run, jobs_of(run))
     return code
 
 
 def _wait(run: RunFolder, submission: Submission) -> None:
     """Shows the progress of the jobs until they have ended."""
-    with ExitStack() as stack:
-        showing = False
+    while working := queued(submission.jobs) != []:
+        if run.has_plan():
+            break
+        time.sleep(ASK_EVERY)
+    if not working:
+        return
+    plan = run.plan()
+    with polled(plan.galaxies, lambda: plan.galaxies_of(run.parts())):
         while queued(submission.jobs) != []:
-            if not showing and run.has_plan():
-                stack.enter_context(polled(run.plan().galaxies, lambda: run.plan().galaxies_of(run.parts())))
-                showing = True
             time.sleep(ASK_EVERY)
-
-
-def _summary(run: RunFolder) -> dict[str, Any]:
-    text = storage.read_if_there(run.summary_path)
-    return {} if text is None else dict(json.loads(text))
-
-
-def _is_complete(run: RunFolder) -> bool:
-    return bool(_summary(run).get("complete"))
 
 
 def _estimate(survey: Any, folder: str, granted: Granted, options: dict[str, Any]) -> Iterator[str]:

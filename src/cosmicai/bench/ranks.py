@@ -157,7 +157,7 @@ def _launched(begun: RunFolder, ranks: int, out: str, sampled: bool) -> _Launche
             said.seek(0)
             last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
             raise InputError(f"`python -m {' '.join(command)}` failed: {last}")
-    totals = json.loads(Path(run.summary_path).read_bytes())["totals"]
+    totals = (run.summary() or {})["totals"]
     return _Launched(totals["galaxies_per_second"], largest)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -17,10 +16,10 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .. import storage
 from ..demo import GALAXIES_PER_SHARD, write_synthetic_survey
 from ..errors import InputError
 from ..model.weights import DEMO, find_weights
+from ..ranks.squeue import queued
 from ..run.folder import RunFolder
 from .child import child
 from .galaxies import SEED
@@ -32,7 +31,6 @@ SCRIPT = "jobs/infer_array.sh"
 MEMORY_MB = 1000  # for each core of a task, as the script has it
 GOAL = 1.3  # times the arithmetic that an array may take, beside starting its tasks
 LOOK_EVERY, ASK_EVERY = 0.2, 2.0  # seconds between looks at the run folder, and questions to SLURM's controller
-ANSWER = 60.0  # seconds that the controller has for one
 COLUMNS = (
     Column("repeat", "repeat"),
     Column("tasks_with_work", "tasks with work", ".0f"),
@@ -168,7 +166,7 @@ def infer_here(survey: str, weights: str, out: str, *options: str) -> tuple[floa
     Raises InputError if it is not completed.
     """
     child("cosmicai", "infer", survey, "--weights", weights, "--out", out, *options)
-    summary = _complete(RunFolder(out)) or {}
+    summary = RunFolder(out).complete_summary() or {}
     return summary["totals"]["working_seconds"], summary["catalogue_sha256"]
 
 
@@ -202,7 +200,7 @@ def submit(survey: str, weights: str, out: str, tasks: int, cores: int, *options
     if completed_at is None or missing:
         what = f"{missing} of {tasks} tasks left no record" if missing else "the run is not complete"
         raise InputError(f"array {job}: {what}; {_printed(logs, {record['job'] for record in records})}")
-    summary = json.loads(storage.read_bytes(run.summary_path))
+    summary = run.summary() or {}
     return Array(
         sbatch_seconds, completed_at - begin, datetime.fromtimestamp(begin).astimezone(), read_tasks(records),
         summary["catalogue_sha256"], tuple(summary["machines"]),
@@ -290,7 +288,7 @@ def _wait(job: str, run: RunFolder) -> float | None:
             time.sleep(LOOK_EVERY)
             completed_at = completed_at or _completed_at(run)  # the first, since a later task may write it again
             if time.monotonic() - asked >= ASK_EVERY:
-                if not _is_queued(job):
+                if queued([job]) == []:
                     return completed_at or _completed_at(run)
                 asked = time.monotonic()
     except BaseException:
@@ -298,26 +296,9 @@ def _wait(job: str, run: RunFolder) -> float | None:
         raise
 
 
-def _is_queued(job: str) -> bool:
-    """Whether SLURM has tasks of this array that wait or work. A controller that does not answer is asked again."""
-    try:
-        # All of ours, since squeue fails for a number that the controller has forgotten.
-        command = ["squeue", "--me", "--noheader", "--format=%i|%T"]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return True
-    return any(line.partition("|")[0].partition("_")[0] == job and not line.endswith("|COMPLETING") for line in lines)
-
-
 def _completed_at(run: RunFolder) -> float | None:
     """When the summary took its place, in seconds since 1970; None unless it is there and complete."""
-    return Path(run.summary_path).stat().st_ctime if _complete(run) else None
-
-
-def _complete(run: RunFolder) -> dict[str, Any] | None:
-    data = storage.read_if_there(run.summary_path)
-    summary: dict[str, Any] | None = json.loads(data) if data else None
-    return summary if summary and summary["complete"] else None
+    return Path(run.summary_path).stat().st_ctime if run.complete_summary() else None
 
 
 def _printed(logs: Path, recorded: set[str]) -> str:

@@ -10,7 +10,6 @@ stopped. All combinations are run once before any is run twice.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -86,7 +85,7 @@ class Sweep:
         """The runs that are not complete: a combination and the number of the repeat."""
         repeats = range(1, self.repeats + 1)
         everything = ((*own, repeat) for repeat, own in product(repeats, self.combinations))
-        return [own for own in everything if _summary(self.run(*own)) is None]
+        return [own for own in everything if self.run(*own).complete_summary() is None]
 
 
 def bench_sweep(sweep: Sweep, tell: Callable[[str], None]) -> tuple[Report, bool]:
@@ -134,17 +133,9 @@ def _refuse_others(sweep: Sweep, surveys: dict[float, Survey], weights: WeightsF
             )
 
 
-def _summary(run: RunFolder) -> dict[str, Any] | None:
-    """The summary of a complete run, else None."""
-    if not storage.exists(run.summary_path):
-        return None
-    summary: dict[str, Any] = json.loads(storage.read_bytes(run.summary_path))
-    return summary if summary["complete"] else None
-
-
 def _row(sweep: Sweep, partition_mb: float, batch_size: int, world_size: int) -> dict[str, Any]:
     runs = (sweep.run(partition_mb, batch_size, world_size, repeat) for repeat in range(1, sweep.repeats + 1))
-    totals = [summary["totals"] for run in runs if (summary := _summary(run))]
+    totals = [summary["totals"] for run in runs if (summary := run.complete_summary())]
     row: dict[str, Any] = {
         "partition_mb": partition_mb,
         "batch_size": batch_size,

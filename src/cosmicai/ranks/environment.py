@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -156,8 +157,11 @@ def _in_array(environment: Environment, rank: Rank) -> Rank:
     elif "COSMICAI_ARRAYS" not in environment:
         return replace(rank, submission=submission or environment["SLURM_JOB_ID"])
     if "COSMICAI_ARRAYS" in environment:
-        before, _, everywhere = environment["COSMICAI_ARRAYS"].partition("/")
-        place, places = place + int(before), int(everywhere)
+        found = re.fullmatch("([0-9]+)/([0-9]+)", environment["COSMICAI_ARRAYS"])
+        if not found:
+            told = f"the environment has COSMICAI_ARRAYS={environment['COSMICAI_ARRAYS']}"
+            raise InputError(f"{told}; expected FIRST/ALL, such as 1000/5000, as the launcher sets it")
+        place, places = place + int(found[1]), int(found[2])
     return replace(
         rank, rank=place * rank.world_size + rank.rank, world_size=places * rank.world_size, platform="slurm-array",
         submission=submission,

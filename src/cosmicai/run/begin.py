@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from .. import storage
 from ..engine.choose import choose
 from ..errors import InputError
-from ..galaxies.survey import ShardEntry, Survey
-from ..model.weights import WeightsFile, find_weights
+from ..galaxies.survey import Survey
+from ..model.weights import find_weights
 from .folder import RunFolder
 from .plan import Asked, Plan
 from .precision import settle_precision
@@ -29,20 +28,28 @@ def begin(
     accept_precision_loss: bool = False,
     resume: bool = False,
     ranks: int = 1,
+    elsewhere: bool = False,
     approve: Callable[[Plan], None] = lambda plan: None,
     tell: Callable[[str], None] = lambda notice: None,
 ) -> RunFolder:
     """Makes the run folder and its plan for so many `ranks`, or joins the one that is there with `resume`.
 
-    What is None, and the engine `auto`, is chosen here and told; with `resume` the plan decides. Nothing is written
+    What is None, and the engine `auto`, is chosen here and told; with `resume` the plan decides. If the run is to begin
+    `elsewhere`, where other engines may be, only what can be told here is checked and no plan made. Nothing is written
     before all is known to work and `approve` has seen the plan without raising. Raises InputError if the weights or the
     engine cannot be used, a reduced precision changes the redshifts too much, or the folder belongs to another plan.
     """
-    run, file, shards, asked = _opened(survey, weights, out, engine, precision, device, batch_size, limit_files)
+    if (batch_size is not None and batch_size < 1) or (limit_files is not None and limit_files < 1):
+        raise InputError("--batch-size and --limit-files must be at least 1")
+    run, file, shards = RunFolder(storage.absolute(out)), find_weights(weights), survey.shards[:limit_files]
+    named = None if engine == "auto" else engine
+    asked = Asked(survey.uri, shards, file.uri, file.sha256, named, precision, device, batch_size)
     if run.has_plan():
         return _join(run, asked, resume)
     if not any(shard.galaxies for shard in shards):
         raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
+    if elsewhere:
+        return run
     choice, size, notices = choose(file, engine, precision, device, batch_size)
     for notice in notices:
         tell(notice)
@@ -53,41 +60,6 @@ def begin(
     )  # fmt: skip
     approve(plan)
     return run if run.write_plan(plan) else _join(run, asked, resume)
-
-
-def check_begin(
-    survey: Survey,
-    weights: str,
-    out: str,
-    *,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-    limit_files: int | None = None,
-    resume: bool = False,
-    **others: Any,
-) -> RunFolder:
-    """The run folder that another machine will begin or join: raises InputError for what can be told without it."""
-    run, *_, asked = _opened(survey, weights, out, engine, precision, device, batch_size, limit_files)
-    return _join(run, asked, resume) if run.has_plan() else run
-
-
-def _opened(
-    survey: Survey,
-    weights: str,
-    out: str,
-    engine: str,
-    precision: str | None,
-    device: str | None,
-    batch_size: int | None,
-    limit_files: int | None,
-) -> tuple[RunFolder, WeightsFile, tuple[ShardEntry, ...], Asked]:
-    if (batch_size is not None and batch_size < 1) or (limit_files is not None and limit_files < 1):
-        raise InputError("--batch-size and --limit-files must be at least 1")
-    run, file, shards = RunFolder(storage.absolute(out)), find_weights(weights), survey.shards[:limit_files]
-    named = None if engine == "auto" else engine
-    return run, file, shards, Asked(survey.uri, shards, file.uri, file.sha256, named, precision, device, batch_size)
 
 
 def _join(run: RunFolder, asked: Asked, resume: bool) -> RunFolder:

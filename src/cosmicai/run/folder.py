@@ -231,6 +231,16 @@ class RunFolder:
             name.removesuffix(".json"): json.loads(storage.read_bytes(self.path("records", name))) for name in names
         }
 
+    def summary(self) -> dict[str, Any] | None:
+        """The summary, if there is one."""
+        data = storage.read_if_there(self.summary_path)
+        return None if data is None else dict(json.loads(data))
+
+    def complete_summary(self) -> dict[str, Any] | None:
+        """The summary of a run that is complete, else None."""
+        summary = self.summary()
+        return summary if summary and summary["complete"] else None
+
     def create_record(self, recorder: Recorder) -> None:
         """Writes the record of a rank's next attempt and gives it that number, which no other process then gets."""
         taken = {entry.name for entry in storage.list_files(self.path("records"))}
