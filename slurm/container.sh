@@ -9,7 +9,7 @@
 #                  that the arguments and the variables below name
 #
 # Of the environment the container sees SLURM_*, PMI*, OMPI_*, MASTER_*, COSMICAI_*, AWS_*, CUDA_VISIBLE_DEVICES and
-# TMPDIR. Any other variable NAME can be given as APPTAINERENV_NAME.
+# TMPDIR, but keeps what it says of itself. Any other variable NAME can be given as APPTAINERENV_NAME.
 set -euo pipefail
 case ${1--h} in -h | --help) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
 fail() { echo "container.sh: $*" >&2 && exit 2; }
@@ -46,7 +46,8 @@ see() { # WORD: if it is a path, its folder or the nearest one that exists; thos
 }
 see "$PWD"
 for word in "${@:2}"; do see "$word"; done
-for name in $(compgen -e | grep -E '^(SLURM_|PMI|OMPI_|MASTER_|COSMICAI_|AWS_|CUDA_VISIBLE_DEVICES$|TMPDIR$)'); do
+for name in $(compgen -e | grep -E '^(SLURM_|PMI|OMPI_|MASTER_|COSMICAI_|AWS_|CUDA_VISIBLE_DEVICES$|TMPDIR$)' |
+  grep -Ev '^COSMICAI_(GIT_COMMIT|GRAPHS|IMAGE_DIGEST|IMAGE_VARIANT)$'); do
   export "APPTAINERENV_$name=${!name}"
   [[ $name =~ ^(SLURM_|COSMICAI_BIND|COSMICAI_IMAGE) ]] || see "${!name}"
 done
@@ -55,6 +56,10 @@ for folder in "${folders[@]}"; do bind "$folder"; done
 
 [[ ${CUDA_VISIBLE_DEVICES:-NoDevFiles} = NoDevFiles || ! -e /dev/nvidiactl ]] || options+=(--nv) # a GPU is ours
 [ "$(id -u)" != 0 ] || options+=(--no-privs)
-# Apptainer does not leave signals ignored, so the shell within does it anew.
-# shellcheck disable=SC2016
-exec apptainer exec "${options[@]}" "$COSMICAI_IMAGE" sh -c 'trap "" USR1 USR2; exec "$@"' sh "$@"
+outside=$(git -C "$(dirname "$0")" describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null) || outside=
+# shellcheck disable=SC2016 # within, where Apptainer does not leave signals ignored
+within='trap "" USR1 USR2
+[ -z "$2" ] || [ "${COSMICAI_GIT_COMMIT-$2}" = "$2" ] || echo "container.sh: $1 was built from commit" \
+  "$COSMICAI_GIT_COMMIT and the code outside is of $2; build the image anew, or check its commit out" >&2
+shift 2; exec "$@"'
+exec apptainer exec "${options[@]}" "$COSMICAI_IMAGE" sh -c "$within" sh "$COSMICAI_IMAGE" "$outside" "$@"

@@ -24,8 +24,10 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from cosmicai.errors import InputError, explained
 from cosmicai.run.folder import RunFolder
+from cosmicai.run.record import git_commit
 from cosmicai.s3 import is_s3
 
+from .image import inspected
 from .request import Batch, Request
 from .site import Site, load_site, seconds_of
 from .submission import Submission
@@ -65,7 +67,7 @@ class Worker:
 class Granted:
     """A request as a site grants it: sbatch's parameters, the setup of its script, tasks of each array; and of all
     jobs together the ranks, cores, GPUs, seconds at most, and price of an hour if that is known. `scratch` is a folder
-    that all nodes see."""
+    that all nodes see, `notices` is what the user should know."""
 
     parameters: dict[str, Any]
     setup: tuple[str, ...]
@@ -77,6 +79,7 @@ class Granted:
     service_units_per_hour: float | None
     computes_on_gpus: bool
     scratch: str
+    notices: tuple[str, ...] = ()
 
 
 def granted(request: Request, batch: Batch, environment: Mapping[str, str]) -> Granted:
@@ -85,10 +88,16 @@ def granted(request: Request, batch: Batch, environment: Mapping[str, str]) -> G
     site.require_account(batch.account)
     if batch.image is not None and not Path(batch.image).exists():
         raise InputError(f"--image {batch.image} does not exist; build it with containers/sif.sh or leave --image out")
+    inside = inspected(batch.image) if batch.image else None
     seconds, hours = seconds_of(batch.time), seconds_of(batch.time) / 3600
     per_node, on_gpus = request.per_node, bool(request.gpus)
     gres = site.gres(batch.gpu_kind, per_node) if on_gpus else None
     compute = on_gpus and site.gpu(batch.gpu_kind).computes
+    if compute and inside and inside.variant == "cpu":
+        raise InputError(
+            f"--image {batch.image} was built without CUDA and --gpus {request.gpus} asks for GPUs; build another with "
+            "containers/build.sh --variant cuda, or use --procs"
+        )
     cores, tasks = _cores(site, batch, request), batch.tasks or 1
     memory = batch.memory_mb or FIRST_MEMORY_MB + MEMORY_MB["cuda" if compute else "cpu"] * per_node
     partition = site.partition(
@@ -111,7 +120,7 @@ def granted(request: Request, batch: Batch, environment: Mapping[str, str]) -> G
         (*modules, f"export COSMICAI_IMAGE={shlex.quote(image)}"),
         tuple(site.array_sizes(tasks)), request.ranks * tasks, all_cores, all_gpus, seconds,
         site.service_units(all_cores, all_gpus, batch.gpu_kind, 1.0, memory_mb=memory * request.nodes * tasks), compute,
-        site.scratch,
+        site.scratch, tuple(inside.notices(git_commit())) if inside else (),
     )  # fmt: skip
 
 

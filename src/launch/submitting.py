@@ -42,7 +42,7 @@ def submit_run(
     The plan is written by the first rank that comes, since only where ranks run it is known what can compute there;
     what can be told here is told here. Raises InputError as `begin` and `slurm.granted` do.
     """
-    granted = slurm.granted(request, batch, os.environ)
+    granted = _granted(request, batch)
     if options["device"] is None:
         options["device"] = "cuda" if granted.computes_on_gpus else "cpu"
         if request.gpus and not granted.computes_on_gpus:
@@ -74,12 +74,19 @@ def submit_again(run: RunFolder, request: Request, batch: Batch, wait: bool) -> 
     if run.has_plan() and run.parts().issuperset(run.plan().items):
         return conclude(summarize(run))
     _require_idle(run)
-    granted = slurm.granted(request, batch, os.environ)
+    granted = _granted(request, batch)
     before = submissions(run)
     if not before and not run.has_plan():
         run.plan()  # which says what is wrong
     worker = ("work", run.uri) if run.has_plan() else before[-1].worker
     return _follow(run, slurm.launch(run, request, batch, granted, worker), wait)
+
+
+def _granted(request: Request, batch: Batch) -> Granted:
+    granted = slurm.granted(request, batch, os.environ)
+    for notice in granted.notices:
+        tell(notice)
+    return granted
 
 
 def _require_idle(run: RunFolder) -> None:

@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..ranks.cores import available_cores
-from ..run.record import cpu_model, git_commit, gpu_model
+from ..run.record import cpu_model, git_commit, gpu_model, image_digest
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory in GB (2^30 bytes), processes that wanted to run in the last minute
-    (call it before measuring: few, or the figures are no good), GPU, system, versions, commit and UTC date."""
+    (call it before measuring: few, or the figures are no good), GPU, system, versions, commit, image and UTC date."""
     import torch
 
     return {
@@ -31,6 +31,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "openvino": _version("openvino"),
         "git_commit": git_commit(),
+        "image_digest": image_digest(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -1,4 +1,4 @@
-"""infer, plan, work, summarize, catalogue, demo."""
+"""infer, plan, work, summarize, catalogue, demo, selftest."""
 
 from __future__ import annotations
 
@@ -115,4 +115,19 @@ def demo(out: str, galaxies: int) -> int:
     return _finish(demo_run(out, galaxies), rank_from_environment())
 
 
-COMMANDS = (infer, plan, work, summarize, catalogue, demo)
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output, the table on standard error.")
+def selftest(as_json: bool) -> int:
+    """Turn synthetic galaxies into redshifts with every engine that can run here, and check them."""
+    from ..bench.report import show
+    from ..selftest import selftest as run_selftest
+
+    report = run_selftest(tell)
+    show(report, as_json, None)
+    failed = [row["name"] for row in report.rows if not row["passed"]]
+    if failed:
+        click.echo(f"the redshifts of {', '.join(failed)} are wrong", err=True)
+    return 3 if failed else 0
+
+
+COMMANDS = (infer, plan, work, summarize, catalogue, demo, selftest)

@@ -1,4 +1,4 @@
-"""weights import, info, fetch."""
+"""weights import, info, fetch, export."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ def fetch(out: str, base_url: str | None) -> None:
 
     for path in fetch_published(out, base_url or PUBLISHED_URL):
         click.echo(path)
+
+
+@weights.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--out", required=True, help="Folder for the graphs; COSMICAI_GRAPHS names it to those who use them.")
+def export(files: tuple[str, ...], out: str) -> None:
+    """Write the networks of weights FILES as graphs that a rank can compile without reading the weights."""
+    from ..engine.exported import export_graphs
+    from ..model.weights import find_weights
+
+    for file in files:
+        for path in export_graphs(find_weights(file), out):
+            click.echo(path)
 
 
 COMMANDS = (weights,)

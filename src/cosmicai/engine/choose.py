@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,8 @@ def choose(
     here, or the weights cannot be used.
     """
     notices = []
+    if device == "cuda" or (device is None and engine in ("auto", "cuda")):
+        _require_image_for_gpus()
     if engine == "auto":
         engine, why = _automatic(device)
         notices.append(f"engine {engine}: {why}")
@@ -89,6 +92,16 @@ def _automatic(device: str | None) -> tuple[str, str]:
     why = "no GPU is visible" if not gpus else "the CPU was asked for" if device else "this torch is for CPUs alone"
     missing = missing_for_openvino()
     return ("reference", f"{why}, and {missing}") if missing else ("openvino", why)
+
+
+def _require_image_for_gpus() -> None:
+    """Raises InputError in an image that was built without CUDA, if there are GPUs that it cannot use."""
+    gpus = visible_gpus() if os.environ.get("COSMICAI_IMAGE_VARIANT") == "cpu" else 0
+    if gpus:
+        raise InputError(
+            f"{gpus} GPU{'s are' if gpus > 1 else ' is'} visible and this image was built without CUDA; build another "
+            "with containers/build.sh --variant cuda, or compute on the CPU with --device cpu"
+        )
 
 
 def missing_for_openvino() -> str | None:

@@ -21,6 +21,7 @@ from openvino import opset13 as op
 from ..model.fold import Affine, Folded, FoldedBlock, FoldedInception, merge_groups, merged_products
 
 VERSION = 2  # of the graph; exports of another version are not used
+INNER_BATCHES = (64, 128)  # worth trying; 64 needs less memory
 MERGED_INPUTS = 16
 
 
@@ -46,6 +47,9 @@ def build_rest(folded: Folded, batch: int) -> ov.Model:
     *hidden, last = folded.redshift_head
     redshift = op.reshape(_linear(_perceptron(joined, tuple(hidden)), last), _ints(-1), False)
     return ov.Model([redshift], [encoded, image, magnitude], "rest")
+
+
+PARTS = {"encoder": build_encoder, "rest": build_rest}
 
 
 def _image(folded: Folded, batch: int) -> Node:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,15 +35,14 @@ from ..model.fold import Folded, fold
 from ..model.weights import WeightsFile
 from .base import Choice, inner_batch, pieces, require_our_galaxies
 from .cache import cached
-from .graph import VERSION, build_encoder, build_rest
+from .exported import exported_graph
+from .graph import INNER_BATCHES, PARTS, VERSION
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # asked for explicitly: OpenVINO's own default is bfloat16
-LARGEST = (64, 128)  # inner batches worth trying; 64 needs less memory
 WORTHWHILE = 1.03  # how much faster 128 must be
 PROBES = 3
 IMPLAUSIBLE = 100  # redshift
 SAME = 1e-4  # difference from the known answer, relative to its largest value
-PARTS = {"encoder": build_encoder, "rest": build_rest}
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h of glibc
 
 
@@ -104,10 +103,22 @@ def cpu_settings(precision: str, streams: int) -> dict[str, Any]:
     }
 
 
-def _folded(file: WeightsFile) -> Folded:
-    folded = fold(file.load(), np.float32)
-    require_our_galaxies(folded.config, file.uri)
-    return folded
+class _Network:
+    """The graphs of a weights file: exported ones where there are any, else from weights that are folded once."""
+
+    def __init__(self, weights: WeightsFile) -> None:
+        self._weights = weights
+
+    def graph(self, part: str, batch: int) -> ov.Model:
+        """A part of the network for so many galaxies. Raises InputError if the weights cannot be used."""
+        exported = exported_graph(self._weights.sha256, part, batch)
+        return _core().read_model(exported) if exported else PARTS[part](self._folded, batch)
+
+    @cached_property
+    def _folded(self) -> Folded:
+        folded = fold(self._weights.load(), np.float32)
+        require_our_galaxies(folded.config, self._weights.uri)
+        return folded
 
 
 def _name(sha256: str, part: str, precision: str, batch: int) -> str:
@@ -145,8 +156,8 @@ def _ask(network: ov.CompiledModel, streams: int) -> list[NDArray[np.float32]]:
     return [request.get_output_tensor(0).data.copy() for request in requests]
 
 
-def _compile(folded: Callable[[], Folded], part: str, precision: str, batch: int) -> ov.CompiledModel:
-    return _core().compile_model(PARTS[part](folded(), batch), "CPU", cpu_settings(precision, 1))
+def _compile(network: _Network, part: str, precision: str, batch: int) -> ov.CompiledModel:
+    return _core().compile_model(network.graph(part, batch), "CPU", cpu_settings(precision, 1))
 
 
 def choose_openvino(weights: WeightsFile, precision: str, batch_size: int) -> tuple[Choice, str | None]:
@@ -160,28 +171,27 @@ def choose_openvino(weights: WeightsFile, precision: str, batch_size: int) -> tu
         notice = f"this processor is not made for {precision}; the run is in float32"
         precision = "float32"
     encoder = "bfloat16" if precision == "bfloat16" else "float32"  # int8 is calibrated later
-    choices = sorted({inner_batch(batch_size, largest) for largest in LARGEST})
-    folded = cache(partial(_folded, weights))
-    batch = choices[0]
+    choices = sorted({inner_batch(batch_size, largest) for largest in INNER_BATCHES})
+    network, batch = _Network(weights), choices[0]
     if len(choices) > 1:
         name = f"{_name(weights.sha256, 'whole', encoder, batch)}-or-{choices[1]}.json"
-        batch = json.loads(cached(name, partial(_probe, folded, encoder, choices)).read_bytes())["inner_batch"]
+        batch = json.loads(cached(name, partial(_probe, network, encoder, choices)).read_bytes())["inner_batch"]
     for part, own in (("encoder", encoder), ("rest", "float32")):
         name = _name(weights.sha256, part, own, batch)
-        _compiled_file(name, partial(_compile, folded, part, own, batch))
+        _compiled_file(name, partial(_compile, network, part, own, batch))
     return Choice("openvino", precision, "cpu", batch), notice
 
 
-def _probe(folded: Callable[[], Folded], precision: str, choices: list[int]) -> bytes:
+def _probe(network: _Network, precision: str, choices: list[int]) -> bytes:
     """Measures inner batches on one thread: {"inner_batch", "galaxies_per_second"} as JSON."""
-    rates = {batch: batch / sum(_seconds(folded, part, precision, batch) for part in PARTS) for batch in choices}
+    rates = {batch: batch / sum(_seconds(network, part, precision, batch) for part in PARTS) for batch in choices}
     small, large = choices
     best = large if rates[large] > WORTHWHILE * rates[small] else small
     return json.dumps({"inner_batch": best, "galaxies_per_second": rates}).encode()
 
 
-def _seconds(folded: Callable[[], Folded], part: str, precision: str, batch: int) -> float:
-    request, seconds = _compile(folded, part, precision, batch).create_infer_request(), []
+def _seconds(network: _Network, part: str, precision: str, batch: int) -> float:
+    request, seconds = _compile(network, part, precision, batch).create_infer_request(), []
     inputs = [np.zeros(tensor.shape, np.float32) for tensor in request.input_tensors]
     for _ in range(PROBES + 1):
         begin = time.perf_counter()
@@ -274,7 +284,7 @@ class _Opened:
 
 def _open_part(weights: WeightsFile, part: str, precision: str, batch: int, streams: int) -> _Opened:
     name = _name(weights.sha256, part, precision, batch)
-    return _open(name, partial(_compile, partial(_folded, weights), part, precision, batch), precision, streams)
+    return _open(name, partial(_compile, _Network(weights), part, precision, batch), precision, streams)
 
 
 def _open_quantized(quantized: bytes, batch: int, streams: int) -> _Opened:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .communicator import Operation
-from .environment import Rank
+from .environment import Environment, Rank
 
 FAILED = 1
 ATTEND_EVERY = 0.01  # seconds
@@ -30,7 +30,13 @@ def connected_by_mpi(rank: Rank) -> Iterator[MPICommunicator]:
     # Debian's Open MPI is set up without what one-sided operations between nodes need; this offers all that is there.
     os.environ.setdefault("OMPI_MCA_osc", "^monitoring")
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
+
+        _require_common_language(MPI.Get_library_version(), os.environ)
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
     except (ImportError, RuntimeError) as error:
         raise InputError(
             f"rank {rank.rank} of {rank.world_size} was started by MPI, which mpi4py cannot load "
@@ -50,6 +56,16 @@ def connected_by_mpi(rank: Rank) -> Iterator[MPICommunicator]:
         print(f"rank {rank.rank}: {error or type(error).__name__}", file=sys.stderr, flush=True)
         world.Abort(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else FAILED)
     communicator.close()
+
+
+def _require_common_language(library: str, environment: Environment) -> None:
+    """Raises InputError if MPI could not find out from these variables who it is, and would end this process."""
+    name = library.partition(",")[0].strip()
+    if library.startswith("Open MPI") and "PMI_RANK" in environment and "PMIX_RANK" not in environment:
+        raise InputError(
+            f"this rank was started by PMI, as MPICH, Intel MPI or `srun --mpi=pmi2` do, and mpi4py uses {name}, which "
+            "speaks PMIx; start it with `srun --mpi=pmix` or Open MPI's mpirun, or use jobs/infer_array.sh"
+        )
 
 
 class MPICommunicator:

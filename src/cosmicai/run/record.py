@@ -84,6 +84,14 @@ def git_commit() -> str | None:
         return None
 
 
+def image_digest() -> str | None:
+    """The manifest digest of the image that this process runs in; None outside of any.
+
+    An image cannot know it: containers/sif.sh tells it to Apptainer, others set COSMICAI_IMAGE_DIGEST.
+    """
+    return os.environ.get("COSMICAI_IMAGE_DIGEST") or None
+
+
 def process_age() -> float:
     """Seconds since this process was started; 0 where the system does not say."""
     stat = Path("/proc/self/stat")
@@ -128,7 +136,7 @@ class Recorder:
             "cpu_model": cpu_model(),
             "gpu_model": gpu_model(self.choice.device),
             "cuda_visible_devices": os.environ.get(VISIBLE),
-            "image_digest": os.environ.get("COSMICAI_IMAGE_DIGEST"),
+            "image_digest": image_digest(),
             "git_commit": git_commit(),
         }
 
