@@ -1,11 +1,16 @@
 # make demo   from nothing to a catalogue of redshifts of synthetic galaxies
 # make test   the whole test suite
 # make check  what CI runs: lint, types, tests
+# make image  this commit as an image, cosmicai-cpu.oci.tar; with GPUs: make image VARIANT=cuda
+# make sif    the same for Apptainer, cosmicai.sif
 PYTHON ?= python3
 VENV ?= .venv
+VARIANT ?= cpu
 BIN := $(VENV)/bin
+# AWS Lambda's emulator is a program in this package, whose own requirements do not fit ours.
+EMULATOR := aws-sam-cli==1.170.0
 
-.PHONY: demo install test lint format check kill lock clean
+.PHONY: demo install test lint format check image sif audit kill lock clean
 
 demo: install
 	$(BIN)/cosmicai demo --out demo
@@ -27,8 +32,11 @@ $(BIN)/python:
 	  { echo "$(PYTHON) has no venv; install it with: sudo apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-test: install
+test: install $(VENV)/rie
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+$(VENV)/rie: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ $(EMULATOR)
 
 lint: install
 	$(BIN)/ruff check .
@@ -40,6 +48,19 @@ check: lint test
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+image: install
+	containers/build.sh --variant $(VARIANT)
+
+sif:
+	containers/sif.sh cosmicai-$(VARIANT).oci.tar
+
+# Known vulnerabilities of the locked packages. Where the index that pip uses cannot tell, there is the image's list of
+# all its parts, for a scanner that can: apptainer exec cosmicai.sif cat /opt/cosmicai/sbom.cdx.json
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 
 # Thirty kill -9 at random moments, each followed by --resume; ends well only if the catalogue is bit-identical.
 kill: install

@@ -7,7 +7,7 @@
 set -euo pipefail
 case ${1--h} in -h | --help) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
 command -v mmdebstrap >/dev/null || {
-  echo "base.sh: there is no mmdebstrap to make a base image with; install it (on Debian: apt-get install mmdebstrap)" >&2
+  echo "base.sh: there is no mmdebstrap to make a base with; install it (on Debian: apt-get install mmdebstrap)" >&2
   exit 2
 }
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}

@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     --variant | --base | --weights | --out) [ $# -gt 1 ] || fail "$1 needs a value" ;;&
     --variant) variant=$2 ;;
     --base) base=$2 ;;
-    --weights) weights+=("$(realpath "$2")") ;;
+    --weights) weights+=("$(realpath -m "$2")") ;;
     --out) out=$(realpath -m "$2") ;;
     *) fail "no option $1; see --help" ;;
   esac
@@ -30,13 +30,14 @@ done
 [[ $variant =~ ^(cpu|cuda)$ ]] || fail "--variant $variant is none; expected cpu or cuda"
 for file in "${weights[@]}"; do [ -f "$file" ] || fail "--weights $file is no file"; done
 
-for builder in ${COSMICAI_BUILDER:-docker podman buildah} ''; do
-  case $builder in
-    '') fail "there is nothing to build an image with; install docker (with buildx), podman or buildah" ;;
-    docker) ! docker buildx version || ! docker info || break ;; # not a mere client
-    *) ! command -v "$builder" || break ;;
-  esac >/dev/null 2>&1
+usable() { # BUILDER
+  command -v "$1" && { [ "$1" != docker ] || { docker buildx version && docker info; }; } # not a mere client
+} >/dev/null 2>&1
+builder=''
+for found in ${COSMICAI_BUILDER:-docker podman buildah}; do
+  [ -n "$builder" ] || ! usable "$found" || builder=$found
 done
+[ -n "$builder" ] || fail "there is nothing to build an image with; install docker (with buildx), podman or buildah"
 commit=$(git -C "$root" describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null) ||
   fail "$root is no git checkout, so nothing says of which commit the image would be"
 python=$root/.venv/bin/python
@@ -48,12 +49,17 @@ export SOURCE_DATE_EPOCH
 archive=$out/cosmicai-$variant.oci.tar wheels=$root/build/wheels-$variant
 mkdir -p "$wheels" "$out"
 context=$(mktemp -d "$root/build/context-XXXXXX")
-trap 'rm -rf "$context" "$archive".partial-$$' EXIT
+image=localhost/cosmicai:build-$$ made=''
+clean() {
+  rm -rf "$context" "$archive".partial-$$
+  [ -z "$made" ] || "$builder" rmi "$image" >/dev/null 2>&1 || true
+}
+trap clean EXIT
 declare -A needed=([cpu]=8 [cuda]=40) # GB, of which the builder's own storage takes the most
 for folder in "$context" "$out"; do
   free=$(($(df --output=avail --block-size=1M "$folder" | tail -n 1) / 1024))
   [ "$free" -ge "${needed[$variant]}" ] ||
-    fail "$free GB are free in $folder and building the $variant image takes about ${needed[$variant]}; free some space"
+    fail "$free GB are free in $folder and building the $variant image takes about ${needed[$variant]}; make room"
 done
 
 # For the image's Python, not for the one that fetches; pip itself sees to it that they fit together.
@@ -73,25 +79,32 @@ for wheel in sys.argv[1:]:
 END
 )
 case $variant:$needs in
-  cpu:*[a-z]*) fail "pip found a torch with CUDA; let it find one for CPUs (PIP_FIND_LINKS), or build --variant cuda" ;;
-  cuda:) fail "pip found a torch for CPUs alone (see \`pip config list\`); let it find one with CUDA, or build --variant cpu" ;;
+  cpu:*[a-z]*) wrong="a torch with CUDA; let it find one for CPUs (PIP_FIND_LINKS), or build --variant cuda" ;;
+  cuda:) wrong="a torch for CPUs alone (\`pip config list\`); let it find one with CUDA, or build --variant cpu" ;;
+  *) wrong='' ;;
 esac
+[ -z "$wrong" ] || { rm "$wheels"/torch-*.whl && fail "pip found $wrong"; }
 "${fetch[@]}" --find-links "$wheels" --requirement "$root/containers/requirements.txt" ||
   fail "pip did not find all wheels; see above"
 
 mkdir "$context"/{project,weights}
 cp -al "$wheels" "$context/wheels"
 [ ${#weights[@]} = 0 ] || cp "${weights[@]}" "$context/weights"
-(cd "$root" && git ls-files -z -- LICENSE README.md pyproject.toml 'requirements*.lock' src aws containers |
-  tar --create --null --files-from=-) | tar --extract --directory="$context/project"
+# What is tracked, as it is now: a stash that nobody keeps.
+now=$(git -C "$root" -c user.name=build -c user.email=build stash create)
+(cd "$root" && git archive "${now:-HEAD}" LICENSE README.md pyproject.toml requirements.lock requirements-dev.lock src \
+  aws containers) | tar --extract --directory="$context/project"
 cp "$root/containers/Containerfile" "$context"
+chmod -R u=rwX,go=rX "$context"/{project,weights} # whatever the umask is here
 
+asked=$base
 : "${base:=$(sed -n 's/^ARG BASE=//p' "$context/Containerfile")}"
 if [ ! -f "$base" ]; then
   case $builder in
     docker) docker buildx imagetools inspect "$base" ;;
     *) "$builder" pull --quiet "$base" ;;
   esac >/dev/null 2>"$context/answer" || {
+    [ -z "$asked" ] || fail "--base $base cannot be had: $(tail -n 1 "$context/answer")"
     echo "build.sh: $base cannot be had ($(tail -n 1 "$context/answer")), so a base is made by base.sh" >&2
     base=$context/made.tar
     "$root/containers/base.sh" "$base"
@@ -106,19 +119,19 @@ fi
 echo "build.sh: building with $builder" >&2
 arguments=(--file "$context/Containerfile" --build-arg VARIANT="$variant" --build-arg COMMIT="$commit"
   --build-arg VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")"
-  --build-arg SOURCE="$(git -C "$root" config --get remote.origin.url | grep -E '://|@' | sed 's|//[^/@]*@|//|' || true)")
+  --build-arg SOURCE="$(git -C "$root" config --get remote.origin.url | sed -nE '\#://|@#{s|//[^/]*@|//|;p}' || true)")
 [ -f "$base" ] || arguments+=(--build-arg BASE="$base")
 if [ "$builder" = docker ]; then
-  docker buildx inspect cosmicai >/dev/null 2>&1 || docker buildx create --name cosmicai --driver docker-container
+  docker buildx inspect cosmicai >/dev/null 2>&1 ||
+    docker buildx create --name cosmicai --driver docker-container >&2
   docker buildx build --builder cosmicai --provenance=false --build-arg SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
     --output "type=oci,dest=$archive.partial-$$,compression=gzip,force-compression=true,rewrite-timestamp=true" \
     "${arguments[@]}" "$context" >&2
 else
-  image=localhost/cosmicai:build-$$
   "$builder" build --quiet --isolation chroot --timestamp "$SOURCE_DATE_EPOCH" --format oci --tag "$image" \
     "${arguments[@]}" "$context" >&2
+  made=yes
   "$builder" push --quiet "$image" "oci-archive:$archive.partial-$$" >&2
-  "$builder" rmi "$image" >/dev/null
 fi
 sync "$archive.partial-$$"
 mv "$archive.partial-$$" "$archive"

@@ -16,13 +16,18 @@ for made in cosmicai-cuda.oci.tar cosmicai-cpu.oci.tar; do [ ! -f $made ] || : "
 command -v apptainer >/dev/null || fail "there is no apptainer here; install it, or on a cluster load its module"
 
 case $image in
-  docker://*@sha256:*) bootstrap=docker from=${image#docker://} digest=${image##*@} ;;
-  docker://*) fail "$image names no digest; end it with @sha256:..., as containers/build.sh printed it" ;;
+  docker://*)
+    [[ $image =~ @(sha256:[0-9a-f]{64})$ ]] ||
+      fail "$image names no digest; end it with @sha256:..., as containers/build.sh printed it"
+    bootstrap=docker from=${image#docker://} digest=${BASH_REMATCH[1]}
+    ;;
   *)
     [ -f "$image" ] || fail "$image is not there; build it with containers/build.sh"
     digest=$(tar --extract --to-stdout --file "$image" index.json 2>/dev/null | grep -o 'sha256:[0-9a-f]*') ||
       fail "$image is no OCI archive; build it anew with containers/build.sh"
     bootstrap=oci-archive from=$image
+    tar --extract --to-stdout --file "$image" "blobs/${digest/://}" 2>/dev/null | sha256sum |
+      grep -q "^${digest#sha256:}" || fail "$image is damaged: it has not the manifest $digest; build it anew"
     ;;
 esac
 
@@ -36,7 +41,6 @@ From: $from
   cosmicai.image-digest $digest
 
 %environment
-  . /opt/cosmicai/environment.sh
   export COSMICAI_IMAGE_DIGEST=$digest
 
 %runscript

@@ -269,6 +269,23 @@ def test_where_openvino_cannot_run_the_reference_does(weights: str, monkeypatch:
 
 
 @pytest.mark.parametrize(
+    ("engine", "device", "refused"),
+    [("auto", None, True), ("cuda", None, True), ("reference", "cuda", True), ("auto", "cpu", False),
+     ("openvino", None, False), ("reference", None, False)],
+)  # fmt: skip
+def test_an_image_without_cuda_refuses_to_leave_gpus_idle(
+    weights: str, monkeypatch: pytest.MonkeyPatch, engine: str, device: str | None, refused: bool
+) -> None:
+    monkeypatch.setenv("COSMICAI_IMAGE_VARIANT", "cpu")
+    monkeypatch.setattr(choosing, "visible_gpus", lambda: 2)
+    if refused:
+        with pytest.raises(InputError, match="2 GPUs are visible and this image was built without CUDA; build another"):
+            choose(find_weights(weights), engine, None, device, None)
+    else:
+        assert choose(find_weights(weights), engine, None, device, None)[0].device == "cpu"
+
+
+@pytest.mark.parametrize(
     ("asked", "says"),
     [
         (("abacus", None, None), "there is no engine 'abacus'; expected one of auto, openvino, cuda, reference"),
@@ -311,6 +328,19 @@ def test_a_cache_that_others_can_write_to_is_not_trusted(tmp_path: Path, mode: i
     environment = {"COSMICAI_CACHE": str(folder), "XDG_CACHE_HOME": str(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
     assert done.stdout.strip() == str(tmp_path / "home" / "cosmicai")
+
+
+def test_in_a_container_the_cache_is_not_in_the_home(tmp_path: Path) -> None:
+    code = "from cosmicai.engine.cache import cache_folder; print(cache_folder())"
+    environment = os.environ | {
+        "COSMICAI_IMAGE_VARIANT": "cpu",
+        "TMPDIR": str(tmp_path),
+        "HOME": str(tmp_path / "home"),
+    }
+    del environment["COSMICAI_CACHE"]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == str(tmp_path / f"cosmicai-{os.getuid()}")
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.usefixtures("bfloat16")

@@ -32,7 +32,7 @@ def test_torch_is_pinned_once():
 
 def test_no_module_imports_a_floor_above_its_own():
     floors = [
-        {"errors", "s3", "ranges", "storage", "torch_archive", "progress", "metrics", "interrupts"},
+        {"errors", "s3", "ranges", "storage", "torch_archive", "progress", "metrics", "interrupts", "image"},
         {"galaxies", "model", "ranks", "fetch"},
         {"engine", "training"},
         {"run"},

@@ -26,7 +26,7 @@ sys.exit(os.waitstatus_to_exitcode(status) != 0)
 
 def child(*arguments: str, **environment: str) -> str:
     """Runs `python -m ARGUMENTS` and returns what it printed. Raises InputError with its last words if it fails."""
-    return _output([sys.executable, "-m", *arguments], environment)
+    return output_of([sys.executable, "-m", *arguments], environment)
 
 
 def child_json(*arguments: str, **environment: str) -> dict[str, Any]:
@@ -39,11 +39,12 @@ def child_with_peak(*arguments: str) -> tuple[str, float]:
     """What `child` returns, and the largest resident memory of that process in MB (2^20 bytes); raises as `child`."""
     with TemporaryDirectory(prefix="cosmicai-bench-") as folder:
         peak = Path(folder, "peak")
-        printed = _output([sys.executable, "-c", _PEAK, str(peak), sys.executable, "-m", *arguments], {})
+        printed = output_of([sys.executable, "-c", _PEAK, str(peak), sys.executable, "-m", *arguments], {})
         return printed, float(peak.read_text())
 
 
-def _output(command: list[str], environment: dict[str, str]) -> str:
+def output_of(command: list[str], environment: dict[str, str]) -> str:
+    """Runs a command with more environment and returns what it printed; raises as `child`."""
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

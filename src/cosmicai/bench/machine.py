@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..image import image_digest
 from ..ranks.cores import available_cores
-from ..run.record import cpu_model, git_commit, gpu_model, image_digest
+from ..run.record import cpu_model, git_commit, gpu_model
 
 
 def machine() -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """`python -m cosmicai.bench.start_child RUN`: does what a rank does until its first galaxies have their redshifts.
 
 Prints JSON: seconds since the process was started, once everything is imported, the engine is open, and the first
-inner batch is predicted.
+inner batch is predicted; and since 1970 at that moment.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from .. import cli  # noqa: F401  a rank is started by the command line
@@ -31,6 +32,7 @@ def main(folder: str) -> None:
         assert isinstance(first, Rows)
         predict_rows(engine, first)
         seconds["first_prediction"] = process_age()
+        seconds["first_prediction_at"] = time.time()
     print(json.dumps(seconds))
 
 

@@ -1,4 +1,4 @@
-"""bench engines, start, memory, end-to-end, ranks, slurm, sweep."""
+"""bench engines, start, memory, end-to-end, ranks, slurm, container, sweep."""
 
 from __future__ import annotations
 
@@ -149,6 +149,20 @@ def slurm(as_json: bool, out: str | None, **options: Any) -> None:
     from ..bench.slurm import bench_slurm
 
     _show(bench_slurm, as_json, out, options)
+
+
+@bench.command()
+@click.argument("image")
+@_weights
+@click.option("--galaxies", default=5113, show_default=True, type=click.IntRange(1), help="Default: those of 100 MB.")
+@_repeats(5)
+@click.option("--emulator", help="AWS Lambda's, a program aws-lambda-rie-...; for the image under it.")
+@_output
+def container(as_json: bool, out: str | None, **options: Any) -> None:
+    """The file IMAGE of Apptainer beside plain Python: start, and a run."""
+    from ..bench.container import bench_container
+
+    _show(bench_container, as_json, out, options)
 
 
 @bench.command()

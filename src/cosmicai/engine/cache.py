@@ -9,18 +9,21 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import StorageError
+from ..image import image_variant
 from ..storage import write_bytes
 
 
 @cache
 def cache_folder() -> Path:
-    """COSMICAI_CACHE, else `cosmicai` in the user's cache folder, else (read-only home) in the temporary folder.
+    """COSMICAI_CACHE, else `cosmicai` in the user's cache folder, else in the temporary folder.
 
-    Only this user may write there, since what lies in it is run.
+    The latter where the home is read-only, and in a container, whose image is to leave no home a trace. Only this user
+    may write there, since what lies in it is run.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    own = None if image_variant() else Path(home, "cosmicai")
     temporary = Path(tempfile.gettempdir(), f"cosmicai-{os.getuid()}")
-    for folder in (os.environ.get("COSMICAI_CACHE"), Path(home, "cosmicai"), temporary):
+    for folder in (os.environ.get("COSMICAI_CACHE"), own, temporary):
         if folder and _is_ours(Path(folder)):
             return Path(folder)
     return Path(tempfile.mkdtemp(prefix="cosmicai-"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
+from ..image import image_variant
 from ..model.weights import WeightsFile
 from .base import Choice, Engine
 
@@ -96,7 +96,7 @@ def _automatic(device: str | None) -> tuple[str, str]:
 
 def _require_image_for_gpus() -> None:
     """Raises InputError in an image that was built without CUDA, if there are GPUs that it cannot use."""
-    gpus = visible_gpus() if os.environ.get("COSMICAI_IMAGE_VARIANT") == "cpu" else 0
+    gpus = visible_gpus() if image_variant() == "cpu" else 0
     if gpus:
         raise InputError(
             f"{gpus} GPU{'s are' if gpus > 1 else ' is'} visible and this image was built without CUDA; build another "

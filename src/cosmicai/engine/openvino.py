@@ -112,7 +112,12 @@ class _Network:
     def graph(self, part: str, batch: int) -> ov.Model:
         """A part of the network for so many galaxies. Raises InputError if the weights cannot be used."""
         exported = exported_graph(self._weights.sha256, part, batch)
-        return _core().read_model(exported) if exported else PARTS[part](self._folded, batch)
+        if exported is None:
+            return PARTS[part](self._folded, batch)
+        try:
+            return _core().read_model(exported)
+        except RuntimeError:
+            raise InputError(f"{exported} is not whole; write it anew with `cosmicai weights export`") from None
 
     @cached_property
     def _folded(self) -> Folded:

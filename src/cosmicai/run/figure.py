@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.cache import cache_folder
+from ..image import image_variant
 from ..metrics import Metrics
 
 
@@ -14,6 +17,8 @@ def plot_redshifts(
     path: Path, redshift_phot: NDArray[np.float32], redshift_spec: NDArray[np.float64], metrics: Metrics | None
 ) -> None:
     """Draws the density of galaxies (N,) in the plane of both redshifts, the 1:1 line and the metrics, as a PNG."""
+    if image_variant():
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # else in the home
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 

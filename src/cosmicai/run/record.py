@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.base import Choice
+from ..image import image_digest
 from ..ranks.environment import Rank
 from ..ranks.gpus import VISIBLE
 from .plan import WorkItem
@@ -82,14 +83,6 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def image_digest() -> str | None:
-    """The manifest digest of the image that this process runs in; None outside of any.
-
-    An image cannot know it: containers/sif.sh tells it to Apptainer, others set COSMICAI_IMAGE_DIGEST.
-    """
-    return os.environ.get("COSMICAI_IMAGE_DIGEST") or None
 
 
 def process_age() -> float:

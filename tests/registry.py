@@ -1,0 +1,49 @@
+"""A real registry of images (Debian's docker-registry) on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cosmicai.bench.emulator import await_listener, free_ports
+
+NO_REGISTRY = "docker-registry or skopeo is not installed"
+
+
+def installed() -> bool:
+    """Whether a registry can be started and filled here."""
+    return bool(shutil.which("docker-registry") and shutil.which("skopeo"))
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """Its HOST:PORT; what it holds lies in the folder."""
+    [port] = free_ports(1)
+    config = {
+        "version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "images")}},
+    }  # fmt: skip
+    (folder / "config.yml").write_text(json.dumps(config))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log)
+        try:
+            await_listener(process, port, folder / "log")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def manifest(host: str, name: str, digest: str) -> bytes:
+    """The bytes of an image's manifest."""
+    request = urllib.request.Request(
+        f"http://{host}/v2/{name}/manifests/{digest}", headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read()
