@@ -10,7 +10,8 @@
 # --out       folder for the image; by default this one
 #
 # It takes docker, podman or buildah, whichever is there (or COSMICAI_BUILDER), and pip, which finds the wheels as it is
-# configured to: for cpu it must find a torch for CPUs. The same commit gives the same digest.
+# configured to: for cpu it must find a torch for CPUs. The same commit gives the same digest, if base, weights and the
+# remote repository that it names as its source are the same.
 set -euo pipefail
 fail() { echo "build.sh: $*" >&2 && exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -28,7 +29,13 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 [[ $variant =~ ^(cpu|cuda)$ ]] || fail "--variant $variant is none; expected cpu or cuda"
-for file in "${weights[@]}"; do [ -f "$file" ] || fail "--weights $file is no file"; done
+declare -A named
+for file in "${weights[@]}"; do
+  [ -f "$file" ] || fail "--weights $file is no file"
+  [[ $file = *.safetensors ]] || fail "--weights $file is no .safetensors; import it with \`cosmicai weights import\`"
+  [ -z "${named[${file##*/}]-}" ] || fail "two --weights are named ${file##*/}; in the image they share a folder"
+  named[${file##*/}]=yes
+done
 
 usable() { # BUILDER
   command -v "$1" && { [ "$1" != docker ] || { docker buildx version && docker info; }; } # not a mere client
@@ -69,6 +76,7 @@ fetch=("$python" -m pip download -qq --disable-pip-version-check --dest "$wheels
   --python-version 3.11 --platform manylinux1_"$machine" --platform manylinux2010_"$machine"
   --platform manylinux2014_"$machine")
 for glibc in {5..36}; do fetch+=(--platform "manylinux_2_${glibc}_$machine"); done
+rm -f "$wheels"/torch-*.whl # of an earlier build, perhaps of the other variant
 "${fetch[@]}" --no-deps "$(grep '^torch==' "$root/requirements.lock")" || fail "pip found no torch; see above"
 needs=$("$python" - "$wheels"/torch-*.whl <<'END'
 import sys, zipfile
@@ -83,7 +91,7 @@ case $variant:$needs in
   cuda:) wrong="a torch for CPUs alone (\`pip config list\`); let it find one with CUDA, or build --variant cpu" ;;
   *) wrong='' ;;
 esac
-[ -z "$wrong" ] || { rm "$wheels"/torch-*.whl && fail "pip found $wrong"; }
+[ -z "$wrong" ] || fail "pip found $wrong"
 "${fetch[@]}" --find-links "$wheels" --requirement "$root/containers/requirements.txt" ||
   fail "pip did not find all wheels; see above"
 

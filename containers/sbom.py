@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import distributions
 from urllib.parse import quote
 
-SHOWN = "${binary:Package}\t${Version}\t${Architecture}\n"
+SHOWN = "${db:Status-Status}\t${Package}\t${Version}\t${Architecture}\n"
 
 
 def debian() -> list[tuple[str, str, str]]:
@@ -15,8 +15,9 @@ def debian() -> list[tuple[str, str, str]]:
     )
     found = []
     for line in listed.stdout.splitlines():
-        name, version, architecture = line.split("\t")
-        name = name.partition(":")[0]
+        status, name, version, architecture = line.split("\t")
+        if status != "installed":
+            continue
         url = f"pkg:deb/debian/{quote(name)}@{quote(version, safe='')}?arch={architecture}&distro=debian-12"
         found.append((name, version, url))
     return found

@@ -455,3 +455,23 @@ def test_the_same_image_answers_as_a_lambda_function(image, survey, tmp_path, bu
         copied
         and copied["catalogue_sha256"] == json.loads((survey / "calm/summary.json").read_text())["catalogue_sha256"]
     )
+
+
+def test_what_a_container_costs_is_measured(image):
+    if not EMULATOR.exists():
+        pytest.skip(NO_EMULATOR)
+    options = ("--galaxies", "128", "--repeats", "1", "--emulator", str(EMULATOR), "--json")
+    done = run("bench", "container", str(image.sif), *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["name"] for row in rows] == ["Python", "image", "image, Lambda's emulator"]
+    assert all(row["first_seconds_min"] <= row["first_seconds"] <= row["first_seconds_max"] for row in rows)
+    assert [row["command_ratio"] is None for row in rows] == [False, False, True]
+    assert rows[0]["command_ratio"] == rows[0]["rate_ratio"] == 1
+    assert all(row["cold_first_seconds"] > 0 for row in rows)
+
+
+def test_a_container_that_is_not_there_is_not_measured(tmp_path):
+    done = run("bench", "container", str(tmp_path / "x.sif"))
+    assert done.returncode == 2
+    assert "x.sif is not there; make it with containers/sif.sh" in done.stderr
