@@ -39,7 +39,8 @@ from helpers import TINY, make_survey, random_galaxies, tiny_weights
 
 MACHINE = {
     "cpu_model": str, "cores": int, "memory_gb": float, "load_average": float, "gpu_model": str | None, "os": str,
-    "kernel": str, "python": str, "torch": str, "openvino": str | None, "git_commit": str | None, "date": str,
+    "kernel": str, "python": str, "torch": str, "openvino": str | None, "git_commit": str | None,
+    "image_digest": str | None, "date": str,
 }  # fmt: skip
 
 
