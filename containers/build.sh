@@ -62,7 +62,7 @@ clean() {
   [ -z "$made" ] || "$builder" rmi "$image" >/dev/null 2>&1 || true
 }
 trap clean EXIT
-declare -A needed=([cpu]=8 [cuda]=40) # GB, of which the builder's own storage takes the most
+declare -A needed=([cpu]=6 [cuda]=20) # GB: wheels, what they unpack to in the builder's storage twice, and the archive
 for folder in "$context" "$out"; do
   free=$(($(df --output=avail --block-size=1M "$folder" | tail -n 1) / 1024))
   [ "$free" -ge "${needed[$variant]}" ] ||

@@ -348,7 +348,7 @@ def test_without_an_environment_pip_is_that_of_python3(checkout: Checkout) -> No
     assert checkout.build().returncode == 0
 
 
-@pytest.mark.parametrize(("variant", "needed"), [("cpu", 8), ("cuda", 40)])
+@pytest.mark.parametrize(("variant", "needed"), [("cpu", 6), ("cuda", 20)])
 @pytest.mark.parametrize("short", ["the context", "the image"])
 def test_without_space_for_it_nothing_is_built(checkout: Checkout, variant: str, needed: int, short: str) -> None:
     few = "case $last in {}) echo {} ;; *) echo 99999 ;; esac"

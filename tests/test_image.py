@@ -391,6 +391,15 @@ def test_what_an_image_is_not_made_for_is_said_before_it_is_submitted(image, job
     assert f"{image.sif} was built from commit {git_commit()} and the code outside is of {'0' * 40}; " in done.stderr
 
 
+def test_the_launcher_works_inside_too(image, survey, tmp_path):
+    command = ["python", "-m", "launch", "--procs", 2, survey / "survey", "--weights", survey / "w.safetensors"]
+    options = ("--bind", survey, "--bind", tmp_path)
+    done = image.run(*command, "--out", tmp_path / "run", "--batch-size", 64, options=options)
+    assert done.returncode == 0, done.stderr
+    whole(tmp_path / "run", image, 2)
+    assert digest(tmp_path / "run") == digest(survey / "calm")
+
+
 def planned(survey: Path, out: Path, ranks: int) -> None:
     options = ("--weights", str(survey / "w.safetensors"), "--batch-size", "64", "--ranks", str(ranks))
     done = run("plan", str(survey / "survey"), "--out", str(out), *options)
@@ -404,6 +413,16 @@ def test_the_hosts_mpirun_connects_ranks_in_containers(image, survey, tmp_path):
     own = {"COSMICAI_IMAGE": str(image.sif), "COSMICAI_BIND": str(survey), "COSMICAI_WORLD_SIZE": "2"}
     command = [*mpirun, CONTAINER, "cosmicai", "work", tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=surroundings() | own)
+    assert done.returncode == 0, done.stderr
+    assert {record["platform"] for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
+    assert digest(tmp_path / "run") == digest(survey / "calm")
+
+
+def test_its_own_mpirun_connects_ranks(image, survey, tmp_path):
+    planned(survey, tmp_path / "run", 2)
+    seen = ("--bind", survey, "--bind", tmp_path)
+    work = ("python", "-m", "cosmicai", "work", tmp_path / "run")
+    done = image.run("mpirun", "-n", 2, "--oversubscribe", *work, options=seen, COSMICAI_WORLD_SIZE="2")
     assert done.returncode == 0, done.stderr
     assert {record["platform"] for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
     assert digest(tmp_path / "run") == digest(survey / "calm")

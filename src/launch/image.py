@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from cosmicai.errors import InputError
 
@@ -39,5 +40,7 @@ def inspected(path: str) -> Image | None:
     try:
         labels = json.loads(asked.stdout)["data"]["attributes"]["labels"] or {}
     except (ValueError, KeyError):
+        if Path(path).is_dir():  # some root file system that Apptainer has not made
+            return Image(path, None, None)
         raise InputError(f"--image {path} is no image of Apptainer; make one with containers/sif.sh") from None
     return Image(path, labels.get("cosmicai.variant"), labels.get("org.opencontainers.image.revision"))
