@@ -29,7 +29,7 @@ GALAXIES, PER_SHARD = 3000, 1000
 
 # Python runs this before anything else of a worker.
 SABOTAGE = """
-import os, signal, sys, time
+import os, pathlib, signal, sys, time
 
 if {"work", "infer"} & set(sys.orig_argv):
     from cosmicai.run import work
@@ -39,10 +39,16 @@ if {"work", "infer"} & set(sys.orig_argv):
 
     calm = "TEST_SLOW_ONCE" in os.environ and "SLURM_RESTART_COUNT" in os.environ
 
+    begun = pathlib.Path(os.environ.get("TEST_GLUTTON_BEGUN", "/"))
+
     def sabotaged(engine, rows):
         time.sleep(0 if calm else float(os.environ.get("TEST_SLOW", 0)))
+        if glutton:
+            begun.touch()
         while glutton:
             work.hoard = getattr(work, "hoard", b"") + b"x" * 100_000_000
+        while not begun.exists():  # else the others may leave it nothing to do
+            time.sleep(0.05)
         return predict_rows(engine, rows)
 
     work.predict_rows = sabotaged
@@ -213,7 +219,8 @@ def test_tasks_of_a_node_that_is_lost_go_on_elsewhere(tmp_path, jobs):
 
 def test_a_task_that_takes_too_much_memory_is_made_up_for_and_named(tmp_path, jobs):
     out = tmp_path / "run"
-    job = jobs.sbatch("infer_array.sh", out, "--array=0-2", "--mem=1000M", TEST_GLUTTON="2")
+    glutton = {"TEST_GLUTTON": "2", "TEST_GLUTTON_BEGUN": str(tmp_path / "begun")}
+    job = jobs.sbatch("infer_array.sh", out, "--array=0-2", "--mem=1000M", **glutton)
     jobs.cluster.wait(job)
     jobs.demand_whole(out)
     _, printed, _ = jobs.launch("status", str(out))
