@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 
 from .. import storage
-from ..model.fold import fold
+from ..model.fold import Folded, fold
 from ..model.weights import WeightsFile
 from .base import require_our_galaxies
 from .graph import INNER_BATCHES, PARTS, VERSION
@@ -22,13 +22,19 @@ from .graph import INNER_BATCHES, PARTS, VERSION
 FOLDER = "COSMICAI_GRAPHS"
 
 
+def read_folded(weights: WeightsFile) -> Folded:
+    """The folded network of a weights file. Raises InputError if it cannot be used or is not for our galaxies."""
+    folded = fold(weights.load(), np.float32)
+    require_our_galaxies(folded.config, weights.uri)
+    return folded
+
+
 def export_graphs(weights: WeightsFile, folder: str) -> list[str]:
     """Writes the graphs of these weights to a folder and returns their paths.
 
     Raises InputError if the weights cannot be used or the folder cannot be written.
     """
-    folded, written = fold(weights.load(), np.float32), []
-    require_our_galaxies(folded.config, weights.uri)
+    folded, written = read_folded(weights), []
     for batch in INNER_BATCHES:
         for part, graph in PARTS.items():
             with TemporaryDirectory() as own:

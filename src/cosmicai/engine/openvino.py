@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 
 from ..errors import InputError
-from ..model.fold import Folded, fold
+from ..model.fold import Folded
 from ..model.weights import WeightsFile
-from .base import Choice, inner_batch, pieces, require_our_galaxies
+from .base import Choice, inner_batch, pieces
 from .cache import cached
-from .exported import exported_graph
+from .exported import exported_graph, read_folded
 from .graph import INNER_BATCHES, PARTS, VERSION
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # asked for explicitly: OpenVINO's own default is bfloat16
@@ -121,9 +121,7 @@ class _Network:
 
     @cached_property
     def _folded(self) -> Folded:
-        folded = fold(self._weights.load(), np.float32)
-        require_our_galaxies(folded.config, self._weights.uri)
-        return folded
+        return read_folded(self._weights)
 
 
 def _name(sha256: str, part: str, precision: str, batch: int) -> str:
