@@ -32,11 +32,22 @@ def test_torch_is_pinned_once():
 
 def test_no_module_imports_a_floor_above_its_own():
     floors = [
-        {"errors", "s3", "ranges", "storage", "torch_archive", "progress", "metrics", "interrupts", "image"},
+        {
+            "errors",
+            "s3",
+            "ranges",
+            "storage",
+            "torch_archive",
+            "progress",
+            "metrics",
+            "interrupts",
+            "image",
+            "parallel",
+        },
         {"galaxies", "model", "ranks", "fetch"},
         {"engine", "training"},
         {"run"},
-        {"demo", "report", "worker", "bench", "selftest", "commands", "cli", "__main__"},
+        {"demo", "report", "worker", "bench", "selftest", "commands", "cli", "__main__", "cloud"},
     ]
     height = {name: level for level, names in enumerate(floors) for name in names}
     package = ROOT / "src/cosmicai"

@@ -11,14 +11,19 @@ import errno
 import io
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .errors import StorageError, explained
-from .s3 import is_s3, s3_client, s3_parts
+from .s3 import is_s3, s3_client, s3_parts, timed_read
 
 LARGEST_PAGE = 2**21  # bytes that Linux caches, and gives up, as one piece at most
+T = TypeVar("T")
+
+READS = 5  # attempts at a range of an object
+PIECE = 2**18  # bytes of an answer from S3 that are copied to their place at a time
 _POPULATE_READ = 22  # madvise's MADV_POPULATE_READ (Linux 5.14 or newer), which Python has no name for
 
 
@@ -106,6 +111,32 @@ def _load(pages: mmap.mmap) -> None:
             raise
 
 
+def _again_if_broken(read: Callable[..., T], *arguments: object) -> T:
+    """What `read` gives; again if the connection breaks in the middle of an answer, of which boto3 takes no care."""
+    from botocore import exceptions
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+    broken = (exceptions.IncompleteReadError, exceptions.ResponseStreamingError, exceptions.ReadTimeoutError)
+    again = Retrying(
+        retry=retry_if_exception_type(broken), stop=stop_after_attempt(READS),
+        wait=wait_random_exponential(0.2, 5), reraise=True,
+    )  # fmt: skip
+    return again(read, *arguments)
+
+
+def read_object(uri: str) -> bytes:
+    """The whole of a small object on S3, with one request. Raises StorageError if it is absent or unreadable."""
+    bucket, key = s3_parts(uri)
+    with explained(uri, "read"):
+        return _again_if_broken(_whole, bucket, key)
+
+
+def _whole(bucket: str, key: str) -> bytes:
+    with timed_read():
+        data: bytes = s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return data
+
+
 class _S3Reader:
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -121,14 +152,21 @@ class _S3Reader:
         if offset + len(buffer) > self.size:
             raise _ends_early(self.uri, self.size)
         with explained(self.uri, "read"):
+            _again_if_broken(self._fill, offset, buffer)
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        with timed_read():
             answer = s3_client().get_object(
                 Bucket=self.bucket, Key=self.key, IfMatch=self._etag,
                 Range=f"bytes={offset}-{offset + len(buffer) - 1}",
             )  # fmt: skip
-            data = answer["Body"].read()
-        if len(data) != len(buffer):
-            raise StorageError(f"{self.uri} gave {len(data)} of {len(buffer)} bytes at {offset}; upload it again")
-        buffer[:] = data
+            if answer["ContentLength"] != len(buffer):
+                given = f"{answer['ContentLength']} bytes at {offset} where {len(buffer)} were asked for"
+                raise StorageError(f"{self.uri} gave {given}; use a server that knows ranges")
+            at = 0
+            for piece in answer["Body"].iter_chunks(PIECE):
+                buffer[at : at + len(piece)] = piece
+                at += len(piece)
 
     def read(self, offset: int, length: int) -> memoryview:
         data = memoryview(bytearray(length))

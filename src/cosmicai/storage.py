@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import StorageError, explained
-from .ranges import open_ranges
+from .ranges import open_ranges, read_object
 from .s3 import is_s3, s3_client, s3_parts
 
 
@@ -71,27 +71,32 @@ def is_folder(uri: str) -> bool:
         return bool(s3_client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("KeyCount"))
 
 
-def list_files(uri: str) -> list[Entry]:
-    """The files directly in a folder, in natural order, all of them (S3 is paged); empty if there is no folder."""
+def list_files(uri: str, begin: str = "") -> list[Entry]:
+    """The files directly in a folder whose names begin so, in natural order, all of them (S3 is paged).
+
+    Empty if there is no folder.
+    """
     entries: list[Entry] = []
     if is_s3(uri):
         bucket, key = s3_parts(uri)
-        prefix = f"{key.rstrip('/')}/" if key else ""
+        folder = f"{key.rstrip('/')}/" if key else ""
+        asked = {"Bucket": bucket, "Prefix": folder + begin, "Delimiter": "/"}
         with explained(uri, "list"):
-            pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-            for page in pages:
-                entries += [Entry(item["Key"][len(prefix) :], item["Size"]) for item in page.get("Contents", [])]
+            for page in s3_client().get_paginator("list_objects_v2").paginate(**asked):
+                entries += [Entry(item["Key"][len(folder) :], item["Size"]) for item in page.get("Contents", [])]
     elif Path(uri).is_dir():
         with explained(uri, "list"), os.scandir(uri) as found:
             for item in found:
                 with suppress(FileNotFoundError):  # another process renamed or removed it meanwhile
-                    if item.is_file():
+                    if item.name.startswith(begin) and item.is_file():
                         entries.append(Entry(item.name, item.stat().st_size))
     return sorted((entry for entry in entries if entry.name), key=lambda entry: natural_key(entry.name))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole of a small file."""
+    if is_s3(uri):
+        return read_object(uri)
     with open_ranges(uri) as reader:
         data = bytearray(reader.size)
         reader.read_into(0, memoryview(data))
@@ -124,7 +129,7 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
     if is_s3(uri):
         bucket, key = s3_parts(uri)
         with explained(uri, "write"):
-            s3_client().put_object(Bucket=bucket, Key=key, Body=data)
+            s3_client().put_object(Bucket=bucket, Key=key, Body=bytes(data))  # boto3 takes no memoryview
         return
     with replacing(uri) as beside, explained(uri, "write"):
         beside.write_bytes(data)

@@ -11,9 +11,10 @@ The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all dataset
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, explained
 from ..ranges import LARGEST_PAGE, RangeReader, open_ranges, seekable
+from ..s3 import is_s3
 from ..storage import replacing
 from ..torch_archive import TensorRef
 from . import published
@@ -77,6 +79,8 @@ class Shard:
     uri: str
     reader: RangeReader
     fields: dict[str, TensorRef]
+    _fetched: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _fetching: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @property
     def galaxies(self) -> int:
@@ -99,9 +103,19 @@ class Shard:
         shape, (dtype, *_), _ = FIELDS[name]
         if name not in self.fields:
             return np.full((stop - start, *shape), NO_OBJID if name == "objid" else np.nan, dtype)
+        if name != "image" and is_s3(self.uri):
+            return self._whole(name)[start:stop].astype(dtype)
         raw = self.reader.read(*self._place(name, start, stop))
         rows: NDArray[Any] = np.ndarray((stop - start, *shape), self.fields[name].dtype, raw)
         return np.require(rows, dtype, ["ALIGNED"])
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        """All rows of a field beside the image, which are few bytes: fetched at once, since S3 is slow by request."""
+        with self._fetching:
+            if name not in self._fetched:
+                raw = self.reader.read(*self._place(name, 0, self.galaxies))
+                self._fetched[name] = np.ndarray((self.galaxies, *FIELDS[name][0]), self.fields[name].dtype, raw)
+            return self._fetched[name]
 
     def forget(self, start: int, stop: int) -> None:
         """Says that rows start to stop are not read again, so that a survey does not fill the memory with its files.

@@ -10,11 +10,13 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from .. import storage
 from ..errors import InputError, explained
-from ..s3 import is_s3
+from ..parallel import in_order
+from ..s3 import is_s3, requests_at_once
 from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard, write_shard
 
 FORMAT = "cosmicai-survey/1"
@@ -79,8 +81,8 @@ class Survey:
                     yield shard.read(start, min(start + size, entry.galaxies))
 
 
-def open_survey(uri: str) -> Survey:
-    """The survey of a folder, an S3 prefix or a single file.
+def open_survey(uri: str, limit: int | None = None) -> Survey:
+    """The survey of a folder, an S3 prefix or a single file; of no more than its first `limit` shards.
 
     Raises InputError if there is nothing, if survey.json is damaged, or if shards are missing or changed in size.
     """
@@ -92,11 +94,17 @@ def open_survey(uri: str) -> Survey:
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
     files = {entry.name: entry.bytes for entry in storage.list_files(uri)}
     if "survey.json" in files:
-        return _from_description(uri, files)
+        described = _from_description(uri, files)
+        return Survey(uri, described.shards[:limit])
     names = [name for name in files if name.endswith(SUFFIXES)]
     if not names:
         raise InputError(f"{uri} holds no galaxies; expected survey.json or files ending in {', '.join(SUFFIXES)}")
-    return Survey(uri, tuple(_entry(uri, name) for name in names))
+    return Survey(uri, entries(uri, names[:limit]))
+
+
+def entries(folder: str, names: Iterable[str]) -> tuple[ShardEntry, ...]:
+    """These files of a folder as shards, galaxies counted from their headers. Raises InputError if one is no shard."""
+    return tuple(in_order(partial(_entry, folder), names, requests_at_once(folder)))
 
 
 def _entry(folder: str, name: str) -> ShardEntry:

@@ -11,12 +11,32 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Protocol
 
 DESCRIPTOR = "COSMICAI_LAUNCHER_FD"
 TELL_EVERY = 0.5  # seconds
 
 
-class Launcher:
+class Launcher(Protocol):
+    """Whoever says what a rank does next, and is told how it goes."""
+
+    def next_item(self) -> str | None:
+        """The name of the next item, for which it may wait; None if there is none. For one thread."""
+
+    def finished(self, item: str) -> None:
+        """This item is written."""
+
+    def failed(self, item: str) -> None:
+        """This item cannot be done, as is noted in the run folder."""
+
+    def alive(self) -> None:
+        """Something was computed."""
+
+    def hang_up(self) -> None:
+        """Nothing more is asked or answered: a thread that waits for the next item has none."""
+
+
+class Line(Launcher):
     """The launcher, as its rank sees it. One that is gone has nothing more to do."""
 
     def __init__(self, descriptor: int) -> None:
@@ -26,7 +46,6 @@ class Launcher:
         self._told = 0.0
 
     def next_item(self) -> str | None:
-        """Waits for the name of the next item; None if there is none. For one thread."""
         self._send("next")
         try:
             return self._answers.readline().strip() or None
@@ -34,22 +53,18 @@ class Launcher:
             return None
 
     def finished(self, item: str) -> None:
-        """This item is written."""
         self._send(f"finished {item}")
 
     def failed(self, item: str) -> None:
-        """This item cannot be done, as is noted in the run folder."""
         self._send(f"failed {item}")
 
     def alive(self) -> None:
-        """Something was computed."""
         now = time.monotonic()
         if now - self._told > TELL_EVERY:
             self._told = now
             self._send("alive")
 
     def hang_up(self) -> None:
-        """Nothing more is asked or answered: a thread that waits for the next item has none."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -78,4 +93,4 @@ class Nobody:
 def launcher_of(environment: Mapping[str, str]) -> Launcher | None:
     """The launcher that watches over this process, if one does."""
     descriptor = environment.get(DESCRIPTOR)
-    return Launcher(int(descriptor)) if descriptor else None
+    return Line(int(descriptor)) if descriptor else None

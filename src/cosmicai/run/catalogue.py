@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import InputError, explained
+from ..parallel import in_order
 from ..ranges import open_ranges, seekable
+from ..s3 import requests_at_once
 from ..storage import exists, replacing
 from .folder import RunFolder
 from .plan import Plan, WorkItem
@@ -46,8 +49,8 @@ def write_catalogue(
     ):
         waiting: list[pa.Table] = []
         rows = 0
-        for item in items:
-            part = run.read_part(plan, item)
+        parts = in_order(partial(run.read_part, plan), items, requests_at_once(run.uri))
+        for item, part in zip(items, parts, strict=True):
             seen.append((part.redshift_phot, part.redshift_spec, part.flag))
             name = plan.shards[item.shard].name
             numbers: list[NDArray[Any]] = [part.objid, part.redshift_phot, part.redshift_spec, part.flag]

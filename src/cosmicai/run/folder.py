@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import InputError
+from ..parallel import in_order
 from ..ranks.environment import Rank
-from ..s3 import is_s3
+from ..s3 import is_s3, requests_at_once
 from .plan import Plan, WorkItem
 from .record import Recorder
 
@@ -38,6 +40,11 @@ class Part:
 def quantized_name(data: bytes) -> str:
     """File name of a network in int8."""
     return f"int8-{hashlib.sha256(data).hexdigest()[:16]}.zip"
+
+
+def record_name(rank: int, attempt: int) -> str:
+    """What a record is called: `3`, or `3-2` for the second attempt of rank 3."""
+    return str(rank) if attempt == 1 else f"{rank}-{attempt}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,11 @@ class RunFolder:
     def quantized_path(self, name: str) -> str:
         """The network in int8."""
         return self.path("network", name)
+
+    @property
+    def imported_weights_path(self) -> str:
+        """The published checkpoint of a run in the cloud as a weights file."""
+        return self.path("network", "weights.safetensors")
 
     @property
     def accounting_path(self) -> str:
@@ -117,11 +129,31 @@ class RunFolder:
 
     def record_path(self, rank: int, attempt: int) -> str:
         """How one attempt of a rank went."""
-        return self.path("records", f"{rank}.json" if attempt == 1 else f"{rank}-{attempt}.json")
+        return self.path("records", f"{record_name(rank, attempt)}.json")
 
     def part_path(self, item: WorkItem) -> str:
         """The predictions of an item."""
         return self.path("parts", f"{item.name}.h5")
+
+    @property
+    def invocations_path(self) -> str:
+        """What CloudWatch says of the calls of Lambda's functions."""
+        return self.path("invocations.json")
+
+    @property
+    def cloud_path(self) -> str:
+        """Where in the cloud the run is that this folder is a copy of."""
+        return self.path("cloud.json")
+
+    @property
+    def payload_path(self) -> str:
+        """The published payload of a run in the cloud, with the files of each rank."""
+        return self.path("payload.json")
+
+    @property
+    def map_items_path(self) -> str:
+        """What each rank of a run in the cloud is called with."""
+        return self.path("items.json")
 
     def failure_path(self, item: WorkItem) -> str:
         """Why an item could not be done."""
@@ -131,6 +163,10 @@ class RunFolder:
         """Gives an item to this rank, and to no other one of its submission; says whether it is this rank's."""
         path, mine = self.path("claims", str(rank.submission), item.name), str(rank.rank).encode()
         return storage.create_bytes(path, mine) or storage.read_if_there(path) == mine
+
+    def claim_redrive(self, execution: str, redrives: int) -> bool:
+        """Whether this is the first to see that an execution was started again for the so-many-th time."""
+        return storage.create_bytes(self.path("claims", execution, str(redrives)), b"")
 
     def has_plan(self) -> bool:
         """Whether there is a plan. Raises InputError if the folder cannot hold one."""
@@ -148,9 +184,10 @@ class RunFolder:
 
     @cached_property
     def _plan(self) -> Plan:
-        if not storage.exists(self.plan_path):
+        data = storage.read_if_there(self.plan_path)
+        if data is None:
             raise InputError(f"{self.uri} is not a run folder (it has no plan.json); start one with `cosmicai infer`")
-        return Plan.from_json(storage.read_bytes(self.plan_path).decode(), self.plan_path)
+        return Plan.from_json(data.decode(), self.plan_path)
 
     def read_quantized(self, name: str) -> bytes:
         """The network in int8, of which the name tells the digest. Raises InputError if it is damaged."""
@@ -164,9 +201,10 @@ class RunFolder:
         storage.write_bytes(self.quantized_path(name := quantized_name(data)), data)
         return name
 
-    def parts(self) -> set[WorkItem]:
-        """The items whose parts exist."""
-        names = (entry.name for entry in storage.list_files(self.path("parts")))
+    def parts(self, shard: int | None = None) -> set[WorkItem]:
+        """The items whose parts exist, of all shards or of one."""
+        begin = "" if shard is None else WorkItem(shard, 0, 0).name.partition("-")[0]
+        names = (entry.name for entry in storage.list_files(self.path("parts"), begin))
         found = (WorkItem.from_name(name.removesuffix(".h5")) for name in names if name.endswith(".h5"))
         return {item for item in found if item is not None}
 
@@ -212,10 +250,14 @@ class RunFolder:
 
     def write_failure(self, item: WorkItem, rank: int, reason: str) -> None:
         """Notes why an item could not be done, and how often."""
-        path = self.failure_path(item)
-        noted = storage.read_if_there(path)
-        before = json.loads(noted)["count"] if noted else 0
-        self.write_json(path, {"item": item.name, "reason": reason, "rank": rank, "count": before + 1})
+        before = self.failure(item) or {"count": 0}
+        noted = {"item": item.name, "reason": reason, "rank": rank, "count": before["count"] + 1}
+        self.write_json(self.failure_path(item), noted)
+
+    def failure(self, item: WorkItem) -> dict[str, Any] | None:
+        """Why an item could not be done, if that is noted."""
+        noted = storage.read_if_there(self.failure_path(item))
+        return None if noted is None else dict(json.loads(noted))
 
     def failures(self) -> list[dict[str, Any]]:
         """What could not be done, in plan order; not what has been done since, by a rank that died just then too."""
@@ -226,10 +268,34 @@ class RunFolder:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of all ranks and attempts by name: `0`, `1`, ... and for a second attempt `0-2`."""
-        names = [entry.name for entry in storage.list_files(self.path("records")) if entry.name.endswith(".json")]
-        return {
-            name.removesuffix(".json"): json.loads(storage.read_bytes(self.path("records", name))) for name in names
-        }
+        found = self._read_all("records")
+        return {name.removesuffix(".json"): record for name, record in found}
+
+    def last_record(self, rank: int) -> dict[str, Any] | None:
+        """The record of a rank's last attempt, if there was one."""
+        names = [entry.name.removesuffix(".json") for entry in storage.list_files(self.path("records"), str(rank))]
+        attempts = [int(name.partition("-")[2] or 1) for name in names if name.partition("-")[0] == str(rank)]
+        return json.loads(storage.read_bytes(self.record_path(rank, max(attempts)))) if attempts else None
+
+    def functions(self) -> list[dict[str, Any]]:
+        """What the functions that planned and summarized the run on Lambda noted of their own calls."""
+        return [note for _, note in self._read_all("functions")]
+
+    def write_function(self, name: str, note: dict[str, Any]) -> None:
+        """Notes a call of a function that planned or summarized."""
+        self.write_json(self.path("functions", f"{name}-{note['lambda']['request_id']}.json"), note)
+
+    def invocations(self) -> list[dict[str, Any]]:
+        """What CloudWatch says of the calls of Lambda's functions; empty if nobody has asked it."""
+        data = storage.read_if_there(self.invocations_path)
+        return [] if data is None else list(json.loads(data))
+
+    def _read_all(self, folder: str) -> Iterator[tuple[str, Any]]:
+        """Names and contents of the JSON files in a folder of ours."""
+        names = [entry.name for entry in storage.list_files(self.path(folder)) if entry.name.endswith(".json")]
+        paths = (self.path(folder, name) for name in names)
+        read = in_order(storage.read_bytes, paths, requests_at_once(self.uri))
+        return ((name, json.loads(data)) for name, data in zip(names, read, strict=True))
 
     def summary(self) -> dict[str, Any] | None:
         """The summary, if there is one."""
@@ -243,7 +309,7 @@ class RunFolder:
 
     def create_record(self, recorder: Recorder) -> None:
         """Writes the record of a rank's next attempt and gives it that number, which no other process then gets."""
-        taken = {entry.name for entry in storage.list_files(self.path("records"))}
+        taken = {entry.name for entry in storage.list_files(self.path("records"), str(recorder.rank.rank))}
         for recorder.attempt in count(1):
             path = self.record_path(recorder.rank.rank, recorder.attempt)
             if storage.basename(path) not in taken and storage.create_bytes(path, _json(recorder.record())):
@@ -254,6 +320,11 @@ class RunFolder:
         record = recorder.record()
         self.write_json(self.record_path(recorder.rank.rank, recorder.attempt), record)
         return record
+
+    def write_published(self, named: tuple[str, dict[str, Any]]) -> None:
+        """Writes a record's name and published keys where the published code does."""
+        name, keys = named
+        self.write_json(self.published_path(name), keys)
 
     def write_json(self, path: str, value: object) -> None:
         """Writes JSON, whole or not at all; a NaN would be none and is a ValueError."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -17,8 +18,12 @@ from ..errors import InputError
 from ..galaxies.quality import input_flags
 from ..galaxies.shard import Galaxies, Shard
 from ..galaxies.survey import Survey
+from ..parallel import in_order
 from ..s3 import is_s3
 from .plan import Plan, WorkItem
+
+FETCHED_ROWS = 512  # of 20.5 kB each
+FETCHES = 4  # of these from S3 under way at once
 
 T = TypeVar("T")
 
@@ -61,15 +66,17 @@ class Ahead(Generic[T]):
         return value
 
 
-def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) -> Iterator[Rows | Unreadable]:
+def read_items(
+    plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int, fetches: int = FETCHES
+) -> Iterator[Rows | Unreadable]:
     """The galaxies of these items, at most so many rows of a batch at a time, one after the other.
 
-    From S3 a whole batch is fetched at a time, since there a request costs more than memory. Of a survey that does not
-    fit beside everything else into the system's cache of files, what lies more than `in_use` galaxies back is dropped
-    from that cache: at most so many may still be referred to.
+    From S3, where a request costs more than memory, about FETCHED_ROWS are fetched at a time, and so many of an item's
+    fetches are under way. Of a survey that does not fit beside everything else into the system's cache of files, what
+    lies more than `in_use` galaxies back is dropped from that cache: at most so many may still be referred to.
     """
-    rows = plan.batch_size if is_s3(plan.survey) else rows
     survey, is_large = Survey(plan.survey, plan.shards), _is_large(plan)
+    rows, fetches = (fetched_rows(plan, rows), fetches) if is_s3(plan.survey) else (rows, 0)
     behind: deque[tuple[Shard, WorkItem]] = deque()
     index, shard = -1, None  # of the item before, unless it could not be read or is closed
     try:
@@ -78,11 +85,8 @@ def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) ->
                 if shard is None or item.shard != index:
                     index, shard = item.shard, survey.open(plan.shards[item.shard])
                 behind.append((shard, item))
-                for batch in range(item.start // plan.batch_size * plan.batch_size, item.stop, plan.batch_size):
-                    end = min(batch + plan.batch_size, item.stop)
-                    for start in range(max(batch, item.start), end, rows):
-                        stop = min(start + rows, end)
-                        yield _sound(item, stop, shard.read(start, stop))
+                # The next item is asked for when this one is read, since it may be given to us only after that.
+                yield from in_order(partial(_read, shard, item), _pieces(plan, item, rows), fetches)
             except InputError as error:
                 shard = None
                 yield Unreadable(item, str(error))
@@ -96,6 +100,23 @@ def read_items(plan: Plan, items: Iterable[WorkItem], rows: int, in_use: int) ->
     finally:
         for opened in {id(opened): opened for opened, _ in behind}.values():
             opened.__exit__()
+
+
+def fetched_rows(plan: Plan, rows: int) -> int:
+    """How many galaxies of a batch are fetched from S3 at a time, where so many are predicted at a time."""
+    return min(plan.batch_size, max(rows, FETCHED_ROWS // rows * rows))
+
+
+def _pieces(plan: Plan, item: WorkItem, rows: int) -> Iterator[tuple[int, int]]:
+    """First and last row of at most so many galaxies at a time, never of two batches."""
+    for batch in range(item.start // plan.batch_size * plan.batch_size, item.stop, plan.batch_size):
+        end = min(batch + plan.batch_size, item.stop)
+        for start in range(max(batch, item.start), end, rows):
+            yield start, min(start + rows, end)
+
+
+def _read(shard: Shard, item: WorkItem, piece: tuple[int, int]) -> Rows:
+    return _sound(item, piece[1], shard.read(*piece))
 
 
 def _sound(item: WorkItem, stop: int, galaxies: Galaxies) -> Rows:

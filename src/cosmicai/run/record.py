@@ -18,6 +18,8 @@ from ..engine.base import Choice
 from ..image import image_digest
 from ..ranks.environment import Rank
 from ..ranks.gpus import VISIBLE
+from ..ranks.invocation import Invocation
+from ..s3 import Requests
 from .plan import WorkItem
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
@@ -34,6 +36,16 @@ PUBLISHED_KEYS = (
     "sample_persec",
     "result_path",
     "data_path",
+)
+# Of a rank that read from S3; the published records have them since 2025.
+PUBLISHED_S3_KEYS = (
+    "s3_num_requests",
+    "s3_total_time",
+    "s3_avg_time",
+    "s3_min_time",
+    "s3_max_time",
+    "s3_first_request_time",
+    "s3_last_response_time",
 )
 
 
@@ -107,7 +119,7 @@ class Recorder:
     choice: Choice
     precision_check: dict[str, Any] | None
     result_path: str
-    data_path: str
+    data_path: str | list[str]
     attempt: int = 1
     cpu_seconds: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
@@ -118,11 +130,13 @@ class Recorder:
     peak_gpu_mb: float = 0.0
     state: str = "running"
     working_at: datetime | None = None  # when the first galaxies were read
+    invocation: Invocation | None = None  # on AWS Lambda
 
     def __post_init__(self) -> None:
         self.precision = self.choice.precision  # what the engine then really has
         self.started_at = datetime.now(UTC)
-        self.seconds["start"] = process_age()
+        self.seconds["start"] = time.perf_counter() - self.invocation.began if self.invocation else process_age()
+        self._requests = Requests()
         self._fixed = {
             "host": platform.node(),
             "pid": os.getpid(),
@@ -195,4 +209,12 @@ class Recorder:
             "galaxies": self.galaxies,
             "items": self.items,
             "repeated": self.repeated,
+            "s3_requests": dict(self._requests.sent),
+            "lambda": self.invocation and self.invocation.record(),
+            **self._requests.times(),
         }
+
+
+def published(record: dict[str, Any]) -> dict[str, Any]:
+    """The published keys of a record."""
+    return {key: record[key] for key in (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS) if key in record}

@@ -7,21 +7,24 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from ..engine.base import Engine, calls_at_once
+from ..engine.base import Choice, Engine, calls_at_once
 from ..engine.choose import open_engine
 from ..galaxies.quality import Flag
 from ..interrupts import deferred
+from ..model.weights import WeightsFile
 from ..ranks.communicator import Communicator
 from ..ranks.environment import Rank
+from ..ranks.invocation import Invocation
 from ..ranks.supervised import Launcher, Nobody
 from .folder import PART_COLUMNS, Part, RunFolder
 from .plan import Plan, WorkItem
-from .reading import Ahead, Rows, Unreadable, read_items
+from .reading import FETCHES, Ahead, Rows, Unreadable, read_items
 from .record import Recorder
 from .schedule import agree_on_missing, counted, largest_first, share
 
@@ -34,21 +37,31 @@ def work(
     communicator: Communicator | None = None,
     launcher: Launcher | None = None,
     schedule: str = "dynamic",
+    invocation: Invocation | None = None,
+    open_engine: Callable[[Choice, WeightsFile, int, bytes | None], Engine] = open_engine,
+    fetches: int = FETCHES,
+    data_path: str | list[str] | None = None,
 ) -> dict[str, Any]:
     """Does this rank's part of what is not done yet, and returns its record.
 
     Which items those are a launcher says, or with the schedule "dynamic" the communicator's counter, or else all ranks
     know it beforehand; "dynamic" ranks of one submission that cannot talk then do what others have left. `advance` is
-    told how many more galaxies are predicted. An item whose shard cannot be read is set aside in `failures/`. Raises
-    InputError if the plan, the weights or the engine cannot be used or results cannot be written.
+    told how many more galaxies are predicted. An item whose shard cannot be read is set aside in `failures/`. Whoever
+    keeps an engine for several calls says how one is opened; `fetches` from S3 are under way at once; the record names
+    `data_path`, by default the survey. Raises InputError if the plan, the weights or the engine cannot be used or
+    results cannot be written.
     """
     plan = run.plan()
-    recorder = Recorder(rank, plan.batch_size, plan.choice, plan.precision_check, run.uri, plan.survey)
+    recorder = Recorder(
+        rank, plan.batch_size, plan.choice, plan.precision_check, run.uri, data_path or plan.survey,
+        invocation=invocation,
+    )  # fmt: skip
     run.create_record(recorder)
     items = _items(run, plan, rank, communicator, launcher, schedule)
     # Only a rank that has something to do opens the engine.
     if (first := next(items, None)) is not None:
-        _do(run, plan, chain([first], items), recorder, advance, launcher or Nobody())
+        reader = partial(read_items, plan, chain([first], items), fetches=fetches)
+        _do(run, plan, reader, recorder, advance, launcher or Nobody(), open_engine)
     recorder.state = "finished"
     return run.write_record(recorder)
 
@@ -92,10 +105,11 @@ def _without_talking(run: RunFolder, plan: Plan, rank: Rank, schedule: str) -> I
 def _do(
     run: RunFolder,
     plan: Plan,
-    items: Iterator[WorkItem],
+    read: Callable[..., Iterator[Rows | Unreadable]],
     recorder: Recorder,
     advance: Callable[[int], None],
     watcher: Launcher | Nobody,
+    open_engine: Callable[[Choice, WeightsFile, int, bytes | None], Engine],
 ) -> None:
     """Predicts these items: reading, predicting and writing overlap; the record says what this thread waited for."""
     rows, at_once = calls_at_once(plan.choice, recorder.rank.threads, plan.batch_size)
@@ -104,7 +118,7 @@ def _do(
         check = stack.enter_context(deferred())
         reader = stack.enter_context(ThreadPoolExecutor(1, "reader"))
         caller = stack.enter_context(ThreadPoolExecutor(at_once, "caller"))
-        galaxies = Ahead(read_items(plan, items, rows, (at_once + 2) * plan.batch_size), reader)
+        galaxies = Ahead(read(rows=rows, in_use=(at_once + 2) * plan.batch_size), reader)
         stack.callback(watcher.hang_up)  # else the reader may wait for an item while we wait for the reader
         with recorder.phase("load"):
             quantized = run.read_quantized(plan.quantized) if plan.quantized else None
