@@ -13,12 +13,15 @@ import numpy as np
 from ..errors import explained
 from ..galaxies.quality import Flag
 from ..metrics import Metrics, measure
+from ..parallel import in_order
+from ..s3 import requests_at_once
 from ..storage import replacing, sha256
 from .catalogue import write_catalogue
+from .cost import cost_of_run
 from .figure import plot_redshifts
 from .folder import RunFolder
 from .plan import Plan, WorkItem
-from .record import BITS_PER_GALAXY, PUBLISHED_KEYS
+from .record import BITS_PER_GALAXY, published
 
 LISTED = 20  # missing items named in the summary
 
@@ -43,6 +46,7 @@ def summarize(run: RunFolder) -> dict[str, Any]:
         "coverage": coverage,
         "metrics": metrics and {name: _or_null(value) for name, value in asdict(metrics).items()},
         "totals": totals,
+        "cost": cost_of_run(records.values(), run.functions(), run.invocations()),
         "machines": sorted({_machine(record) for record in records.values()}),
         "failures": run.failures(),
         "plan_sha256": plan.digest,
@@ -50,10 +54,10 @@ def summarize(run: RunFolder) -> dict[str, Any]:
         "catalogue": run.catalogue_path,
         "plot": run.plot_path,
     }
-    published = {name: {key: record[key] for key in PUBLISHED_KEYS} for name, record in records.items()}
-    for name, record in published.items():
-        run.write_json(run.published_path(name), record)
-    run.write_json(run.combined_path, list(published.values()))
+    of_ranks = {name: published(record) for name, record in records.items()}
+    for _ in in_order(run.write_published, of_ranks.items(), requests_at_once(run.uri)):
+        pass
+    run.write_json(run.combined_path, list(of_ranks.values()))
     run.write_json(run.results_path, published_results(plan, totals, metrics))
     run.write_json(run.summary_path, summary)
     return summary
