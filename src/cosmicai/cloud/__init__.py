@@ -1,0 +1,1 @@
+"""What the image's functions do on AWS Lambda."""
