@@ -1,4 +1,4 @@
-"""bench engines, start, memory, end-to-end, ranks, slurm, container, sweep."""
+"""bench engines, start, memory, end-to-end, ranks, slurm, container, lambda, sweep."""
 
 from __future__ import annotations
 
@@ -163,6 +163,21 @@ def container(as_json: bool, out: str | None, **options: Any) -> None:
     from ..bench.container import bench_container
 
     _show(bench_container, as_json, out, options)
+
+
+@bench.command("lambda")
+@click.argument("folder")
+@_weights
+@click.option("--partition-mb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--memory", default=3538, show_default=True, type=click.IntRange(128), help="MB that are paid for.")
+@_repeats(5)
+@click.option("--emulator", required=True, help="AWS Lambda's, a program aws-lambda-rie-...")
+@_output
+def lambda_(as_json: bool, out: str | None, **options: Any) -> None:
+    """The function of AWS Lambda under its emulator, cold and warm, over partitions in the S3 address FOLDER."""
+    from ..bench.functions import bench_lambda
+
+    _show(bench_lambda, as_json, out, options)
 
 
 @bench.command()
