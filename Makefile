@@ -1,5 +1,6 @@
 # make demo   from nothing to a catalogue of redshifts of synthetic galaxies
 # make test   the whole test suite
+# make test-aws   the part of it that is about AWS, in a cloud on this machine
 # make check  what CI runs: lint, types, tests
 # make image  this commit as an image, cosmicai-cpu.oci.tar; with GPUs: make image VARIANT=cuda
 # make sif    the same for Apptainer, cosmicai.sif
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # AWS Lambda's emulator is a program in this package, whose own requirements do not fit ours.
 EMULATOR := aws-sam-cli==1.170.0
 
-.PHONY: demo install test lint format check image sif audit kill lock clean
+.PHONY: demo install test test-aws lint format check image sif audit kill lock clean
 
 demo: install
 	$(BIN)/cosmicai demo --out demo
@@ -34,6 +35,9 @@ $(BIN)/python:
 
 test: install $(VENV)/rie
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test-aws: install $(VENV)/rie
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/aws
 
 $(VENV)/rie: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ $(EMULATOR)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import atexit
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import boto3
 import pytest
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from cosmicai.s3 import s3_client
@@ -47,6 +49,12 @@ def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     s3_client.cache_clear()
+
+
+def fill(bucket: str, files: Mapping[str, bytes]) -> None:
+    """Puts many objects, by their keys, into a bucket of this process's server, without a request for each."""
+    for key, content in files.items():
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket.removeprefix("s3://"), key, content)
 
 
 @pytest.fixture(name="bucket")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cosmicai.galaxies.shard import Shard
-from cosmicai.galaxies.survey import Survey
+from cosmicai.errors import StorageError
+from cosmicai.galaxies.shard import Galaxies, Shard
+from cosmicai.galaxies.survey import ShardEntry, Survey
 from cosmicai.run import reading
 from cosmicai.run.plan import Plan, WorkItem
-from cosmicai.run.reading import Ahead, Rows, Unreadable, read_items
+from cosmicai.run.reading import FETCHED_ROWS, FETCHES, Ahead, Rows, Unreadable, fetched_rows, read_items
 from helpers import make_survey, random_galaxies
 
 
@@ -126,3 +128,152 @@ def test_an_error_while_reading_ahead_reaches_the_caller() -> None:
         assert found.take() == 1
         with pytest.raises(OSError, match="broken"):
             found.take()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rows", "fetched"),
+    [
+        (512, 128, 512),
+        (1000, 128, 512),
+        (1000, 96, 480),
+        (1000, 600, 600),
+        (100, 64, 100),
+        (32, 32, 32),
+        (2048, 512, 512),
+    ],
+)
+def test_fetched_are_about_so_many_rows_in_whole_calls_of_the_network(
+    plan: Plan, batch_size: int, rows: int, fetched: int
+) -> None:
+    assert FETCHED_ROWS == 512
+    assert fetched_rows(replace(plan, batch_size=batch_size), rows) == fetched
+
+
+@pytest.fixture
+def on_s3(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The same plan for a survey that is told to be on S3, of batches of 10 of which 5 are fetched at a time."""
+    monkeypatch.setattr(Survey, "open", lambda survey, shard: OPEN(Survey(plan.survey, plan.shards), shard))
+    monkeypatch.setattr(reading, "FETCHED_ROWS", 5)
+    return replace(plan, survey="s3://bucket/survey")
+
+
+READ = Shard.read
+LONG = WorkItem(2, 0, 30)
+
+
+def test_pieces_from_s3_are_fetched_at_once_and_come_in_order(on_s3: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of four fetches ends only when the other three have."""
+    together, begun = threading.Barrier(FETCHES, timeout=60), []
+    others = threading.Semaphore(0)
+
+    def read(shard: Shard, start: int, stop: int) -> Galaxies:
+        begun.append(start)
+        if start < 5 * FETCHES:
+            together.wait()
+            for _ in range(0 if start else FETCHES - 1):
+                assert others.acquire(timeout=60)
+            others.release()
+        return READ(shard, start, stop)
+
+    monkeypatch.setattr(Shard, "read", read)
+    found = list(read_items(on_s3, [LONG], 5, 1000))
+    assert [rows.stop for rows in found if isinstance(rows, Rows)] == [5, 10, 15, 20, 25, 30]
+    assert [rows.is_last for rows in found if isinstance(rows, Rows)] == [False] * 5 + [True]
+    assert sorted(begun) == [0, 5, 10, 15, 20, 25]
+    objid = np.concatenate([rows.galaxies.objid for rows in found if isinstance(rows, Rows)])
+    assert objid.tolist() == random_galaxies(100).objid[60:90].tolist()
+
+
+@pytest.mark.parametrize("fetches", [1, 2, 3])
+def test_no_more_fetches_are_under_way_than_are_asked_for(
+    on_s3: Plan, monkeypatch: pytest.MonkeyPatch, fetches: int
+) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(Shard, "read", lambda shard, *rows: begun.append(rows[0]) or READ(shard, *rows))
+    found = read_items(on_s3, [LONG], 5, 1000, fetches)
+    for taken in range(1, 7):
+        next(found)
+        assert len(begun) <= min(taken + fetches - 1, 6)
+    assert list(found) == [] and sorted(begun) == [0, 5, 10, 15, 20, 25]
+
+
+def test_pieces_from_s3_are_those_of_a_local_survey(plan: Plan, on_s3: Plan) -> None:
+    remote, local = read_items(on_s3, ITEMS, 5, 1000), read_items(plan, ITEMS, 5, 1000)
+    for got, wanted in zip(remote, local, strict=True):
+        assert isinstance(got, Rows) and isinstance(wanted, Rows)
+        assert (got.item, got.stop) == (wanted.item, wanted.stop)
+        assert np.array_equal(got.galaxies.image, wanted.galaxies.image)
+        assert np.array_equal(got.galaxies.objid, wanted.galaxies.objid)
+
+
+@pytest.mark.parametrize("bad", [0, 10, 25])
+def test_a_fetch_that_fails_in_the_middle_ends_its_item_alone(
+    on_s3: Plan, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    def read(shard: Shard, start: int, stop: int) -> Galaxies:
+        if shard.uri.endswith("000003.h5") and start == bad:
+            raise StorageError("the connection broke")
+        return READ(shard, start, stop)
+
+    monkeypatch.setattr(Shard, "read", read)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    found = list(read_items(on_s3, ITEMS, 5, 1000))
+    of_item = [rows for rows in found if rows.item == LONG]
+    assert [rows.stop for rows in of_item if isinstance(rows, Rows)] == list(range(5, bad + 1, 5))
+    assert of_item[-1] == Unreadable(LONG, "the connection broke")
+    assert [rows.item for rows in found if isinstance(rows, Unreadable)] == [LONG]
+    ends = [rows.item for rows in found if isinstance(rows, Rows) and rows.is_last]
+    assert ends == [item for item in ITEMS if item != LONG]
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("parallel")] == []
+    del found, of_item
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_after_a_fetch_that_failed_the_shard_is_opened_anew(on_s3: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Shard] = []
+    is_broken = iter([True])
+
+    def read(shard: Shard, start: int, stop: int) -> Galaxies:
+        if next(is_broken, False):
+            raise StorageError("it was replaced while it was being read")
+        assert shard is opened[-1]
+        return READ(shard, start, stop)
+
+    def open_noted(survey: Survey, entry: ShardEntry) -> Shard:
+        opened.append(open_shard(survey, entry))
+        return opened[-1]
+
+    open_shard = Survey.open
+    monkeypatch.setattr(Survey, "open", open_noted)
+    monkeypatch.setattr(Shard, "read", read)
+    items = [WorkItem(0, 0, 5), WorkItem(0, 5, 10), WorkItem(0, 10, 15)]
+    found = list(read_items(on_s3, items, 5, 1000))
+    assert [type(rows) for rows in found] == [Unreadable, Rows, Rows]
+    assert len(opened) == 2
+
+
+def test_an_error_that_is_nobodys_fault_ends_all(on_s3: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(shard: Shard, start: int, stop: int) -> Galaxies:
+        raise MemoryError
+
+    monkeypatch.setattr(Shard, "read", read)
+    with pytest.raises(MemoryError):
+        list(read_items(on_s3, ITEMS, 5, 1000))
+
+
+def test_the_next_item_is_asked_for_when_the_one_before_is_read(on_s3: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(Shard, "read", lambda shard, *rows: read.append(rows[1] - rows[0]) or READ(shard, *rows))
+    asked: list[int] = []  # how much was read when each item was asked for
+
+    def items() -> Iterator[WorkItem]:
+        for item in ITEMS:
+            asked.append(sum(read))
+            yield item
+
+    taken = 0
+    for rows in read_items(on_s3, items(), 5, 1000):
+        assert isinstance(rows, Rows)
+        taken += len(rows.galaxies)
+        assert sum(asked[1:2]) == 0 or taken > ITEMS[0].galaxies
+    assert asked == [sum(item.galaxies for item in ITEMS[:number]) for number in range(len(ITEMS))]

@@ -4,7 +4,9 @@ import io
 import os
 import shutil
 import subprocess
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from cosmicai import storage
 from cosmicai.errors import InputError, StorageError, UnsafePickleError
 from cosmicai.galaxies import published
 from cosmicai.galaxies.quality import Flag, input_flags
 from cosmicai.galaxies.shard import Galaxies, Shard, open_shard, write_shard
 from cosmicai.ranges import open_ranges
+from cosmicai.s3 import Requests
 from cosmicai.torch_archive import TensorRef
 from helpers import FIELDS, random_galaxies
+from s3 import bucket_fixture  # noqa: F401
 
 ROWS = 20
 GALAXIES = random_galaxies(ROWS)
@@ -500,3 +505,60 @@ def test_the_flags_are_the_documented_bits():
         "NONFINITE_PIXEL": 1, "MISSING_MAGNITUDE": 2, "NONFINITE_PREDICTION": 4,
     }  # fmt: skip
     assert input_flags(np.zeros((0, 5, 32, 32), np.float32), np.zeros((0, 5))).tolist() == []
+
+
+def on_s3(bucket: str, path: Path) -> str:
+    storage.write_bytes(f"{bucket}/{path.name}", path.read_bytes())
+    return f"{bucket}/{path.name}"
+
+
+def test_small_fields_of_a_shard_on_s3_are_fetched_once_however_many_ranges_are_read(tmp_path, bucket):
+    with open_shard(on_s3(bucket, write_h5(tmp_path / "a.h5"))) as shard:
+        requests = Requests()
+        for start, stop in RANGES:
+            assert_same(shard.read(start, stop), GALAXIES[start:stop])
+        images = sum(stop > start for start, stop in RANGES)  # no bytes are no request
+        assert requests.sent == {"GetObject": images + 3}
+        shard.read(0, 5)
+        assert requests.sent == {"GetObject": images + 4}
+
+
+def test_threads_that_read_a_shard_on_s3_at_once_fetch_its_small_fields_once(tmp_path, bucket):
+    together = threading.Barrier(8, timeout=60)
+
+    def read(number: int) -> Galaxies:
+        together.wait()
+        return shard.read(2 * number, 2 * number + 3)
+
+    with open_shard(on_s3(bucket, write_h5(tmp_path / "a.h5"))) as shard, ThreadPoolExecutor(8) as pool:
+        requests = Requests()
+        for number, found in enumerate(pool.map(read, range(8))):
+            assert_same(found, GALAXIES[2 * number : 2 * number + 3])
+        assert requests.sent == {"GetObject": 8 + 3}
+
+
+def test_what_is_written_to_rows_from_s3_is_nobody_elses(tmp_path, bucket):
+    with open_shard(on_s3(bucket, write_h5(tmp_path / "a.h5"))) as shard:
+        found = shard.read(0, ROWS)
+        for name in FIELDS:
+            getattr(found, name)[:] = 0
+        assert_same(shard.read(0, ROWS), GALAXIES)
+
+
+def test_small_fields_from_s3_are_converted_or_invented_as_those_of_a_local_file(tmp_path, bucket):
+    path = write_h5(tmp_path / "a.h5", magnitude=GALAXIES.magnitude.astype("<f4"), redshift=None, objid=None)
+    with open_shard(str(path)) as local, open_shard(on_s3(bucket, path)) as shard:
+        requests = Requests()
+        for start, stop in RANGES:
+            assert_same(shard.read(start, stop), local.read(start, stop))
+        assert requests.sent["GetObject"] == sum(stop > start for start, stop in RANGES) + 1
+
+
+def test_a_shard_on_s3_that_is_replaced_while_it_is_read_is_one_sentence(tmp_path, bucket):
+    uri = on_s3(bucket, write_h5(tmp_path / "a.h5"))
+    with open_shard(uri) as shard:
+        shard.read(0, 1)
+        storage.write_bytes(uri, b"another")
+        with pytest.raises(StorageError) as caught:
+            shard.read(0, 1)
+    assert str(caught.value) == f"cannot read {uri}: it was replaced while it was being read; run again"

@@ -18,7 +18,7 @@ from cosmicai.run.folder import RunFolder
 from cosmicai.run.work import work
 from helpers import make_survey, random_galaxies, tiny_weights
 from launch.claim import claimed
-from launch.status import InSlurm, rendered, run_status, show_status
+from launch.status import Elsewhere, rendered, run_status, show_status
 from test_faults import ended, run, start, wait_for_part
 
 
@@ -43,7 +43,7 @@ def change_record(folder: RunFolder, name: str, **values: Any) -> None:
 def lines_of(state: dict[str, Any]) -> list[str]:
     console = Console(width=140, highlight=False)
     with console.capture() as captured:
-        console.print(rendered(state, InSlurm()))
+        console.print(rendered(state, Elsewhere()))
     return captured.get().splitlines()
 
 

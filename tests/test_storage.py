@@ -15,7 +15,7 @@ from cosmicai.errors import StorageError
 from cosmicai.ranges import open_ranges, seekable
 from cosmicai.s3 import s3_client
 from cosmicai.storage import Entry
-from s3 import bucket_fixture, use_endpoint  # noqa: F401
+from s3 import bucket_fixture, fill, use_endpoint  # noqa: F401
 
 DATA = bytes(range(256)) * 40
 
@@ -141,6 +141,25 @@ def test_all_of_more_than_a_thousand_objects_are_listed(bucket):
         list(pool.map(lambda number: storage.write_bytes(f"{bucket}/many/{number}.pt", b"x"), range(1003)))
     assert storage.list_files(f"{bucket}/many") == [Entry(f"{number}.pt", 1) for number in range(1003)]
     assert storage.list_files(f"{bucket}/man") == []
+
+
+def test_of_a_folder_those_are_listed_whose_names_begin_so(folder):
+    for name in ("1.json", "10.json", "1-2.json", "2.json", "0.json", "1/3.json"):
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    storage.write_bytes(f"{folder}1.json", b"beside")  # which to S3 begins like the folder
+    assert [entry.name for entry in storage.list_files(folder, "1")] == ["1-2.json", "1.json", "10.json"]
+    assert storage.list_files(folder, "10") == [Entry("10.json", 7)]
+    assert storage.list_files(folder, "3") == []
+    assert len(storage.list_files(folder, "")) == 5
+    assert storage.list_files(storage.join(folder, "1"), "3") == [Entry("3.json", 8)]
+    assert storage.list_files(storage.join(folder, "none"), "3") == []
+
+
+def test_names_that_begin_so_are_listed_over_all_pages(bucket, monkeypatch):
+    fill(bucket, {f"many/{number}.pt": b"x" for number in range(25)})
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "4")
+    found = [entry.name for entry in storage.list_files(f"{bucket}/many", "1")]
+    assert found == [f"{number}.pt" for number in (1, *range(10, 20))]
 
 
 def test_listing_goes_on_while_another_process_renames_and_removes(tmp_path):

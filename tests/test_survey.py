@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import astuple
 from pathlib import Path
 
@@ -17,18 +18,21 @@ from torch.utils.data import TensorDataset
 
 from cosmicai import storage
 from cosmicai.errors import InputError, StorageError
-from cosmicai.galaxies.shard import Galaxies, write_shard
+from cosmicai.galaxies import survey as surveys
+from cosmicai.galaxies.shard import Galaxies, open_shard, write_shard
 from cosmicai.galaxies.survey import (
     ShardEntry,
     Survey,
+    entries,
     galaxies_per_partition,
     open_survey,
     resplit,
     verify,
     write_survey,
 )
+from cosmicai.s3 import REQUESTS, Requests
 from helpers import FIELDS, make_survey, random_galaxies, run
-from s3 import bucket_fixture  # noqa: F401
+from s3 import bucket_fixture, fill  # noqa: F401
 
 GALAXIES = random_galaxies(100)
 
@@ -385,6 +389,58 @@ def test_partitions_on_s3_are_a_survey_and_so_is_one_of_them(tmp_path, bucket):
     assert one == Survey(f"{bucket}/data", found.shards[1:])
     again = resplit(found, str(tmp_path / "out"), 100)
     np.testing.assert_array_equal(all_of(again).redshift, GALAXIES.redshift)
+
+
+def test_hundreds_of_partitions_on_s3_are_a_survey_in_natural_order(tmp_path, bucket):
+    write_pt(tmp_path / "a.pt", GALAXIES[:2])
+    write_shard(tmp_path / "a.h5", [GALAXIES[:1]], 1, FIELDS)
+    content = {".pt": (tmp_path / "a.pt").read_bytes(), ".h5": (tmp_path / "a.h5").read_bytes()}
+    names = [f"{number}{'.pt' if number % 50 == 0 else '.h5'}" for number in range(1, 301)]
+    fill(bucket, {f"many/{name}": content[name[-3:]] for name in names} | {"many/README.txt": b"x"})
+    found = open_survey(f"{bucket}/many")
+    assert found.shards == tuple(
+        ShardEntry(name, 1 if name.endswith("h5") else 2, len(content[name[-3:]])) for name in names
+    )
+    requests = Requests()
+    some = open_survey(f"{bucket}/many", 3)
+    assert some.shards == found.shards[:3]
+    assert requests.sent["HeadObject"] == 3  # no header of another is read
+
+
+def test_headers_on_s3_are_read_so_many_at_once(tmp_path, monkeypatch):
+    together = threading.Barrier(REQUESTS, timeout=60)
+
+    def opened(uri: str):
+        together.wait()
+        return open_shard(str(tmp_path / storage.basename(uri)))
+
+    monkeypatch.setattr(surveys, "open_shard", opened)
+    names = [f"{number}.h5" for number in range(2 * REQUESTS)]
+    for number, name in enumerate(names):
+        write_shard(tmp_path / name, [GALAXIES[:number]], number, FIELDS)
+    assert [entry.galaxies for entry in entries("s3://bucket/survey", names)] == list(range(2 * REQUESTS))
+
+
+def test_the_first_file_that_is_no_shard_is_named(tmp_path, monkeypatch):
+    for name in ("1.h5", "2.h5", "3.h5", "4.h5"):
+        write_shard(tmp_path / name, [GALAXIES[:1]], 1, FIELDS)
+    for name in ("2.h5", "3.h5"):
+        (tmp_path / name).write_bytes(b"no shard")
+    expected = (
+        f"{tmp_path}/2.h5 is not an HDF5 file or is damaged; expected a shard with image and magnitude, copy it again"
+    )
+    assert refusal(open_survey, str(tmp_path)) == expected
+    monkeypatch.setattr(surveys, "open_shard", lambda uri: open_shard(str(tmp_path / storage.basename(uri))))
+    assert refusal(entries, "s3://bucket/survey", ["1.h5", "2.h5", "3.h5", "4.h5"]) == expected
+    assert len(open_survey(str(tmp_path), 1).shards) == 1  # what is not asked for is not looked at
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 100])
+def test_no_more_than_the_first_shards_are_taken(survey, limit):
+    assert open_survey(survey.uri, limit) == Survey(survey.uri, survey.shards[:limit])
+    Path(survey.uri, "survey.json").unlink()
+    names = [shard.name for shard in survey.shards[:limit]]
+    assert [shard.name for shard in open_survey(survey.uri, limit).shards] == names
 
 
 def test_a_prefix_with_nothing_under_it_and_a_missing_bucket_are_one_sentence(bucket):

@@ -59,5 +59,6 @@ def _s3_reason(error: Exception) -> str:
         "NoSuchBucket": "the bucket does not exist; check its name and your region",
         "PreconditionFailed": "it was replaced while it was being read; run again",
     }
-    code = str(getattr(error, "response", {}).get("Error", {}).get("Code"))
+    answer = getattr(error, "response", None) or {}  # of a broken connection there is none
+    code = str(answer.get("Error", {}).get("Code"))
     return known.get(code, f"{error}; check the address, your credentials and region")

@@ -12,6 +12,7 @@ import io
 import mmap
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,7 @@ LARGEST_PAGE = 2**21  # bytes that Linux caches, and gives up, as one piece at m
 T = TypeVar("T")
 
 READS = 5  # attempts at a range of an object
+BLOCK = 2**17  # bytes of a file that are read to look at a few
 PIECE = 2**18  # bytes of an answer from S3 that are copied to their place at a time
 _POPULATE_READ = 22  # madvise's MADV_POPULATE_READ (Linux 5.14 or newer), which Python has no name for
 
@@ -189,10 +191,14 @@ def open_ranges(uri: str) -> RangeReader:
 
 
 class RangeFile(io.RawIOBase):
-    """A RangeReader as a raw binary file; use it through `seekable`."""
+    """A RangeReader as a raw binary file; use it through `seekable`.
+
+    Small reads come from whole blocks that are kept: a format's header is read in many jumps, each a request on S3.
+    """
 
     def __init__(self, reader: RangeReader) -> None:
         self._reader, self._position = reader, 0
+        self._block = lru_cache(maxsize=4)(self._read_block)
 
     def readable(self) -> bool:
         return True
@@ -213,9 +219,21 @@ class RangeFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self._reader.size - self._position))
-        self._reader.read_into(self._position, view[:count])
+        if count > BLOCK:
+            self._reader.read_into(self._position, view[:count])
+        elif count:
+            number, within = divmod(self._position, BLOCK)
+            piece = self._block(number)[within : within + count]
+            count = len(piece)
+            view[:count] = piece
         self._position += count
         return count
+
+    def _read_block(self, number: int) -> memoryview:
+        start = number * BLOCK
+        block = memoryview(bytearray(min(BLOCK, self._reader.size - start)))
+        self._reader.read_into(start, block)
+        return block
 
 
 def seekable(reader: RangeReader) -> io.BufferedReader:

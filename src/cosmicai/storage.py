@@ -145,9 +145,11 @@ def create_bytes(uri: str, data: bytes) -> bool:
             try:
                 s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                    return False
-                raise
+                answer = error.response["ResponseMetadata"]
+                if answer["HTTPStatusCode"] not in (409, 412):
+                    raise
+                # It may have been this very request, repeated by boto3 because the answer to it was lost.
+                return bool(answer.get("RetryAttempts")) and read_bytes(uri) == data
         return True
     target = Path(uri)
     with explained(uri, "write"):

@@ -11,12 +11,13 @@ import click
 from cosmicai.commands.options import run_options, tell
 from cosmicai.errors import InputError
 
-from .options import on_command_line, rank_options, taken_request
+from .options import cloud_options, detach_option, on_command_line, rank_options, taken_cloud, taken_request
 
 
 @click.command()
 @run_options
 @rank_options
+@cloud_options
 @click.option("--dry-run", is_flag=True, help="Print plan, ranks, and estimates of time and memory; run nothing.")
 def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> int:
     """Predict the redshift of every galaxy in SURVEY with several ranks."""
@@ -26,7 +27,12 @@ def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> i
     from .estimate import estimate
     from .request import require_room, settled
 
+    if cloud := taken_cloud(options):
+        from .cloud import launch
+
+        return launch(survey, out, cloud, options, dry_run=dry_run, resume=resume)
     request, mpi, batch, wait = taken_request(options)
+    _require_no_copy(out)
     if batch:
         from .submitting import submit_run
 
@@ -50,15 +56,23 @@ def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> i
 @click.command()
 @click.argument("run")
 @rank_options
-def resume(run: str, **options: Any) -> int:
+@detach_option
+def resume(run: str, detach: bool, **options: Any) -> int:
     """Finish the run in the folder RUN: do what is missing, nothing else.
 
-    A run that was submitted to SLURM is submitted again as it was, unless other ranks are asked for.
+    A run that was submitted to SLURM is submitted again as it was, unless other ranks are asked for. A run in the cloud
+    goes on there, and its results are fetched.
     """
-    from .submission import submissions
+    from .submission import cloud_run, submissions
+
+    submitted, others = cloud_run(folder := _folder(run)), on_command_line(options)
+    if submitted and not (others and folder.uri == submitted.run):
+        return _go_on_in_cloud(folder, submitted, others, detach)
+    if detach:
+        raise InputError(f"--detach is for runs in the cloud, and {folder.uri} is none")
     from .submitting import submit_again
 
-    before = submissions(folder := _folder(run))
+    before = submissions(folder)
     if before and not on_command_line(set(options) - {"wait"}):
         return submit_again(folder, *before[-1].asked(), options["wait"])
     request, mpi, batch, wait = taken_request(options)
@@ -83,6 +97,7 @@ def cancel(run: str) -> int:
 
     stopped = stop(folder := _folder(run))
     told = [f"job {job}" for job in stopped.jobs] + ([f"process {stopped.process}"] if stopped.process else [])
+    told += [f"execution {stopped.execution}"] if stopped.execution else []
     click.echo(f"stopped {', '.join(told)}" if told else f"nothing is at work on {folder.uri}")
     return 0
 
@@ -98,6 +113,31 @@ def _only(asked: str | None, device: str) -> str:
     if asked not in (None, device):
         raise InputError(f"--{'gpus' if device == 'cuda' else 'procs'} and --device {asked} contradict each other")
     return device
+
+
+def _require_no_copy(out: str) -> None:
+    """Raises InputError if the folder is for the results of a run in the cloud."""
+    from cosmicai.s3 import is_s3
+
+    from .submission import cloud_run
+
+    if not is_s3(out) and (submitted := cloud_run(folder := _folder(out))):
+        raise InputError(
+            f"{folder.uri} is for the results of {submitted.run}, a run in the cloud; choose another --out, or go on "
+            f"with it by `python -m launch resume {folder.uri}`"
+        )
+
+
+def _go_on_in_cloud(folder: Any, submitted: Any, others: list[str], detach: bool) -> int:
+    """Finishes a run in the cloud and returns the exit code. Raises InputError if ranks elsewhere are asked for."""
+    if others:
+        raise InputError(
+            f"{others[0]} means nothing to a run in the cloud; leave it out, or finish the run from elsewhere with "
+            f"`python -m launch resume {submitted.run} {others[0]} ...`"
+        )
+    from .cloud import resume
+
+    return resume(folder, submitted, detach)
 
 
 def _go_on(run: Any, request: Any, mpi: bool) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -30,7 +31,9 @@ _RANK_OPTIONS = (
         type=click.FloatRange(min=0, min_open=True),
         help="Seconds of silence after which a rank is taken for dead.",
     ),
-    click.option("--slurm", is_flag=True, help="Submit the ranks to SLURM and return; the options below are for it."),
+    click.option(
+        "--slurm", is_flag=True, help="Submit the ranks to SLURM and return; what follows, up to --wait, is for it."
+    ),
     click.option("--site", help="The cluster: a file slurm/SITE.toml or its path; default COSMICAI_SITE."),
     click.option("--account", help="Whom the cluster charges."),
     click.option("--partition", help="Default: the first that takes the job."),
@@ -48,10 +51,70 @@ _RANK_OPTIONS = (
     click.option("--wait", is_flag=True, help="Stay until SLURM's jobs have ended, and tell the result."),
 )
 
+detach_option = click.option(
+    "--detach", is_flag=True, help="Return once the run has begun in the cloud; its end is waited for otherwise."
+)
+ACCOUNT_OPTIONS = (
+    click.option("--region", help="Default AWS_DEFAULT_REGION, or the profile's."),
+    click.option("--profile", help="Default AWS_PROFILE."),
+    click.option(
+        "--endpoint-url",
+        envvar="AWS_ENDPOINT_URL",
+        help="Of something that stands in for AWS; default AWS_ENDPOINT_URL.",
+    ),
+)
+_CLOUD_OPTIONS = (
+    click.option(
+        "--cloud",
+        is_flag=True,
+        help="Run on AWS, a rank for each partition, and fetch the results; what follows is for it.",
+    ),
+    click.option("--stack", default="cosmicai", show_default=True, help="What `python aws/deploy.py up` made."),
+    click.option(
+        "--partition-mb",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Cut a local SURVEY anew into partitions of this size.",
+    ),
+    click.option(
+        "--memory", type=click.IntRange(128, 10240), help="MB of each rank; if the stack has others, it is changed."
+    ),
+    click.option("--concurrency", type=click.IntRange(1), help="Ranks at work at a time; default the stack's."),
+    click.option(
+        "--tolerate",
+        type=click.FloatRange(0, 100),
+        help="Percentage of the galaxies that may be missing in the end; default 0.",
+    ),
+    *ACCOUNT_OPTIONS,
+    detach_option,
+)
+
+
+@dataclass(frozen=True)
+class CloudRequest:
+    """What is asked of the cloud. `memory` of each rank in MB, `partition_mb` is the size into which a local survey is
+    cut, `concurrency` ranks at most are at work, `tolerate` percent of the galaxies may be missing."""
+
+    stack: str = "cosmicai"
+    partition_mb: float | None = None
+    memory: int | None = None
+    concurrency: int | None = None
+    tolerate: float | None = None
+    region: str | None = None
+    profile: str | None = None
+    endpoint_url: str | None = None
+    detach: bool = False
+
 
 def rank_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which ranks, how many, and where."""
     for option in reversed(_RANK_OPTIONS):
+        command = option(command)
+    return command
+
+
+def cloud_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that send a run to the cloud."""
+    for option in reversed(_CLOUD_OPTIONS):
         command = option(command)
     return command
 
@@ -90,3 +153,31 @@ def taken_request(options: dict[str, Any]) -> tuple[Any, bool, Any, bool]:
     batch = Batch(**{field.name: options.pop(field.name) for field in fields(Batch)})
     _ = request.per_node  # which says if nodes would differ
     return request, options.pop("mpi"), batch if options.pop("slurm") else None, options.pop("wait")
+
+
+def taken_cloud(options: dict[str, Any]) -> CloudRequest | None:
+    """Takes what `cloud_options` gave out of the options: what is asked of the cloud, None if nothing is.
+
+    Raises InputError if options contradict each other.
+    """
+    from .request import Batch, Request
+
+    names = {field.name for field in fields(CloudRequest)}
+    request = CloudRequest(**{name: options.pop(name) for name in names})
+    if not options.pop("cloud"):
+        if of_cloud := on_command_line(names):
+            raise InputError(f"{of_cloud[0]} is for runs with --cloud")
+        return None
+    if request.partition_mb is not None and not math.isfinite(request.partition_mb):
+        raise InputError(f"--partition-mb {request.partition_mb} is no size; expected MB, such as 25")
+    elsewhere = {field.name for kind in (Request, Batch) for field in fields(kind)} | {"mpi", "slurm", "wait"}
+    if others := on_command_line(elsewhere):
+        raise InputError(
+            f"--cloud and {others[0]} contradict each other; on AWS there is a rank for each partition (--partition-mb)"
+        )
+    for name, fitting in (("engine", ("auto", "openvino")), ("device", (None, "cpu"))):
+        if options[name] not in fitting:
+            raise InputError(
+                f"--cloud and --{name} {options[name]} contradict each other; on AWS OpenVINO computes, on CPUs"
+            )
+    return request

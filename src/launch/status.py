@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,59 +18,80 @@ from cosmicai.run.summary import count_coverage
 
 from .accounting import KINDS, account
 from .claim import current_launcher, is_dead
-from .submission import jobs_of, submissions
+from .submission import CloudRun, cloud_run, jobs_of, submissions
 
 LOOK_EVERY = 2.0  # seconds
-ASK_EVERY = 10.0  # seconds between questions to SLURM
+ASK_EVERY = 10.0  # seconds between questions to SLURM or AWS
 RECENT = 120.0  # seconds
 PLAIN_WIDTH = 140  # characters of a table that goes to no terminal
 
 
 def show_status(run: RunFolder, watch: bool) -> int:
-    """Prints the state of a run, with `watch` until it is complete; returns 0 if it is, else 3.
+    """Prints the state of a run, with `watch` until it is complete or its execution in the cloud has ended; returns 0
+    if it is complete, else 3.
 
-    Raises InputError if there is no plan, nor a job in SLURM's queue that will write one.
+    Raises InputError if there is no plan, nor a job in SLURM's queue or an execution that will write one.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    in_slurm, state = _slurm_state(run), _state(run)
+    cloud = cloud_run(run)
+    if cloud and run.complete_summary():
+        cloud = None  # all is in the folder, and nobody need be asked
+    look = _watcher(run, cloud)
+    others = look()
+    state = _state(run, cloud, others)
     if not watch:
-        console.print(rendered(state, in_slurm))
+        console.print(rendered(state, others))
         return 0 if state["complete"] else 3
     asked = time.monotonic()
-    with Live(rendered(state, in_slurm), console=console, auto_refresh=False) as live:
-        while not state["complete"]:
+    with Live(rendered(state, others), console=console, auto_refresh=False) as live:
+        while others.working if cloud else not state["complete"]:
             time.sleep(LOOK_EVERY)
-            if time.monotonic() - asked > ASK_EVERY:
-                in_slurm, asked = _slurm_state(run), time.monotonic()
-            state = _state(run)
-            live.update(rendered(state, in_slurm), refresh=True)
-        live.update(rendered(state, _slurm_state(run)), refresh=True)
-    return 0
-
-
-def _state(run: RunFolder) -> dict[str, Any]:
-    """The state of a run, of which a job may still have to write the plan."""
-    if not run.has_plan() and submissions(run):
-        return {"run": run.uri, "complete": False}
-    return run_status(run)
+            if time.monotonic() - asked > ASK_EVERY or (cloud and state["complete"]):
+                others, asked = look(), time.monotonic()
+            state = _state(run, cloud, others)
+            live.update(rendered(state, others), refresh=True)
+        live.update(rendered(state, look()), refresh=True)
+    return 0 if state["complete"] else 3
 
 
 @dataclass(frozen=True)
-class InSlurm:
-    """Lines about the run's jobs: those in the queue and, by SLURM's accounting, all that there were."""
+class Elsewhere:
+    """Lines about who works on a run in SLURM or in the cloud or waits for that, and about what became of others."""
 
-    queue: tuple[str, ...] = ()
-    account: tuple[str, ...] = ()
+    working: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
 
 
-def _slurm_state(run: RunFolder) -> InSlurm:
+def _watcher(run: RunFolder, cloud: CloudRun | None) -> Callable[[], Elsewhere]:
+    """What looks elsewhere."""
+    if cloud is None:
+        return lambda: _slurm_state(run)
+    from .cloud import watcher  # which imports what AWS needs
+
+    return watcher(run, cloud)
+
+
+def _state(run: RunFolder, cloud: CloudRun | None, others: Elsewhere) -> dict[str, Any]:
+    """The state of a run, of which a job or an execution may still have to write the plan. In the cloud nobody is at
+    work when no execution is, whatever was written last."""
+    there = RunFolder(cloud.run) if cloud else run
+    if not there.has_plan() and (cloud or submissions(run)):
+        first = "its execution" if cloud else "the first of its ranks"
+        over = cloud and not others.working
+        begins = f"go on with `python -m launch resume {run.uri}`" if over else f"{first} writes the plan"
+        return {"run": run.uri, "complete": False, "begins": begins}
+    state = run_status(there) | {"run": run.uri}
+    return state | {"at_work": 0, "seconds_left": None} if cloud and not others.working else state
+
+
+def _slurm_state(run: RunFolder) -> Elsewhere:
     jobs = jobs_of(run)
     waiting = queued(jobs) or []
     queue = [f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING") for job in waiting]
     if not (told := account(run, jobs)):
-        return InSlurm(tuple(queue))
+        return Elsewhere(tuple(queue))
     counted = [f"{told[kind]} {kind.replace('_', ' ')}" for kind in dict.fromkeys(KINDS.values()) if told[kind]]
     wall = "" if told["wall_seconds"] is None else f", {timedelta(seconds=told['wall_seconds'])} from start to end"
     memory = "" if told["max_rss_mb"] is None else f", up to {told['max_rss_mb']:,.0f} MB"
@@ -77,7 +99,7 @@ def _slurm_state(run: RunFolder) -> InSlurm:
         f"SLURM's account of {told['tasks']} tasks: {', '.join(counted)}{wall}, "
         f"{told['core_seconds'] / 3600:,.2f} core-hours{memory}"
     )
-    return InSlurm(tuple(queue), (line,))
+    return Elsewhere(tuple(queue), (line,))
 
 
 def run_status(run: RunFolder) -> dict[str, Any]:
@@ -114,12 +136,10 @@ def run_status(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def rendered(state: dict[str, Any], in_slurm: InSlurm) -> RenderableType:
-    """The state as lines and a table, with what SLURM says of its jobs."""
+def rendered(state: dict[str, Any], others: Elsewhere) -> RenderableType:
+    """The state as lines and a table, with what SLURM says of its jobs or AWS of an execution."""
     if "asked" not in state:
-        return Group(
-            f"{state['run']}: not begun; the first of its ranks writes the plan", *in_slurm.queue, *in_slurm.account
-        )
+        return Group(f"{state['run']}: not begun; {state['begins']}", *others.working, *others.ended)
     left, launcher = state["seconds_left"], state["launcher"]
     lines = [
         f"{state['run']}: {'complete' if state['complete'] else 'not complete'}",
@@ -130,11 +150,11 @@ def rendered(state: dict[str, Any], in_slurm: InSlurm) -> RenderableType:
         lines.append(f"launcher: process {launcher['pid']} on {launcher['host']}, since {launcher['started_at']}")
     elif state["at_work"]:
         lines.append(f"no launcher of ours; {state['at_work']} ranks wrote in the last {RECENT:g} s")
-    elif not state["complete"] and not in_slurm.queue:
+    elif not state["complete"] and not others.working:
         lines.append(f"nobody is seen at work; go on with `python -m launch resume {state['run']}`")
     if left is not None and not state["complete"]:
         lines.append(f"{state['galaxies_per_second']:,.0f} galaxies/s, {timedelta(seconds=round(left))} left")
-    lines += [*in_slurm.queue, *in_slurm.account]
+    lines += [*others.working, *others.ended]
     lines += [f"failed: {failure['item']}: {failure['reason']}" for failure in state["failures"]]
     table = Table()
     headings = ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote")

@@ -1,4 +1,4 @@
-"""What was submitted to SLURM for a run, and what SLURM says of it: the run folder is all that need be kept."""
+"""What was submitted to SLURM or to the cloud for a run: the run folder is all that need be kept."""
 
 from __future__ import annotations
 
@@ -54,19 +54,61 @@ def jobs_of(run: RunFolder) -> list[str]:
     return sorted(known.union(job for job in told if job.isdecimal()), key=int)
 
 
+@dataclass(frozen=True)
+class CloudRun:
+    """A run in the cloud, as the cloud.json of its folder here says: its address on S3, the stack and how to reach it,
+    its executions (ARNs, oldest first) and what they were started with."""
+
+    run: str
+    stack: str
+    region: str
+    profile: str | None
+    endpoint_url: str | None
+    executions: tuple[str, ...]
+    payload: dict[str, Any]
+    submitted_at: str
+
+    @property
+    def execution(self) -> str | None:
+        """The newest one."""
+        return self.executions[-1] if self.executions else None
+
+    def to_json(self) -> bytes:
+        """As it is written."""
+        return (json.dumps(asdict(self) | {"execution": self.execution}, indent=1) + "\n").encode()
+
+
+def cloud_run(run: RunFolder) -> CloudRun | None:
+    """The run in the cloud that a folder is for; None if there is none. Raises InputError if its file is damaged."""
+    data = storage.read_if_there(run.cloud_path)
+    if data is None:
+        return None
+    try:
+        told = json.loads(data)
+        del told["execution"]
+        return CloudRun(**told | {"executions": tuple(told["executions"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run.cloud_path} is damaged ({error!r}); put back what `python -m launch` wrote") from None
+
+
 @dataclass
 class Cancelled:
-    """What was stopped: SLURM's jobs, and the process of a launcher."""
+    """What was stopped: SLURM's jobs, the process of a launcher, and an execution in the cloud."""
 
     jobs: list[str] = field(default_factory=list)
     process: int | None = None
+    execution: str | None = None
 
 
 def cancel(run: RunFolder) -> Cancelled:
     """Stops all that is at work on a run; what is done remains, and the run can be resumed.
 
-    Raises InputError if SLURM does not cancel a job, or a launcher is at work on another machine.
+    Raises InputError if SLURM or AWS does not stop it, or a launcher is at work on another machine.
     """
+    if submitted := cloud_run(run):
+        from .cloud import stop
+
+        return Cancelled(execution=stop(submitted))
     jobs = queued(jobs_of(run))
     if jobs is None:
         raise InputError(f"squeue does not answer here; stop the jobs {', '.join(jobs_of(run))} where it does")

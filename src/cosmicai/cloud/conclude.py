@@ -35,7 +35,7 @@ def summarize(event: dict[str, Any], context: Any) -> dict[str, Any]:
             return _combined(run)
         redrives = execution.get("RedriveCount", 0)
         if redrives and not run.complete_summary() and run.claim_redrive(execution["Name"], redrives):
-            return {**plan, "again": True}
+            return {key: value for key, value in plan.items() if key != "failure"} | {"again": True}
         summary = summarize_run(run)
     coverage = summary["coverage"]
     tolerated = plan.get("tolerated_failure_percentage") or 0.0

@@ -124,9 +124,9 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
     own.results.write_published((record_name(own.rank, record["attempt"]), published(record)))
     if left := own.left():
         failures = [failure for item in left if (failure := own.run.failure(item))]
-        if failures:
+        if len(failures) == len(left):  # else the others are to be tried first
             first = f"{failures[0]['item']}: {failures[0]['reason']}"
-            raise ItemsFailed(f"{len(failures)} items of rank {own.rank} failed, the first is {first}")
+            raise ItemsFailed(f"of rank {own.rank}'s {len(own.items)} items {len(failures)} failed, the first {first}")
         raise OutOfTime(f"{len(left)} of rank {own.rank}'s {len(own.items)} items are left; call it again")
     return record
 
@@ -154,7 +154,7 @@ class _Share:
 
     def left(self) -> list[WorkItem]:
         """The items that are not done."""
-        done = {part for shard in {item.shard for item in self.items} for part in self.run.parts(shard)}
+        done = self.run.parts_of(self.items)
         return [item for item in self.items if item not in done]
 
 

@@ -30,7 +30,9 @@ _RUN_OPTIONS = (
     ),
     click.option("--accept-precision-loss", is_flag=True, help="Run in a precision that changes the redshifts."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where the engine runs; default its own."),
-    click.option("--limit-files", type=click.IntRange(1), help="Only the first N shards of the survey."),
+    click.option(
+        "--limit-files", "--file-limit", type=click.IntRange(1), help="Only the first N shards of the survey."
+    ),
     click.option("--resume", is_flag=True, help="Finish the run that is in --out: do what is missing, nothing else."),
 )
 

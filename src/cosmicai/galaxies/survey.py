@@ -65,10 +65,12 @@ class Survey:
     def open(self, shard: ShardEntry) -> Shard:
         """Opens a shard. Raises InputError if it is not what the survey says."""
         opened = open_shard(self.shard_uri(shard))
-        if opened.galaxies != shard.galaxies:
+        found, told = (opened.galaxies, opened.reader.size), (shard.galaxies, shard.bytes)
+        if found != told:
             opened.__exit__()
+            what = "{} galaxies in {} bytes"
             raise InputError(
-                f"{opened.uri} holds {opened.galaxies} galaxies, the survey says {shard.galaxies}; "
+                f"{opened.uri} holds {what.format(*found)}, the survey says {what.format(*told)}; "
                 f"find what changed with `cosmicai survey verify {self.uri}`"
             )
         return opened

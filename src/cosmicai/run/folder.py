@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -24,6 +24,7 @@ from .record import Recorder
 
 PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}
 PART_FORMAT = "cosmicai-part/1"
+FEW_SHARDS = 8
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,11 @@ class RunFolder:
         names = (entry.name for entry in storage.list_files(self.path("parts"), begin))
         found = (WorkItem.from_name(name.removesuffix(".h5")) for name in names if name.endswith(".h5"))
         return {item for item in found if item is not None}
+
+    def parts_of(self, items: Iterable[WorkItem]) -> set[WorkItem]:
+        """Those parts that exist of the shards of these items, without a look at all others if they are few."""
+        shards = {item.shard for item in items}
+        return self.parts() if len(shards) > FEW_SHARDS else set().union(*map(self.parts, shards))
 
     def has_part(self, item: WorkItem) -> bool:
         """Whether the item is done."""

@@ -54,7 +54,8 @@ def summarize(run: RunFolder) -> dict[str, Any]:
         "catalogue": run.catalogue_path,
         "plot": run.plot_path,
     }
-    of_ranks = {name: published(record) for name, record in records.items()}
+    # An attempt that was killed at once would be a rank of no speed to whoever reads the published files.
+    of_ranks = {name: published(record) for name, record in records.items() if record["galaxies"]}
     for _ in in_order(run.write_published, of_ranks.items(), requests_at_once(run.uri)):
         pass
     run.write_json(run.combined_path, list(of_ranks.values()))

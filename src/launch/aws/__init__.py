@@ -1,0 +1,1 @@
+"""Runs on AWS: the stack, the way to it, and what it tells."""
