@@ -37,12 +37,12 @@ def test_parts_are_found_of_all_shards_or_of_one(run):
     assert run.parts_of(WorkItem(shard, 0, 5) for shard in range(100)) >= set(items)
 
 
-def test_the_last_record_of_a_rank_is_that_of_its_last_attempt(run):
-    assert run.last_record(1) is None
+def test_the_records_of_a_rank_are_in_the_order_of_its_attempts(run):
+    assert run.records_of(1) == []
     for name in ("1", "1-2", "1-10", "1-9", "10", "10-3", "11-20", "0"):
         keep(run, f"records/{name}.json", {"name": name})
-    found = [run.last_record(rank) for rank in (0, 1, 10, 11, 2)]
-    assert found == [{"name": "0"}, {"name": "1-10"}, {"name": "10-3"}, {"name": "11-20"}, None]
+    found = [[record["name"] for record in run.records_of(rank)] for rank in (0, 1, 10, 11, 2)]
+    assert found == [["0"], ["1", "1-2", "1-9", "1-10"], ["10", "10-3"], ["11-20"], []]
     assert list(run.records()) == ["0", "1-2", "1-9", "1-10", "1", "10-3", "10", "11-20"]
     assert run.records()["1-9"] == {"name": "1-9"}
 
@@ -51,7 +51,8 @@ def test_the_last_record_of_a_rank_is_that_of_its_last_attempt(run):
 def test_a_record_is_called_by_its_rank_and_its_attempt(run, attempt, name):
     assert record_name(7, attempt) == name
     assert run.record_path(7, attempt) == run.path("records", f"{name}.json")
-    run.write_published((name, {"device": "cpu"}))
+    record = {"rank": 7, "attempt": attempt, "device": "cpu", "engine": "openvino"}
+    assert run.write_published(record) == {"device": "cpu"}
     assert json.loads(storage.read_bytes(run.path(f"{name}.json"))) == {"device": "cpu"}
 
 

@@ -225,12 +225,22 @@ def test_a_missing_and_a_truncated_shard_are_found_at_opening(survey):
 def test_a_shard_with_another_number_of_galaxies_than_survey_json_says_is_refused(survey):
     describe_shard(survey, galaxies=31)
     describe(survey, galaxies=101)
-    found = open_survey(survey.uri)
+    found, size = open_survey(survey.uri), survey.shards[1].bytes
     assert refusal(found.open, found.shards[1]) == (
-        f"{survey.uri}/000002.h5 holds 30 galaxies, the survey says 31; "
+        f"{survey.uri}/000002.h5 holds 30 galaxies in {size} bytes, the survey says 31 galaxies in {size} bytes; "
         f"find what changed with `cosmicai survey verify {survey.uri}`"
     )
     assert "holds 30 galaxies" in refusal(all_of, found)
+
+
+def test_a_shard_that_was_replaced_by_another_of_as_many_galaxies_is_refused(survey):
+    found, size = open_survey(survey.uri), survey.shards[1].bytes
+    write_shard(Path(survey.uri, "000002.h5"), [GALAXIES[30:60]], 30, FIELDS[:2])
+    other = Path(survey.uri, "000002.h5").stat().st_size
+    assert refusal(found.open, found.shards[1]) == (
+        f"{survey.uri}/000002.h5 holds 30 galaxies in {other} bytes, the survey says 30 galaxies in {size} bytes; "
+        f"find what changed with `cosmicai survey verify {survey.uri}`"
+    )
 
 
 def test_verify_is_content_with_what_was_written(survey):

@@ -631,11 +631,18 @@ def test_an_account_tells_its_place_to_child_processes():
     assert Account().environment() == {}
 
 
-def test_a_profile_that_is_named_goes_before_keys_of_the_environment(aws, monkeypatch):
+def test_a_profile_that_is_named_goes_before_keys_of_the_environment(aws, monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("[profile mine]\nregion = eu-west-3\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "other")
     Account(profile="mine").use()
     assert os.environ["AWS_PROFILE"] == "mine"
     assert not [name for name in os.environ if name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+
+
+def test_a_profile_that_is_not_there_is_one_sentence(aws):
+    with pytest.raises(InputError, match=r"profile .*nobodys.* could not be found"):
+        Account(profile="nobodys").use()
 
 
 def test_logs_are_written_where_the_run_is_and_into_its_copy(aws, deploy, deployed, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from .. import storage
@@ -60,7 +61,7 @@ def _published_run(event: dict[str, Any]) -> str:
 def _combined(run: RunFolder) -> dict[str, Any]:
     """The results of ranks that were planned by another initializer, in one file; nothing says how many there are."""
     names = [entry.name for entry in storage.list_files(run.uri)]
-    results = [name for name in names if name.removesuffix(".json").isdecimal()]
+    results = [name for name in names if re.fullmatch(r"\d+(-\d+)?\.json", name)]
     read = in_order(storage.read_bytes, (run.path(name) for name in results), requests_at_once(run.uri))
     run.write_json(run.combined_path, [json.loads(data) for data in read])
     return {"statusCode": 200, "results": len(results), "combined": run.combined_path}

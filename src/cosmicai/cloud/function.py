@@ -20,10 +20,9 @@ from ..ranks.environment import rank_from_environment
 from ..ranks.invocation import Invocation
 from ..ranks.memory import memory_of_ranks_mb
 from ..run.begin import begin
-from ..run.folder import RunFolder, record_name
+from ..run.folder import RunFolder
 from ..run.plan import Plan, WorkItem
 from ..run.reading import fetched_rows
-from ..run.record import published
 from ..run.schedule import share
 from ..run.work import work
 from .call import announced
@@ -110,18 +109,19 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
     own = _planned_share(event) if event.keys() >= set(SHARE) else _published_share(event)
     invocation = announced("infer", own.run, context, own.rank)
     left = own.left()
-    if not left and (earlier := own.run.last_record(own.rank)):
+    if not left and (earlier := own.publish()):
         return earlier
     here = replace(
         rank_from_environment(), rank=own.rank, world_size=own.world_size, platform="lambda",
         job=invocation.request_id,
     )  # fmt: skip
-    memory = event.get("MEMORY") or invocation.memory_mb
-    record = work(
+    memory = min(event.get("MEMORY") or invocation.memory_mb, invocation.memory_mb)
+    work(
         own.run, here, launcher=Deadline(left, invocation), invocation=invocation, open_engine=kept_engine,
         fetches=fetches_within(own.run.plan(), here.threads, memory), data_path=event.get("DATA_PATH"),
     )  # fmt: skip
-    own.results.write_published((record_name(own.rank, record["attempt"]), published(record)))
+    record = own.publish()
+    assert record is not None
     if left := own.left():
         failures = [failure for item in left if (failure := own.run.failure(item))]
         if len(failures) == len(left):  # else the others are to be tried first
@@ -152,6 +152,15 @@ class _Share:
     world_size: int
     results: RunFolder
 
+    def publish(self) -> dict[str, Any] | None:
+        """Writes the published results of all attempts of the rank that did something, of which one may have died
+        before it could, and returns the record of the last attempt."""
+        records = self.run.records_of(self.rank)
+        for record in records:
+            if record["galaxies"]:
+                self.results.write_published(record)
+        return records[-1] if records else None
+
     def left(self) -> list[WorkItem]:
         """The items that are not done."""
         done = self.run.parts_of(self.items)
@@ -174,15 +183,18 @@ def _published_share(event: dict[str, Any]) -> _Share:
         rank, world_size, batch_size = (int(event[name]) for name in ("RANK", "WORLD_SIZE", "BATCH_SIZE"))
     except (TypeError, ValueError) as error:
         raise InputError(f"RANK, WORLD_SIZE or BATCH_SIZE of the event is no whole number ({error})") from None
-    paths = [event["DATA_PATH"]] if isinstance(event["DATA_PATH"], str) else event["DATA_PATH"]
-    folder = f"{event['DATA_PREFIX']}/"
+    if not 0 <= rank < world_size:
+        raise InputError(f"the event is for rank {rank} of {world_size}; expected a RANK from 0 to {world_size - 1}")
+    paths = event["DATA_PATH"] if isinstance(event["DATA_PATH"], list) else [event["DATA_PATH"]]
+    prefix = str(event["DATA_PREFIX"]).strip("/")
+    folder = f"{prefix}/"
     if outside := [path for path in paths if not str(path).startswith(folder)]:
         raise InputError(
             f"the event's DATA_PATH {outside[0]!r} does not lie in its DATA_PREFIX {event['DATA_PREFIX']!r}"
         )
     names = [path.removeprefix(folder) for path in paths]
-    survey = f"s3://{event['DATA_BUCKET']}/{event['DATA_PREFIX']}"
-    results = RunFolder(f"s3://{event['S3_BUCKET']}/{event['RESULT_PATH']}")
+    survey = f"s3://{event['DATA_BUCKET']}/{prefix}"
+    results = RunFolder(storage.absolute(f"s3://{event['S3_BUCKET']}/{event['RESULT_PATH']}"))
     run = results
     if not results.has_plan():
         run = RunFolder(results.path("ranks", str(rank)))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import Any
 
 from .. import storage
+from ..errors import InputError
 from ..galaxies.survey import Survey, entries, open_survey
 from ..run.begin import begin
 from ..run.folder import RunFolder
@@ -28,15 +28,16 @@ def initialize(event: dict[str, Any], context: Any) -> dict[str, Any]:
     partitions or the weights cannot be used, or results of another plan are there already.
     """
     ours = "request" in event
-    payload = read_payload(event["request"] if ours else event)
+    given = event["request"] if ours else event
+    payload = read_payload(given)
     run = RunFolder(payload.run)
     with noted("initialize", run, context):
-        return _planned(payload, run, ours)
+        return _planned(given, payload, run, ours)
 
 
-def _planned(payload: Payload, run: RunFolder, ours: bool) -> dict[str, Any]:
-    survey, shares = _dealt(payload)
+def _planned(given: dict[str, Any], payload: Payload, run: RunFolder, ours: bool) -> dict[str, Any]:
     notices: list[str] = []
+    survey, shares = _dealt(payload, run, notices)
     weights = weights_of(payload.bucket, payload.S3_object_name, payload.weights, run)
     begin(
         survey, weights, run.uri, device="cpu", precision=payload.precision, batch_size=payload.batch_size,
@@ -45,8 +46,7 @@ def _planned(payload: Payload, run: RunFolder, ours: bool) -> dict[str, Any]:
     plan = run.plan()
     body = events(payload, shares, plan.batch_size)
     data_map = {call["RANK"]: call["DATA_PATH"] for call in body}
-    written = {key: value for key, value in asdict(payload).items() if value is not None}
-    published = written | {"world_size": len(body), "data_map": data_map, "body": body}
+    published = given | {"world_size": len(body), "data_map": data_map, "body": body}
     run.write_json(run.payload_path, published)
     if not ours:
         run.write_json(f"s3://{payload.bucket}/payload.json", published)  # where published functions read it
@@ -70,12 +70,23 @@ def _planned(payload: Payload, run: RunFolder, ours: bool) -> dict[str, Any]:
     }
 
 
-def _dealt(payload: Payload) -> tuple[Survey, list[list[str]]]:
-    """The survey, and the names of each rank's shards."""
+def _dealt(payload: Payload, run: RunFolder, notices: list[str]) -> tuple[Survey, list[list[str]]]:
+    """The survey, and the names of each rank's shards. Raises InputError if it cannot be opened.
+
+    Where there is a plan already, what has become unreadable since is no reason not to go on with all the rest.
+    """
     if payload.data_map is not None:
         shares = dealt_by_hand(payload.data_map, payload.data_prefix)
         names = sorted((name for share in shares for name in share), key=storage.natural_key)
         return Survey(payload.survey, entries(payload.survey, names)), shares
-    survey = open_survey(payload.survey, payload.file_limit)
+    try:
+        survey = open_survey(payload.survey, payload.file_limit)
+    except InputError as error:
+        if not run.has_plan() or run.plan().survey != payload.survey:
+            raise
+        notices.append(f"the plan goes on without a look at the survey: {error}")
+        survey = Survey(payload.survey, run.plan().shards)
+    if survey.uri != payload.survey:
+        raise InputError(f"{payload.survey} is a file; expected a data_prefix, or name files in data_map")
     names = [shard.name for shard in survey.shards]
     return survey, deal(names, payload.world_size or len(names))

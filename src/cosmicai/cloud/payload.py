@@ -22,8 +22,8 @@ class Payload:
     """What is asked of a run, in the published names and then in ours.
 
     `bucket` and `result_path` say where results go, `data_bucket` and `data_prefix` where the partitions lie;
-    `data_map` deals them to ranks by hand. `memory` in MB is what a worker may use, `tolerated_failure_percentage` of
-    the galaxies may be missing in a run that succeeds.
+    `data_map` deals them to ranks by hand, whatever `file_limit` and `world_size` say. `memory` in MB is what a worker
+    may use, `tolerated_failure_percentage` of the galaxies may be missing in a run that succeeds.
     """
 
     bucket: str
@@ -90,9 +90,10 @@ def dealt_by_hand(data_map: dict[str, Any], data_prefix: str) -> list[list[str]]
         folder = f"{data_prefix}/"
         if not isinstance(paths, list) or not all(isinstance(path, str) and path.startswith(folder) for path in paths):
             raise InputError(f"data_map gives rank {rank} {paths!r}; expected paths of files in {folder}")
-        if twice := seen.intersection(paths):
-            raise InputError(f"data_map has {min(twice)} twice; expected each file once")
-        seen.update(paths)
+        for path in paths:
+            if path in seen:
+                raise InputError(f"data_map has {path} twice; expected each file once")
+            seen.add(path)
         shares.append([path.removeprefix(folder) for path in paths])
     return [share for share in shares if share]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -37,11 +38,13 @@ def weights_of(bucket: str, code: str, named: str | None, run: RunFolder) -> str
 
 def _imported(checkpoint: str, run: RunFolder) -> str:
     """The published checkpoint as a weights file in the run folder, made once."""
-    if not storage.exists(run.imported_weights_path):
+    data = storage.read_bytes(checkpoint)
+    path = run.imported_weights_path(hashlib.sha256(data).hexdigest())
+    if not storage.exists(path):
         from ..model.published import import_checkpoint
 
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder, storage.basename(checkpoint))
-            local.write_bytes(storage.read_bytes(checkpoint))
-            import_checkpoint(str(local)).save(run.imported_weights_path)
-    return run.imported_weights_path
+            local.write_bytes(data)
+            import_checkpoint(str(local)).save(path)
+    return path

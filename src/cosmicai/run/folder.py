@@ -20,7 +20,7 @@ from ..parallel import in_order
 from ..ranks.environment import Rank
 from ..s3 import is_s3, requests_at_once
 from .plan import Plan, WorkItem
-from .record import Recorder
+from .record import Recorder, published
 
 PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}
 PART_FORMAT = "cosmicai-part/1"
@@ -77,10 +77,9 @@ class RunFolder:
         """The network in int8."""
         return self.path("network", name)
 
-    @property
-    def imported_weights_path(self) -> str:
-        """The published checkpoint of a run in the cloud as a weights file."""
-        return self.path("network", "weights.safetensors")
+    def imported_weights_path(self, sha256: str) -> str:
+        """The published checkpoint with this digest, of a run in the cloud, as a weights file."""
+        return self.path("network", f"{sha256[:16]}.safetensors")
 
     @property
     def accounting_path(self) -> str:
@@ -277,11 +276,11 @@ class RunFolder:
         found = self._read_all("records")
         return {name.removesuffix(".json"): record for name, record in found}
 
-    def last_record(self, rank: int) -> dict[str, Any] | None:
-        """The record of a rank's last attempt, if there was one."""
+    def records_of(self, rank: int) -> list[dict[str, Any]]:
+        """The records of a rank's attempts, in their order."""
         names = [entry.name.removesuffix(".json") for entry in storage.list_files(self.path("records"), str(rank))]
         attempts = [int(name.partition("-")[2] or 1) for name in names if name.partition("-")[0] == str(rank)]
-        return json.loads(storage.read_bytes(self.record_path(rank, max(attempts)))) if attempts else None
+        return [json.loads(storage.read_bytes(self.record_path(rank, number))) for number in sorted(attempts)]
 
     def functions(self) -> list[dict[str, Any]]:
         """What the functions that planned and summarized the run on Lambda noted of their own calls."""
@@ -327,10 +326,11 @@ class RunFolder:
         self.write_json(self.record_path(recorder.rank.rank, recorder.attempt), record)
         return record
 
-    def write_published(self, named: tuple[str, dict[str, Any]]) -> None:
-        """Writes a record's name and published keys where the published code does."""
-        name, keys = named
-        self.write_json(self.published_path(name), keys)
+    def write_published(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Writes the published keys of a record where the published code does, and returns them."""
+        keys = published(record)
+        self.write_json(self.published_path(record_name(record["rank"], record["attempt"])), keys)
+        return keys
 
     def write_json(self, path: str, value: object) -> None:
         """Writes JSON, whole or not at all; a NaN would be none and is a ValueError."""

@@ -21,7 +21,7 @@ from .cost import cost_of_run
 from .figure import plot_redshifts
 from .folder import RunFolder
 from .plan import Plan, WorkItem
-from .record import BITS_PER_GALAXY, published
+from .record import BITS_PER_GALAXY
 
 LISTED = 20  # missing items named in the summary
 
@@ -55,10 +55,8 @@ def summarize(run: RunFolder) -> dict[str, Any]:
         "plot": run.plot_path,
     }
     # An attempt that was killed at once would be a rank of no speed to whoever reads the published files.
-    of_ranks = {name: published(record) for name, record in records.items() if record["galaxies"]}
-    for _ in in_order(run.write_published, of_ranks.items(), requests_at_once(run.uri)):
-        pass
-    run.write_json(run.combined_path, list(of_ranks.values()))
+    of_ranks = [record for record in records.values() if record["galaxies"]]
+    run.write_json(run.combined_path, list(in_order(run.write_published, of_ranks, requests_at_once(run.uri))))
     run.write_json(run.results_path, published_results(plan, totals, metrics))
     run.write_json(run.summary_path, summary)
     return summary
