@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -104,24 +104,33 @@ def cpu_settings(precision: str, streams: int) -> dict[str, Any]:
 
 
 class _Network:
-    """The graphs of a weights file: exported ones where there are any, else from weights that are folded once."""
+    """The graphs of a weights file: exported ones where there are any, else from weights that are folded once, also for
+    several threads."""
 
     def __init__(self, weights: WeightsFile) -> None:
-        self._weights = weights
+        self._weights, self._folding = weights, threading.Lock()
+        self._found: Folded | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights."""
+        return self._weights.sha256
 
     def graph(self, part: str, batch: int) -> ov.Model:
         """A part of the network for so many galaxies. Raises InputError if the weights cannot be used."""
         exported = exported_graph(self._weights.sha256, part, batch)
         if exported is None:
-            return PARTS[part](self._folded, batch)
+            return PARTS[part](self._folded(), batch)
         try:
             return _core().read_model(exported)
         except RuntimeError:
             raise InputError(f"{exported} is not whole; write it anew with `cosmicai weights export`") from None
 
-    @cached_property
     def _folded(self) -> Folded:
-        return read_folded(self._weights)
+        with self._folding:
+            if self._found is None:
+                self._found = read_folded(self._weights)
+            return self._found
 
 
 def _name(sha256: str, part: str, precision: str, batch: int) -> str:
@@ -218,10 +227,11 @@ class OpenVINOEngine:
         if self.precision == "bfloat16" and not has_bfloat16():
             self.precision = "float32"
         _core()  # before there are two threads that would each make one
+        network = _Network(weights)
         with ThreadPoolExecutor(2) as opening:
-            rest = opening.submit(_open_part, weights, "rest", "float32", self._batch, threads)
+            rest = opening.submit(_open_part, network, "rest", "float32", self._batch, threads)
             if quantized is None:
-                self._encoder = _open_part(weights, "encoder", self.precision, self._batch, threads)
+                self._encoder = _open_part(network, "encoder", self.precision, self._batch, threads)
             else:
                 self._encoder = _open_quantized(quantized, self._batch, threads)
             self._rest = rest.result()
@@ -285,9 +295,9 @@ class _Opened:
         return all(np.allclose(own, self.answer, rtol=0, atol=allowed, equal_nan=True) for own in found)
 
 
-def _open_part(weights: WeightsFile, part: str, precision: str, batch: int, streams: int) -> _Opened:
-    name = _name(weights.sha256, part, precision, batch)
-    return _open(name, partial(_compile, _Network(weights), part, precision, batch), precision, streams)
+def _open_part(network: _Network, part: str, precision: str, batch: int, streams: int) -> _Opened:
+    name = _name(network.sha256, part, precision, batch)
+    return _open(name, partial(_compile, network, part, precision, batch), precision, streams)
 
 
 def _open_quantized(quantized: bytes, batch: int, streams: int) -> _Opened:
