@@ -2,7 +2,7 @@
 # What the image runs: under Lambda the function that its command names, else its command.
 set -eu
 if [ -n "${AWS_LAMBDA_RUNTIME_API-}" ]; then
-  cd "$LAMBDA_TASK_ROOT"
+  cd "$COSMICAI_FUNCTIONS"  # LAMBDA_TASK_ROOT is Lambda's own, whatever an image says
   exec python -m awslambdaric "${1:-handlers.infer}"
 fi
 [ $# -gt 0 ] || set -- cosmicai --help

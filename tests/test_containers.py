@@ -875,7 +875,7 @@ def test_the_image_runs_its_command(image: Image) -> None:
 @pytest.mark.parametrize("under", [{}, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}])
 def test_the_command_takes_the_place_of_the_entrypoint(image: Image, under: dict[str, str]) -> None:
     executable(image.folder / "bin/python", "echo $$")
-    given = {"PATH": image.path, "LAMBDA_TASK_ROOT": str(image.functions), **under}
+    given = {"PATH": image.path, "COSMICAI_FUNCTIONS": str(image.functions), **under}
     command = [image.opt / "bin/entrypoint", "python"]
     with subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True) as process:
         assert process.communicate()[0] == f"{process.pid}\n"
@@ -889,7 +889,8 @@ def test_the_command_takes_the_place_of_the_entrypoint(image: Image, under: dict
     ],
 )
 def test_under_lambda_the_image_runs_a_function(image: Image, words: list[str], handler: str) -> None:
-    under = {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "LAMBDA_TASK_ROOT": image.functions}
+    lambdas = {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "LAMBDA_TASK_ROOT": "/var/task"}
+    under = lambdas | {"COSMICAI_FUNCTIONS": image.functions}
     done = image.run(*words, **under)
     assert done.stderr == ""
     assert (done.returncode, done.stdout) == (9, f"in {image.functions}: python -m awslambdaric {handler}\n")
