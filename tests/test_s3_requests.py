@@ -214,7 +214,7 @@ def test_every_kind_of_broken_answer_is_asked_for_again(waits, error):
         if len(asked) < READS:
             raise error
 
-    ranges._again_if_broken(read, 7, memoryview(b""))
+    ranges.again_if_broken(read, 7, memoryview(b""))
     assert asked == [7] * READS
 
 
@@ -227,7 +227,7 @@ def test_another_error_is_not_tried_again(waits, error):
         raise error
 
     with pytest.raises(type(error)) as caught:
-        ranges._again_if_broken(read, 7, memoryview(b""))
+        ranges.again_if_broken(read, 7, memoryview(b""))
     assert caught.value is error and asked == [7] and waits == []
 
 

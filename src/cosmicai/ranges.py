@@ -113,7 +113,7 @@ def _load(pages: mmap.mmap) -> None:
             raise
 
 
-def _again_if_broken(read: Callable[..., T], *arguments: object) -> T:
+def again_if_broken(read: Callable[..., T], *arguments: object) -> T:
     """What `read` gives; again if the connection breaks in the middle of an answer, of which boto3 takes no care."""
     from botocore import exceptions
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -130,7 +130,7 @@ def read_object(uri: str) -> bytes:
     """The whole of a small object on S3, with one request. Raises StorageError if it is absent or unreadable."""
     bucket, key = s3_parts(uri)
     with explained(uri, "read"):
-        return _again_if_broken(_whole, bucket, key)
+        return again_if_broken(_whole, bucket, key)
 
 
 def _whole(bucket: str, key: str) -> bytes:
@@ -154,7 +154,7 @@ class _S3Reader:
         if offset + len(buffer) > self.size:
             raise _ends_early(self.uri, self.size)
         with explained(self.uri, "read"):
-            _again_if_broken(self._fill, offset, buffer)
+            again_if_broken(self._fill, offset, buffer)
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         with timed_read():

@@ -116,13 +116,12 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
         job=invocation.request_id,
     )  # fmt: skip
     memory = min(event.get("MEMORY") or invocation.memory_mb, invocation.memory_mb)
-    work(
+    record = work(
         own.run, here, launcher=Deadline(left, invocation), invocation=invocation, open_engine=kept_engine,
         fetches=fetches_within(own.run.plan(), here.threads, memory), data_path=event.get("DATA_PATH"),
     )  # fmt: skip
-    record = own.publish()
-    assert record is not None
-    if left := own.left():
+    own.publish(record)
+    if record["items"] < len(left) and (left := own.left()):
         failures = [failure for item in left if (failure := own.run.failure(item))]
         if len(failures) == len(left):  # else the others are to be tried first
             first = f"{failures[0]['item']}: {failures[0]['reason']}"
@@ -152,10 +151,10 @@ class _Share:
     world_size: int
     results: RunFolder
 
-    def publish(self) -> dict[str, Any] | None:
+    def publish(self, last: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """Writes the published results of all attempts of the rank that did something, of which one may have died
-        before it could, and returns the record of the last attempt."""
-        records = self.run.records_of(self.rank)
+        before it could, and returns the record of the last attempt, which may be known."""
+        records = [last] if last and last["attempt"] == 1 else self.run.records_of(self.rank)
         for record in records:
             if record["galaxies"]:
                 self.results.write_published(record)

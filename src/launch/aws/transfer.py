@@ -19,7 +19,7 @@ from cosmicai.errors import InputError, StorageError, explained
 from cosmicai.galaxies.survey import FORMAT, Survey
 from cosmicai.parallel import in_order
 from cosmicai.progress import progress
-from cosmicai.ranges import PIECE, READS
+from cosmicai.ranges import PIECE, again_if_broken
 from cosmicai.ranks.cores import available_cores
 from cosmicai.run.folder import RunFolder
 from cosmicai.s3 import REQUESTS, s3_client, s3_parts
@@ -141,18 +141,9 @@ def _is_copied(copy: RunFolder, item: _Object) -> bool:
 
 
 def _fetch(run: RunFolder, copy: RunFolder, item: _Object) -> _Object:
-    from botocore import exceptions
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
     uri = run.path(item.name)
-    # boto3 takes no care of a connection that breaks in the middle of the answer.
-    broken = (exceptions.IncompleteReadError, exceptions.ResponseStreamingError, exceptions.ReadTimeoutError)
-    again = Retrying(
-        retry=retry_if_exception_type(broken), stop=stop_after_attempt(READS),
-        wait=wait_random_exponential(0.2, 5), reraise=True,
-    )  # fmt: skip
     with storage.replacing(copy.path(item.name)) as beside, explained(uri, "fetch"):
-        size = again(_stream, uri, item.etag, beside)
+        size = again_if_broken(_stream, uri, item.etag, beside)
         if size != item.bytes:
             raise StorageError(f"{uri} came with {size} bytes where {item.bytes} were listed; fetch it again")
         os.utime(beside, (item.time, item.time))
