@@ -640,7 +640,8 @@ def test_a_profile_that_is_named_goes_before_keys_of_the_environment(aws, monkey
     assert not [name for name in os.environ if name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
 
 
-def test_a_profile_that_is_not_there_is_one_sentence(aws):
+def test_a_profile_that_is_not_there_is_one_sentence(aws, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "other")  # which is put back at the end
     with pytest.raises(InputError, match=r"profile .*nobodys.* could not be found"):
         Account(profile="nobodys").use()
 

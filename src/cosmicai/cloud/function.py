@@ -106,7 +106,7 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
     run folder of its own. The invocation fails with OutOfTime or TooSlow if the time limit is near, ItemsFailed naming
     what cannot be read, InputError if the event, plan, weights or engine cannot be used.
     """
-    own = _planned_share(event) if event.keys() >= set(SHARE) else _published_share(event)
+    own = _planned_share(event) if "run" in event else _published_share(event)
     invocation = announced("infer", own.run, context, own.rank)
     left = own.left()
     if not left and (earlier := own.publish()):
@@ -167,7 +167,7 @@ class _Share:
 
 
 def _planned_share(event: dict[str, Any]) -> _Share:
-    uri, rank, world_size = (event[name] for name in SHARE)
+    uri, rank, world_size = (event.get(name) for name in SHARE)
     if not isinstance(uri, str) or type(rank) is not int or type(world_size) is not int or not 0 <= rank < world_size:
         expected = '{"run": "s3://BUCKET/RUN", "rank": 0, "world_size": 8}'
         raise InputError(f"the event {event} is not one rank's share of a run; expected one such as {expected}")
