@@ -28,10 +28,13 @@ for command in (command for module in _modules for command in module.COMMANDS):
     cli.add_command(command)
 
 
-def run_command(command: click.Command, name: str) -> None:
-    """Runs a command line; a user's mistake is one sentence on standard error and exit code 2, never a traceback."""
+def run_command(command: click.Command, name: str, told: object = None) -> None:
+    """Runs a command line; a user's mistake is one sentence on standard error and exit code 2, never a traceback.
+
+    What it is `told` commands find in their context's obj.
+    """
     try:
-        sys.exit(command.main(prog_name=name, standalone_mode=False))
+        sys.exit(command.main(prog_name=name, standalone_mode=False, obj=told))
     except InputError as error:
         click.echo(f"{name}: {error}", err=True)
     except OSError as error:

@@ -39,7 +39,6 @@ from cloudformation import (
 from moto.cloudformation.models import CloudFormationBackend, Event, cloudformation_backends
 from moto.s3.models import s3_backends
 
-from cosmicai.cli import run_command
 from cosmicai.errors import InputError
 from launch.aws import logs
 from launch.aws.clients import Account, explained_aws
@@ -93,7 +92,6 @@ class Pushes:
 @pytest.fixture
 def deploy(aws: Aws, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """Runs a command on the stack in this process. Nothing secret may be printed."""
-    group = runpy.run_path(str(DEPLOY), run_name="deploy")["deploy"]
 
     def call(command: str, *arguments: object, answer: str = "") -> Done:
         words = ["deploy", command, "--stack", aws.name, *(str(word) for word in arguments)]
@@ -101,7 +99,7 @@ def deploy(aws: Aws, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            run_command(group, "deploy")
+            runpy.run_path(str(DEPLOY), run_name="__main__")
         out, err = capfd.readouterr()
         assert not [secret for secret in (*SECRETS, PASSWORD) if secret in out + err]
         assert "Traceback" not in err
