@@ -22,7 +22,12 @@ from cosmicai.s3 import s3_client
 
 @cache
 def server_url() -> str:
-    """The address of this process's server, started at the first call and stopped at the end."""
+    """The address of this process's server, started at the first call."""
+    return started_server()
+
+
+def started_server() -> str:
+    """The address of a server of moto's, which is stopped when this process ends."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -87,14 +87,20 @@ def requests_at_once(uri: str) -> int:
     return REQUESTS if is_s3(uri) else 0
 
 
-@cache
-def s3_client() -> Any:
-    """One boto3 client for the process, with adaptive retries (8 unless AWS_MAX_ATTEMPTS says otherwise)."""
-    import boto3
+def client_config() -> Any:
+    """How our clients of AWS behave: adaptive retries (8 unless AWS_MAX_ATTEMPTS says otherwise)."""
     from botocore.config import Config
 
     retries = {"mode": "adaptive"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 8})
-    client = boto3.client("s3", config=Config(retries=retries, max_pool_connections=REQUESTS))
+    return Config(retries=retries, max_pool_connections=REQUESTS)
+
+
+@cache
+def s3_client() -> Any:
+    """One boto3 client for the process."""
+    import boto3
+
+    client = boto3.client("s3", config=client_config())
     client.meta.events.register("before-send.s3", _sent)
     return client
 

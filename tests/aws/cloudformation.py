@@ -5,12 +5,10 @@ Import `aws_fixture` into a test module; its tests then take the argument `aws`.
 
 from __future__ import annotations
 
-import atexit
 import gzip
 import hashlib
 import io
 import json
-import logging
 import secrets
 import tarfile
 from collections.abc import Callable, Iterator
@@ -28,13 +26,15 @@ from moto.cloudformation.parsing import ResourceMap
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.ecr.models import Repository
 from moto.iam.models import ManagedPolicy, iam_backends
-from moto.server import ThreadedMotoServer
 
 from cosmicai.s3 import s3_client
 from launch.aws.clients import Account
 from launch.aws.stack import described
-from s3 import use_endpoint
+from s3 import started_server, use_endpoint
 
+DEPLOY, TEMPLATE, DEFINITION = (
+    Path(__file__).parents[2] / "aws" / name for name in ("deploy.py", "template.yaml", "state_machine.asl.json")
+)
 SECRETS = ("marker-of-the-secret-key", "marker-of-the-session-token")
 PASSWORD = "123456789012-auth-token"  # that moto's ECR gives
 ACCOUNT, REGION = "123456789012", "us-east-1"
@@ -168,12 +168,7 @@ def _server_url() -> str:
     """A server of this module alone, which knows Lambda's limits."""
     urls.url_paths[r"{0}/2016-08-19/account-settings/?$"] = LambdaResponse.dispatch
     LambdaResponse.get_account_settings = lambda self: json.dumps({"AccountLimit": LIMITS, "AccountUsage": {}})
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    atexit.register(server.stop)
-    host, port = server.get_host_and_port()
-    return f"http://{host}:{port}"
+    return started_server()
 
 
 _parsed = ChangeSet._parse_template

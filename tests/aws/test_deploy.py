@@ -27,9 +27,12 @@ from cfnlint.decode import cfn_yaml
 from cloudformation import (
     ACCOUNT,
     COMMIT,
+    DEFINITION,
+    DEPLOY,
     PASSWORD,
     REGION,
     SECRETS,
+    TEMPLATE,
     Aws,
     aws_fixture,
     digest_of,
@@ -48,10 +51,6 @@ from launch.aws.stack import Stack, change, find_stack
 from launch.submission import CloudRun
 from registry import NO_REGISTRY, installed, manifest, registry
 
-ROOT = Path(__file__).parents[2]
-DEPLOY, TEMPLATE, DEFINITION = (
-    ROOT / "aws" / name for name in ("deploy.py", "template.yaml", "state_machine.asl.json")
-)
 KEY = f"deployments/state_machine-{hashlib.sha256(DEFINITION.read_bytes()).hexdigest()[:16]}.asl.json"
 NOT_WHOLE = "is not one whole image in an OCI archive; make it anew with `make image`"
 OTHERS = """
@@ -246,9 +245,13 @@ def test_what_is_not_given_remains(aws, deploy, deployed):
     assert aws.stack()["Tags"] == [{"Key": "a", "Value": "b=c"}, {"Key": "d", "Value": "e"}]
     stack = find_stack(aws.account, aws.name)
     assert (stack.bucket, stack.memory_mb, stack.timeout_seconds, stack.ephemeral_mb) == (aws.bucket, 4096, 61, 512)
-    assert (stack.architecture, stack.max_concurrency, stack.image_digest) == ("x86_64", 100, parameters["ImageDigest"])
+    assert (stack.architecture, stack.max_concurrency) == ("x86_64", 100)
+    assert stack.outputs["ImageDigest"] == parameters["ImageDigest"]
     assert stack.state_machine == f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{aws.name}"
-    assert (stack.infer_function, stack.repository) == (f"{aws.name}-infer", f"{aws.host}/{aws.name}")
+    assert tuple(stack.outputs[name] for name in ("InferFunction", "RepositoryUri")) == (
+        f"{aws.name}-infer",
+        f"{aws.host}/{aws.name}",
+    )
 
 
 def test_options_and_parameters_are_the_same():

@@ -14,9 +14,12 @@ from cfnlint.decode import cfn_yaml
 from cloudformation import (
     ACCOUNT,
     COMMIT,
+    DEFINITION,
+    DEPLOY,
     LIMITS,
     REGION,
     SECRETS,
+    TEMPLATE,
     Aws,
     aws_fixture,
     digest_of,
@@ -30,10 +33,6 @@ from launch.aws.doctor import DEFAULTS, Check, checks
 from launch.aws.image import ARCHIVE
 from launch.aws.stack import change
 
-ROOT = Path(__file__).parents[2]
-DEPLOY, TEMPLATE, DEFINITION = (
-    ROOT / "aws" / name for name in ("deploy.py", "template.yaml", "state_machine.asl.json")
-)
 KEY = "deployments/state_machine-0123456789abcdef.asl.json"
 
 _ = aws_fixture  # the fixture `aws`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -985,3 +986,11 @@ def test_another_checkpoint_is_another_run(cloud, monkeypatch):
 def test_a_prefix_that_is_one_file_is_refused(cloud):
     with pytest.raises(InputError, match=r"100MB/1.h5 is a file; expected a data_prefix, or name files in data_map"):
         cloud.plan(data_prefix="100MB/1.h5")
+
+
+def test_the_state_machine_names_errors_that_our_functions_raise():
+    """An error under another name would be retried as any other, and never as its kind should be."""
+    text = (Path(__file__).parents[2] / "aws/state_machine.asl.json").read_text()
+    named = {name for names in re.findall(r'"ErrorEquals": \[([^]]*)\]', text) for name in re.findall(r"[\w.]+", names)}
+    ours = {error.__name__ for error in (InputError, OutOfTime, RunIncomplete)}
+    assert {name for name in named if not name.startswith(("Lambda.", "States."))} == ours

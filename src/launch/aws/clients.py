@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from cosmicai.errors import InputError
-from cosmicai.s3 import s3_client
+from cosmicai.s3 import client_config, s3_client
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")  # which boto3 prefers to AWS_PROFILE
 LIBRARIES = ("boto3", "botocore", "s3transfer")
@@ -49,18 +49,15 @@ class Account:
     profile: str | None = None
 
     def client(self, name: str) -> Any:
-        """The boto3 client of a service, one for each, with retries as those of `cosmicai.s3`.
+        """The boto3 client of a service, one for each.
 
         Raises InputError if there are no credentials, or no region or profile of that name.
         """
-        from botocore.config import Config
-
         if name not in self._clients:
-            retries = {"mode": "adaptive"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 8})
             with explained_aws("use AWS"):
                 try:
                     self._clients[name] = self._session.client(
-                        name, endpoint_url=self.endpoint_url, config=Config(retries=retries)
+                        name, endpoint_url=self.endpoint_url, config=client_config()
                     )
                 except ValueError as error:
                     if type(error) is not ValueError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cosmicai.cloud.conclude import RunIncomplete
 from cosmicai.errors import InputError, StorageError
 from cosmicai.progress import polled
 from cosmicai.run.folder import RunFolder
@@ -18,7 +19,6 @@ from .clients import Account, explained_aws
 
 LOOK_EVERY = 2.0  # seconds between questions to Step Functions
 WORKING = ("RUNNING", "PENDING_REDRIVE")
-INCOMPLETE = "RunIncomplete"  # the error of an execution that has come to its end, but with too much missing
 LONGEST = 1000  # characters of a cause
 DENIED = ("AccessDenied", "(403)")
 MORE_FOLDERS = (
@@ -50,7 +50,7 @@ class Execution:
     @property
     def has_summarized(self) -> bool:
         """Whether the run's summary tells what came of this execution."""
-        return self.status == "SUCCEEDED" or self.error == INCOMPLETE
+        return self.status == "SUCCEEDED" or self.error == RunIncomplete.__name__
 
     def __str__(self) -> str:
         if self.is_working:

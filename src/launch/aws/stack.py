@@ -35,21 +35,6 @@ class Stack:
         return self.outputs["StateMachineArn"]
 
     @property
-    def infer_function(self) -> str:
-        """The function that does one rank's share."""
-        return self.outputs["InferFunction"]
-
-    @property
-    def repository(self) -> str:
-        """The address of the repository with the image."""
-        return self.outputs["RepositoryUri"]
-
-    @property
-    def image_digest(self) -> str:
-        """The image that the functions run."""
-        return self.outputs["ImageDigest"]
-
-    @property
     def architecture(self) -> str:
         """That of the functions, x86_64 or arm64."""
         return self.outputs["Architecture"]
