@@ -62,6 +62,17 @@ def test_no_module_imports_a_floor_above_its_own():
                 assert height[imported] <= height[parts[0]], f"{path} imports {imported}"
 
 
+def test_fmi_knows_nothing_of_galaxies():
+    package = ROOT / "src/fmi"
+    found = {
+        name
+        for path in package.rglob("*.py")
+        for name in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert found >= {"msgpack", "numpy", "socket"}  # it does find imports
+    assert not found & {"cosmicai", "launch", "torch"}
+
+
 @pytest.mark.parametrize("word", ["../sha" + "red", "shared/" + "upstream", "/ro" + "ot/", "/wo" + "rk/"])
 def test_the_project_speaks_of_itself_alone(word):
     if not (ROOT / ".git").exists():
