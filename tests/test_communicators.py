@@ -1,4 +1,4 @@
-"""Ranks that talk: one behaviour, alone, by torch.distributed and by MPI, under the launchers themselves."""
+"""Ranks that talk: one behaviour, alone, by torch.distributed, MPI and FMI, under the launchers themselves."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ LAUNCHERS: dict[str, Callable[[int], list[str]]] = {
     "torchrun": lambda size: [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size),
     ],
+    "fmi": lambda size: [sys.executable, str(Path(__file__).with_name("meeting.py")), str(size)],
     "mpi": mpirun(),
     "mpi over TCP": mpirun("--mca", "osc", "ucx", "--mca", "btl", "tcp,self"),
 }  # fmt: skip
-CLASSES = {"alone": "Alone", "torchrun": "TorchCommunicator", "mpi": "MPICommunicator"}
+CLASSES = {"alone": "Alone", "torchrun": "TorchCommunicator", "mpi": "MPICommunicator", "fmi": "FMICommunicator"}
 CASES = [
     ("alone", 1),
-    *[(kind, size) for kind in ("torchrun", "mpi") for size in (1, 2, 3, 8)],
+    *[(kind, size) for kind in ("torchrun", "mpi", "fmi") for size in (1, 2, 3, 8)],
     ("mpi over TCP", 3),
 ]
 
@@ -168,7 +169,10 @@ def test_the_others_count_while_rank_0_is_busy(case: tuple[str, int], found: Fou
     assert sorted(number for own in numbers for number in own) == list(range(first, first + ALONE * (size - 1)))
 
 
-@pytest.mark.parametrize(("kind", "how", "code"), [("mpi", "raise", 1), ("mpi", "exit", 7), ("torchrun", "raise", 1)])
+@pytest.mark.parametrize(
+    ("kind", "how", "code"),
+    [("mpi", "raise", 1), ("mpi", "exit", 7), ("torchrun", "raise", 1), ("fmi", "raise", 1)],
+)
 def test_a_rank_that_fails_ends_them_all(tmp_path: Path, kind: str, how: str, code: int) -> None:
     done = launch(kind, 3, str(tmp_path), how)
     ended = time.time()

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .environment import Environment, Rank
+from .environment import RENDEZVOUS, Environment, Rank
 
 Operation = Literal["sum", "min", "max"]
 
@@ -86,6 +86,11 @@ def connect(rank: Rank, environment: Environment, device: str = "cpu") -> Iterat
         from .mpi import connected_by_mpi
 
         with connected_by_mpi(rank) as communicator:
+            yield communicator
+    elif RENDEZVOUS in environment:
+        from .fmi import connected_by_fmi, meeting_of
+
+        with connected_by_fmi(rank.rank, rank.world_size, meeting_of(rank, environment)) as communicator:
             yield communicator
     elif rank.platform in ("torchrun", "slurm") and "MASTER_ADDR" in environment:
         from .torch import connected_by_torch

@@ -12,6 +12,8 @@ from .cores import available_cores
 
 Environment = Mapping[str, str]
 
+RENDEZVOUS = "COSMICAI_RENDEZVOUS"  # HOST:PORT of the server through which ranks find each other
+
 
 @dataclass(frozen=True)
 class Rank:
