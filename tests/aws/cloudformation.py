@@ -22,7 +22,7 @@ import pytest
 from moto.awslambda import urls
 from moto.awslambda.responses import LambdaResponse
 from moto.cloudformation.models import ChangeSet, Stack
-from moto.cloudformation.parsing import ResourceMap
+from moto.cloudformation.parsing import ResourceMap, get_model_map
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.ecr.models import Repository
 from moto.iam.models import ManagedPolicy, iam_backends
@@ -40,6 +40,41 @@ PASSWORD = "123456789012-auth-token"  # that moto's ECR gives
 ACCOUNT, REGION = "123456789012", "us-east-1"
 LIMITS = {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class StandIn:
+    """A resource of which there is nothing but what it is called."""
+
+    def __init__(self, arn: str) -> None:
+        self.physical_resource_id = arn
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name: str, source: Any, account: str, region: str, **_: Any) -> StandIn:
+        return cls(f"arn:aws:{source['Type'].split('::')[1].lower()}:{region}:{account}:{name}")
+
+    @classmethod
+    def update_from_cloudformation_json(cls, original_resource: StandIn, **_: Any) -> StandIn:
+        return original_resource
+
+    @staticmethod
+    def has_cfn_attr(attribute: str) -> bool:
+        return True
+
+    def get_cfn_attribute(self, name: str) -> str:
+        return f"{name}-of-{self.physical_resource_id.rpartition(':')[2]}"
+
+    def delete(self, account: str, region: str) -> None: ...
+
+
+# Of the template's kinds of resources those that moto makes not at all, or only in other forms.
+STAND_INS = {
+    f"AWS::{name}": StandIn
+    for name in (
+        "EC2::SecurityGroup", "EC2::SecurityGroupIngress", "ECS::Cluster", "ECS::Service", "ECS::TaskDefinition",
+        "ElasticLoadBalancingV2::Listener", "ElasticLoadBalancingV2::LoadBalancer",
+        "ElasticLoadBalancingV2::TargetGroup", "Route53::RecordSet", "SecretsManager::Secret",
+    )
+}  # fmt: skip
 
 
 @dataclass
@@ -109,6 +144,8 @@ def aws_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
         (ManagedPolicy, "delete", _delete_policy),
     ):
         monkeypatch.setattr(changed, name, value, raising=name != "delete")
+    for kind, made in STAND_INS.items():
+        monkeypatch.setitem(get_model_map(), kind, made)
     use_endpoint(monkeypatch, _server_url())
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS[0])
     monkeypatch.setenv("AWS_SESSION_TOKEN", SECRETS[1])

@@ -1,7 +1,7 @@
 """`python aws/deploy.py`: the real template on moto's CloudFormation (see cloudformation.py for what that lacks).
 
-Of the template's resources moto makes no bucket policy. It has no registry behind its ECR either: one test pushes into
-a real one, the others have a program that stands in for skopeo.
+Of the template's resources moto makes no bucket policy, and of most of a rendezvous nothing but names. It has no
+registry behind its ECR either: one test pushes into a real one, the others have a program that stands in for skopeo.
 """
 
 from __future__ import annotations
@@ -411,6 +411,52 @@ def test_down_leaves_nothing(aws, deploy, deployed):
     again = deploy("down", "--yes")
     assert again.code == 2
     assert f"there is no stack {aws.name} in {REGION}; make it with `python aws/deploy.py up --stack" in again.err
+
+
+def test_a_rendezvous_is_there_while_it_is_wanted(aws, deploy, deployed):
+    """What it consists of is for test_template.py."""
+    assert "Rendezvous" not in deploy("status").out
+    before, parameters = aws.resources(), aws.parameters()
+    vpc, subnets = "vpc-01234567", ("subnet-01234567", "subnet-89abcdef")
+    network = ("--rendezvous-vpc", vpc, "--rendezvous-subnet", subnets[0], "--rendezvous-subnet", subnets[1])
+    done = deploy("up", "--yes", *network, "--rendezvous-cidr", "192.0.2.0/24")
+    assert done.code == 0 and "RendezvousService" in done.out, done.err
+    given = {"RendezvousVpc": vpc, "RendezvousSubnets": ",".join(subnets), "RendezvousCidr": "192.0.2.0/24"}
+    assert aws.parameters() == parameters | given
+    assert aws.resources() - before == {
+        f"role {aws.name}-rendezvous-{REGION}", f"policy {aws.name}-rendezvous-{REGION}",
+        f"log /ecs/{aws.name}-rendezvous",
+    }  # fmt: skip
+    endpoint = find_stack(aws.account, aws.name).outputs["RendezvousEndpoint"]
+    assert endpoint.startswith("DNSName-of-") and endpoint.endswith(":10000")
+    assert [line for line in deploy("status").out.splitlines() if "RendezvousEndpoint" in line and endpoint in line]
+    named = ("--rendezvous-zone", "Z0123456789ABC", "--rendezvous-name", "rendezvous.example.org")
+    assert "RendezvousRecord" in deploy("up", "--yes", *named).out
+    assert "rendezvous.example.org:10000" in deploy("status").out
+    assert "nothing to change" in deploy("up", "--yes").out
+
+    done = deploy("up", "--yes", "--rendezvous-vpc", "")
+    assert done.code == 0 and "RendezvousService" in done.out, done.err
+    assert aws.resources() == before and "Rendezvous" not in deploy("status").out
+    assert "RendezvousService" in deploy("up", "--yes", "--rendezvous-vpc", vpc).out  # the rest was kept
+    assert "rendezvous.example.org:10000" in deploy("status").out
+    assert deploy("down", "--yes", "--keep-data").code == 0
+    assert aws.resources() == {f"bucket {aws.bucket}", f"repository {aws.name}"}
+    assert deploy("down", "--yes").code == 0 and aws.resources() == set()
+
+
+@pytest.mark.parametrize(
+    ("option", "parameter", "value"),
+    [
+        ("--rendezvous-scheme", "RendezvousScheme", "internal"),
+        ("--rendezvous-prefix-list", "RendezvousPrefixList", "pl-01234567"),
+        ("--rendezvous-security-group", "RendezvousSecurityGroup", "sg-01234567"),
+    ],
+)
+def test_who_may_connect_to_the_rendezvous_is_asked_for(aws, deploy, deployed, option, parameter, value):
+    parameters = aws.parameters()
+    assert deploy("up", "--yes", option, value).code == 0
+    assert aws.parameters() == parameters | {parameter: value}
 
 
 def test_data_can_be_kept_without_the_rest(aws, deploy, skopeo, deployed):

@@ -236,6 +236,32 @@ def test_an_image_that_ecr_has_lost(aws, deployed):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"RendezvousCidr": "0.0.0.0/0"}, "0.0.0.0/0"),
+        (
+            {"RendezvousCidr": "192.0.2.0/24", "RendezvousSecurityGroup": "sg-01234567"},
+            "192.0.2.0/24 and sg-01234567",
+        ),
+        ({"RendezvousPrefixList": "pl-01234567"}, "pl-01234567"),
+    ],
+)
+def test_a_rendezvous_is_told_and_not_asked(aws, deployed, named, told):
+    assert "rendezvous" not in [one.name for one in checks(aws.account, aws.name)]
+    endpoint = "rendezvous.example.invalid:10000"  # which nobody can reach
+    changed(
+        aws, RendezvousVpc="vpc-01234567", RendezvousSubnets="subnet-01234567", RendezvousZone="Z0123456789ABC",
+        RendezvousName=endpoint.removesuffix(":10000"), **named,
+    )  # fmt: skip
+    found = checks(aws.account, aws.name)
+    assert [one for one in found if not one.passed] == []
+    assert [one for one in found if one.name == "rendezvous"] == [
+        Check("rendezvous", True, f"{endpoint} is open to {told}; run there, `python -m fmi doctor {endpoint}` tells "
+              "more")
+    ]  # fmt: skip
+
+
 def test_an_image_for_another_processor(aws, deployed):
     make_archive(deployed, "arm64")
     assert failed(aws) == [

@@ -31,14 +31,36 @@ RUNS = ("runs", "result-partition-*")
 STATES = f"arn:aws:states:{REGION}:{ACCOUNT}"
 FUNCTIONS = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function"
 LOGS = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda"
+ECS_LOGS = LOGS.replace("/aws/lambda", "/ecs")
 # All that may end in a wildcard: the objects of one folder of a bucket (whose own name may end in one), the executions
 # of one state machine and the streams of one log group.
 NARROW = (
     r"arn:aws:s3:::\$\{aws:PrincipalTag/\w+\}/[^*/][^*]*\*?/\*",
     rf"{STATES}:execution:cosmicai[:/]\*",
     rf"{LOGS}/cosmicai-[a-z]+:\*",
+    rf"{ECS_LOGS}/cosmicai-rendezvous:\*",
 )
+# What AWS grants for everything or not at all: this one statement of this one role.
+SIGN_IN = {
+    "RendezvousRole": {
+        "Sid": "SignInToRegistry",
+        "Effect": "Allow",
+        "Action": "ecr:GetAuthorizationToken",
+        "Resource": "*",
+    }
+}
 NO_VALUE = object()
+VPC, SUBNETS = "vpc-0123456789abcdef0", ("subnet-0123456789abcdef0", "subnet-0123456789abcdef1")
+RENDEZVOUS = {"RendezvousVpc": VPC, "RendezvousSubnets": ",".join(SUBNETS), "RendezvousCidr": "192.0.2.0/24"}
+RECORD = {"RendezvousZone": "Z0123456789ABC", "RendezvousName": "rendezvous.example.org"}
+SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:RendezvousSecret-0123456789ab-AbCdEf"
+BALANCER = "cosmic-Rende-0123456789abcdef.elb.us-east-1.amazonaws.com"
+FUNCTIONS_OF_A_RUN = ("Initialize", "Infer", "Summarize")
+# All resources of a stack that has an image and no rendezvous.
+WITHOUT_RENDEZVOUS = {
+    "Bucket", "BucketPolicy", "Repository", "InputsPolicy", "RunsPolicy", "StateMachine", "StateMachineRole",
+    *(f"{name}{kind}" for name in FUNCTIONS_OF_A_RUN for kind in ("Role", "Logs", "Function")),
+}  # fmt: skip
 
 
 def stack(template: dict[str, Any] = SOURCE, **given: str) -> dict[str, dict[str, Any]]:
@@ -51,6 +73,16 @@ def stack(template: dict[str, Any] = SOURCE, **given: str) -> dict[str, dict[str
     }
 
 
+def outputs(**given: str) -> dict[str, str]:
+    """The outputs of a stack with these parameters."""
+    names = names_of(SOURCE, given)
+    return {
+        name: resolved(output["Value"], names)
+        for name, output in SOURCE["Outputs"].items()
+        if "Condition" not in output or names[output["Condition"]]
+    }
+
+
 def names_of(template: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     """What can be referred to in a stack with these parameters; resources by what CloudFormation calls them."""
     names: dict[str, Any] = {"AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::Partition": "aws"}
@@ -60,12 +92,21 @@ def names_of(template: dict[str, Any], given: Mapping[str, str]) -> dict[str, An
     bucket = f"{names['Prefix']}-{ACCOUNT}-{REGION}"
     names |= {"AWS::NoValue": NO_VALUE, "Bucket": bucket, "Bucket.Arn": f"arn:aws:s3:::{bucket}"}
     names["Repository.RepositoryUri"] = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{names['Prefix']}"
-    names |= {name: name for name in ("InputsPolicy", "RunsPolicy")}
+    names["Repository.Arn"] = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{names['Prefix']}"
+    names |= {name: name for name in ("InputsPolicy", "RunsPolicy", "RendezvousPolicy", "StateMachine")}
+    names |= {f"{name}Function": f"{names['Prefix']}-{name.lower()}" for name in FUNCTIONS_OF_A_RUN}
+    names |= {f"Rendezvous{name}": f"Rendezvous{name}" for name in ("Balancer", "Cluster", "Targets", "Task")}
+    names |= {f"Rendezvous{name}Group.GroupId": f"sg-of-the-{name.lower()}" for name in ("Balancer", "Server")}
+    names |= {"RendezvousSecret": SECRET, "RendezvousLogs": f"/ecs/{names['Prefix']}-rendezvous"}
+    names |= {"RendezvousBalancer.DNSName": BALANCER, "RendezvousBalancer.CanonicalHostedZoneID": "ZOFTHEBALANCER"}
+    names["RendezvousRole.Arn"] = f"arn:aws:iam::{ACCOUNT}:role/RendezvousRole"
     for name in ("Initialize", "Infer", "Summarize", "StateMachine"):
         function = f"{names['Prefix']}-{name.lower()}"
         names |= {f"{name}Logs": f"/aws/lambda/{function}", f"{name}Function.Arn": f"{FUNCTIONS}:{function}"}
         names[f"{name}Role.Arn"] = f"arn:aws:iam::{ACCOUNT}:role/{name}Role"
-    return names | {name: resolved(condition, names) for name, condition in template["Conditions"].items()}
+    for name, condition in template["Conditions"].items():
+        names[name] = resolved(condition, names)
+    return names
 
 
 def resolved(node: Any, names: Mapping[str, Any]) -> Any:
@@ -88,6 +129,10 @@ EVALUATE: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "Fn::If": lambda node, names: resolved(node[1] if names[node[0]] else node[2], names),
     "Fn::Equals": lambda node, names: str(resolved(node[0], names)) == str(resolved(node[1], names)),
     "Fn::Not": lambda node, names: not resolved(node[0], names),
+    "Fn::And": lambda node, names: all(resolved(own, names) for own in node),
+    "Fn::Or": lambda node, names: any(resolved(own, names) for own in node),
+    "Fn::Contains": lambda node, names: resolved(node[1], names) in resolved(node[0], names),
+    "Condition": lambda node, names: names[node],
 }
 
 
@@ -102,10 +147,12 @@ def listed(value: Any) -> list[Any]:
 
 
 def too_wide(resources: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """The wildcards that policies allow something for, other than NARROW ones: the resource's name and the wildcard."""
+    """The wildcards that policies allow something for, but NARROW ones and SIGN_IN: resource and wildcard."""
     for name, resource in resources.items():
         for statement in (own for policy in policies(resource) for own in policy["Statement"]):
             if statement["Effect"] == "Deny":  # the more it covers the less is left
+                continue
+            if statement == SIGN_IN.get(name):
                 continue
             yield from ((name, key) for key in statement if key.startswith("Not"))
             arns = listed(statement.get("Resource", []))
@@ -145,8 +192,8 @@ def listings(bucket: str, folders: tuple[str, ...]) -> set[Grant]:
     return {("s3:ListBucket", f"arn:aws:s3:::{bucket}", tuple(f"{folder}/*" for folder in folders))}
 
 
-def logging_of(function: str) -> set[Grant]:
-    return {(f"logs:{action}", f"{LOGS}/{function}:*", ()) for action in ("CreateLogStream", "PutLogEvents")}
+def logging_of(name: str, groups: str = LOGS) -> set[Grant]:
+    return {(f"logs:{action}", f"{groups}/{name}:*", ()) for action in ("CreateLogStream", "PutLogEvents")}
 
 
 def runs_of(bucket: str) -> set[Grant]:
@@ -180,6 +227,7 @@ def test_no_policy_allows_a_wildcard() -> None:
     assert list(too_wide(stack(**IMAGE))) == []
     assert list(too_wide(stack(**IMAGE, BucketName="old", DataBucketName="other"))) == []
     assert list(too_wide(stack())) == []
+    assert list(too_wide(stack(**IMAGE, **RENDEZVOUS, **RECORD))) == []
 
 
 @pytest.mark.parametrize(
@@ -198,16 +246,27 @@ def test_no_policy_allows_a_wildcard() -> None:
         ({"Principal": {"AWS": ["*"]}}, "*"),
     ],
 )
-@pytest.mark.parametrize("where", ["InferRole", "RunsPolicy"])
+@pytest.mark.parametrize("where", ["InferRole", "RunsPolicy", "RendezvousRole", "RendezvousPolicy"])
 def test_a_planted_wildcard_is_found(where: str, changed: dict[str, Any], found: str) -> None:
     template = deepcopy(SOURCE)
     properties = template["Resources"][where]["Properties"]
     statement = {"Sid": "Planted", "Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::mine/one"}
     document = properties["Policies"][0]["PolicyDocument"] if "Policies" in properties else properties["PolicyDocument"]
     document["Statement"].append(statement)
-    assert list(too_wide(stack(template, **IMAGE))) == []
+    assert list(too_wide(stack(template, **IMAGE, **RENDEZVOUS))) == []
     statement |= changed
-    assert list(too_wide(stack(template, **IMAGE))) == [(where, found)]
+    assert list(too_wide(stack(template, **IMAGE, **RENDEZVOUS))) == [(where, found)]
+
+
+def test_only_the_rendezvous_may_sign_in_to_all_registries() -> None:
+    template = deepcopy(SOURCE)
+    [policy] = template["Resources"]["InferRole"]["Properties"]["Policies"]
+    policy["PolicyDocument"]["Statement"].append(SIGN_IN["RendezvousRole"])
+    assert list(too_wide(stack(template, **IMAGE))) == [("InferRole", "*")]
+    [policy] = template["Resources"]["RendezvousRole"]["Properties"]["Policies"]
+    [statement] = [own for own in policy["PolicyDocument"]["Statement"] if own["Sid"] == "SignInToRegistry"]
+    statement["Action"] = [statement["Action"], "ecr:BatchGetImage"]
+    assert ("RendezvousRole", "*") in list(too_wide(stack(template, **IMAGE, **RENDEZVOUS)))
 
 
 def test_prefixes_become_exactly_these_arns() -> None:
@@ -365,6 +424,7 @@ def test_functions_are_the_image_by_its_digest(name: str, memory: Any, timeout: 
                 "COSMICAI_WEIGHTS": "s3://b/weights/w.safetensors",
                 "COSMICAI_MAX_CONCURRENCY": "7",
                 "COSMICAI_EPHEMERAL_MB": str(ephemeral),
+                **({} if name == "summarize" else {"COSMICAI_RENDEZVOUS": "", "FMI_SECRET_ARN": ""}),
             }
         },
         "Tags": [
@@ -402,35 +462,378 @@ def test_the_state_machine_s_definition_gets_all_that_it_asks_for() -> None:
 
 def test_all_names_begin_with_the_prefix() -> None:
     keys = {"BucketName", "RepositoryName", "ManagedPolicyName", "RoleName", "LogGroupName", "FunctionName"}
+    keys |= {"StateMachineName", "ClusterName", "Family"}
     named = {
-        name: [resource[key].removeprefix("/aws/lambda/") for key in keys | {"StateMachineName"} if key in resource]
-        for name, resource in stack(**IMAGE, Prefix="mine").items()
+        name: [re.sub("^/(aws/lambda|ecs)/", "", resource[key]) for key in keys if key in resource]
+        for name, resource in stack(**IMAGE, **RENDEZVOUS, Prefix="mine").items()
     }
-    assert named.pop("BucketPolicy") == []
-    assert [name for name, names in named.items() if len(names) != 1 or not names[0].startswith("mine")] == []
+    nameless = {name for name, names in named.items() if not names}
+    assert nameless == {
+        "BucketPolicy", "RendezvousSecret", "RendezvousBalancerGroup", "RendezvousServerGroup",
+        "RendezvousServerIngress", "RendezvousBalancer", "RendezvousTargets", "RendezvousListener", "RendezvousService",
+    }  # fmt: skip
+    assert [
+        name for name, names in named.items() if len(names) > 1 or not "".join(names or "mine").startswith("mine")
+    ] == []
+
+
+def test_roles_have_names_that_iam_takes_also_with_the_longest_prefix_and_region() -> None:
+    roles = [
+        resource["RoleName"]
+        for resource in stack(**IMAGE, **RENDEZVOUS, Prefix="a" * 32).values()
+        if "RoleName" in resource
+    ]
+    assert len(roles) == 5
+    assert max(len(name.replace(REGION, "ap-southeast-1")) for name in roles) <= 64
 
 
 def test_all_that_can_have_tags_has_them() -> None:
-    without = {name for name, resource in stack(**IMAGE).items() if "Tags" not in resource}
-    assert without == {"BucketPolicy", "InputsPolicy", "RunsPolicy"}
+    without = {name for name, resource in stack(**IMAGE, **RENDEZVOUS, **RECORD).items() if "Tags" not in resource}
+    assert without == {
+        "BucketPolicy", "InputsPolicy", "RunsPolicy", "RendezvousPolicy", "RendezvousServerIngress",
+        "RendezvousListener", "RendezvousRecord",
+    }  # fmt: skip
 
 
 def test_what_is_made_depends_on_image_and_bucket() -> None:
     assert set(stack()) == {"Bucket", "BucketPolicy", "Repository"}
     assert set(stack(BucketName="old")) == {"Repository"}
-    assert set(stack(**IMAGE)) == set(SOURCE["Resources"])
-    assert set(stack(**IMAGE, BucketName="old")) == SOURCE["Resources"].keys() - {"Bucket", "BucketPolicy"}
+    assert set(stack(**IMAGE)) == WITHOUT_RENDEZVOUS
+    assert set(stack(**IMAGE, BucketName="old")) == WITHOUT_RENDEZVOUS - {"Bucket", "BucketPolicy"}
+    assert set(stack(**IMAGE, **RENDEZVOUS, **RECORD)) == set(SOURCE["Resources"])
+
+
+def broken(**given: str) -> list[str]:
+    """The rules that refuse a stack with these parameters: what they say."""
+    names = names_of(SOURCE, given)
+    return [
+        check["AssertDescription"]
+        for rule in SOURCE["Rules"].values()
+        if resolved(rule["RuleCondition"], names)
+        for check in rule["Assertions"]
+        if not resolved(check["Assert"], names)
+    ]
 
 
 def test_an_image_needs_a_definition() -> None:
-    rule = SOURCE["Rules"]["ImageNeedsDefinition"]
+    assert broken() == broken(**IMAGE) == []
+    assert broken(ImageDigest=DIGEST) == [
+        "A stack with an image needs DefinitionKey, where the state machine's definition is."
+    ]
 
-    def holds(**given: str) -> bool:
-        names = names_of(SOURCE, given)
-        checks = [resolved(check["Assert"], names) for check in rule["Assertions"]]
-        return not resolved(rule["RuleCondition"], names) or all(checks)
 
-    assert [holds(), holds(**IMAGE), holds(ImageDigest=DIGEST)] == [True, True, False]
+NOBODY = (
+    "A rendezvous needs somebody who may connect: RendezvousCidr, RendezvousPrefixList, or with the scheme internal "
+    "RendezvousSecurityGroup."
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({}, []),
+        ({"RendezvousCidr": "0.0.0.0/0"}, []),
+        ({"RendezvousCidr": ""}, [NOBODY]),
+        ({"RendezvousCidr": "", "RendezvousPrefixList": "pl-01234567"}, []),
+        ({"RendezvousCidr": "", "RendezvousSecurityGroup": "sg-01234567"}, [NOBODY]),
+        ({"RendezvousCidr": "", "RendezvousScheme": "internal"}, [NOBODY]),
+        ({"RendezvousCidr": "", "RendezvousSecurityGroup": "sg-01234567", "RendezvousScheme": "internal"}, []),
+        ({"RendezvousCidr": "", **RECORD}, [NOBODY]),
+        ({"RendezvousSubnets": ""}, ["A rendezvous needs RendezvousSubnets, public subnets of its network."]),
+        (RECORD, []),
+        ({"RendezvousZone": RECORD["RendezvousZone"]}, ["RendezvousZone and RendezvousName need each other."]),
+        ({"RendezvousName": RECORD["RendezvousName"]}, ["RendezvousZone and RendezvousName need each other."]),
+        ({"RendezvousVpc": "", "RendezvousCidr": "", "RendezvousSubnets": "", "RendezvousZone": "Z1"}, []),
+    ],
+)
+def test_a_rendezvous_that_is_not_whole_is_refused(changed: dict[str, str], refused: list[str]) -> None:
+    for image in ({}, IMAGE):  # also in the first step, before anything is pushed
+        assert broken(**image, **RENDEZVOUS | changed) == refused
+
+
+def tags(*more: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in (("application", "cosmicai"), ("stack", "mine"), *more)]
+
+
+def test_without_a_network_nothing_of_a_rendezvous_is_made_or_granted() -> None:
+    """Also if all else of it is given, as it remains when it is switched off."""
+    others = {**RENDEZVOUS, **RECORD, "RendezvousVpc": "", "RendezvousScheme": "internal"}
+    for image in ({}, IMAGE):
+        assert stack(**image, **others) == stack(**image)
+        assert outputs(**image, **others) == outputs(**image)
+    assert set(stack(**IMAGE, **others)) == WITHOUT_RENDEZVOUS
+    assert "Rendezvous" not in "".join(outputs(**IMAGE, **others))
+    free = {"AWS::S3", "AWS::ECR", "AWS::IAM", "AWS::Lambda", "AWS::Logs", "AWS::StepFunctions"}  # while nothing runs
+    assert {resource["Type"].rpartition("::")[0] for resource in stack(**IMAGE, **others).values()} == free
+
+
+def test_a_rendezvous_needs_an_image_to_run() -> None:
+    assert stack(**RENDEZVOUS, **RECORD) == stack()
+    assert outputs(**RENDEZVOUS, **RECORD) == outputs()
+
+
+def test_a_rendezvous_changes_nothing_else() -> None:
+    """Of what was there before: two variables of two functions, and what these two may do."""
+    before, after = stack(**IMAGE), stack(**IMAGE, **RENDEZVOUS)
+    assert {name for name in before if before[name] != after[name]} == {
+        "InitializeFunction", "InferFunction", "InitializeRole", "InferRole",
+    }  # fmt: skip
+    for name in ("InitializeFunction", "InferFunction"):
+        variables = after[name]["Environment"]["Variables"]
+        assert {key for key, value in variables.items() if before[name]["Environment"]["Variables"][key] != value} == {
+            "COSMICAI_RENDEZVOUS", "FMI_SECRET_ARN",
+        }  # fmt: skip
+        assert (variables["COSMICAI_RENDEZVOUS"], variables["FMI_SECRET_ARN"]) == (f"{BALANCER}:10000", SECRET)
+    secret = {("secretsmanager:GetSecretValue", SECRET, ())}
+    for name in ("InitializeRole", "InferRole"):
+        assert granted(after, name) == granted(before, name) | secret
+        assert after[name] | {"ManagedPolicyArns": before[name]["ManagedPolicyArns"]} == before[name]
+
+
+def test_the_rendezvous_role_may_start_this_server_and_nothing_else() -> None:
+    resources = stack(**IMAGE, **RENDEZVOUS)
+    pulls = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
+    assert granted(resources, "RendezvousRole") == (
+        {("ecr:GetAuthorizationToken", "*", ())}
+        | {(f"ecr:{action}", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/cosmicai", ()) for action in pulls}
+        | logging_of("cosmicai-rendezvous", ECS_LOGS)
+        | {("secretsmanager:GetSecretValue", SECRET, ())}
+    )
+    assert resources["RendezvousRole"]["AssumeRolePolicyDocument"]["Statement"] == [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "ecs-tasks.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"aws:SourceAccount": ACCOUNT}},
+        }
+    ]
+
+
+@pytest.mark.parametrize(("architecture", "processor"), [("x86_64", "X86_64"), ("arm64", "ARM64")])
+def test_the_server_is_the_image_by_its_digest_and_may_do_nothing(architecture: str, processor: str) -> None:
+    task = stack(**IMAGE, **RENDEZVOUS, Prefix="mine", Architecture=architecture, Commit="2244d5b")["RendezvousTask"]
+    assert task == {
+        "Type": "AWS::ECS::TaskDefinition",
+        "Family": "mine-rendezvous",
+        "RequiresCompatibilities": ["FARGATE"],
+        "NetworkMode": "awsvpc",
+        "Cpu": "256",
+        "Memory": "512",
+        "RuntimePlatform": {"OperatingSystemFamily": "LINUX", "CpuArchitecture": processor},
+        "ExecutionRoleArn": f"arn:aws:iam::{ACCOUNT}:role/RendezvousRole",  # and no TaskRoleArn
+        "ContainerDefinitions": [
+            {
+                "Name": "rendezvous",
+                "Image": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mine@{DIGEST}",
+                "Essential": True,
+                "Command": ["python", "-m", "fmi", "serve", "--host", "0.0.0.0", "--port", "10000"],
+                "User": "65534:65534",
+                "ReadonlyRootFilesystem": True,
+                "LinuxParameters": {"Capabilities": {"Drop": ["ALL"]}},
+                "PortMappings": [{"ContainerPort": 10000, "Protocol": "tcp"}],
+                "Secrets": [{"Name": "FMI_SECRET", "ValueFrom": SECRET}],
+                "HealthCheck": {
+                    "Command": ["CMD", "python", "-m", "fmi", "health"],
+                    "Interval": 30,
+                    "Timeout": 10,
+                    "Retries": 3,
+                    "StartPeriod": 30,
+                },
+                "LogConfiguration": {
+                    "LogDriver": "awslogs",
+                    "Options": {
+                        "awslogs-group": "/ecs/mine-rendezvous",
+                        "awslogs-region": REGION,
+                        "awslogs-stream-prefix": "rendezvous",
+                        "mode": "non-blocking",
+                    },
+                },
+            }
+        ],
+        "Tags": tags(("commit", "2244d5b")),
+    }
+
+
+def test_there_is_one_server_and_never_a_second_one() -> None:
+    resources = stack(**IMAGE, **RENDEZVOUS, Prefix="mine", LogDays="7")
+    assert resources["RendezvousService"] == {
+        "Type": "AWS::ECS::Service",
+        "Cluster": "RendezvousCluster",
+        "LaunchType": "FARGATE",
+        "TaskDefinition": "RendezvousTask",
+        "DesiredCount": 1,
+        "DeploymentConfiguration": {
+            "MaximumPercent": 100,
+            "MinimumHealthyPercent": 0,
+            "DeploymentCircuitBreaker": {"Enable": True, "Rollback": True},
+        },
+        "AvailabilityZoneRebalancing": "DISABLED",
+        "HealthCheckGracePeriodSeconds": 60,
+        "LoadBalancers": [
+            {"ContainerName": "rendezvous", "ContainerPort": 10000, "TargetGroupArn": "RendezvousTargets"}
+        ],
+        "NetworkConfiguration": {
+            "AwsvpcConfiguration": {
+                "AssignPublicIp": "ENABLED",
+                "SecurityGroups": ["sg-of-the-server"],
+                "Subnets": list(SUBNETS),
+            }
+        },
+        "PropagateTags": "SERVICE",
+        "Tags": tags(),
+    }
+    assert SOURCE["Resources"]["RendezvousService"]["DependsOn"] == ["RendezvousListener", "RendezvousServerIngress"]
+    assert resources["RendezvousCluster"] == {
+        "Type": "AWS::ECS::Cluster",
+        "ClusterName": "mine",
+        "ClusterSettings": [{"Name": "containerInsights", "Value": "disabled"}],
+        "Tags": tags(),
+    }
+    assert resources["RendezvousLogs"] == {
+        "Type": "AWS::Logs::LogGroup",
+        "LogGroupName": "/ecs/mine-rendezvous",
+        "RetentionInDays": "7",
+        "Tags": tags(),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["internet-facing", "internal"])
+def test_the_load_balancer_shows_the_server_who_connects(scheme: str) -> None:
+    resources = stack(**IMAGE, **RENDEZVOUS, Prefix="mine", RendezvousScheme=scheme)
+    assert SOURCE["Resources"]["RendezvousBalancer"]["Type"] == "AWS::ElasticLoadBalancingV2::LoadBalancer"
+    assert resources["RendezvousBalancer"] == {
+        "Type": "network",  # the property, which hides the resource's type
+        "Scheme": scheme,
+        "Subnets": list(SUBNETS),
+        "SecurityGroups": ["sg-of-the-balancer"],
+        "LoadBalancerAttributes": [{"Key": "load_balancing.cross_zone.enabled", "Value": "true"}],
+        "Tags": tags(),
+    }
+    assert resources["RendezvousTargets"] == {
+        "Type": "AWS::ElasticLoadBalancingV2::TargetGroup",
+        "VpcId": VPC,
+        "TargetType": "ip",
+        "Protocol": "TCP",
+        "Port": 10000,
+        "HealthCheckProtocol": "TCP",
+        "HealthCheckIntervalSeconds": 10,
+        "HealthyThresholdCount": 2,
+        "UnhealthyThresholdCount": 2,
+        "TargetGroupAttributes": [
+            {"Key": "preserve_client_ip.enabled", "Value": "true"},
+            {"Key": "deregistration_delay.timeout_seconds", "Value": "10"},
+        ],
+        "Tags": tags(),
+    }
+    assert resources["RendezvousListener"] == {
+        "Type": "AWS::ElasticLoadBalancingV2::Listener",
+        "LoadBalancerArn": "RendezvousBalancer",
+        "Protocol": "TCP",
+        "Port": 10000,
+        "DefaultActions": [{"Type": "forward", "TargetGroupArn": "RendezvousTargets"}],
+    }
+
+
+PORT = {"IpProtocol": "tcp", "FromPort": 10000, "ToPort": 10000}
+
+
+@pytest.mark.parametrize(
+    ("named", "admitted"),
+    [
+        ({"RendezvousCidr": "192.0.2.0/24"}, [{"CidrIp": "192.0.2.0/24"}]),
+        ({"RendezvousCidr": "0.0.0.0/0"}, [{"CidrIp": "0.0.0.0/0"}]),
+        ({"RendezvousPrefixList": "pl-01234567"}, [{"SourcePrefixListId": "pl-01234567"}]),
+        ({"RendezvousSecurityGroup": "sg-01234567"}, [{"SourceSecurityGroupId": "sg-01234567"}]),
+        (
+            {
+                "RendezvousCidr": "192.0.2.0/24",
+                "RendezvousPrefixList": "pl-01234567",
+                "RendezvousSecurityGroup": "sg-01234567",
+            },
+            [
+                {"CidrIp": "192.0.2.0/24"},
+                {"SourcePrefixListId": "pl-01234567"},
+                {"SourceSecurityGroupId": "sg-01234567"},
+            ],
+        ),
+        ({}, []),  # which is refused anyway, as above
+    ],
+)
+def test_only_those_who_are_named_may_connect(named: dict[str, str], admitted: list[dict[str, str]]) -> None:
+    resources = stack(**IMAGE, **RENDEZVOUS | {"RendezvousCidr": ""} | named, Prefix="mine")
+    assert resources["RendezvousBalancerGroup"] == {
+        "Type": "AWS::EC2::SecurityGroup",
+        "GroupDescription": "Who may connect to the rendezvous server",
+        "VpcId": VPC,
+        "SecurityGroupIngress": [PORT | who for who in admitted],
+        "SecurityGroupEgress": [PORT | {"DestinationSecurityGroupId": "sg-of-the-server"}],
+        "Tags": tags(),
+    }
+    assert resources["RendezvousServerGroup"] == {
+        "Type": "AWS::EC2::SecurityGroup",
+        "GroupDescription": "The rendezvous server, reached through its load balancer alone",
+        "VpcId": VPC,
+        "SecurityGroupEgress": [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "CidrIp": "0.0.0.0/0"}],
+        "Tags": tags(),
+    }
+    assert resources["RendezvousServerIngress"] == {
+        "Type": "AWS::EC2::SecurityGroupIngress",
+        "GroupId": "sg-of-the-server",
+        **PORT,
+        "SourceSecurityGroupId": "sg-of-the-balancer",
+    }
+    rules = [name for name, resource in resources.items() if resource["Type"].startswith("AWS::EC2::")]
+    assert rules == ["RendezvousBalancerGroup", "RendezvousServerGroup", "RendezvousServerIngress"]
+
+
+def test_the_server_has_a_name_of_its_own_if_one_is_wanted() -> None:
+    without, resources = stack(**IMAGE, **RENDEZVOUS), stack(**IMAGE, **RENDEZVOUS, **RECORD)
+    assert set(resources) - set(without) == {"RendezvousRecord"}
+    assert SOURCE["Resources"]["RendezvousRecord"]["Type"] == "AWS::Route53::RecordSet"
+    assert resources["RendezvousRecord"] == {
+        "Type": "A",  # the property, which hides the resource's type
+        "HostedZoneId": RECORD["RendezvousZone"],
+        "Name": "rendezvous.example.org",
+        "AliasTarget": {"DNSName": BALANCER, "HostedZoneId": "ZOFTHEBALANCER", "EvaluateTargetHealth": False},
+    }
+    for name in ("InitializeFunction", "InferFunction"):
+        assert resources[name]["Environment"]["Variables"]["COSMICAI_RENDEZVOUS"] == "rendezvous.example.org:10000"
+    assert outputs(**IMAGE, **RENDEZVOUS, **RECORD)["RendezvousEndpoint"] == "rendezvous.example.org:10000"
+    own = outputs(**IMAGE, **RENDEZVOUS)
+    assert own == outputs(**IMAGE) | {"RendezvousEndpoint": f"{BALANCER}:10000"}
+
+
+def test_the_secret_is_made_by_aws_and_shown_nowhere() -> None:
+    resources = stack(**IMAGE, **RENDEZVOUS, Prefix="mine")
+    assert resources["RendezvousSecret"] == {
+        "Type": "AWS::SecretsManager::Secret",
+        "Description": "What clients of the rendezvous server of mine show that they know.",
+        "GenerateSecretString": {"PasswordLength": 64, "ExcludePunctuation": True},
+        "Tags": tags(),
+    }
+    assert {SOURCE["Resources"]["RendezvousSecret"][key] for key in ("DeletionPolicy", "UpdateReplacePolicy")} == {
+        "Delete"
+    }
+    # Its value could come into the template only by a dynamic reference; its name is where it is looked up, alone.
+    assert "{{resolve:" not in TEMPLATE.read_text()
+    assert not re.search("secret", json.dumps(SOURCE["Outputs"]), re.IGNORECASE)
+    places = list(where_is(SECRET, resources))
+    assert sorted(places) == [
+        "InferFunction.Environment.Variables.FMI_SECRET_ARN",
+        "InitializeFunction.Environment.Variables.FMI_SECRET_ARN",
+        "RendezvousPolicy.PolicyDocument.Statement.0.Resource",
+        "RendezvousTask.ContainerDefinitions.0.Secrets.0.ValueFrom",
+    ]
+    assert "Environment" not in resources["RendezvousTask"]["ContainerDefinitions"][0]
+
+
+def where_is(value: str, node: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The paths to a value in lists and objects."""
+    if node == value:
+        yield ".".join(path)
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, own in inner:
+        yield from where_is(value, own, (*path, str(key)))
 
 
 def allowed(name: str, value: str) -> bool:
@@ -457,7 +860,9 @@ def test_every_parameter_has_a_default_and_says_what_it_may_be() -> None:
         "ResultPrefixes": ",".join(RUNS), "WeightsPrefixes": ",".join(WEIGHTS), "ImageDigest": "",
         "Architecture": "x86_64", "MemoryMB": 2048, "TimeoutSeconds": 900, "EphemeralStorageMB": 512,
         "ReservedConcurrency": 0, "MaxConcurrency": 100, "LogDays": 30, "DefaultWeights": "", "DefinitionKey": "",
-        "Commit": "",
+        "Commit": "", "RendezvousVpc": "", "RendezvousSubnets": "", "RendezvousScheme": "internet-facing",
+        "RendezvousCidr": "", "RendezvousPrefixList": "", "RendezvousSecurityGroup": "", "RendezvousZone": "",
+        "RendezvousName": "",
     }  # fmt: skip
 
 
@@ -485,6 +890,18 @@ def test_every_parameter_has_a_default_and_says_what_it_may_be() -> None:
         ("DefaultWeights", ["demo", "s3://b/Anomaly Detection/w.safetensors"], ["weights", "s3://b", "s3:///w"]),
         ("DefinitionKey", [KEY], ["state_machine.asl.json", KEY.replace("0", "g", 1)]),
         ("Commit", ["2244d5b", "2244d5b-dirty"], ["a b", "a" * 65]),
+        ("RendezvousVpc", [VPC, "vpc-01234567"], ["vpc", "vpc-0123456", f"{VPC}0", SUBNETS[0]]),
+        ("RendezvousSubnets", [",".join(SUBNETS)], [VPC, "subnet-x", f"{SUBNETS[0]}, {SUBNETS[1]}"]),
+        ("RendezvousScheme", ["internal"], ["", "public"]),
+        (
+            "RendezvousCidr",
+            ["0.0.0.0/0", "192.0.2.7/32"],
+            ["192.0.2.7", "192.0.2.0/33", "::/0", "0.0.0.0/0,10.0.0.0/8"],
+        ),
+        ("RendezvousPrefixList", ["pl-01234567"], ["01234567", "com.amazonaws.us-east-1.s3"]),
+        ("RendezvousSecurityGroup", ["sg-0123456789abcdef0"], ["default", "sg-"]),
+        ("RendezvousZone", ["Z0123456789ABC"], ["/hostedzone/Z01", "example.org", "Z" * 33]),
+        ("RendezvousName", ["rendezvous.example.org"], ["rendezvous", "a.example.org.", "*.a.org", "A.org", "a..b"]),
     ],
 )
 def test_parameters_refuse_what_could_not_be(name: str, good: list[str], bad: list[str]) -> None:
@@ -540,7 +957,7 @@ def test_a_stack_is_made_without_an_image_and_then_gets_one(cloudformation: Any)
         "MaxConcurrency": "100",
         "ImageDigest": DIGEST,
     }
-    assert outputs_and_resources(cloudformation, name) == (after, SOURCE["Resources"].keys() - {"BucketPolicy"})
+    assert outputs_and_resources(cloudformation, name) == (after, WITHOUT_RENDEZVOUS - {"BucketPolicy"})
 
 
 @pytest.mark.filterwarnings("ignore:Tried to parse AWS..S3..BucketPolicy")

@@ -16,6 +16,7 @@ from .stack import CHANGEABLE, described, not_now, outputs_of, present
 
 NEW_ACCOUNTS_MB = 3008  # the most memory of a function that AWS allows a new account
 DEFAULTS = {"MemoryMB": "2048", "MaxConcurrency": "100", "ReservedConcurrency": "0"}  # of the template
+ADMITTED = ("RendezvousCidr", "RendezvousPrefixList", "RendezvousSecurityGroup")  # parameters: who may connect
 ELSE = "check the network, and ask those who run the account for the right to do this"
 
 
@@ -84,6 +85,8 @@ def _services(
     yield _memory(int(parameters["MemoryMB"]), again)
     if "ImageDigest" in outputs:
         yield _asked("image in ECR", lambda: _there(account, again, outputs))
+    if endpoint := outputs.get("RendezvousEndpoint"):
+        yield _rendezvous(endpoint, parameters)
 
 
 def _reach(account: Account, bucket: str) -> str:
@@ -119,6 +122,13 @@ def _memory(size: int, again: str) -> Check:
         f"`{again} --memory {NEW_ACCOUNTS_MB}`"
     )
     return Check("memory", True, f"{size} MB for each rank", mend if size > NEW_ACCOUNTS_MB else "")
+
+
+def _rendezvous(endpoint: str, parameters: Mapping[str, str]) -> Check:
+    """Where it is, and for whom; it is not asked, since it is closed to most machines, and this may be one of them."""
+    admitted = " and ".join(parameters[name] for name in ADMITTED if parameters.get(name))
+    said = f"{endpoint} is open to {admitted}; run there, `python -m fmi doctor {endpoint}` tells more"
+    return Check("rendezvous", True, said)
 
 
 def _image_here(image: str, again: str, outputs: Mapping[str, str]) -> Iterator[Check]:

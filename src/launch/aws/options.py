@@ -38,6 +38,19 @@ PARAMETERS = (
     click.option("--weights-prefix", "WeightsPrefixes", multiple=True, help="Folder of weights; repeat for several."),
     click.option("--weights", "DefaultWeights", help="Of runs that name none: `demo`, or an s3:// address."),
     click.option("--log-days", "LogDays", type=click.IntRange(1), help="How long logs are kept."),
+    click.option("--rendezvous-vpc", "RendezvousVpc", help="Network of a rendezvous server; '' removes it again."),
+    click.option("--rendezvous-subnet", "RendezvousSubnets", multiple=True, help="Public; repeat it for several."),
+    click.option(
+        "--rendezvous-scheme",
+        "RendezvousScheme",
+        type=click.Choice(["internet-facing", "internal"]),
+        help="Whether its name leads to public addresses.",
+    ),
+    click.option("--rendezvous-cidr", "RendezvousCidr", help="Who may connect, such as 192.0.2.0/24."),
+    click.option("--rendezvous-prefix-list", "RendezvousPrefixList", help="Who may connect: pl-..."),
+    click.option("--rendezvous-security-group", "RendezvousSecurityGroup", help="Who may connect: sg-..., internal."),
+    click.option("--rendezvous-zone", "RendezvousZone", help="Route 53's hosted zone of its name."),
+    click.option("--rendezvous-name", "RendezvousName", help="Its full name; default the load balancer's."),
 )
 
 
