@@ -84,6 +84,7 @@ _CLOUD_OPTIONS = (
         type=click.FloatRange(0, 100),
         help="Percentage of the galaxies that may be missing in the end; default 0.",
     ),
+    click.option("--fmi", is_flag=True, help="Ranks share the work as they go, through the stack's rendezvous server."),
     *ACCOUNT_OPTIONS,
     detach_option,
 )
@@ -92,13 +93,15 @@ _CLOUD_OPTIONS = (
 @dataclass(frozen=True)
 class CloudRequest:
     """What is asked of the cloud. `memory` of each rank in MB, `partition_mb` is the size into which a local survey is
-    cut, `concurrency` ranks at most are at work, `tolerate` percent of the galaxies may be missing."""
+    cut, `concurrency` ranks at most are at work, `tolerate` percent of the galaxies may be missing,
+    with `fmi` the ranks talk to each other."""
 
     stack: str = "cosmicai"
     partition_mb: float | None = None
     memory: int | None = None
     concurrency: int | None = None
     tolerate: float | None = None
+    fmi: bool = False
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None

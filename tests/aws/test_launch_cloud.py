@@ -398,7 +398,8 @@ def test_a_key_that_leads_elsewhere_is_refused(here):
 
 def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
     here.then = whole
-    done = here.launch("--concurrency", 7, "--tolerate", 2.5, "--accept-precision-loss", "--precision", "float32")
+    options = ("--concurrency", 7, "--tolerate", 2.5, "--fmi", "--accept-precision-loss", "--precision", "float32")
+    done = here.launch(*options)
     assert done.code == 0, done.err
     name = short_name(RunFolder(str(here.out)))
     survey = transfer.survey_id(open_survey(str(here.folder / "survey")))
@@ -407,7 +408,7 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
         "bucket": here.bucket, "result_path": f"runs/{name}", "data_bucket": here.bucket,
         "data_prefix": f"surveys/{survey}", "weights": f"s3://{here.bucket}/weights/{digest}.safetensors",
         "batch_size": BATCH, "precision": "float32", "accept_precision_loss": True, "max_concurrency": 7,
-        "tolerated_failure_percentage": 2.5,
+        "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
     }  # fmt: skip
     assert here.started == [(f"{name}-1", payload)]
     told, arn = here.told(), f"arn:aws:states:{REGION}:{ACCOUNT}:execution:{here.stack}:{name}-1"
@@ -843,7 +844,7 @@ OPTIONS = [
     (("--cloud", "--partition-mb", "nan"), "--partition-mb nan is no size; expected MB, such as 25"),
     *[(option, f"{option[0]} is for runs with --cloud")
       for option in (("--stack", "mine"), ("--partition-mb", "1"), ("--memory", "2048"), ("--concurrency", "1"),
-                     ("--tolerate", "1"), ("--region", "us-east-1"), ("--profile", "me"), ("--detach",),
+                     ("--tolerate", "1"), ("--fmi",), ("--region", "us-east-1"), ("--profile", "me"), ("--detach",),
                      ("--endpoint-url", "http://127.0.0.1:1"))],
 ]  # fmt: skip
 

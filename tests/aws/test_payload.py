@@ -12,8 +12,8 @@ from cosmicai.errors import InputError
 LEAST = {"bucket": "b", "result_path": "r", "data_bucket": "d", "data_prefix": "100MB"}
 KNOWN = (
     "S3_object_name, accept_precision_loss, batch_size, bucket, data_bucket, data_map, data_prefix, file_limit, "
-    "max_concurrency, memory, object_type, precision, result_path, script, tolerated_failure_percentage, weights, "
-    "world_size"
+    "fmi_enabled, max_concurrency, memory, object_type, precision, rendezvous_endpoint, result_path, script, "
+    "tolerated_failure_percentage, weights, world_size"
 )
 WHOLE = "expected a whole number of at least 1"
 
@@ -62,7 +62,8 @@ def test_the_course_teams_keys_are_accepted():
 def test_our_keys_are_accepted():
     ours = {
         "weights": "s3://b/w.safetensors", "precision": "bfloat16", "accept_precision_loss": True, "memory": 1024,
-        "max_concurrency": 300, "tolerated_failure_percentage": 2.5,
+        "max_concurrency": 300, "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
+        "rendezvous_endpoint": "rendezvous.example.org:10000",
     }  # fmt: skip
     assert read_payload(LEAST | ours) == Payload("b", "r", "d", "100MB", **ours)
 
@@ -116,6 +117,7 @@ def test_what_is_no_object_is_refused(event, kind):
         "script",
         "weights",
         "precision",
+        "rendezvous_endpoint",
     ],
 )
 @pytest.mark.parametrize("value", [5, True, ["a"], {}])
@@ -146,10 +148,10 @@ def test_a_percentage_is_a_number_from_0_to_100(value):
     assert read_payload(LEAST | {"tolerated_failure_percentage": value}).tolerated_failure_percentage == value
 
 
+@pytest.mark.parametrize("key", ["accept_precision_loss", "fmi_enabled"])
 @pytest.mark.parametrize("value", ["true", 1, 0, "", []])
-def test_what_is_no_flag_is_refused(value):
-    expected = f"the payload's accept_precision_loss is {value!r}; expected true or false"
-    assert refused(accept_precision_loss=value) == expected
+def test_what_is_no_flag_is_refused(key, value):
+    assert refused(**{key: value}) == f"the payload's {key} is {value!r}; expected true or false"
 
 
 @pytest.mark.parametrize("value", [["100MB/1.pt"], "100MB/1.pt", 3, True])

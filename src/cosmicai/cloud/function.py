@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from ..run.reading import fetched_rows
 from ..run.schedule import share
 from ..run.work import work
 from .call import announced
+from .together import do_together, together_of
 from .weights import weights_of
 
 SHARE = ("run", "rank", "world_size")  # keys of an event for a rank of any planned run
@@ -63,7 +63,7 @@ class Deadline:
     """Gives a rank its items as long as there is time, as the `Launcher` of `run.work`."""
 
     def __init__(self, items: Iterable[WorkItem], invocation: Invocation) -> None:
-        self._items, self._seconds_left = deque(items), invocation.seconds_left
+        self._items, self._seconds_left = iter(items), invocation.seconds_left
         self._margin = min(MARGIN, MARGIN_SHARE * self._seconds_left())
         self._given: dict[str, float] = {}
         self._longest = 0.0  # seconds from giving an item out to its end
@@ -72,11 +72,11 @@ class Deadline:
     def next_item(self) -> str | None:
         """The next item, None if there is none for which the time suffices. The first one is always tried."""
         enough = not self._given or self._seconds_left() > self._longest + self._margin
-        if not self._items or not enough:
+        item = next(self._items, None) if enough else None
+        if item is None:
             return None
-        name = self._items.popleft().name
-        self._given[name] = time.perf_counter()
-        return name
+        self._given[item.name] = time.perf_counter()
+        return item.name
 
     def finished(self, item: str) -> None:
         """Learns how long items take, with the time that they wait for each other."""
@@ -116,12 +116,23 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
         job=invocation.request_id,
     )  # fmt: skip
     memory = min(event.get("MEMORY") or invocation.memory_mb, invocation.memory_mb)
-    record = work(
-        own.run, here, launcher=Deadline(left, invocation), invocation=invocation, open_engine=kept_engine,
-        fetches=fetches_within(own.run.plan(), here.threads, memory), data_path=event.get("DATA_PATH"),
-    )  # fmt: skip
+
+    def do(items: Iterable[WorkItem]) -> dict[str, Any]:
+        return work(
+            own.run, here, launcher=Deadline(items, invocation), invocation=invocation, open_engine=kept_engine,
+            fetches=fetches_within(own.run.plan(), here.threads, memory), data_path=event.get("DATA_PATH"),
+        )  # fmt: skip
+
+    record, silence, together = None, None, together_of(event)
+    if together:
+        record, silence = do_together(together, own.run, invocation.seconds_left(), do)
+        left = [item for item in own.left() if record is None or not own.run.has_failure(item)]
+    if record is None or left:
+        record = do(left)
+        if silence:
+            record = own.run.amend_record(record, fmi={"ended": silence})
     own.publish(record)
-    if record["items"] < len(left) and (left := own.left()):
+    if (together or record["items"] < len(left)) and (left := own.left()):
         failures = [failure for item in left if (failure := own.run.failure(item))]
         if len(failures) == len(left):  # else the others are to be tried first
             first = f"{failures[0]['item']}: {failures[0]['reason']}"

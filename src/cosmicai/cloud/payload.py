@@ -13,8 +13,8 @@ from typing import Any
 from .. import storage
 from ..errors import InputError
 
-# Keys of the published payload and of the course teams' that decide nothing here: our functions run no script from S3.
-PASSED_ON = {"object_type", "S3_object_name", "script", "rendezvous_endpoint", "fmi_enabled", "data_size", "unique_id"}
+# Keys of the course teams' payloads that decide nothing here.
+PASSED_ON = {"data_size", "unique_id"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Payload:
     """What is asked of a run, in the published names and then in ours.
 
     `bucket` and `result_path` say where results go, `data_bucket` and `data_prefix` where the partitions lie;
-    `data_map` deals them to ranks by hand, whatever `file_limit` and `world_size` say. `memory` in MB is what a worker
-    may use, `tolerated_failure_percentage` of the galaxies may be missing in a run that succeeds.
+    `data_map` deals them to ranks by hand, whatever `file_limit` and `world_size` say. With `fmi_enabled` the ranks
+    talk to each other, having met at `rendezvous_endpoint` (HOST:PORT, by default the stack's). `memory` in MB is what
+    a worker may use, `tolerated_failure_percentage` of the galaxies may be missing in a run that succeeds.
     """
 
     bucket: str
@@ -34,6 +35,8 @@ class Payload:
     batch_size: int | None = None
     world_size: int | None = None
     data_map: dict[str, Any] | None = None
+    fmi_enabled: bool = False
+    rendezvous_endpoint: str | None = None
     object_type: str = "folder"
     S3_object_name: str = ""
     script: str = ""
@@ -158,11 +161,23 @@ def _map(name: str, value: Any) -> dict[str, Any]:
 
 
 _READ: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("bucket", "data_bucket", "object_type", "S3_object_name", "script", "weights"), _text),
+    **dict.fromkeys(
+        (
+            "bucket",
+            "data_bucket",
+            "object_type",
+            "S3_object_name",
+            "script",
+            "weights",
+            "rendezvous_endpoint",
+        ),
+        _text,
+    ),
     **dict.fromkeys(("result_path", "data_prefix"), _folder),
     **dict.fromkeys(("file_limit", "batch_size", "world_size", "memory", "max_concurrency"), _count),
     "precision": _text,
     "accept_precision_loss": _flag,
+    "fmi_enabled": _flag,
     "tolerated_failure_percentage": _percentage,
     "data_map": _map,
 }

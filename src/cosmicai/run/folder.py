@@ -326,6 +326,12 @@ class RunFolder:
         self.write_json(self.record_path(recorder.rank.rank, recorder.attempt), record)
         return record
 
+    def amend_record(self, record: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Writes the record of an attempt again with what was learnt after it, and returns it."""
+        amended = record | more
+        self.write_json(self.record_path(record["rank"], record["attempt"]), amended)
+        return amended
+
     def write_published(self, record: dict[str, Any]) -> dict[str, Any]:
         """Writes the published keys of a record where the published code does, and returns them."""
         keys = published(record)

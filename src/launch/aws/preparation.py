@@ -114,7 +114,7 @@ def prepare(
         "bucket": bucket, "result_path": result_path, "data_bucket": data_bucket, "data_prefix": data_prefix, **source,
         "weights": weights, "batch_size": options["batch_size"], "precision": options["precision"],
         "accept_precision_loss": options["accept_precision_loss"] or None, "max_concurrency": request.concurrency,
-        "tolerated_failure_percentage": request.tolerate,
+        "tolerated_failure_percentage": request.tolerate, "fmi_enabled": request.fmi or None,
     }  # fmt: skip
     payload = {name: value for name, value in asked.items() if value is not None}
     read_payload(payload)
