@@ -1,4 +1,4 @@
-"""bench engines, start, memory, end-to-end, ranks, slurm, container, lambda, sweep."""
+"""bench engines, start, memory, end-to-end, ranks, slurm, container, lambda, fmi, sweep."""
 
 from __future__ import annotations
 
@@ -178,6 +178,19 @@ def lambda_(as_json: bool, out: str | None, **options: Any) -> None:
     from ..bench.functions import bench_lambda
 
     _show(bench_lambda, as_json, out, options)
+
+
+@bench.command()
+@_numbers("--ranks", int, "2,8,32")
+@click.option("--joining", default=64, show_default=True, type=click.IntRange(2), help="Ranks that join at once.")
+@_repeats(5)
+@_output
+def fmi(as_json: bool, out: str | None, **options: Any) -> None:
+    """Ranks that meet at a rendezvous server, beside plain TCP and gloo, on this machine."""
+    from ..bench.fmi import bench_fmi
+    from ..bench.report import show
+
+    show(bench_fmi(**options, tell=tell), as_json, out)
 
 
 @bench.command()
