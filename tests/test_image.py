@@ -24,6 +24,7 @@ from cosmicai.run.record import git_commit
 from helpers import make_survey, random_galaxies, run, tiny_weights
 from registry import NO_REGISTRY, manifest, registry
 from registry import installed as registry_installed
+from rendezvous import SECRET, serving
 from s3 import bucket_fixture as bucket_fixture
 from slurm_cluster import Cluster, surroundings
 from slurm_cluster import cluster as cluster
@@ -478,6 +479,21 @@ def test_the_same_image_answers_as_a_lambda_function(image, survey, tmp_path, bu
         copied
         and copied["catalogue_sha256"] == json.loads((survey / "calm/summary.json").read_text())["catalogue_sha256"]
     )
+
+
+def test_the_same_image_is_a_rendezvous_server_and_says_so_to_a_doctor(image):
+    """As on ECS: nothing to write to, no home, and nothing of the host but its network."""
+    bare = ("--contain", "--no-home", "--pwd", "/", "--env", f"FMI_SECRET={SECRET.decode()}")
+
+    def popen(command: list[str], **arguments: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(image.command("python", *command[1:], options=bare), **arguments)
+
+    with serving(popen=popen) as server:
+        health = image.run("python", "-m", "fmi", "health", "--port", server.health_port, options=bare)
+        assert (health.returncode, json.loads(health.stdout)["status"]) == (0, "ok")
+        doctor = image.run("python", "-m", "fmi", "doctor", server.endpoint, options=bare)
+        assert doctor.returncode == 0, doctor.stdout
+        assert [line.split()[-1] for line in doctor.stdout.splitlines()[-2:]] == ["MB/s", "MB/s"]
 
 
 def test_what_a_container_costs_is_measured(image):
