@@ -24,6 +24,7 @@ from cosmicai.cloud.conclude import RunIncomplete, summarize
 from cosmicai.cloud.function import Deadline, ItemsFailed, OutOfTime, TooSlow, fetches_within, infer
 from cosmicai.cloud.initialize import initialize
 from cosmicai.cloud.payload import events, read_payload
+from cosmicai.cloud.together import RESERVE, shared_secret
 from cosmicai.cloud.weights import weights_of
 from cosmicai.errors import InputError, StorageError
 from cosmicai.galaxies import survey as surveys
@@ -41,7 +42,11 @@ from cosmicai.run.plan import Plan, WorkItem
 from cosmicai.run.record import PUBLISHED_KEYS, PUBLISHED_S3_KEYS, process_age
 from cosmicai.run.work import work
 from cosmicai.s3 import s3_client
+from fmi.collectives import broadcast
+from fmi.control import Endpoint
+from fmi.group import joined
 from helpers import make_survey, random_galaxies, tiny_weights
+from rendezvous import SECRET, serving
 from s3 import fill, server_url, use_endpoint
 
 PARTITIONS, GALAXIES = 6, 10  # partitions, galaxies of each
@@ -994,3 +999,79 @@ def test_the_state_machine_names_errors_that_our_functions_raise():
     named = {name for names in re.findall(r'"ErrorEquals": \[([^]]*)\]', text) for name in re.findall(r"[\w.]+", names)}
     ours = {error.__name__ for error in (InputError, OutOfTime, RunIncomplete)}
     assert {name for name in named if not name.startswith(("Lambda.", "States."))} == ours
+
+
+# ---- Ranks that talk (whole maps of them are in test_pipeline_fmi.py) ----
+
+
+@pytest.fixture
+def rendezvous(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where ranks can meet; the functions know the secret."""
+    monkeypatch.setenv("FMI_SECRET", SECRET.decode())
+    shared_secret.cache_clear()
+    with serving() as server:
+        yield str(server.endpoint)
+    shared_secret.cache_clear()
+
+
+def test_a_rank_that_is_done_waits_for_another_no_longer_than_it_may(cloud, rendezvous):
+    """The other one has come, but takes nothing and never says that it is done."""
+    first, other = cloud.events(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
+    left = threading.Event()
+
+    def idle() -> None:
+        with joined(Endpoint.parse(rendezvous), other["FMI"]["job"], 1, 2, SECRET) as group:
+            broadcast(group, None)
+            left.wait(60)
+
+    thread = threading.Thread(target=idle)
+    thread.start()
+    record = infer(first, Context(seconds_left=lambda: RESERVE + 1))
+    left.set()
+    thread.join()
+    assert (record["items"], record["galaxies"]) == (PARTITIONS, PARTITIONS * GALAXIES)
+    assert record["fmi"]["ended"].endswith("the time was over before rank 1 had done its part")
+    assert record == cloud.run().records()["0"]
+    assert record["lambda"]["seconds"] > 1  # with the waiting, which is paid for
+
+
+def test_a_rank_to_which_nobody_comes_does_its_own_share(cloud, rendezvous):
+    first, _ = cloud.events(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
+    record = infer(first, Context(seconds_left=lambda: RESERVE + 1))
+    assert (record["items"], record["galaxies"]) == (PARTITIONS // 2, PARTITIONS // 2 * GALAXIES)
+    assert record["fmi"]["ended"].startswith(f"rank 0 of 2 ranks that meet at {rendezvous}: not all 2 ranks of job ")
+
+
+def test_a_rank_that_comes_when_items_are_dealt_does_its_own_share_at_once(cloud, rendezvous):
+    first, other = cloud.events(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
+    infer({key: value for key, value in first.items() if key != "FMI"}, Context())
+    record = infer(other, Context(seconds_left=lambda: 3600.0))  # of which it would wait 60
+    assert record["galaxies"] == PARTITIONS // 2 * GALAXIES
+    assert record["fmi"] == {"ended": "the dealing had begun before this call"}
+
+
+def test_one_rank_alone_is_not_to_talk(cloud, rendezvous):
+    [event] = cloud.events(world_size=1, fmi_enabled=True, rendezvous_endpoint=rendezvous)
+    assert list(event) == EVENT_KEYS
+
+
+def test_the_published_answer_lets_ranks_talk_too(cloud, rendezvous):
+    asked = cloud.payload(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
+    body = initialize(asked, Context())["body"]
+    assert [event["FMI"] | {"job": ""} for event in body] == [
+        {"endpoint": rendezvous, "job": "", "rank": rank, "size": 2, "parts": 0} for rank in range(2)
+    ]
+    assert body == cloud.json("payload.json")["body"]
+
+
+def test_what_an_event_says_of_talking_must_be_whole(cloud):
+    event = cloud.events(world_size=2)[0] | {"FMI": {"endpoint": "here:1"}}
+    assert refusal(InputError, infer, event, Context()) == (
+        "the event's FMI is {'endpoint': 'here:1'}; expected it as initialize writes it"
+    )
+
+
+def test_to_talk_there_must_be_a_place(cloud, monkeypatch):
+    monkeypatch.delenv("COSMICAI_RENDEZVOUS", raising=False)
+    told = refusal(InputError, initialize, cloud.payload(fmi_enabled=True), Context())
+    assert told.startswith("fmi_enabled is true and there is no rendezvous server: name one in rendezvous_endpoint")

@@ -103,8 +103,9 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
     The event is the published one (see `payload.events`), or {"run", "rank", "world_size"} for a rank of any run folder
     that holds a plan. Without a plan, as after the published initializer, the event itself says all, and the rank has a
-    run folder of its own. The invocation fails with OutOfTime or TooSlow if the time limit is near, ItemsFailed naming
-    what cannot be read, InputError if the event, plan, weights or engine cannot be used.
+    run folder of its own. If the event says so (see module `together`) the ranks of a map deal all items by a counter,
+    and each ends once its own share is done. The invocation fails with OutOfTime or TooSlow if the time limit is near,
+    ItemsFailed naming what cannot be read, InputError if the event, plan, weights or engine cannot be used.
     """
     own = _planned_share(event) if "run" in event else _published_share(event)
     invocation = announced("infer", own.run, context, own.rank)
@@ -125,7 +126,7 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
     record, silence, together = None, None, together_of(event)
     if together:
-        record, silence = do_together(together, own.run, invocation.seconds_left(), do)
+        record, silence = do_together(together, own.run, invocation, do)
         left = [item for item in own.left() if record is None or not own.run.has_failure(item)]
     if record is None or left:
         record = do(left)

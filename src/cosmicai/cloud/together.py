@@ -21,6 +21,7 @@ from fmi.errors import FMIError
 from ..errors import InputError, explained
 from ..ranks.environment import RENDEZVOUS
 from ..ranks.fmi import SECRET, Disconnected, FMICommunicator, Meeting, connected_by_fmi, meeting_at
+from ..ranks.invocation import Invocation
 from ..run.folder import RunFolder
 from ..run.plan import WorkItem
 from ..run.schedule import agree_on_missing, counted, largest_first
@@ -31,6 +32,7 @@ SECRET_ARN = "FMI_SECRET_ARN"
 NAMED = 50  # characters of a run folder that are in the name of a job, for those who read the server's log
 CHECKING = 20.0  # seconds that a server has to answer before a run is planned
 JOINING, JOINING_SHARE = 60.0, 0.25  # seconds that ranks wait for each other, and no more of the time than this share
+RESERVE = 5.0  # seconds before the time limit from which on a rank that is done waits for nobody
 
 Record = dict[str, Any]
 
@@ -87,7 +89,7 @@ def together_of(event: Mapping[str, Any]) -> Together | None:
 
 
 def do_together(
-    together: Together, run: RunFolder, seconds_left: float, do: Callable[[Iterable[WorkItem]], Record]
+    together: Together, run: RunFolder, invocation: Invocation, do: Callable[[Iterable[WorkItem]], Record]
 ) -> tuple[Record | None, str | None]:
     """The record of what a rank `did` of all that is missing of the run, and why the ranks do not talk any more.
 
@@ -96,15 +98,22 @@ def do_together(
     record: Record | None = None
     if len(run.parts()) > together.parts:
         return record, "the dealing had begun before this call"
-    patience = min(JOINING, JOINING_SHARE * seconds_left)
+    patience = min(JOINING, JOINING_SHARE * invocation.seconds_left())
+
+    def waiting() -> float:
+        return invocation.seconds_left() - RESERVE
+
+    def noted(record: Record, what: Record) -> Record:
+        return run.amend_record(record, **{"fmi": what, "lambda": invocation.record()})
+
     try:
-        with connected_by_fmi(together.rank, together.size, together.meeting, patience) as talking:
+        with connected_by_fmi(together.rank, together.size, together.meeting, patience, waiting) as talking:
             done = run.parts() if talking.rank == 0 else set()
             missing = agree_on_missing(run.plan().items, done, talking)
             record = do(_until_broken(counted(largest_first(missing), talking)))
-            record = run.amend_record(record, fmi=_account(together, talking, record))
+            record = noted(record, _account(together, talking, record))
     except Disconnected as error:
-        return record and run.amend_record(record, fmi={"ended": str(error)}), str(error)
+        return record and noted(record, {"ended": str(error)}), str(error)
     return record, None
 
 

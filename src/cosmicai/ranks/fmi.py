@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,17 +60,22 @@ def meeting_of(rank: Rank, environment: Environment) -> Meeting:
 
 @contextmanager
 def connected_by_fmi(
-    rank: int, world_size: int, meeting: Meeting, patience: float = MEETING
+    rank: int,
+    world_size: int,
+    meeting: Meeting,
+    patience: float = MEETING,
+    waiting: Callable[[], float] = lambda: WAITING,
 ) -> Iterator[FMICommunicator]:
     """Joins the job. An exception in the block ends it for the other ranks too.
 
-    Raises Disconnected if the ranks do not all come within `patience` seconds, or if one is lost.
+    `waiting` says for how many seconds a rank that is done may wait for the slowest. Raises Disconnected if the ranks
+    do not all come within `patience` seconds, if one is lost, or if that waiting is over.
     """
     try:
         with joined(
             meeting.endpoint, meeting.job, rank, world_size, meeting.secret, join_timeout=patience, timeout=WAITING
         ) as group:
-            yield FMICommunicator(group)
+            yield FMICommunicator(group, waiting)
     except FMIError as error:
         raise Disconnected(f"rank {rank} of {world_size} ranks that meet at {meeting.endpoint}: {error}") from None
 
@@ -78,8 +83,8 @@ def connected_by_fmi(
 class FMICommunicator:
     """A group of ranks, of which the server keeps the counter."""
 
-    def __init__(self, group: Group) -> None:
-        self._group = group
+    def __init__(self, group: Group, waiting: Callable[[], float]) -> None:
+        self._group, self._waiting = group, waiting
         self.rank, self.size = group.rank, group.size
 
     @property
@@ -89,20 +94,21 @@ class FMICommunicator:
 
     def barrier(self) -> None:
         """Returns when all ranks have called it."""
-        collectives.barrier(self._group)
+        collectives.barrier(self._group, self._waiting())
 
     def allreduce(self, values: NDArray[np.float64], operation: Operation = "sum") -> NDArray[np.float64]:
         """The element-wise sum, minimum or maximum over all ranks of arrays of one shape, the same on every rank."""
-        return collectives.allreduce(self._group, values, operation)
+        return collectives.allreduce(self._group, values, operation, self._waiting())
 
     def gather(self, value: Any) -> list[Any] | None:
         """The values of all ranks in their order on rank 0, None elsewhere."""
-        everyone = collectives.gather(self._group, json.dumps(value))
+        everyone = collectives.gather(self._group, json.dumps(value), timeout=self._waiting())
         return everyone and [json.loads(text) for text in everyone]
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank."""
-        return json.loads(collectives.broadcast(self._group, json.dumps(value) if self.rank == 0 else None))
+        own = json.dumps(value) if self.rank == 0 else None
+        return json.loads(collectives.broadcast(self._group, own, timeout=self._waiting()))
 
     def next_item(self) -> int:
         """The next number of a counter that all ranks share: 0, 1, 2, ... each given once."""
