@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
+from cosmicai.bench.networks import Internet, missing
 from fmi.control import Endpoint
 
 SECRET = b"a secret of the tests"
@@ -89,3 +92,12 @@ def serving(
         yield server
     finally:
         server.end()
+
+
+@pytest.fixture
+def internet() -> Iterator[Internet]:
+    """An Internet of the test's own, which is skipped where there can be none."""
+    if why := missing():
+        pytest.skip(why)
+    with Internet() as internet:
+        yield internet

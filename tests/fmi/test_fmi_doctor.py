@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
-from cosmicai.bench.networks import Internet, Nat, missing
+from cosmicai.bench.networks import Nat
 from rendezvous import SECRET, serving
+from rendezvous import internet as internet
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)*")
 
@@ -81,14 +82,6 @@ def test_what_is_no_endpoint_is_one_sentence():
     assert done.returncode == 2
     assert "'here:' is no address of a rendezvous server; expected HOST:PORT" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def internet():
-    if why := missing():
-        pytest.skip(why)
-    with Internet() as internet:
-        yield internet
 
 
 NATS = {

@@ -12,28 +12,17 @@ import numpy as np
 import pytest
 from ranks import LATE, QUICK, SOON, Outcome, deadline, outcomes, processes, raised
 
-from cosmicai.bench.networks import Host, Internet, Nat, missing
+from cosmicai.bench.networks import Host, Internet, Nat
 from fmi import collectives
 from fmi.errors import PeerLost, ServerLost
 from fmi.group import Group, Timing
 from rendezvous import Server, serving
+from rendezvous import internet as internet
 
 REPEATS = 5
 DROP, REFUSE = Nat("drop"), Nat("refuse")
 RANDOM, RANDOM_REFUSE = Nat("drop", random=True), Nat("refuse", random=True)
 ANY_NAT = pytest.mark.parametrize("nat", [DROP, REFUSE, RANDOM], ids=["drop", "refuse", "random"])
-
-
-@pytest.fixture(autouse=True)
-def _namespaces() -> None:
-    if why := missing():
-        pytest.skip(why)
-
-
-@pytest.fixture
-def internet() -> Iterator[Internet]:
-    with Internet() as internet:
-        yield internet
 
 
 @pytest.fixture

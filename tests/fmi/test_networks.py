@@ -18,6 +18,7 @@ import pytest
 from cosmicai.bench import networks
 from cosmicai.bench.networks import NONE_HERE, Host, Internet, Nat, missing
 from cosmicai.errors import InputError
+from rendezvous import internet as internet
 
 NOTHING = 0.3  # seconds within which whatever happens here has happened, a packet sent again too
 SOON = 10  # seconds that nothing here takes
@@ -29,12 +30,6 @@ Make = Callable[..., socket.socket]
 def _namespaces() -> None:
     if why := missing():
         pytest.skip(why)
-
-
-@pytest.fixture
-def internet() -> Iterator[Internet]:
-    with Internet() as internet:
-        yield internet
 
 
 @pytest.fixture
