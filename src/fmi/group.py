@@ -165,7 +165,9 @@ class Group:
         Raises PeerLost, DeadlinePassed, ServerLost if a peer cannot be found without the server, and Disagreement if
         the message that comes has another tag.
         """
-        self.wish(peer for peer in (to, source) if peer is not None)
+        known = self._peers.channels
+        if not ((to is None or to in known) and (source is None or source in known)):
+            self.wish(peer for peer in (to, source) if peer is not None)
         sender = None if to is None else self._channel(to, deadline)
         receiver = None if source is None else self._channel(source, deadline)
         try:
