@@ -220,3 +220,26 @@ def test_ranks_that_nobody_connects_have_no_communicator() -> None:
             assert talking is None
     with connect(Rank(1, 2, "slurm-array"), {"MASTER_ADDR": "somewhere"}) as talking:
         assert talking is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "COSMICAI_RENDEZVOUS is set and COSMICAI_RENDEZVOUS_JOB is not; give all ranks of this run the same name"),
+        (
+            {"COSMICAI_RENDEZVOUS_JOB": "ä" * 128},
+            f"the job's name {'ä' * 40}... is too long; expected at most 255 bytes",
+        ),
+        ({"COSMICAI_RENDEZVOUS": "here:x", "COSMICAI_RENDEZVOUS_JOB": "j"}, "'here:x' is no address of a rendezvous"),
+        ({"COSMICAI_RENDEZVOUS_JOB": "j"}, "rank 1 of 2 ranks that meet at 127.0.0.1:9: no rendezvous server answers"),
+    ],
+)
+def test_a_meeting_that_cannot_be_is_one_sentence(environment: dict[str, str], said: str) -> None:
+    from cosmicai.errors import InputError
+    from cosmicai.ranks.communicator import connect
+    from cosmicai.ranks.environment import Rank
+
+    here = {"COSMICAI_RENDEZVOUS": "127.0.0.1:9"} | environment
+    with pytest.raises(InputError) as caught, connect(Rank(1, 2, "local"), here):
+        pass
+    assert str(caught.value).startswith(said)
