@@ -11,7 +11,7 @@ import sys
 
 from cosmicai.ranks.environment import RENDEZVOUS, Rank, environment_for
 from cosmicai.ranks.fmi import JOB
-from cosmicai.ranks.fmi import SECRET as SECRET_NAME
+from fmi import SECRET as SECRET_NAME
 from rendezvous import SECRET, serving
 
 

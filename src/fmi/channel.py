@@ -14,8 +14,7 @@ from itertools import islice
 
 from .errors import DeadlinePassed, Disagreement, PeerLost
 from .parting import Farewell
-
-Buffer = bytes | bytearray | memoryview
+from .values import Buffer
 
 FRAME = struct.Struct(">B3xIQ")  # kind, tag, bytes that follow
 DATA, BEAT, BYE, SELECT, SELECTED = range(1, 6)  # kinds

@@ -14,12 +14,11 @@ from http import HTTPStatus
 
 import click
 
+from . import SECRET
 from .control import PORT
 from .jobs import Limits
 from .monitor import JsonLines
 from .rendezvous import Settings, running
-
-SECRET = "FMI_SECRET"
 
 
 class BadInput(click.ClickException):

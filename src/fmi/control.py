@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import messages, tokens
+from . import SECRET, messages, tokens
 from .errors import DeadlinePassed, FMIError, Refused, ServerLost
 from .messages import HEADER, Address, Message, ProtocolError, body_size, decode, encode
 
 PORT = 10000
-WRONG_SECRET = "give all ranks and the server the same one in FMI_SECRET"
+WRONG_SECRET = f"give all ranks and the server the same one in {SECRET}"
 
 
 @dataclass(frozen=True)

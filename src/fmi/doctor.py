@@ -14,11 +14,12 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException
 from statistics import median
 
+from . import SECRET
 from .control import Endpoint, reach, shareable
 from .errors import FMIError, ServerLost
-from .group import ROUTES, Group, joined
+from .group import Group, joined
 from .measure import counts, round_trips, transfers
-from .messages import Address, ProtocolError
+from .messages import ROUTES, Address
 
 PATIENCE = 15.0  # seconds for each thing that is tried
 LARGEST_OFFSET = 2.0  # seconds between the clocks
@@ -41,7 +42,7 @@ def checks(endpoint: Endpoint, secret: bytes, health_port: int | None = None) ->
         begun = time.perf_counter()
         own, hello = reach(endpoint, time.monotonic() + PATIENCE)
         seconds = time.perf_counter() - begun
-    except (FMIError, ProtocolError) as error:
+    except FMIError as error:
         return [Check("reachable", False, str(error))]
     with own:
         local: Address = own.getsockname()[:2]
@@ -91,7 +92,7 @@ def _address_seen(host: str, port: int, local: Address) -> Address:
 
 def _authenticated(endpoint: Endpoint, secret: bytes, needs_secret: bool) -> str:
     if needs_secret and not secret:
-        raise ServerLost("the server needs a secret; set FMI_SECRET to it")
+        raise ServerLost(f"the server needs a secret; set {SECRET} to it")
     with joined(endpoint, _job(), 0, 1, secret, join_timeout=PATIENCE, timeout=PATIENCE) as group:
         asked = median(counts(group, REPEATS))
     how = "by the secret" if needs_secret else "without a secret, as this server wants it"
@@ -119,7 +120,7 @@ def _measured(group: Group, peer: int) -> tuple[str, float, float]:
 def _tried(name: str, what: Callable[[], str]) -> Check:
     try:
         return Check(name, True, what())
-    except (FMIError, OSError, ProtocolError) as error:
+    except (FMIError, OSError) as error:
         return Check(name, False, str(error))
 
 

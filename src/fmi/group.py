@@ -16,13 +16,12 @@ from itertools import count
 
 from . import messages, tokens
 from .attendant import Attendant
-from .channel import Buffer, Channel, Incoming, Outgoing, transfer
+from .channel import Channel, Incoming, Outgoing, transfer
 from .control import Endpoint, Place, join, left, reach, refusal
 from .errors import DeadlinePassed, FMIError, PeerLost
-from .messages import Message
+from .messages import ROUTES, Message
 from .peers import Me, Peers
-
-ROUTES = ("private", "punched", "relay")
+from .values import Buffer, new_memory
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,6 @@ class Timing:
     patience: float = 20.0
     punching: float = 2.0
     relaying: float = 15.0
-
-
-def allocated(size: int) -> memoryview:
-    """New memory."""
-    return memoryview(bytearray(size))
 
 
 class Group:
@@ -156,7 +150,7 @@ class Group:
         to: int | None = None,
         buffers: Sequence[Buffer] = (),
         source: int | None = None,
-        room: Callable[[int], memoryview] = allocated,
+        room: Callable[[int], memoryview] = new_memory,
     ) -> memoryview | None:
         """Sends one message to `to`, and at the same time receives one from `source`; either may be None.
 

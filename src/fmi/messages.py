@@ -16,6 +16,7 @@ HEADER = struct.Struct(">2sBBI")  # magic, version, type, bytes of the body
 MAX_BODY = 2048  # bytes; the longest message is a REFUSED, of less than 1,300
 MAX_NAME, MAX_TEXT = 255, 1024  # bytes of UTF-8: of a job, an address, a code; of a sentence
 NONCE, PROOF = 16, 32  # bytes
+ROUTES = ("private", "punched", "relay")  # how two ranks are connected
 MOST_FIELDS = 8  # of a message
 
 Address = tuple[str, int]  # a numeric IPv4 or IPv6 address and a port

@@ -21,14 +21,13 @@ from . import messages, tokens
 from .clients import Client, allow_files, listener
 from .errors import Refused
 from .jobs import Group, Jobs, Limits, Member, Pair
-from .messages import ProtocolError
+from .messages import ROUTES, ProtocolError
 from .monitor import Figures, answer_http, note
 from .relay import relay
 
 LOOK_EVERY = 1.0  # seconds, at groups that may have expired
 UNREAD = 2**18  # bytes that a rank may leave unread; START from 2,000 peers at once are less
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-ROUTES = ("private", "punched", "relay")
 
 
 @dataclass(frozen=True)

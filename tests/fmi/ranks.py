@@ -26,9 +26,10 @@ import pytest
 from fmi import collectives
 from fmi.control import Endpoint
 from fmi.errors import FMIError
-from fmi.group import ROUTES, Group, Timing, joined
+from fmi.group import Group, Timing, joined
+from fmi.messages import ROUTES
 
-SECRET = b"a secret of the tests"
+SECRET = b"a secret of the tests"  # that of rendezvous.py, which a process of this file does not find
 SOON = 20.0  # seconds that nothing here takes
 LATE = 4.0  # seconds in which this machine certainly has noticed what there is to notice at once
 USUAL = Timing()

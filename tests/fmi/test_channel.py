@@ -14,9 +14,10 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import pytest
 
-from fmi.channel import AHEAD, BEAT, BYE, DATA, FRAME, Buffer, Channel, Incoming, Outgoing, transfer
+from fmi.channel import AHEAD, BEAT, BYE, DATA, FRAME, Channel, Incoming, Outgoing, transfer
 from fmi.errors import DeadlinePassed, Disagreement, PeerLost
 from fmi.parting import part
+from fmi.values import Buffer
 
 TAG = 0x01000007
 SOON = 20.0  # seconds that nothing here takes
@@ -42,6 +43,17 @@ def stack() -> Iterator[ExitStack]:
     """Closes what a test has opened."""
     with ExitStack() as stack:
         yield stack
+
+
+@pytest.fixture
+def two_pairs(
+    make_pair: Callable[[], tuple[socket.socket, socket.socket]], stack: ExitStack
+) -> list[tuple[socket.socket, socket.socket]]:
+    """Connections of rank 0 to ranks 1 and 2, each with the other end."""
+    pairs = [make_pair(), make_pair()]
+    for own in (end for pair in pairs for end in pair):
+        stack.enter_context(own)
+    return pairs
 
 
 @pytest.fixture
@@ -156,12 +168,9 @@ def test_any_contiguous_memory_is_sent_and_none_is_copied(ends: tuple[Channel, C
     sent.result(SOON)
 
 
-def test_to_one_and_from_another(
-    make_pair: Callable[[], tuple[socket.socket, socket.socket]], stack: ExitStack, alarm: int
-) -> None:
+def test_to_one_and_from_another(two_pairs: list[tuple[socket.socket, socket.socket]], alarm: int) -> None:
     """While it sends to a rank that does not take it, a rank receives from another."""
-    to_1, of_1 = map(stack.enter_context, make_pair())
-    to_2, of_2 = map(stack.enter_context, make_pair())
+    (to_1, of_1), (to_2, of_2) = two_pairs
     large = noise(LARGE, 1)
     got = []
 
@@ -215,11 +224,10 @@ def test_signs_of_life_fill_a_channel_that_nobody_reads(ends: tuple[Channel, Cha
 
 
 def test_a_rank_that_waits_for_another_still_gives_signs_of_life(
-    make_pair: Callable[[], tuple[socket.socket, socket.socket]], stack: ExitStack, alarm: int
+    two_pairs: list[tuple[socket.socket, socket.socket]], alarm: int
 ) -> None:
     """It has sent its message to rank 1 and waits for rank 2; rank 1 must not take it for dead."""
-    to_1, of_1 = map(stack.enter_context, make_pair())
-    to_2, of_2 = map(stack.enter_context, make_pair())
+    (to_1, of_1), (to_2, of_2) = two_pairs
     channel_to_1 = Channel(to_1, 1, "private")
     waiting = Rank(alarm).exchange(to=channel_to_1, sent=[b"x"], source=Channel(to_2, 2, "private"))
     of_1.settimeout(SOON)
@@ -262,11 +270,10 @@ def test_a_silent_peer_is_lost_within_the_patience(ends: tuple[Channel, Channel]
 
 
 def test_a_silent_source_is_lost_while_there_is_much_to_send(
-    make_pair: Callable[[], tuple[socket.socket, socket.socket]], stack: ExitStack, alarm: int
+    two_pairs: list[tuple[socket.socket, socket.socket]], alarm: int
 ) -> None:
     """That something goes on with one does not hide that the other is silent."""
-    to_1, of_1 = map(stack.enter_context, make_pair())
-    to_2, _of_2 = map(stack.enter_context, make_pair())
+    (to_1, of_1), (to_2, _) = two_pairs
     done = threading.Event()
 
     def drain() -> None:

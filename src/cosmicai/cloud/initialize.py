@@ -49,19 +49,19 @@ def _planned(given: dict[str, Any], payload: Payload, run: RunFolder, ours: bool
     plan = run.plan()
     body = events(payload, shares, plan.batch_size)
     data_map = {call["RANK"]: call["DATA_PATH"] for call in body}
-    done = run.parts()
-    unfinished = {plan.shards[item.shard].name for item in plan.items if item not in done}
-    limit = {"MEMORY": payload.memory} if payload.memory else {}
-    left = [call | limit for call, names in zip(body, shares, strict=True) if unfinished.intersection(names)]
-    if endpoint and ours:
-        left = talking_events(left, endpoint, run, len(done))
-    elif endpoint:
-        body = talking_events(body, endpoint, run, len(done))
+    if endpoint and not ours:
+        body = talking_events(body, endpoint, run)
     published = given | {"world_size": len(body), "data_map": data_map, "body": body}
     run.write_json(run.payload_path, published)
     if not ours:
         run.write_json(f"s3://{payload.bucket}/payload.json", published)  # where published functions read it
         return {"statusCode": 200, "body": body}
+    done = run.parts()
+    unfinished = {plan.shards[item.shard].name for item in plan.items if item not in done}
+    limit = {"MEMORY": payload.memory} if payload.memory else {}
+    left = [call | limit for call, names in zip(body, shares, strict=True) if unfinished.intersection(names)]
+    if endpoint:
+        left = talking_events(left, endpoint, run)
     run.write_json(run.map_items_path, left)
     bucket, _, key = run.map_items_path.removeprefix("s3://").partition("/")
     stop_at = max(STOP_AT_PERCENTAGE, payload.tolerated_failure_percentage, 100 * STOP_AT_RANKS / max(1, len(left)))

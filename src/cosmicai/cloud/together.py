@@ -11,22 +11,24 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
 import numpy as np
 
+from fmi import SECRET
 from fmi.errors import FMIError
 
 from ..errors import InputError, explained
 from ..ranks.environment import RENDEZVOUS
-from ..ranks.fmi import SECRET, Disconnected, FMICommunicator, Meeting, connected_by_fmi, meeting_at
 from ..ranks.invocation import Invocation
 from ..run.folder import RunFolder
 from ..run.plan import WorkItem
 from ..run.schedule import agree_on_missing, counted, largest_first
 from ..s3 import client_config
 from .payload import Payload
+
+if TYPE_CHECKING:
+    from ..ranks.fmi import FMICommunicator
 
 SECRET_ARN = "FMI_SECRET_ARN"
 NAMED = 50  # characters of a run folder that are in the name of a job, for those who read the server's log
@@ -48,11 +50,6 @@ class Together:
     size: int
     parts: int
 
-    @property
-    def meeting(self) -> Meeting:
-        """Where the ranks meet. Raises InputError if the endpoint is none or the secret cannot be read."""
-        return meeting_at(self.endpoint, self.job, shared_secret())
-
 
 def endpoint_of(payload: Payload) -> str | None:
     """Where ranks shall meet; None if they are not to talk. Raises InputError if nobody says where, or no ranks can
@@ -65,15 +62,18 @@ def endpoint_of(payload: Payload) -> str | None:
             "fmi_enabled is true and there is no rendezvous server: name one in rendezvous_endpoint, or give the stack "
             "one with `python aws/deploy.py up --rendezvous-vpc`"
         )
+    from ..ranks.fmi import connected_by_fmi, meeting_at
+
     with connected_by_fmi(0, 1, meeting_at(endpoint, f"check-{uuid.uuid4()}", shared_secret()), CHECKING):
         return endpoint
 
 
-def talking_events(calls: Iterable[Mapping[str, Any]], endpoint: str, run: RunFolder, parts: int) -> list[Record]:
+def talking_events(calls: Iterable[Mapping[str, Any]], endpoint: str, run: RunFolder) -> list[Record]:
     """The events of ranks that shall talk: all of these, and no others. One alone has nobody to talk to."""
     calls, job = list(calls), f"{run.uri[-NAMED:]} {uuid.uuid4()}"
     if len(calls) == 1:
         return [dict(calls[0])]
+    parts = len(run.parts())
     return [
         {**call, "FMI": asdict(Together(endpoint, job, rank, len(calls), parts))} for rank, call in enumerate(calls)
     ]
@@ -93,8 +93,10 @@ def do_together(
 ) -> tuple[Record | None, str | None]:
     """The record of what a rank `did` of all that is missing of the run, and why the ranks do not talk any more.
 
-    There is no record if they never did. Raises what `do` raises.
+    There is no record if they never did. Raises what `do` raises, and InputError if the secret cannot be read.
     """
+    from ..ranks.fmi import Disconnected, connected_by_fmi, meeting_at
+
     record: Record | None = None
     if len(run.parts()) > together.parts:
         return record, "the dealing had begun before this call"
@@ -107,7 +109,8 @@ def do_together(
         return run.amend_record(record, **{"fmi": what, "lambda": invocation.record()})
 
     try:
-        with connected_by_fmi(together.rank, together.size, together.meeting, patience, waiting) as talking:
+        meeting = meeting_at(together.endpoint, together.job, shared_secret())
+        with connected_by_fmi(together.rank, together.size, meeting, patience, waiting) as talking:
             done = run.parts() if talking.rank == 0 else set()
             missing = agree_on_missing(run.plan().items, done, talking)
             record = do(_until_broken(counted(largest_first(missing), talking)))
@@ -143,6 +146,8 @@ def shared_secret() -> bytes:
     arn = os.environ.get(SECRET_ARN)
     if not arn:
         return os.environ.get(SECRET, "").encode()
+    import boto3
+
     with explained(arn, "read the secret"):
         told = boto3.client("secretsmanager", config=client_config()).get_secret_value(SecretId=arn)
     return str(told["SecretString"]).encode()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmi import collectives
+from fmi import SECRET, collectives
 from fmi.control import Endpoint
 from fmi.errors import FMIError
 from fmi.group import Group, joined
@@ -24,7 +24,7 @@ from .environment import RENDEZVOUS, Environment, Rank
 
 MEETING = 600.0  # seconds for all ranks to come
 WAITING = 86400.0  # seconds of a rank that is done for the slowest; one that died is noticed at once
-JOB, SECRET = "COSMICAI_RENDEZVOUS_JOB", "FMI_SECRET"
+JOB = "COSMICAI_RENDEZVOUS_JOB"
 
 
 class Disconnected(InputError):
