@@ -101,7 +101,7 @@ cp -al "$wheels" "$context/wheels"
 # What is tracked, as it is now: a stash that nobody keeps.
 now=$(git -C "$root" -c user.name=build -c user.email=build stash create)
 (cd "$root" && git archive "${now:-HEAD}" LICENSE README.md pyproject.toml requirements.lock requirements-dev.lock src \
-  aws containers) | tar --extract --directory="$context/project"
+  aws analysis containers) | tar --extract --directory="$context/project"
 cp "$root/containers/Containerfile" "$context"
 chmod -R u=rwX,go=rX "$context"/{project,weights} # whatever the umask is here
 

@@ -136,6 +136,25 @@ def test_files_are_listed_in_natural_order_without_those_of_folders_below(folder
     assert storage.list_files(storage.join(folder, "nothing")) == []
 
 
+def test_a_folder_is_listed_with_the_names_of_its_folders(folder):
+    for name in ("run 10/a", "run 2/b", "run 2/below/c", "x.json", "run 3.json"):
+        storage.write_bytes(storage.join(folder, name), b"x")
+    storage.write_bytes(f"{folder}beside/d", b"x")  # which to S3 begins like the folder
+    files = [Entry("run 3.json", 1), Entry("x.json", 1)]
+    assert storage.list_folder(folder) == (files, ["run 2", "run 10"])
+    assert storage.list_folder(folder, "run 1") == ([], ["run 10"])
+    assert storage.list_folder(storage.join(folder, "run 2")) == ([Entry("b", 1)], ["below"])
+    assert storage.list_folder(storage.join(folder, "none")) == ([], [])
+
+
+def test_more_than_a_thousand_folders_are_listed_and_links_to_folders_are_not(bucket, tmp_path):
+    fill(bucket, {f"many/{number}/a": b"x" for number in range(1003)})
+    assert storage.list_folder(f"{bucket}/many") == ([], [str(number) for number in range(1003)])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert storage.list_folder(str(tmp_path)) == ([], ["folder"])
+
+
 def test_all_of_more_than_a_thousand_objects_are_listed(bucket):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: storage.write_bytes(f"{bucket}/many/{number}.pt", b"x"), range(1003)))

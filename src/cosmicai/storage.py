@@ -76,7 +76,16 @@ def list_files(uri: str, begin: str = "") -> list[Entry]:
 
     Empty if there is no folder.
     """
+    return list_folder(uri, begin)[0]
+
+
+def list_folder(uri: str, begin: str = "") -> tuple[list[Entry], list[str]]:
+    """The files directly in a folder, as `list_files` gives them, and its folders' names, in the same order.
+
+    A link to a folder is none.
+    """
     entries: list[Entry] = []
+    folders: list[str] = []
     if is_s3(uri):
         bucket, key = s3_parts(uri)
         folder = f"{key.rstrip('/')}/" if key else ""
@@ -84,13 +93,19 @@ def list_files(uri: str, begin: str = "") -> list[Entry]:
         with explained(uri, "list"):
             for page in s3_client().get_paginator("list_objects_v2").paginate(**asked):
                 entries += [Entry(item["Key"][len(folder) :], item["Size"]) for item in page.get("Contents", [])]
+                folders += [item["Prefix"][len(folder) : -1] for item in page.get("CommonPrefixes", [])]
     elif Path(uri).is_dir():
         with explained(uri, "list"), os.scandir(uri) as found:
             for item in found:
                 with suppress(FileNotFoundError):  # another process renamed or removed it meanwhile
-                    if item.name.startswith(begin) and item.is_file():
+                    if not item.name.startswith(begin):
+                        continue
+                    if item.is_file():
                         entries.append(Entry(item.name, item.stat().st_size))
-    return sorted((entry for entry in entries if entry.name), key=lambda entry: natural_key(entry.name))
+                    elif item.is_dir(follow_symlinks=False):
+                        folders.append(item.name)
+    files = sorted((entry for entry in entries if entry.name), key=lambda entry: natural_key(entry.name))
+    return files, sorted((name for name in folders if name), key=natural_key)
 
 
 def read_bytes(uri: str) -> bytes:
