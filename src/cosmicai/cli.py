@@ -8,7 +8,7 @@ import sys
 import click
 
 from . import __version__
-from .commands import bench, cost, runs, surveys, train, weights
+from .commands import bench, cost, reproduce, runs, surveys, train, weights
 from .errors import InputError
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
@@ -23,7 +23,7 @@ def cli() -> None:
     """
 
 
-_modules = (runs, surveys, bench, cost, train, weights)
+_modules = (runs, surveys, bench, cost, train, weights, reproduce)
 for command in (command for module in _modules for command in module.COMMANDS):
     cli.add_command(command)
 
