@@ -1,6 +1,7 @@
 # make demo   from nothing to a catalogue of redshifts of synthetic galaxies
 # make test   the whole test suite
 # make test-aws   the part of it that is about AWS, in a cloud on this machine
+# make report what runs cost and how fast they were: of the demo run, a small sweep and the published figures
 # make check  what CI runs: lint, types, tests
 # make image  this commit as an image, cosmicai-cpu.oci.tar; with GPUs: make image VARIANT=cuda
 # make sif    the same for Apptainer, cosmicai.sif
@@ -11,7 +12,10 @@ BIN := $(VENV)/bin
 # AWS Lambda's emulator is a program in this package, whose own requirements do not fit ours.
 EMULATOR := aws-sam-cli==1.170.0
 
-.PHONY: demo install test test-aws lint format check image sif audit kill lock clean
+# Results of the published project, a clone of which has more than the few figures that come along.
+PUBLISHED ?=
+
+.PHONY: demo install report test test-aws lint format check image sif audit kill lock clean
 
 demo: install
 	$(BIN)/cosmicai demo --out demo
@@ -32,6 +36,10 @@ $(BIN)/python:
 	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y python3-venv >/dev/null; } || \
 	  { echo "$(PYTHON) has no venv; install it with: sudo apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+
+report: demo
+	$(BIN)/cosmicai bench sweep demo/survey --out sweep --partition-mb 10,25 --batch-sizes 512 --world-sizes 1,2,4
+	$(BIN)/python -m analysis report demo/run sweep $(PUBLISHED) --out report
 
 test: install $(VENV)/rie
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
@@ -81,4 +89,4 @@ lock:
 	  LC_ALL=C comm -13 requirements.lock - >requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) build demo
+	rm -rf $(VENV) build demo sweep report

@@ -49,8 +49,14 @@ def tiny_weights(path: Path, seed: int = 0) -> str:
     return str(path)
 
 
-def run(*arguments: str, module: str = "cosmicai", **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, module: str = "cosmicai", cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs `python -m MODULE ARGUMENTS` and waits for it."""
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=os.environ | environment
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        cwd=cwd,
     )

@@ -1,4 +1,4 @@
-"""bench engines, start, memory, end-to-end, ranks, slurm, container, lambda, fmi, sweep."""
+"""bench engines, start, memory, end-to-end, ranks, slurm, container, lambda, fmi, analysis, sweep."""
 
 from __future__ import annotations
 
@@ -191,6 +191,19 @@ def fmi(as_json: bool, out: str | None, **options: Any) -> None:
     from ..bench.report import show
 
     show(bench_fmi(**options, tell=tell), as_json, out)
+
+
+@bench.command()
+@click.option("--runs", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--ranks", default=10000, show_default=True, type=click.IntRange(1), help="Of each run.")
+@_repeats(3)
+@_output
+def analysis(as_json: bool, out: str | None, **options: Any) -> None:
+    """Speed and memory of `python -m analysis` over made-up runs of very many ranks."""
+    from ..bench.analysis import bench_analysis
+    from ..bench.report import show
+
+    show(bench_analysis(**options, tell=tell), as_json, out)
 
 
 @bench.command()

@@ -1,0 +1,8 @@
+"""`python -m analysis ...`."""
+
+from cosmicai.cli import run_command
+
+from .cli import cli
+
+if __name__ == "__main__":
+    run_command(cli, "analysis")
