@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cosmicai import storage
 from cosmicai.demo import named_survey
 from cosmicai.errors import InputError
+from cosmicai.model.weights import DEMO
 from cosmicai.run.cost import load_prices
 from cosmicai.s3 import is_s3
 
@@ -59,11 +60,14 @@ def advise(
     Raises InputError if the survey has no galaxies, deadline, budget or limits cannot be, there is no such site, or
     there are no prices for the region.
     """
-    return advise_by(target, chosen(fit_models(collection, audited)), deadline, budget)
+    models = fit_models(collection, audited)
+    return advise_by(target, chosen(of_network(models, target)), deadline, budget, _set_aside(models, target))
 
 
-def advise_by(target: Target, models: Sequence[Model], deadline: float | None, budget: float | None) -> Advice:
-    """What these models say about a survey. Raises InputError as `advise` does."""
+def advise_by(
+    target: Target, models: Sequence[Model], deadline: float | None, budget: float | None, notes: Sequence[str] = ()
+) -> Advice:
+    """What these models say about a survey; `notes` are told with it. Raises InputError as `advise` does."""
     _require(target, deadline, budget)
     found = [one for model in models for one in choices(model, target)]
     possible = sorted((one for one in found if isinstance(one, Choice)), key=lambda one: (one.seconds, one.name))
@@ -76,7 +80,7 @@ def advise_by(target: Target, models: Sequence[Model], deadline: float | None, b
         tuple(miss(one, deadline, budget) <= 1 for one in possible),
         tuple(one for one in found if isinstance(one, Excluded)),
         tuple(models),
-        tuple(_notes(models, possible)),
+        (*notes, *_notes(models, possible)),
     )
 
 
@@ -94,14 +98,15 @@ def advise_survey(
     `survey` is an address, `demo`, or a number of galaxies; `limits` are further fields of `Target`. Raises InputError
     if there is no such survey or address, and as `advise` does.
     """
-    models: list[Model] = []
+    target, fits = target_of(survey, **limits), []
     if measured:
         found = collect(measured)
-        models = chosen(fit_models(found, audit(found)))
+        fits = fit_models(found, audit(found))
+    models = chosen(of_network(fits, target))
     figures = published_runs()
     known = {_platform(model) for model in models}
     models += [one for one in chosen(fit_models(figures, audit(figures))) if _platform(one) not in known]
-    return advise_by(target_of(survey, **limits), models, deadline, budget)
+    return advise_by(target, models, deadline, budget, _set_aside(fits, target))
 
 
 def target_of(survey: str, **limits: Any) -> Target:
@@ -109,6 +114,8 @@ def target_of(survey: str, **limits: Any) -> Target:
 
     Raises InputError if there is no such survey.
     """
+    if survey == DEMO:
+        limits["weights"] = limits.get("weights") or DEMO
     if re.fullmatch(r"[0-9][0-9_,]*", survey) and not storage.exists(storage.absolute(survey)):
         galaxies = int(re.sub("[_,]", "", survey))
         return Target("SURVEY", galaxies, galaxies * GALAXY_BYTES, galaxies, **limits)
@@ -116,6 +123,23 @@ def target_of(survey: str, **limits: Any) -> Target:
         opened = named_survey(survey, folder)
         largest = max((shard.galaxies for shard in opened.shards), default=0)
         return Target(survey, opened.galaxies, opened.bytes, largest, not is_s3(opened.uri), **limits)
+
+
+def of_network(models: Iterable[Model], target: Target) -> list[Model]:
+    """The models of networks as large as the one that will run: the demo weights' is far smaller than AstroMAE's."""
+    return [model for model in models if (model.weights == DEMO) == (target.weights == DEMO) or not model.weights]
+
+
+def _set_aside(models: Iterable[Model], target: Target) -> list[str]:
+    """What is said of runs of yours that are not used."""
+    everything = list(models)
+    used = of_network(everything, target)
+    runs = sum(len(model.runs) for model in everything if model not in used)
+    return (
+        [f"{runs} runs of yours are not used, since their network has another size: that of the demo weights is small"]
+        if runs
+        else []
+    )
 
 
 def chosen(models: Iterable[Model]) -> list[Model]:

@@ -27,6 +27,7 @@ CONCURRENCIES = (100, 1000)  # the default of the stack, and of an account
 LARGEST_MEMORY_MB, LARGEST_CONCURRENCY, LAMBDA_SECONDS = MEMORIES[-1], CONCURRENCIES[-1], 900
 TASKS = (4, 16, 64, 256, 1000)
 GPUS = (1, 4)
+WEIGHTS = "WEIGHTS"  # in a command line whose weights are still to be named
 ARRAY_CORES = 1  # of a task: `--cpus-per-task=1` in the published project's submit_parallel.sh
 LEAST_MINUTES, SPARE = 10, 2.0  # of a job's time limit, and how much of it should be left
 NOT_MEASURED = "fitted to the published code, while the command runs this project's, which was not measured there"
@@ -230,7 +231,7 @@ def _cores(model: Model) -> int:
 def _command(model: Model, target: Target, *options: str) -> str:
     """The line that runs this project's code so; of ours with what it was measured with, if that is no default."""
     command = ["python", "-m", "launch", *options, target.survey]
-    command += ["--weights", target.weights] if target.weights else []
+    command += ["--weights", target.weights or WEIGHTS]
     if model.origin == "ours":
         if model.batch_size not in (None, BATCH_SIZE[model.device]):
             command += ["--batch-size", str(model.batch_size)]

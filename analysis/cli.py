@@ -155,10 +155,17 @@ def report(runs: Sequence[str], out: str, title: str) -> None:
 @click.option("--deadline", metavar="TIME", help="Such as 10m or 1.5h.")
 @click.option("--budget", type=float, metavar="DOLLARS", help="US dollars on AWS.")
 @click.option("--measured", multiple=True, metavar="RUNS", help="Measured runs, yours or published; may be repeated.")
+@click.option("--weights", help="Weights that will run; runs of yours with a network of another size are not used.")
 @click.option("--out", help="Folder for the figure and the tables.")
 @_json
 def advise(
-    survey: str, deadline: str | None, budget: float | None, measured: Sequence[str], out: str | None, as_json: bool
+    survey: str,
+    deadline: str | None,
+    budget: float | None,
+    measured: Sequence[str],
+    out: str | None,
+    as_json: bool,
+    **limits: Any,
 ) -> int:
     """Say which platform and which settings suit SURVEY: a survey, or a number of galaxies.
 
@@ -169,7 +176,7 @@ def advise(
     from .report import show_advice
 
     seconds = None if deadline is None else parse_seconds(deadline)
-    advice = advise_survey(survey, measured, deadline=seconds, budget=budget)
+    advice = advise_survey(survey, measured, deadline=seconds, budget=budget, **limits)
     show_advice(advice, out, as_json)
     return 0 if any(advice.meets) else 3
 

@@ -14,7 +14,7 @@ from .tables import RUN_COLUMNS
 
 # Runs that differ in any of these are never averaged together, whatever is asked for; nor are those of a study that
 # differ in what it varied.
-KEYS = ("origin", "study", "platform", "device", "machine", "engine", "precision", "data_gb")
+KEYS = ("origin", "study", "platform", "device", "machine", "engine", "precision", "weights", "data_gb")
 VARIED = {"batch_size": ("batch size", "world size"), "world_size": ("world size",)}  # by studies of these names
 SHORT = {"partition": "partition_mb", "data_size": "data_gb", "batch": "batch_size", "world": "world_size"}
 SETTINGS = (

@@ -99,6 +99,7 @@ class Model:
     runs: tuple[str, ...]
     withheld: tuple[Withheld, ...]
     peaks: tuple[tuple[float, float], ...]
+    weights: str | None = None
 
     def seconds(self, work: Work) -> float:
         """How long a run takes."""
@@ -130,7 +131,9 @@ def fit_models(collection: Collection, audit: Audit) -> list[Model]:
     """
     runs = geometry(audit.usable(collection.runs))
     models = []
-    for _, group in runs.groupby(["place", "origin", "device", "machine", "apart"], dropna=False, sort=False):
+    for _, group in runs.groupby(
+        ["place", "origin", "device", "machine", "weights", "apart"], dropna=False, sort=False
+    ):
         first = group.iloc[0]
         ranks = collection.ranks[collection.ranks["run"].isin(group["run"])]
         if first["origin"] == "ours":
@@ -147,7 +150,7 @@ def fit_models(collection: Collection, audit: Audit) -> list[Model]:
                 first["place"], first["origin"], first["device"], _known(first["machine"]),
                 _known(first["engine"]), _known(first["precision"]), _known(table["batch_size"].max()),
                 _known(first["memory_mb"]), tuple(sorted(set(table["slots"].astype(int)))), terms,
-                tuple(table["run"]), withheld, _peaks(group),
+                tuple(table["run"]), withheld, _peaks(group), _known(first["weights"]),
             )
         )  # fmt: skip
     return models

@@ -69,7 +69,7 @@ ADVICE_HEADINGS = {
 def show_advice(advice: Advice, out: str | None, as_json: bool) -> None:
     """Prints the choices on the front, how far the models are off, and the command line of each choice.
 
-    With `out` all choices are written there as choices.csv, advice.json and the figure of the front.
+    With `out` all choices are written there as choices.csv, advice.json and figures of the front.
     """
     import click
 
@@ -77,20 +77,28 @@ def show_advice(advice: Advice, out: str | None, as_json: bool) -> None:
     if out:
         show.write_csv(storage.join(out, "choices.csv"), choices)
         show.write_text(storage.join(out, "advice.json"), to_json(advice))
-        # Where no dollars are charged nothing is paid; service units are in the table.
-        save(pareto(choices.rename(columns={"choice": "label"}).fillna({"dollars": 0.0})), out)
+        # Apart, since service units have no price: what costs dollars or nothing, and what costs service units.
+        labelled, charged = choices.rename(columns={"choice": "label"}), choices["service_units"].notna()
+        save(pareto(labelled[~charged].fillna({"dollars": 0.0})), out)
+        save(pareto(labelled[charged], name="pareto-service-units", cost="service_units"), out)
     if as_json:
         click.echo(to_json(advice))
         return
-    front = choices[choices["on_front"]]
-    title = f"{advice.target.galaxies:,} galaxies: choices that no other beats in time, dollars and service units"
-    show.print_table(front.drop(columns=["platform", "on_front", "command", "remark"]), title, ADVICE_HEADINGS)
+    # Beside the front, so that no platform is passed over in silence: the fastest choice of each that is not on it.
+    others = choices[~choices["platform"].isin(choices.loc[choices["on_front"], "platform"])]
+    front = choices[choices["on_front"] | choices.index.isin(others.drop_duplicates("platform").index)]
+    title = f"{advice.target.galaxies:,} galaxies: what no other choice beats, and the fastest of each other platform"
+    show.print_table(_in_short(front.drop(columns=["platform", "command", "remark"])), title, ADVICE_HEADINGS)
     for row in front.itertuples():
         click.echo(f"{row.choice}:\n  {row.command}")
     click.echo()
-    show.print_table(
-        error_table(advice.models), "How far the models are off, each configuration left out in turn", ADVICE_HEADINGS
-    )
-    remarks = [part for text in front["remark"].dropna() for part in text.split("; ")]
+    told = "How far the models are off, each configuration left out in turn"
+    show.print_table(_in_short(error_table(advice.models)), told, ADVICE_HEADINGS)
+    remarks = [part for text in front["remark"].dropna() for part in text.split("; ") if part]
     for note in (*dict.fromkeys(remarks), *advice.notes, advice.verdict):
         click.echo(f"{note[0].upper()}{note[1:]}")
+
+
+def _in_short(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the names of the runs that it is based on."""
+    return table.assign(based_on=table["based_on"].str.partition(":")[0])

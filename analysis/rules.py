@@ -92,7 +92,10 @@ def total(collection: Collection) -> Iterator[Finding]:
     for run in rows(runs, of_total):
         missing = TOTAL_GALAXIES - run.galaxies
         if missing == TOTAL_MISSING:
-            text = f"{run.galaxies:,} galaxies are there, {missing} fewer than the paper says, as in every whole run"
+            text = (
+                f"{run.galaxies:,} galaxies are there, {missing} fewer than the {TOTAL_GALAXIES:,} of the paper, as in "
+            )
+            text += "every whole run"
             yield Finding(run.run, Severity.REMARK, "total", text)
         else:
             text = f"{run.galaxies:,} galaxies are there, where the paper says {TOTAL_GALAXIES:,}"

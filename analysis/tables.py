@@ -42,6 +42,7 @@ RUN_COLUMNS = (
     Column("machine", TEXT, "", "where it was measured, as far as the source tells"),
     Column("engine", TEXT, "", "what computed: `openvino`, `reference`, `cuda`, or `published` for the published code"),
     Column("precision", TEXT, "", "`float32`, `bfloat16`, `int8`"),
+    Column("weights", TEXT, "", "what the network's weights are: `demo`, or the first 16 digits of their SHA-256"),
     Column("partition_mb", REAL, "MB (2^20 bytes)", "target size of the partitions"),
     Column("data_gb", REAL, "GB (2^30 bytes)", "data size that the run claims; `total` is 12.6"),
     Column("batch_size", COUNT, "galaxies", "NA where ranks differ"),

@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 from cosmicai import storage
+from cosmicai.model.weights import DEMO
 from cosmicai.parallel import in_order
 from cosmicai.run.cost import billed_seconds
 from cosmicai.run.folder import RunFolder
@@ -145,6 +146,7 @@ def _setting(run: RunFolder, records: Sequence[Record]) -> dict[str, Any]:
         "device": plan.device,
         "engine": plan.engine,
         "precision": plan.precision,
+        "weights": DEMO if plan.weights == DEMO else plan.weights_sha256[:16],
         "partition_mb": round(shard * GALAXY_BYTES / 2**20, 1),
         "data_gb": plan.galaxies * GALAXY_BYTES / GB,
         "batch_size": plan.batch_size,

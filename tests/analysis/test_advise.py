@@ -20,6 +20,7 @@ from analysis.advise import (
     advise_survey,
     chosen,
     error_table,
+    of_network,
     pareto,
     parse_seconds,
     target_of,
@@ -102,6 +103,23 @@ def test_seconds_of_each_platform():
     assert rows["laptop, 1 process"]["seconds"] == pytest.approx(0.2 * 659_857 / 512)
     assert "64 at once were not measured" not in rows["rivanna, 64 tasks"]["remark"]
     assert "16 at once were not measured" in rows["rivanna, 16 tasks"]["remark"]
+
+
+def test_runs_of_another_network_are_not_used():
+    own = {"origin": "ours", "engine": "openvino", "runs": ("mine", "mine too")}
+    small, large = (model(LAPTOP, {"start": 1.0}, weights=weights, **own) for weights in ("demo", "0123456789abcdef"))
+    for weights, used in ((None, large), ("w.safetensors", large), ("demo", small)):
+        target = replace(TOTAL, weights=weights)
+        assert of_network([small, large, ON_GPU], target) == [
+            one for one in (small, large, ON_GPU) if one in (used, ON_GPU)
+        ]
+
+
+def test_a_command_line_names_weights():
+    for weights, named in ((None, "WEIGHTS"), ("demo", "demo")):
+        [only] = advise_by(replace(TOTAL, weights=weights), [ON_LAPTOP], None, None).choices
+        assert only.command == f"python -m launch --procs 1 SURVEY --weights {named} --out RUN"
+    assert target_of("demo", weights=None).weights == "demo"
 
 
 def test_low_and_high_are_by_the_error_of_the_model():

@@ -352,6 +352,16 @@ def test_choices_are_numbered_on_and_off_the_front():
     assert drawing.caption.startswith("3 of 5 choices are on the front: Lambda, 10 MB takes 5.1 s for 0.22 dollars;")
 
 
+def test_choices_on_a_cluster_have_service_units():
+    charged = CHOICES.rename(columns={"dollars": "service_units"})
+    drawing = figures.pareto(charged, cost="service_units", name="units")
+    assert axes_of(drawing).get_ylabel() == "service units"
+    assert [line.get_xydata().tolist() for line in axes_of(drawing).lines] == [
+        line.get_xydata().tolist() for line in axes_of(figures.pareto(CHOICES)).lines
+    ]
+    assert "1  Lambda, 10 MB: 5.1 s, 0.22 service units" in small_print(drawing)
+
+
 def test_of_many_choices_those_on_the_front_are_listed():
     more = [CHOICES.assign(seconds=CHOICES["seconds"] + k, on_front=False) for k in range(1, 5)]
     drawing = figures.pareto(pd.concat([CHOICES, *more]))
