@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from cosmicai.run.record import BITS_PER_GALAXY
+
 Row = Mapping[str, Any]
 
-GALAXY_BYTES = 20520  # of cutout (float32) and magnitudes (float64), as published data sizes count
+GALAXY_BYTES = BITS_PER_GALAXY // 8  # of cutout and magnitudes, as published data sizes count
 GB = 2**30  # the published 12.6 GB are 659,857 galaxies, so a GB there is 2^30 bytes
 TOTAL_GB = 12.6  # what the published total data set is called by
 TEXT, COUNT, REAL, TRUTH, TIME = "str", "Int64", "float64", "boolean", "datetime64[us, UTC]"

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from cosmicai import storage
+from cosmicai.run.record import BITS_PER_GALAXY
 
 from ..tables import Found, Measured
 from .source import Source
-from .values import BITS_PER_GALAXY, number, signed, text, whole
+from .values import number, signed, text, whole
 
 SYSTEM = "System_Info.json"
 _KEYS = {"batch size", "number of batches", "device"}

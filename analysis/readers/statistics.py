@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cosmicai.run.record import BITS_PER_GALAXY
+
 from ..tables import Found, LeftOut, Measured, Row
 from .durations import LAMBDA
 from .source import Source
-from .values import BITS_PER_GALAXY, number, rate, whole
+from .values import number, rate, whole
 
 
 def matches(source: Source) -> bool:

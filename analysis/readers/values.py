@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-BITS_PER_GALAXY = 164160  # that the published throughputs count: cutout and magnitudes
+from cosmicai.run.record import BITS_PER_GALAXY
+
 _CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]\d(?:\.\d+)?)")
 
 
