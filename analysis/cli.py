@@ -36,6 +36,19 @@ def _csv(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--out", help="File for the table as CSV.")(command)
 
 
+def _job(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--site", help="What service units of SLURM runs are reckoned by, such as rivanna."),
+        click.option(
+            "--cores", type=click.IntRange(1), default=1, show_default=True, help="Of each rank, with --site."
+        ),
+        click.option("--job-memory", type=click.IntRange(1), default=4096, show_default=True, help="MB of each rank."),
+        click.option("--gpu", help="Kind of the GPU of each rank, such as a100."),
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @_runs
 @click.option("--out", help="Folder for runs.csv and ranks.csv.")
@@ -100,9 +113,10 @@ def audit(runs: Sequence[str], strict: bool, out: str | None, as_json: bool) -> 
 @_runs
 @click.option("--by", default="partition,data_size", show_default=True, help="What sets runs apart, by commas.")
 @click.option("--incomplete", is_flag=True, help="Average incomplete runs too.")
+@_job
 @_csv
 @_json
-def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_json: bool) -> None:
+def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_json: bool, **job: Any) -> None:
     """Average runs of the same settings: means without outliers (1.5 interquartile ranges), and medians beside them.
 
     --by takes partition, data_size, batch, world, and any column of settings, such as memory_mb. Runs that differ in
@@ -111,7 +125,7 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
     from . import show
     from .compare import average, headed
 
-    evidence = _evidence(runs, published=False)
+    evidence = _evidence(runs, published=False, **job)
     averages = average(evidence.collection.runs, evidence.audit.verdicts, by.split(","), incomplete)
     if out:
         show.write_csv(out, averages)
@@ -142,12 +156,13 @@ def figures(runs: Sequence[str], out: str) -> None:
 @cli.command()
 @_runs
 @click.option("--out", required=True, help="Folder for index.html, the tables as CSV and the figures.")
+@_job
 @click.option("--title", default="Cosmic AI: what ran, and what it cost", show_default=True)
-def report(runs: Sequence[str], out: str, title: str) -> None:
+def report(runs: Sequence[str], out: str, title: str, **job: Any) -> None:
     """Write one page that needs no network and no script, and the tables and figures beside it."""
     from .report import write_report
 
-    click.echo(write_report(_evidence(runs), out, title, _headings()))
+    click.echo(write_report(_evidence(runs, **job), out, title, _headings()))
 
 
 @cli.command()
@@ -181,11 +196,22 @@ def advise(
     return 0 if any(advice.meets) else 3
 
 
-def _evidence(addresses: Sequence[str], published: bool = True) -> Evidence:
-    """These runs with their audit; with the published figures beside them unless they have published runs."""
+def _evidence(
+    addresses: Sequence[str],
+    published: bool = True,
+    site: str | None = None,
+    cores: int = 1,
+    job_memory: int = 0,
+    gpu: str | None = None,
+) -> Evidence:
+    """These runs with their audit and costs; with the published figures beside them unless they have published runs."""
+    from launch.site import load_site
+
+    from .costs import Job
     from .report import gather
 
-    return gather(_collect(addresses), published)
+    job = Job(load_site(site, {"USER": "user"}), cores, job_memory, gpu) if site else None
+    return gather(_collect(addresses), published, job)
 
 
 def _collect(addresses: Sequence[str]) -> Collection:

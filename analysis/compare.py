@@ -53,6 +53,7 @@ MEASURES = (
     Measure("memory_mb", "memory of the function", "MB", ",.0f", shown=False),
     Measure("billed_seconds", "billed", "s", ",.1f", shown=False),
     Measure("dollars", "cost", "US dollars", ",.4f"),
+    Measure("service_units", "cost", "service units"),
     Measure("mae", "MAE", "", ".6f", shown=False),
     Measure("mse", "MSE", "", ".6f", shown=False),
     Measure("bias", "bias", "", ".6f", shown=False),
@@ -75,7 +76,7 @@ def average(runs: pd.DataFrame, verdicts: pd.Series, by: Sequence[str], incomple
         if column not in named and runs["study"].isin(studies).any()
     }
     keys = [*(key for key in KEYS if key not in named), *named, *varied]
-    measures = [one.column for one in MEASURES if one.column not in keys]
+    measures = [one.column for one in MEASURES if one.column in runs and one.column not in keys]
     return summarized(runs.assign(**varied), verdicts, keys, measures, incomplete)
 
 

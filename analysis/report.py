@@ -17,15 +17,15 @@ from cosmicai.s3 import is_s3
 from . import published, show
 from .advise import Advice, advice_table, error_table, to_json
 from .audit import audit
-from .costs import with_costs
+from .costs import Job, with_costs
 from .figures import pareto, save
 from .page import write_page
 from .sections import Evidence, sections
 from .tables import Collection
 
 
-def gather(collection: Collection, with_published: bool = True) -> Evidence:
-    """What a report is made from: the runs with their costs and their audit.
+def gather(collection: Collection, with_published: bool = True, job: Job | None = None) -> Evidence:
+    """What a report is made from: the runs with their costs and their audit; `job` is what SLURM runs asked for.
 
     The published figures' runs are among them, unless the collection has published runs of its own or they are not
     wanted.
@@ -33,7 +33,7 @@ def gather(collection: Collection, with_published: bool = True) -> Evidence:
     runs = collection.runs
     if with_published and not runs["origin"].eq("published").any():
         runs = pd.concat([runs, published.published_runs().runs], ignore_index=True)
-    found = replace(collection, runs=with_costs(runs))
+    found = replace(collection, runs=with_costs(runs, job))
     return Evidence(found, audit(found))
 
 

@@ -6,7 +6,10 @@ of which the published figures tell.
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from cosmicai import storage
 
 from ..tables import Found, LeftOut, Measured
 from .source import Source
@@ -14,6 +17,7 @@ from .values import number, rate, text, whole
 
 SIZES = (1, 2, 4, 6, 8, 10, 12, 100, 256, 512, 768, 1000, 1024)  # GB
 _KEY = "GB_processed"
+_MEMORY = re.compile(r"Total memory \(GB\): ([0-9.]+)")  # in the log of the job
 
 
 def matches(source: Source) -> bool:
@@ -25,10 +29,11 @@ def read(source: Source) -> Found:
     """A run of one rank for each of the sizes; records out of order are left out."""
     measured: list[Measured] = []
     left_out: list[LeftOut] = []
+    memory = job_memory_gb(source)
     gigabytes, seconds, between = 0, 0.0, 0
     for place, record in enumerate(source.records):
         try:
-            one = measured_of(source, record)
+            one = measured_of(source, record, memory)
             size, wall = one.run["data_gb"], one.run["wall_seconds"]
             if size <= gigabytes or wall <= seconds:
                 raise ValueError(
@@ -50,11 +55,20 @@ def read(source: Source) -> Found:
     return Found(tuple(measured), tuple(left_out))
 
 
-def measured_of(source: Source, record: Any) -> Measured:
+def job_memory_gb(source: Source) -> str | None:
+    """GB of memory of the machine, as the job's log says whose name begins as that of the records; None if unknown."""
+    folder, kind = source.uri.rpartition("/")[0], source.file.partition("_")[0]
+    logs = [entry.name for entry in storage.list_files(folder, f"{kind}_") if entry.name.endswith(".out")]
+    told = [_MEMORY.search(storage.read_bytes(storage.join(folder, name)).decode(errors="replace")) for name in logs]
+    return told[0][1] if len(told) == 1 and told[0] else None
+
+
+def measured_of(source: Source, record: Any, memory_gb: str | None = None) -> Measured:
     """A record as a run. Raises ValueError, naming the key, if one is missing or no number."""
     size, device = whole(record, _KEY), text(record, "device")
     seconds = number(record, "total_execution_time (seconds)")
     rates = record.get("sample_persec")  # a list of one number, the rate so far
+    node = f", node of {memory_gb} GB" if memory_gb else ""
     single = {**record, "sample_persec": rates[0] if isinstance(rates, list) and len(rates) == 1 else rates}
     per_second = rate(single, "sample_persec", "throughput_bps")
     run = {
@@ -65,7 +79,7 @@ def measured_of(source: Source, record: Any) -> Measured:
         "study": "data size",
         "platform": "slurm",
         "device": device,
-        "machine": "Rivanna, one GPU" if device == "cuda" else "Rivanna, one CPU node",
+        "machine": ("Rivanna, one GPU" if device == "cuda" else "Rivanna, one CPU node") + node,
         "engine": "published",
         "precision": "float32",
         "data_gb": float(size),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cosmicai import storage
+
 from ..tables import Found, LeftOut
 from .results import SYSTEM
 from .source import Source
@@ -13,11 +15,11 @@ _SERIES = ("batch_size", "total_time", "throughput", "cpu_memory_mb", "estimated
 
 def matches(source: Source) -> bool:
     """Whether a file is of such a kind."""
-    return source.file == SYSTEM or reason(source) is not None
+    return source.file == SYSTEM or is_job_log(source) or reason(source) is not None
 
 
 def read(source: Source) -> Found:
-    """Nothing; System_Info.json is read with the results beside it."""
+    """Nothing; System_Info.json is read with the results beside it, and a job's log with its records."""
     why = reason(source)
     return Found() if why is None else Found(left_out=(LeftOut(source.uri, why),))
 
@@ -34,6 +36,17 @@ def reason(source: Source) -> str | None:
         return "it repeats result_stats.csv with rates over the durations of state_machine_logs.csv, which are read"
     if source.columns == _SERIES:
         return "it repeats the results of the series, which are read themselves"
-    if source.name.endswith(".out") and "Processed 1 GB." in source.text:
-        return "it tells no times, and not of which results it is the log"
+    if is_job_log(source) and not has_records(source):
+        return "it is the log of a job, which tells no times, and the job's records are not beside it"
     return None
+
+
+def is_job_log(source: Source) -> bool:
+    """Whether a file is the log of a job with the endless loader."""
+    return source.name.endswith(".out") and "Processed 1 GB." in source.text
+
+
+def has_records(source: Source) -> bool:
+    """Whether there are records beside a log whose name begins as that of the log."""
+    folder, kind = source.uri.rpartition("/")[0], source.file.partition("_")[0]
+    return any(entry.name.endswith(".json") for entry in storage.list_files(folder, f"{kind}_"))

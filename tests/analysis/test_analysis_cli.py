@@ -80,6 +80,15 @@ def test_averages_agree_with_the_published_ones_wherever_the_runs_are_whole(shar
     assert compared >= 26
 
 
+def test_runs_on_slurm_are_charged_by_a_site(shared, tmp_path):
+    array = shared / "published/rivanna/slurm_array_total_execution_time.csv"
+    options = ["--site", "rivanna", "--cores", 2, "--job-memory", 2048, "--out", tmp_path / "averages.csv"]
+    assert analysis("compare", array, *options).returncode == 0
+    table = pd.read_csv(tmp_path / "averages.csv").set_index("data_gb")
+    hours = 256 * (8 * 60 + 49 + 8 * 60 + 4 + 7 * 60 + 37) / 3 / 3600
+    assert table.loc[256.0, "service_units"] == pytest.approx(hours * (2 * 0.464 + 2 * 0.0284), rel=1e-9)
+
+
 def test_collect_writes_both_tables(folder, tmp_path):
     done = analysis("collect", folder, "--out", tmp_path, "--json")
     assert done.returncode == 0

@@ -99,7 +99,7 @@ def test_everything_else_is_left_out_with_a_reason(published, shared):
         ("batch_varying_results.csv", "15 rows"): 1, ("demo_input.json", ""): 1,
         ("result_stats.csv", "33 rows `mean`"): 1, ("result_stats.csv", "47 rows"): 1,
         ("result_stats_adjusted.csv", ""): 1, ("state_machine_logs.csv", "row 4"): 1,
-        ("series_2_performance_table.csv", ""): 1, ("cpu_2660333.out", ""): 1, ("gpu_2660567.out", ""): 1,
+        ("series_2_performance_table.csv", ""): 1,
         ("cpu_infinite_1TB.json", "1011 records between"): 1, ("gpu_infinite_1TB.json", "1011 records between"): 1,
         ("slurm_mpi_style_result_stats.csv", "5 rows `mean`"): 1,
     })  # fmt: skip
@@ -212,10 +212,15 @@ def test_an_endless_run_is_one_of_each_published_size(runs):
     last = cpu.iloc[-1]
     names = ("data_gb", "galaxies", "ranks", "world_size", "batch_size", "wall_seconds", "peak_rss_mb", "machine")
     assert tuple(told(last, *names).values()) == (
-        1024.0, 105472 * 512, 1, 1, 512, 196334.75521238905, 1674.328125, "Rivanna, one CPU node",
+        1024.0, 105472 * 512, 1, 1, 512, 196334.75521238905, 1674.328125,
+        "Rivanna, one CPU node, node of 376.54 GB",
     )  # fmt: skip
     gpu = runs.loc["rivanna/gpu_infinite_1TB@1GB"]
-    assert (gpu["device"], gpu["machine"], gpu["wall_seconds"]) == ("cuda", "Rivanna, one GPU", 5.205124714062549)
+    assert (gpu["device"], gpu["machine"], gpu["wall_seconds"]) == (
+        "cuda",
+        "Rivanna, one GPU, node of 2015.68 GB",
+        5.205124714062549,
+    )
     assert gpu["galaxies_per_second"] == pytest.approx(10131.55359323563, rel=1e-12)
 
 
@@ -462,3 +467,19 @@ def test_what_tells_of_no_runs_is_named_with_the_reason(tmp_path):
         "binary.txt": "it is no text in UTF-8",
     }
     assert found.runs.empty and found.ranks.empty
+
+
+def test_a_jobs_log_tells_of_the_machine_of_the_records_beside_it_alone(tmp_path):
+    log = write(tmp_path / "gpu_1.out", "Total memory (GB): 2015.68\nProcessed 1 GB.\n")
+    write(tmp_path / "combined_data.json", [record()])
+    assert without(collect([str(tmp_path)]), "gpu_1.out") == [
+        ("", "it is the log of a job, which tells no times, and the job's records are not beside it")
+    ]
+    rate = 52736 / 5.0
+    write(tmp_path / "gpu_all.json", [{
+        "GB_processed": 1, "device": "cuda", "total_execution_time (seconds)": 5.0, "num_batches": 103,
+        "batch_size": 512, "sample_persec": [rate], "throughput_bps": rate * BITS, "total_process_memory (MB)": 900.0,
+    }])  # fmt: skip
+    found = collect([str(tmp_path)])
+    assert without(found, log) == []
+    assert found.runs.set_index("kind").loc["endless", "machine"] == "Rivanna, one GPU, node of 2015.68 GB"
