@@ -14,7 +14,7 @@ from . import show
 from .figures import Drawing, save
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-MOST_ROWS = 200  # of a table on the page; its file has them all
+MOST_ROWS = 100  # of a table on the page; its file has them all
 _DPI = 150  # of the PNGs; a page counts 96 to the inch
 
 

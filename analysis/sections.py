@@ -25,6 +25,7 @@ MOST_ACCURACIES = 3  # runs whose accuracy is drawn
 _MONEY = ("dollars", "galaxies_per_dollar", "service_units")
 _MEMORY = ("peak_rss_mb", "allocated_mb")
 _COVERAGE = {"asked_ranks": "ranks asked for", "findings": "what was found"}
+_WORST_FIRST = ("incomplete", "doubtful", "unknown", "whole")
 _SETTINGS = ("data_gb", "partition_mb", "batch_size", "world_size")
 _NO_TIMES = {one.column for one in MEASURES} - {
     "galaxies", "wall_seconds", "rank_seconds", "mean_cpu_seconds", "galaxies_per_second", "summed_galaxies_per_second",
@@ -109,11 +110,12 @@ def _runs(evidence: Evidence, headings: Headings) -> Section:
 
 def _coverage(evidence: Evidence, headings: Headings) -> Section:
     verdicts = table(replace(evidence.collection, runs=evidence.runs), evidence.audit)
+    verdicts = verdicts.sort_values("verdict", key=lambda told: told.map(_WORST_FIRST.index), kind="stable")
     left_out = pd.DataFrame(
         [(one.source, one.what, one.reason) for one in evidence.collection.left_out],
         columns=["source", "what", "reason"],
     )
-    caption = "Every run, counted against what was asked for or claimed"
+    caption = "Every run, counted against what was asked for or claimed; the worst first"
     tables = [Table("coverage", caption, verdicts, {**headings, **_COVERAGE})]
     if len(left_out):
         tables.append(Table("left-out", "What was found and not used", left_out))
