@@ -25,7 +25,7 @@ from .studies import STUDIES, study_table
 RUNS, PUBLISHED = "COSMICAI_RUNS", "COSMICAI_PUBLISHED"
 DEFAULTS = ("demo/run", "sweep")  # what `make report` leaves in the project's folder
 SOURCE = "https://github.com/UVA-MLSys/AI-for-Astronomy"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # the package may be found by a link
 
 
 def runs() -> list[str]:

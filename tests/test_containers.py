@@ -28,7 +28,7 @@ TOOLS = (
     "sort", "stat", "sync", "tail", "tar", "touch", "tr", "uname", "wc", "xargs",
 )  # fmt: skip
 FILES = ("LICENSE", "README.md", "pyproject.toml", "requirements.lock", "requirements-dev.lock")
-SOURCES = ("src/cosmicai/a b é.py", "src/cosmicai/data/w.safetensors", "aws/handlers.py")
+SOURCES = ("src/cosmicai/a b é.py", "src/cosmicai/data/w.safetensors", "aws/handlers.py", "analysis/a.py")
 MANIFEST = b'{"schemaVersion": 2}'
 DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 OTHER = f"sha256:{'f' * 64}"
