@@ -433,9 +433,19 @@ def test_only_the_signal_to_end_reaches_the_worker(box: Box, contained: bool) ->
     pipe = subprocess.PIPE
     with subprocess.Popen(words, cwd=box.data, env=given(environment), stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout and process.stdout.readline() == "True\n"
-        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
             process.send_signal(number)
-        assert process.wait(10) == 7
+        assert ended(process) == 7
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """The exit code of a process that is told to end, again and again: Apptainer forgets signals that come faster than
+    it passes them on."""
+    for _ in range(10):
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(1)
+    return process.wait(0)
 
 
 @pytest.mark.parametrize(
