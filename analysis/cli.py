@@ -143,11 +143,13 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
 def figures(runs: Sequence[str], out: str) -> None:
     """Draw every study of which these runs, beside the published figures, tell something."""
     from .figures import save
+    from .report import local_folder
     from .sections import sections
 
+    folder = local_folder(out)
     for section in sections(_evidence(runs), _headings()):
         for drawing in section.drawings:
-            for path in save(drawing, out):
+            for path in save(drawing, folder):
                 click.echo(path)
         for sentence in section.absent:
             tell(sentence)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cosmicai import __version__, storage
+from cosmicai import __version__
 from cosmicai.errors import InputError
 from cosmicai.run.record import git_commit
 from cosmicai.s3 import is_s3
@@ -40,15 +40,20 @@ def gather(collection: Collection, with_published: bool = True, job: Job | None 
 def write_report(evidence: Evidence, out: str, title: str, headings: Mapping[str, str]) -> Path:
     """Writes OUT/index.html, which needs nothing beside it, the tables as CSV and the figures as SVG and PNG.
 
-    Returns the path of index.html. Raises InputError if `out` is on S3 or a file.
+    Returns the path of index.html. Raises InputError as `local_folder`.
     """
-    folder = Path(out)
-    if is_s3(out) or folder.is_file():
-        raise InputError(f"{out} cannot hold the report; expected a local folder, choose another --out")
+    folder = local_folder(out)
     show.write_csv(str(folder / "ranks.csv"), evidence.collection.ranks)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     facts = [f"written {now}", f"cosmicai {__version__}", f"commit {git_commit() or 'unknown'}"]
     return write_page(folder, title, facts, sections(evidence, headings))
+
+
+def local_folder(out: str) -> Path:
+    """The folder for what is written. Raises InputError if it is on S3 or a file."""
+    if is_s3(out) or Path(out).is_file():
+        raise InputError(f"{out} is no local folder; choose another --out")
+    return Path(out)
 
 
 ADVICE_HEADINGS = {
@@ -75,12 +80,13 @@ def show_advice(advice: Advice, out: str | None, as_json: bool) -> None:
 
     choices = advice_table(advice)
     if out:
-        show.write_csv(storage.join(out, "choices.csv"), choices)
-        show.write_text(storage.join(out, "advice.json"), to_json(advice))
+        folder = local_folder(out)
+        show.write_csv(str(folder / "choices.csv"), choices)
+        show.write_text(str(folder / "advice.json"), to_json(advice))
         # Apart, since service units have no price: what costs dollars or nothing, and what costs service units.
         labelled, charged = choices.rename(columns={"choice": "label"}), choices["service_units"].notna()
-        save(pareto(labelled[~charged].fillna({"dollars": 0.0})), out)
-        save(pareto(labelled[charged], name="pareto-service-units", cost="service_units"), out)
+        save(pareto(labelled[~charged].fillna({"dollars": 0.0})), folder)
+        save(pareto(labelled[charged], name="pareto-service-units", cost="service_units"), folder)
     if as_json:
         click.echo(to_json(advice))
         return

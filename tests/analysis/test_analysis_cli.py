@@ -135,6 +135,7 @@ def test_advice_that_nothing_meets_says_what_comes_nearest():
         (["compare", "{folder}", "--by", "colour"], "colour"),
         (["advise", "100", "--deadline", "soon"], "'soon' is no duration"),
         (["report", "{folder}", "--out", "s3://bucket/report"], "local folder"),
+        (["figures", "{folder}", "--out", "s3://bucket/report"], "local folder"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(folder, arguments, told):
