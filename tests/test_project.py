@@ -81,6 +81,7 @@ def test_the_project_speaks_of_itself_alone(word):
     found = [
         name for name in tracked
         if not name.startswith(("tests/", ".ci/")) and (ROOT / name).suffix != ".safetensors"
+        and (ROOT / name).is_file()  # src/analysis is a link to a folder
         and word in (ROOT / name).read_text()
     ]  # fmt: skip
     assert found == []
