@@ -57,8 +57,8 @@ def advise(
 ) -> Advice:
     """What runs that were measured say about a survey; `deadline` in seconds, `budget` in US dollars.
 
-    Raises InputError if the survey has no galaxies, deadline, budget or limits cannot be, there is no such site, or
-    there are no prices for the region.
+    Raises InputError if the survey has no galaxies, deadline, budget or limits cannot be, or there are no prices for
+    the region.
     """
     models = fit_models(collection, audited)
     return advise_by(target, chosen(of_network(models, target)), deadline, budget, _set_aside(models, target))

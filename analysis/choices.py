@@ -93,7 +93,7 @@ class Excluded:
 def choices(model: Model, target: Target) -> Iterator[Choice | Excluded]:
     """All ways to run a survey where the model was fitted. None for one published node: what it asked for is not told.
 
-    Raises InputError if there is no such site, or there are no prices for the region.
+    Raises InputError if there are no prices for the region.
     """
     if model.place == LAPTOP:
         yield _on_this_machine(model, target)
@@ -126,7 +126,10 @@ def _on_slurm(model: Model, target: Target, count: int) -> Choice | Excluded:
     time = f"{minutes // 60}:{minutes % 60:02}:00"
     options = ["--slurm", "--site", target.site, "--account", target.account, "--time", time]
     batch: dict[str, Any] = {"site": target.site, "account": target.account, "time": time}
-    site = load_site(target.site, {"USER": "user"})
+    try:
+        site = load_site(target.site, {"USER": "user"})
+    except InputError as error:  # as in the image, in which no sites are
+        return Excluded(f"{target.site}, {count:,} {'GPUs' if model.place == GPU else 'tasks'}", str(error))
     remarks = [] if count in model.slots else [f"{count:,} at once were not measured"]
     if model.place == GPU:
         machine = (model.machine or "").lower()

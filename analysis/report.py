@@ -100,6 +100,8 @@ def show_advice(advice: Advice, out: str | None, as_json: bool) -> None:
     click.echo()
     told = "How far the models are off, each configuration left out in turn"
     show.print_table(_in_short(error_table(advice.models)), told, ADVICE_HEADINGS)
+    for reason, one in {one.reason: one for one in reversed(advice.excluded)}.items():
+        click.echo(f"Not possible, such as {one.name}: {reason}")
     remarks = [part for text in front["remark"].dropna() for part in text.split("; ") if part]
     for note in (*dict.fromkeys(remarks), *advice.notes, advice.verdict):
         click.echo(f"{note[0].upper()}{note[1:]}")

@@ -337,9 +337,16 @@ def test_what_cannot_be_is_one_sentence(changes, deadline, budget, sentence):
     assert str(refused.value) == sentence
 
 
-def test_an_unknown_site_or_region_is_refused():
-    with pytest.raises(InputError, match="--site nowhere: there is no such site; use local, rivanna or the path"):
-        advise_by(replace(TOTAL, site="nowhere"), [IN_ARRAY], None, None)
+def test_without_its_site_a_cluster_is_no_choice():
+    advice = advise_by(replace(TOTAL, site="nowhere"), [IN_ARRAY, ON_LAPTOP], None, None)
+    assert [one.name for one in advice.choices] == ["laptop, 1 process"]
+    assert [one.name for one in advice.excluded] == [
+        f"nowhere, {count} tasks" for count in ("4", "16", "64", "256", "1,000")
+    ]
+    assert {one.reason.partition(";")[0] for one in advice.excluded} == {"--site nowhere: there is no such site"}
+
+
+def test_an_unknown_region_is_refused():
     with pytest.raises(InputError, match="there are no prices for the region mars-1; choose one of us-east-1"):
         advise_by(replace(TOTAL, region="mars-1"), [ON_LAMBDA], None, None)
 
