@@ -64,6 +64,14 @@ class Cluster:
             time.sleep(0.1)
         return self.state(job)
 
+    def wait_for_accounts(self, job: str, timeout: float = 60) -> None:
+        """Waits until accounting, which lags by up to 5 s, knows that a job and all its array tasks have ended."""
+        deadline = time.monotonic() + timeout
+        asked = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}")
+        while not (states := self.run(*asked).stdout.split()) or {"PENDING", "RUNNING"} & set(states):
+            assert time.monotonic() < deadline, f"of job {job} accounting says {states}\n{self._news()}"
+            time.sleep(0.1)
+
     def cancel_all(self) -> None:
         """Ends all jobs and waits until the nodes are free."""
         self.run("scancel", f"--user={getpass.getuser()}", "--state=PENDING")

@@ -222,6 +222,7 @@ def test_a_task_that_takes_too_much_memory_is_made_up_for_and_named(tmp_path, jo
     glutton = {"TEST_GLUTTON": "2", "TEST_GLUTTON_BEGUN": str(tmp_path / "begun")}
     job = jobs.sbatch("infer_array.sh", out, "--array=0-2", "--mem=1000M", **glutton)
     jobs.cluster.wait(job)
+    jobs.cluster.wait_for_accounts(job)
     jobs.demand_whole(out)
     _, printed, _ = jobs.launch("status", str(out))
     # Without control groups, as here, SLURM kills such a task and says no more in its accounting.
