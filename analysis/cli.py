@@ -120,7 +120,7 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
     """Average runs of the same settings: means without outliers (1.5 interquartile ranges), and medians beside them.
 
     --by takes partition, data_size, batch, world, and any column of settings, such as memory_mb. Runs that differ in
-    origin, study, platform, device, engine, precision or machine are never averaged together.
+    origin, study, platform, device, machine, engine, precision, weights or data size are never averaged together.
     """
     from . import show
     from .compare import average, headed

@@ -180,7 +180,8 @@ def batches_against_galaxies(collection: Collection) -> Iterator[Finding]:
         yield Finding(str(run), Severity.DOUBT, "batches", f"{text} ({len(odd):,} of its ranks)")
 
 
-ALIKE = ["origin", "kind", "study", "platform", "device", "machine", "engine", "precision", "partition_mb", "data_gb"]
+ALIKE = ["origin", "kind", "study", "platform", "device", "machine", "engine", "precision", "weights",
+         "partition_mb", "data_gb"]  # fmt: skip
 
 
 def unequal_repeats(collection: Collection) -> Iterator[Finding]:

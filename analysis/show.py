@@ -49,7 +49,7 @@ def texts(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str], to_stderr: bool = False) -> None:
+def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) -> None:
     """Prints a table; columns that are empty throughout are left out."""
     from rich.console import Console
     from rich.table import Table
@@ -61,7 +61,7 @@ def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str], to
         shown.add_column(headings.get(str(name), str(name)), justify="right" if number else "left", overflow="fold")
     for row in texts(table[filled]).itertuples(index=False):
         shown.add_row(*row)
-    console = Console(stderr=to_stderr, highlight=False, markup=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     console.print(shown)

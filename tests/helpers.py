@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cosmicai.demo import demo_run
 from cosmicai.galaxies import shard
 from cosmicai.galaxies.shard import Galaxies
 from cosmicai.galaxies.survey import Survey, write_survey
 from cosmicai.model.astromae import AstroMAE
 from cosmicai.model.config import AstroMAEConfig, InceptionConfig
 from cosmicai.model.weights import from_network
+from cosmicai.ranks.environment import Rank
+from cosmicai.run.folder import RunFolder
+from cosmicai.run.summary import summarize
+from cosmicai.run.work import work
 
 TINY = AstroMAEConfig(
     width=16, depth=1, heads=2, attention_width=16, attention_scale=8**-0.5, mlp_width=32,
@@ -47,6 +52,14 @@ def tiny_weights(path: Path, seed: int = 0) -> str:
     torch.manual_seed(seed)
     from_network(AstroMAE(TINY), {}).save(str(path))
     return str(path)
+
+
+def finished_demo(out: Path, galaxies: int) -> RunFolder:
+    """A complete run OUT/run on so many synthetic galaxies, by one thread."""
+    demo = demo_run(str(out), galaxies)
+    work(demo, Rank(threads=1))
+    summarize(demo)
+    return demo
 
 
 def run(

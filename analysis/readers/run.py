@@ -15,7 +15,7 @@ from cosmicai.parallel import in_order
 from cosmicai.run.cost import billed_seconds
 from cosmicai.run.folder import RunFolder
 from cosmicai.run.record import PHASES, WORKING
-from cosmicai.run.summary import count_coverage
+from cosmicai.run.summary import count_coverage, machine_of
 from cosmicai.s3 import requests_at_once
 
 from ..tables import GALAXY_BYTES, GB, Found, LeftOut, Measured, Row
@@ -58,7 +58,7 @@ def read(source: Source) -> Found:
     machines: set[str] = set()
     for name, record in records.items():
         try:
-            machine, rank = _machine(record), rank_row(record, reports)
+            machine, rank = machine_of(record), rank_row(record, reports)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             left_out.append(LeftOut(source.uri, f"it has no usable {error}", f"record {name}"))
             continue
@@ -181,12 +181,6 @@ def _platform(record: Record) -> str:
     if platform == "lambda":
         return "lambda"
     return "slurm" if platform in SLURM or (platform in STARTED and _JOB.fullmatch(job)) else "laptop"
-
-
-def _machine(record: Record) -> str:
-    """As the summary tells it, which a run that is going on does not have yet."""
-    gpu = f", {record['gpu_model']}" if record.get("gpu_model") else ""
-    return f"{record['cpu_model']}{gpu}, {record['threads']} threads a rank, {record['engine']} {record['precision']}"
 
 
 def _billed(call: Record, reports: Mapping[str, float]) -> float:

@@ -5,11 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from cosmicai.demo import demo_run
-from cosmicai.ranks.environment import Rank
-from cosmicai.run.summary import summarize
-from cosmicai.run.work import work
-from helpers import run
+from helpers import finished_demo, run
 
 BITS = 164160
 
@@ -22,9 +18,7 @@ def analysis(*arguments, **more):
 def folder(tmp_path_factory):
     """A folder with a whole run of 600 synthetic galaxies."""
     there = tmp_path_factory.mktemp("runs")
-    demo = demo_run(str(there / "demo"), 600)
-    work(demo, Rank(threads=1))
-    summarize(demo)
+    finished_demo(there / "demo", 600)
     return there
 
 

@@ -18,7 +18,7 @@ from ..ranks.environment import Rank
 from ..run.folder import RunFolder
 from ..run.plan import Plan, WorkItem
 from ..run.record import BITS_PER_GALAXY, PHASES, Recorder
-from ..run.summary import add_up, count_coverage
+from ..run.summary import add_up, count_coverage, machine_of
 from .child import child_with_peak
 from .machine import machine
 from .report import Column, Report
@@ -100,7 +100,7 @@ def write_run(uri: str, ranks: int, number: int) -> None:
         "metrics": vars(METRICS) | {"galaxies": plan.galaxies},
         "totals": add_up(records),
         "cost": None,
-        "machines": [f"{records[0]['cpu_model']}, 1 threads a rank, openvino float32"],
+        "machines": [machine_of(records[0])],
         "failures": [],
         "plan_sha256": plan.digest,
     }

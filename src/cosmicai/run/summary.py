@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from math import isfinite
@@ -47,7 +47,7 @@ def summarize(run: RunFolder) -> dict[str, Any]:
         "metrics": metrics and {name: _or_null(value) for name, value in asdict(metrics).items()},
         "totals": totals,
         "cost": cost_of_run(records.values(), run.functions(), run.invocations()),
-        "machines": sorted({_machine(record) for record in records.values()}),
+        "machines": sorted({machine_of(record) for record in records.values()}),
         "failures": run.failures(),
         "plan_sha256": plan.digest,
         "catalogue_sha256": sha256(run.catalogue_path),
@@ -147,6 +147,7 @@ def _or_null(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def _machine(record: dict[str, Any]) -> str:
+def machine_of(record: Mapping[str, Any]) -> str:
+    """Processor and GPU of a rank, its threads, and what computed in which precision."""
     gpu = f", {record['gpu_model']}" if record["gpu_model"] else ""
     return f"{record['cpu_model']}{gpu}, {record['threads']} threads a rank, {record['engine']} {record['precision']}"
