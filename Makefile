@@ -45,7 +45,7 @@ test: install $(VENV)/rie
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-aws: install $(VENV)/rie
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/aws
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/system/aws tests/integration/aws tests/integration/aws_lambda tests/unit/aws_lambda
 
 $(VENV)/rie: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ $(EMULATOR)
@@ -76,7 +76,7 @@ audit:
 
 # Thirty kill -9 at random moments, each followed by --resume; ends well only if the catalogue is bit-identical.
 kill: install
-	$(BIN)/python tests/kill_and_resume.py --kills 30
+	$(BIN)/python tests/support/kill_and_resume.py --kills 30
 
 # Resolves anew from pyproject.toml; torch+cpu and torch with CUDA have the same version.
 lock:

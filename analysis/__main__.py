@@ -1,6 +1,6 @@
 """`python -m analysis ...`."""
 
-from cosmicai.cli import run_command
+from cosmicai.cli.main import run_command
 
 from .cli import cli
 

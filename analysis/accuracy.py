@@ -1,6 +1,6 @@
 """How good the redshifts of a run are: its catalogue against spectroscopic redshifts, by redshift and by magnitude.
 
-dz = (z_phot - z_spec) / (1 + z_spec), as in cosmicai.metrics.
+dz = (z_phot - z_spec) / (1 + z_spec), as in cosmicai.runs.metrics.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cosmicai.errors import InputError
-from cosmicai.galaxies.quality import SDSS_MISSING
-from cosmicai.galaxies.shard import BANDS
-from cosmicai.galaxies.survey import ShardEntry, Survey
-from cosmicai.metrics import Metrics, measure
-from cosmicai.parallel import in_order
-from cosmicai.run.catalogue import read_catalogue
-from cosmicai.run.folder import RunFolder
-from cosmicai.run.plan import Plan
-from cosmicai.s3 import requests_at_once
+from cosmicai.runs.catalogue import read_catalogue
+from cosmicai.runs.metrics import Metrics, measure
+from cosmicai.runs.plan import Plan
+from cosmicai.runs.store import RunFolder
+from cosmicai.storage.parallel import in_order
+from cosmicai.storage.s3 import requests_at_once
+from cosmicai.surveys.quality import SDSS_MISSING
+from cosmicai.surveys.shard import BANDS
+from cosmicai.surveys.survey import ShardEntry, Survey
 
 BAND = "r"
 REDSHIFT_BIN, MAGNITUDE_BIN = 0.05, 0.5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from . import clocks, rules
+from . import rules, timing_checks
 from .rules import Finding, Rule, Severity
 from .tables import Collection
 
@@ -23,11 +23,11 @@ RULES: tuple[Rule, ...] = (
     rules.batches_against_galaxies,
     rules.unequal_repeats,
     rules.left_out,
-    clocks.clock_disorder,
-    clocks.cpu_time_for_time,
-    clocks.no_clock,
-    clocks.claimed_rate,
-    clocks.impossible_rank,
+    timing_checks.clock_disorder,
+    timing_checks.cpu_time_for_time,
+    timing_checks.no_clock,
+    timing_checks.claimed_rate,
+    timing_checks.impossible_rank,
 )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cosmicai.commands.options import tell
+from cosmicai.cli.options import tell
 
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection
 
@@ -57,17 +57,17 @@ def collect(runs: Sequence[str], out: str | None, as_json: bool) -> None:
     """Find runs and put them into two tables: a row per run, and a row per rank of a run."""
     from cosmicai import storage
 
-    from . import show
+    from . import formatting
 
     found = _collect(runs)
     if out:
-        show.write_csv(storage.join(out, "runs.csv"), found.runs)
-        show.write_csv(storage.join(out, "ranks.csv"), found.ranks)
+        formatting.write_csv(storage.join(out, "runs.csv"), found.runs)
+        formatting.write_csv(storage.join(out, "ranks.csv"), found.ranks)
     if as_json:
-        show.print_json({"runs": found.runs, "ranks": found.ranks, "left_out": _left_out(found)})
+        formatting.print_json({"runs": found.runs, "ranks": found.ranks, "left_out": _left_out(found)})
     else:
         names = ["run", "kind", "platform", "device", "partition_mb", "data_gb", "batch_size", "ranks", "galaxies"]
-        show.print_table(found.runs[names], f"{len(found.runs):,} runs, {len(found.ranks):,} ranks", _headings())
+        formatting.print_table(found.runs[names], f"{len(found.runs):,} runs, {len(found.ranks):,} ranks", _headings())
 
 
 @cli.command()
@@ -75,11 +75,11 @@ def columns() -> None:
     """What the columns of the two tables are, with their units."""
     import pandas as pd
 
-    from . import show
+    from . import formatting
 
     for title, declared in (("runs.csv", RUN_COLUMNS), ("ranks.csv", RANK_COLUMNS)):
         rows = pd.DataFrame([asdict(one) for one in declared])
-        show.print_table(rows, title, {})
+        formatting.print_table(rows, title, {})
 
 
 @cli.command()
@@ -89,18 +89,18 @@ def columns() -> None:
 @_json
 def audit(runs: Sequence[str], strict: bool, out: str | None, as_json: bool) -> int:
     """Are these runs whole? Count what is there against what was asked for, or claimed."""
-    from . import show
+    from . import formatting
     from .audit import audit as examine
     from .audit import table
 
     found = _collect(runs)
     verdicts = table(found, examined := examine(found))
     if out:
-        show.write_csv(out, verdicts)
+        formatting.write_csv(out, verdicts)
     if as_json:
-        show.print_json({"runs": verdicts, "left_out": _left_out(found)})
+        formatting.print_json({"runs": verdicts, "left_out": _left_out(found)})
     else:
-        show.print_table(verdicts, "Audit", _headings())
+        formatting.print_table(verdicts, "Audit", _headings())
     for finding in examined.findings:
         if not finding.run:
             tell(finding.text)
@@ -122,17 +122,17 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
     --by takes partition, data_size, batch, world, and any column of settings, such as memory_mb. Runs that differ in
     origin, study, platform, device, machine, engine, precision, weights or data size are never averaged together.
     """
-    from . import show
+    from . import formatting
     from .compare import average, headed
 
     evidence = _evidence(runs, published=False, **job)
     averages = average(evidence.collection.runs, evidence.audit.verdicts, by.split(","), incomplete)
     if out:
-        show.write_csv(out, averages)
+        formatting.write_csv(out, averages)
     if as_json:
-        show.print_json({"averages": averages})
+        formatting.print_json({"averages": averages})
     else:
-        show.print_table(headed(averages), "Averages: mean (median)", {})
+        formatting.print_table(headed(averages), "Averages: mean (median)", {})
     if left := int(averages["left_out"].sum()):
         tell(f"{left} incomplete runs are left out; --incomplete averages them too, and `audit` tells what is missing")
 
@@ -189,7 +189,7 @@ def advise(
     Rests on measured runs: yours if --measured has some of a platform, else the published ones. Exit code 3 if nothing
     meets deadline and budget.
     """
-    from .advise import advise_survey, parse_seconds
+    from .recommend import advise_survey, parse_seconds
     from .report import show_advice
 
     seconds = None if deadline is None else parse_seconds(deadline)
@@ -207,7 +207,7 @@ def _evidence(
     gpu: str | None = None,
 ) -> Evidence:
     """These runs with their audit and costs; with the published figures beside them unless they have published runs."""
-    from launch.site import load_site
+    from cosmicai.launchers.slurm.site import load_site
 
     from .costs import Job
     from .report import gather

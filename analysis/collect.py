@@ -9,13 +9,13 @@ import pandas as pd
 
 from cosmicai.errors import InputError
 
+from .discovery import sources
 from .outliers import inlying
-from .readers import combined, durations, endless, log, nothing, results, run, statistics
-from .readers.joining import join
+from .readers import combined, durations, endless_loader, ignored, log, results, run_folder, statistics
+from .readers.merge import join
 from .readers.source import Source
 from .readers.sweeps import with_studies
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection, Found, LeftOut, Measured, Row, frame
-from .walk import sources
 
 _CHUNK = 20_000  # rows of ranks that are made a table at a time: as rows they take several times the memory
 
@@ -30,7 +30,7 @@ class Reader(Protocol):
         """What it tells. Raises InputError or ValueError if it is damaged."""
 
 
-READERS: tuple[Reader, ...] = (run, combined, endless, results, durations, statistics, log, nothing)
+READERS: tuple[Reader, ...] = (run_folder, combined, endless_loader, results, durations, statistics, log, ignored)
 
 
 def collect(addresses: Iterable[str]) -> Collection:

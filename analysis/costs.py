@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from cosmicai.run.cost import Usage, dollars, load_prices, published_table
-from launch.site import MB_PER_GB, Site
+from cosmicai.launchers.slurm.site import MB_PER_GB, Site
+from cosmicai.runs.cost import Usage, dollars, load_prices, published_table
 
 BY_RUN = "as the run itself reckons at list prices"
 AS_PUBLISHED = "as published"

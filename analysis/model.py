@@ -30,8 +30,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .audit import Audit
-from .geometry import ARRAY, GPU, LAMBDA, LAPTOP, NODE, geometry
 from .tables import Collection
+from .workload import ARRAY, GPU, LAMBDA, LAPTOP, NODE, geometry
 
 Terms = Mapping[str, float]
 

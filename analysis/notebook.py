@@ -17,9 +17,9 @@ from cosmicai.errors import InputError
 from .collect import collect
 from .figures import Drawing, draw
 from .figures.style import to_png
+from .formatting import texts
 from .report import gather
 from .sections import Evidence
-from .show import texts
 from .studies import STUDIES, study_table
 
 RUNS, PUBLISHED = "COSMICAI_RUNS", "COSMICAI_PUBLISHED"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import show
+from . import formatting
 from .figures import Drawing, save
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -57,7 +57,7 @@ def write_page(folder: Path, title: str, facts: Sequence[str], sections: Sequenc
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text())
     page = folder / "index.html"
-    show.write_text(str(page), template.render(title=title, facts=facts, sections=views, zip=zip))
+    formatting.write_text(str(page), template.render(title=title, facts=facts, sections=views, zip=zip))
     return page
 
 
@@ -75,9 +75,9 @@ def _view(folder: Path, section: Section) -> dict[str, object]:
 
 def _table_view(folder: Path, table: Table) -> dict[str, object]:
     file = f"{table.name}.csv"
-    show.write_csv(str(folder / file), table.table if table.file is None else table.file)
+    formatting.write_csv(str(folder / file), table.table if table.file is None else table.file)
     filled = [name for name in table.shown or table.table if table.table[name].notna().any()]
-    shown = show.texts(table.table[filled].head(MOST_ROWS))
+    shown = formatting.texts(table.table[filled].head(MOST_ROWS))
     return {
         "caption": table.caption,
         "columns": [

@@ -11,15 +11,15 @@ import pandas as pd
 
 from cosmicai import __version__
 from cosmicai.errors import InputError
-from cosmicai.run.record import git_commit
-from cosmicai.s3 import is_s3
+from cosmicai.runs.record import git_commit
+from cosmicai.storage.s3 import is_s3
 
-from . import published, show
-from .advise import Advice, advice_table, error_table, to_json
+from . import formatting, published_figures
 from .audit import audit
 from .costs import Job, with_costs
 from .figures import pareto, save
 from .page import write_page
+from .recommend import Advice, advice_table, error_table, to_json
 from .sections import Evidence, sections
 from .tables import Collection
 
@@ -32,7 +32,7 @@ def gather(collection: Collection, with_published: bool = True, job: Job | None 
     """
     runs = collection.runs
     if with_published and not runs["origin"].eq("published").any():
-        runs = pd.concat([runs, published.published_runs().runs], ignore_index=True)
+        runs = pd.concat([runs, published_figures.published_runs().runs], ignore_index=True)
     found = replace(collection, runs=with_costs(runs, job))
     return Evidence(found, audit(found))
 
@@ -43,7 +43,7 @@ def write_report(evidence: Evidence, out: str, title: str, headings: Mapping[str
     Returns the path of index.html. Raises InputError as `local_folder`.
     """
     folder = local_folder(out)
-    show.write_csv(str(folder / "ranks.csv"), evidence.collection.ranks)
+    formatting.write_csv(str(folder / "ranks.csv"), evidence.collection.ranks)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     facts = [f"written {now}", f"cosmicai {__version__}", f"commit {git_commit() or 'unknown'}"]
     return write_page(folder, title, facts, sections(evidence, headings))
@@ -81,8 +81,8 @@ def show_advice(advice: Advice, out: str | None, as_json: bool) -> None:
     choices = advice_table(advice)
     if out:
         folder = local_folder(out)
-        show.write_csv(str(folder / "choices.csv"), choices)
-        show.write_text(str(folder / "advice.json"), to_json(advice))
+        formatting.write_csv(str(folder / "choices.csv"), choices)
+        formatting.write_text(str(folder / "advice.json"), to_json(advice))
         # Apart, since service units have no price: what costs dollars or nothing, and what costs service units.
         labelled, charged = choices.rename(columns={"choice": "label"}), choices["service_units"].notna()
         save(pareto(labelled[~charged].fillna({"dollars": 0.0})), folder)
@@ -94,12 +94,12 @@ def show_advice(advice: Advice, out: str | None, as_json: bool) -> None:
     others = choices[~choices["platform"].isin(choices.loc[choices["on_front"], "platform"])]
     front = choices[choices["on_front"] | choices.index.isin(others.drop_duplicates("platform").index)]
     title = f"{advice.target.galaxies:,} galaxies: what no other choice beats, and the fastest of each other platform"
-    show.print_table(_in_short(front.drop(columns=["platform", "command", "remark"])), title, ADVICE_HEADINGS)
+    formatting.print_table(_in_short(front.drop(columns=["platform", "command", "remark"])), title, ADVICE_HEADINGS)
     for row in front.itertuples():
         click.echo(f"{row.choice}:\n  {row.command}")
     click.echo()
     told = "How far the models are off, each configuration left out in turn"
-    show.print_table(_in_short(error_table(advice.models)), told, ADVICE_HEADINGS)
+    formatting.print_table(_in_short(error_table(advice.models)), told, ADVICE_HEADINGS)
     for reason, one in {one.reason: one for one in reversed(advice.excluded)}.items():
         click.echo(f"Not possible, such as {one.name}: {reason}")
     remarks = [part for text in front["remark"].dropna() for part in text.split("; ") if part]

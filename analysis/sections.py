@@ -13,11 +13,11 @@ from cosmicai.errors import InputError
 from . import figures
 from .accuracy import Accuracy, read_accuracy
 from .audit import Audit, table
-from .beside import HEADINGS as BESIDE_HEADINGS
-from .beside import beside_published
 from .compare import MEASURES, average, headed
 from .figures.style import listed
 from .page import Section, Table
+from .published_comparison import HEADINGS as BESIDE_HEADINGS
+from .published_comparison import beside_published
 from .studies import STUDIES, Study, study_table
 from .tables import Collection
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from cosmicai.run.record import BITS_PER_GALAXY
+from cosmicai.runs.record import BITS_PER_GALAXY
 
 Row = Mapping[str, Any]
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cosmicai.cli import run_command
-from launch.aws.commands import deploy
+from cosmicai.cli.deploy import deploy
+from cosmicai.cli.main import run_command
 
 if __name__ == "__main__":
     run_command(deploy, "deploy", Path(__file__).parent)

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from cosmicai.metrics import OUTLIER_DZ, Metrics
+from cosmicai.runs.metrics import OUTLIER_DZ, Metrics
 
 from ..accuracy import FEWEST, Accuracy
 from ..accuracy import by_magnitude as magnitude_bins

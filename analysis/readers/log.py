@@ -1,7 +1,7 @@
 """A log of CloudWatch: what Lambda billed for each invocation, and for which run it was.
 
 Between the START of an invocation and its REPORT the published function prints what it `received:`, which names the
-run (RESULT_PATH) and the rank. What Lambda says of itself is read by `cosmicai.run.reports`.
+run (RESULT_PATH) and the rank. What Lambda says of itself is read by `cosmicai.runs.lambda_report`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from cosmicai.run.reports import Report, parse_reports
+from cosmicai.runs.lambda_report import Report, parse_reports
 
 from ..tables import Found, LeftOut, Measured, Row
 from .combined import settings_of_path

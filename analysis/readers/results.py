@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cosmicai import storage
-from cosmicai.run.record import BITS_PER_GALAXY
+from cosmicai.runs.record import BITS_PER_GALAXY
 
 from ..tables import Found, Measured
 from .source import Source

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cosmicai.run.record import BITS_PER_GALAXY
+from cosmicai.runs.record import BITS_PER_GALAXY
 
 from ..tables import Found, LeftOut, Measured, Row
 from .durations import LAMBDA

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cosmicai.run.record import BITS_PER_GALAXY
+from cosmicai.runs.record import BITS_PER_GALAXY
 
 _CLOCK = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]\d(?:\.\d+)?)")
 

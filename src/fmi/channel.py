@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import islice
 
 from .errors import DeadlinePassed, Disagreement, PeerLost
-from .parting import Farewell
+from .shutdown import Farewell
 from .values import Buffer
 
 FRAME = struct.Struct(">B3xIQ")  # kind, tag, bytes that follow

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import Call, Partial
+from .collective_call import Call, Partial
 from .errors import Disagreement
-from .patterns import partners, powers, tree
+from .topology import partners, powers, tree
 from .values import Buffer, bytes_of, decode, encode, joined, new_memory, plain, split
 
 if TYPE_CHECKING:

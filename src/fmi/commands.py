@@ -16,8 +16,8 @@ import click
 
 from . import SECRET
 from .control import PORT
-from .jobs import Limits
 from .monitor import JsonLines
+from .registry import Limits
 from .rendezvous import Settings, running
 
 

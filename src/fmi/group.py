@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from . import messages, tokens
-from .attendant import Attendant
 from .channel import Channel, Incoming, Outgoing, transfer
 from .control import Endpoint, Place, join, left, reach, refusal
+from .control_thread import Attendant
 from .errors import DeadlinePassed, FMIError, PeerLost
 from .messages import ROUTES, Message
 from .peers import Me, Peers

@@ -15,10 +15,10 @@ from . import messages
 from .channel import Channel
 from .control import Endpoint, Place
 from .errors import FMIError, PeerLost, ServerLost
-from .greeting import Meeting
+from .handshake import Meeting
 from .messages import Address, Message
-from .parting import part
-from .punching import Guests, meet, relayed
+from .nat_traversal import Guests, meet, relayed
+from .shutdown import part
 
 
 @dataclass(frozen=True)

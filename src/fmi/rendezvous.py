@@ -20,9 +20,9 @@ from typing import Any
 from . import messages, tokens
 from .clients import Client, allow_files, listener
 from .errors import Refused
-from .jobs import Group, Jobs, Limits, Member, Pair
 from .messages import ROUTES, ProtocolError
 from .monitor import Figures, answer_http, note
+from .registry import Group, Jobs, Limits, Member, Pair
 from .relay import relay
 
 LOOK_EVERY = 1.0  # seconds, at groups that may have expired

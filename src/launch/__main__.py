@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cosmicai.cli import run_command
-
-from .commands import cancel, resume, run, status
+from cosmicai.cli.launch import cancel, resume, run, status
+from cosmicai.cli.main import run_command
 
 
 class _Launch(click.Group):

@@ -11,17 +11,17 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..engine.choose import BATCH_SIZE
-from ..galaxies.survey import ShardEntry, galaxies_per_partition
-from ..metrics import Metrics
+from ..engines.registry import BATCH_SIZE
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..measurement.subprocesses import child_with_peak
 from ..ranks.environment import Rank
-from ..run.folder import RunFolder
-from ..run.plan import Plan, WorkItem
-from ..run.record import BITS_PER_GALAXY, PHASES, Recorder
-from ..run.summary import add_up, count_coverage, machine_of
-from .child import child_with_peak
-from .machine import machine
-from .report import Column, Report
+from ..runs.metrics import Metrics
+from ..runs.plan import Plan, WorkItem
+from ..runs.record import BITS_PER_GALAXY, PHASES, Recorder
+from ..runs.store import RunFolder
+from ..runs.summary import add_up, count_coverage, machine_of
+from ..surveys.survey import ShardEntry, galaxies_per_partition
 from .simulation import FITTED
 from .timing import spread
 

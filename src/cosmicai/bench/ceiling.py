@@ -63,7 +63,7 @@ def _computes(device: str, precision: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if not find_spec("openvino"):
         return False
-    from ..engine.openvino import has_bfloat16
+    from ..engines.openvino.engine import has_bfloat16
 
     return has_bfloat16()
 
@@ -123,7 +123,7 @@ def _openvino_trial(shape: Shape, precision: str, streams: int) -> _Trial:
     import openvino as ov
     from openvino import opset13 as op
 
-    from ..engine.openvino import cpu_settings
+    from ..engines.openvino.engine import cpu_settings
 
     rows, inputs, outputs = shape
     rng = np.random.default_rng(0)

@@ -14,15 +14,15 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..demo import write_synthetic_survey
 from ..errors import InputError
-from ..run.begin import begin
-from ..run.folder import RunFolder
-from .child import output_of
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..measurement.subprocesses import output_of
+from ..runs.create import begin
+from ..runs.demo import write_synthetic_survey
+from ..runs.store import RunFolder
 from .emulator import emulated
 from .galaxies import SEED
-from .machine import machine
-from .report import Column, Report
 from .timing import interleaved, spread
 
 COLUMNS = (
@@ -55,7 +55,7 @@ class _Place:
     def first(self, run: str) -> float:
         """Seconds from the start of the command to the first redshifts."""
         at = time.time()
-        told = self._output("cosmicai.bench.start_child", run)
+        told = self._output("cosmicai.measurement.first_prediction", run)
         return float(json.loads(told)["first_prediction_at"]) - at
 
     def whole(self) -> tuple[float, float]:

@@ -12,18 +12,18 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..demo import GALAXIES_PER_SHARD, write_synthetic_survey
-from ..galaxies.survey import Survey
+from ..measurement.engine_spec import open_planned, parse_engines, plan_run
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
 from ..ranks.cores import available_cores
 from ..ranks.environment import Rank
-from ..run.folder import RunFolder
-from ..run.summary import summarize
-from ..run.work import work
+from ..runs.demo import GALAXIES_PER_SHARD, write_synthetic_survey
+from ..runs.store import RunFolder
+from ..runs.summary import summarize
+from ..surveys.survey import Survey
+from ..worker.loop import work
 from .galaxies import SEED, read_all
-from .machine import machine
-from .report import Column, Report
 from .timing import in_own_process, interleaved, predict_all, spread
-from .wanted import open_planned, parse_engines, plan_run
 
 COLUMNS = (
     Column("name", "engine"),

@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..engine.reference import require_device
-from ..galaxies.survey import Survey
-from ..metrics import measure
-from ..model.fold import fold
-from ..model.weights import load_weights
+from ..engines.reference import require_device
+from ..measurement.engine_spec import Wanted, of_devices, parse_engines, passed, plan_run
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..models.fold import fold
+from ..models.weights import load_weights
 from ..ranks.cores import available_cores
-from ..run.folder import RunFolder
-from ..run.precision import ENOUGH
+from ..runs.metrics import measure
+from ..runs.precision import ENOUGH
+from ..runs.store import RunFolder
+from ..surveys.survey import Survey
 from .ceiling import measure_ceiling
 from .flops import folded_flop, published_flop
 from .galaxies import galaxies_in_memory, write_galaxies
-from .machine import machine
-from .report import Column, Report
-from .rows import Redshift, Turn, engine_row, published_row
 from .timing import in_own_process, interleaved, spread
-from .wanted import Wanted, of_devices, parse_engines, passed, plan_run
+from .workloads import Redshift, Turn, engine_row, published_row
 
 LAMBDA_MB_PER_CORE = 1769  # AWS Lambda gives one core for every 1,769 MB that are paid for
 COLUMNS = (

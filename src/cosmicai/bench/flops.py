@@ -6,8 +6,8 @@ left out, as is usual.
 
 from __future__ import annotations
 
-from ..model.config import AstroMAEConfig
-from ..model.fold import Folded
+from ..models.config import AstroMAEConfig
+from ..models.fold import Folded
 
 
 def published_flop(config: AstroMAEConfig) -> int:
@@ -15,7 +15,7 @@ def published_flop(config: AstroMAEConfig) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ..model.astromae import AstroMAE
+    from ..models.astromae import AstroMAE
 
     with torch.device("meta"):
         network = AstroMAE(config).eval()

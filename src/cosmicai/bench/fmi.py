@@ -15,10 +15,10 @@ from statistics import median
 from typing import Any
 
 from ..errors import InputError
-from .fmi_child import LARGE, SECRET
-from .machine import machine
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from .fmi_rank import LARGE, SECRET
 from .networks import Internet, Nat, missing
-from .report import Column, Report
 from .timing import spread
 
 SERVE = (sys.executable, "-m", "fmi", "serve", "--port", "0")

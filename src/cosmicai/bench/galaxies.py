@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import InputError
-from ..galaxies import synthetic
-from ..galaxies.shard import FIELDS, IMAGE_SHAPE, Galaxies
-from ..galaxies.survey import Survey, open_survey, write_survey
-from ..run.precision import sample
+from ..runs.precision import sample
+from ..surveys import synthetic
+from ..surveys.shard import FIELDS, IMAGE_SHAPE, Galaxies
+from ..surveys.survey import Survey, open_survey, write_survey
 
 SEED = 7
 CHUNK = 1024  # galaxies of noise at once

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..galaxies.shard import FIELDS, Galaxies
-from ..galaxies.survey import galaxies_per_partition, write_survey
-from ..model.weights import find_weights
-from ..run.folder import RunFolder
-from .child import child_with_peak
+from ..measurement.engine_spec import Wanted, parse_engines
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..measurement.subprocesses import child_with_peak
+from ..models.weights import find_weights
+from ..runs.store import RunFolder
+from ..surveys.shard import FIELDS, Galaxies
+from ..surveys.survey import galaxies_per_partition, write_survey
 from .galaxies import noise
-from .machine import machine
-from .published import published_dataset
-from .report import Column, Report
-from .wanted import Wanted, parse_engines
+from .published_loop import published_dataset
 
 COLUMNS = (
     Column("name", "engine"),
@@ -60,7 +60,7 @@ def _rows(
     tell(f"partitions of {size:g} MB")
     survey = write_survey(str(folder / "survey"), noise(galaxies), galaxies, rows, FIELDS)
     torch.save(published_dataset(Galaxies.concatenate(noise(rows))), folder / "1.pt")
-    printed, peak = child_with_peak("cosmicai.bench.published", str(folder / "1.pt"), weights)
+    printed, peak = child_with_peak("cosmicai.bench.published_loop", str(folder / "1.pt"), weights)
     found = json.loads(printed)
     yield _row("published loop", size, found["galaxies"], found["peak_rss_mb"], peak, found["galaxies_per_second"])
     for own in wanted:

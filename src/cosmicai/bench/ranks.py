@@ -15,19 +15,19 @@ from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from ..demo import GALAXIES_PER_SHARD, write_synthetic_survey
 from ..errors import InputError
-from ..galaxies.survey import Survey
+from ..measurement.engine_spec import Wanted, of_devices, parse_engines, plan_run
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..measurement.subprocesses import child_with_peak
 from ..ranks.cores import allowed_cores, available_cores
-from ..run.folder import RunFolder
-from ..run.schedule import cut
-from .child import child_with_peak
+from ..runs.demo import GALAXIES_PER_SHARD, write_synthetic_survey
+from ..runs.schedule import cut
+from ..runs.store import RunFolder
+from ..surveys.survey import Survey
 from .galaxies import SEED
-from .machine import machine
-from .report import Column, Report
 from .simulation import FITTED_TO, read_rates, simulate
 from .timing import in_own_process, spread
-from .wanted import Wanted, of_devices, parse_engines, plan_run
 
 WORLD_SIZES = (1_000, 10_000)  # ranks that are simulated
 SHARDS, RECORDS = 1_000_000, 10_000  # that are planned, and summarized

@@ -22,15 +22,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.choose import BATCH_SIZE
+from ..engines.registry import BATCH_SIZE
 from ..errors import InputError
-from ..galaxies.survey import ShardEntry, Survey, galaxies_per_partition
 from ..ranks.environment import Rank
-from ..run.folder import RunFolder
-from ..run.plan import Plan, WorkItem
-from ..run.record import Recorder
-from ..run.schedule import cut, largest_first, owners, share
-from ..run.summary import summarize
+from ..runs.plan import Plan, WorkItem
+from ..runs.record import Recorder
+from ..runs.schedule import cut, largest_first, owners, share
+from ..runs.store import RunFolder
+from ..runs.summary import summarize
+from ..surveys.survey import ShardEntry, Survey, galaxies_per_partition
 from .timing import spread
 
 # Mean and standard deviation of the logarithm of seconds per galaxy.

@@ -16,15 +16,15 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..demo import GALAXIES_PER_SHARD, write_synthetic_survey
 from ..errors import InputError
-from ..model.weights import DEMO, find_weights
-from ..ranks.squeue import queued
-from ..run.folder import RunFolder
-from .child import child
+from ..launchers.slurm.queue import queued
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..measurement.subprocesses import child
+from ..models.weights import DEMO, find_weights
+from ..runs.demo import GALAXIES_PER_SHARD, write_synthetic_survey
+from ..runs.store import RunFolder
 from .galaxies import SEED
-from .machine import machine
-from .report import Column, Report
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = "jobs/infer_array.sh"

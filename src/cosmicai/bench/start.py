@@ -9,12 +9,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .child import child_json
+from ..measurement.engine_spec import parse_engines, plan_run
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..measurement.subprocesses import child_json
 from .galaxies import galaxies_in_memory, write_galaxies
-from .machine import machine
-from .report import Column, Report
 from .timing import interleaved, spread
-from .wanted import parse_engines, plan_run
 
 GALAXIES = 512
 COLUMNS = (
@@ -44,7 +44,7 @@ def bench_start(weights: str, repeats: int, engines: str, tell: Callable[[str], 
                 runs[engine] = run
 
         def turn(own: str, cache: Path) -> dict[str, Any]:
-            return child_json("cosmicai.bench.start_child", own, COSMICAI_CACHE=str(cache))
+            return child_json("cosmicai.measurement.first_prediction", own, COSMICAI_CACHE=str(cache))
 
         caches = {engine: Path(folder, f"cache {engine.name}") for engine in runs}
         cold = {engine: turn(run.uri, caches[engine]) for engine, run in runs.items()}

@@ -19,15 +19,15 @@ from itertools import product
 from typing import Any
 
 from .. import storage
-from ..demo import named_survey
+from ..console.progress import progress
 from ..errors import InputError
-from ..galaxies.survey import Survey, galaxies_per_partition, open_survey, resplit
-from ..model.weights import WeightsFile, find_weights
-from ..progress import progress
-from ..run.folder import RunFolder
-from ..run.plan import Asked
-from .machine import machine
-from .report import Column, Report
+from ..measurement.machine import machine
+from ..measurement.report import Column, Report
+from ..models.weights import WeightsFile, find_weights
+from ..runs.demo import named_survey
+from ..runs.plan import Asked
+from ..runs.store import RunFolder
+from ..surveys.survey import Survey, galaxies_per_partition, open_survey, resplit
 from .timing import spread
 
 COLUMNS = (

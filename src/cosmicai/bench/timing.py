@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.base import Choice, Engine, calls_at_once, pieces
-from ..galaxies.shard import Galaxies
+from ..engines.base import Choice, Engine, calls_at_once, pieces
+from ..surveys.shard import Galaxies
 
 T = TypeVar("T")
 _made: Callable[..., Any]  # in a process of its own: what it was started for

@@ -25,11 +25,11 @@ from torch.nn.functional import smooth_l1_loss
 
 from .. import storage
 from ..errors import InputError, explained
-from ..galaxies.survey import Survey
-from ..metrics import Metrics, measure
-from ..model.astromae import AstroMAE
-from ..model.config import AstroMAEConfig
-from ..model.weights import Weights, from_network, load_weights
+from ..models.astromae import AstroMAE
+from ..models.config import AstroMAEConfig
+from ..models.weights import Weights, from_network, load_weights
+from ..runs.metrics import Metrics, measure
+from ..surveys.survey import Survey
 from .network import Inputs, copy, fresh, tokens
 from .options import TrainingOptions, check
 from .sample import Sample, batches, examine, validation_galaxies

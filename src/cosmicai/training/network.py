@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..galaxies.shard import Galaxies
-from ..model.astromae import AstroMAE
-from ..model.config import AstroMAEConfig
-from ..model.weights import Weights, build
+from ..models.astromae import AstroMAE
+from ..models.config import AstroMAEConfig
+from ..models.weights import Weights, build
+from ..surveys.shard import Galaxies
 from .sample import Sample
 
 

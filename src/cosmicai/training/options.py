@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..model.config import AstroMAEConfig
-from ..model.weights import Weights
+from ..models.config import AstroMAEConfig
+from ..models.weights import Weights
 
 
 @dataclass(frozen=True)

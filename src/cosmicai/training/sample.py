@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..galaxies.quality import input_flags
-from ..galaxies.shard import Galaxies
-from ..galaxies.survey import ShardEntry, Survey
+from ..surveys.quality import input_flags
+from ..surveys.shard import Galaxies
+from ..surveys.survey import ShardEntry, Survey
 from .options import TrainingOptions
 
 CHUNK = 1024  # rows read at once

@@ -1,0 +1,52 @@
+"""Where runs ran, and what each of their ranks had to do: what times are explained by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from cosmicai.surveys.survey import galaxies_per_partition
+
+from .tables import GALAXY_BYTES, GB
+
+LAMBDA, ARRAY, NODE, GPU, LAPTOP = "Lambda", "SLURM array", "SLURM node", "SLURM GPU", "laptop"
+PUBLISHED_MEMORY_MB = 10240.0  # of the functions of the published runs, as REPORT lines of their CloudWatch log say
+
+
+def geometry(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with their `place`, `apart` (what else runs of one model must share), `seconds` of the whole,
+    `galaxies`, `slots` (ranks at once), `share` (galaxies of a rank), `batches` of it, and `limit` on the slots.
+
+    A published rank on Lambda or in an array reads whole partitions one after the other. Where no concurrency is told
+    all ranks are at work at once.
+    """
+    place, world = _places(runs), runs["world_size"].astype("float64")
+    galaxies = runs["asked_galaxies"].fillna(runs["galaxies"]).astype("float64")
+    galaxies = galaxies.fillna(runs["data_gb"] * GB / GALAXY_BYTES)
+    ours, concurrency = runs["origin"].eq("ours"), runs["concurrency"].astype("float64")
+    in_files = place.isin([LAMBDA, ARRAY]) & ~ours
+    size = runs["partition_mb"].map(galaxies_per_partition, na_action="ignore").astype("float64")
+    files = np.ceil(galaxies / size).where(in_files, world.fillna(1))
+    slots = concurrency.fillna(files).clip(upper=files)
+    share = (np.ceil(files / slots) * size).where(in_files, galaxies / slots)
+    # A state machine does more than its map; elsewhere what works is all that takes time.
+    seconds = runs["wall_seconds"].fillna(runs["working_seconds"].where(place.ne(LAMBDA)))
+    memory = runs["memory_mb"].fillna(runs["memory_mb"].where(ours | place.ne(LAMBDA), PUBLISHED_MEMORY_MB))
+    apart = memory.where(place.eq(LAMBDA), world.where(ours & place.eq(LAPTOP))).fillna(0.0)
+    return runs.assign(
+        place=place, apart=apart, memory_mb=memory, seconds=seconds, galaxies=galaxies, slots=slots, share=share,
+        batches=share / runs["batch_size"].astype("float64"),
+        # Files that a repeat did not find change its ranks, but not the configuration.
+        limit=slots.where(place.ne(LAMBDA) | ours, concurrency),
+        data_gb=runs["data_gb"].fillna(galaxies * GALAXY_BYTES / GB),
+    )  # fmt: skip
+
+
+def _places(runs: pd.DataFrame) -> pd.Series:
+    on_slurm, alone = runs["platform"].eq("slurm"), runs["world_size"].astype("float64").fillna(1).le(1)
+    place = pd.Series(LAPTOP, runs.index, dtype="str")
+    place[runs["platform"].eq("lambda")] = LAMBDA
+    place[on_slurm & runs["device"].eq("cuda")] = GPU
+    place[on_slurm & runs["device"].ne("cuda")] = ARRAY
+    place[on_slurm & runs["device"].ne("cuda") & alone] = NODE
+    return place

@@ -1,0 +1,139 @@
+"""Downloads the two published files of the AstroMAE project and accepts them only if they are the very ones.
+
+Checkpoint and galaxies lie in the repository UVA-MLSys/AI-for-Astronomy. Each is known by its git blob id, the SHA-1
+of `blob <size>\\0` followed by the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from ..console.progress import progress
+from ..errors import InputError, explained
+
+PUBLISHED_URL = "https://raw.githubusercontent.com/UVA-MLSys/AI-for-Astronomy/main"
+TIMEOUT = 60.0  # seconds without a byte
+CHUNK = 2**18
+_BUSY = (408, 429)  # answers below 500 that another try may mend
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of the repository: its path there and its git blob id."""
+
+    path: str
+    blob_id: str
+
+    @property
+    def name(self) -> str:
+        """Its name without folders."""
+        return self.path.rsplit("/", 1)[-1]
+
+
+FILES = (
+    PublishedFile(
+        "code/Anomaly Detection/Fine_Tune_Model/Mixed_Inception_z_VITAE_Base_Img_Full_New_Full.pt",
+        "ade698bffe6138695661d14701cb3dd07d483e92",
+    ),
+    PublishedFile("code/Anomaly Detection/Inference/resized_inference.pt", "ab2034b73a935c4a6f403ee968b00749a9ea2385"),
+)
+
+
+class _BrokenConnectionError(Exception):
+    """The connection failed in a way that another try may mend."""
+
+
+def blob_id(path: Path) -> str:
+    """The git blob id of a file."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fetch_published(out: str, base_url: str, files: tuple[PublishedFile, ...] = FILES) -> list[str]:
+    """Downloads the files that are not in `out` yet, and returns the paths of all.
+
+    An interrupted download goes on where it stopped. Raises InputError if the server cannot be reached or gives
+    something else than the published file; such a file is removed, never kept under its name.
+    """
+    folder = Path(out)
+    with explained(out, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for file in files:
+        target = folder / file.name
+        with explained(str(target), "read"):
+            there = target.exists() and blob_id(target) == file.blob_id
+        if not there:
+            _fetch(f"{base_url.rstrip('/')}/{quote(file.path)}", target, file.blob_id)
+        paths.append(str(target))
+    return paths
+
+
+def _fetch(url: str, target: Path, expected: str) -> None:
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        _download(url, partial)
+    except _BrokenConnectionError as error:
+        raise InputError(f"{url} cannot be fetched: {error}; run again to go on, or download it by hand") from None
+    with explained(str(partial), "read"):
+        found = blob_id(partial)
+        if found != expected:
+            partial.unlink()
+    if found != expected:
+        raise InputError(f"{url} gave a file with the git blob id {found}, expected {expected}; it was not kept")
+    with explained(str(target), "write"):
+        partial.replace(target)
+
+
+@retry(
+    retry=retry_if_exception_type(_BrokenConnectionError), stop=stop_after_attempt(5),
+    wait=wait_random_exponential(0.5, 10), reraise=True,
+)  # fmt: skip
+def _download(url: str, partial: Path) -> None:
+    """Appends what is missing of a file; the server says by its answer whether it goes on or starts anew."""
+    with explained(str(partial), "read"):
+        have = partial.stat().st_size if partial.exists() else 0
+    try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    except ValueError as error:
+        raise InputError(f"{url} cannot be fetched: {error}; expected https://...") from None
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            resumed = answer.status == 206
+            have = have if resumed else 0
+            length = int(answer.headers.get("Content-Length") or 0)
+            total = have + length if length else 0  # 0: the server does not tell
+            with explained(str(partial), "write"):
+                file = partial.open("ab" if resumed else "wb")
+            with file, progress(total, have, "bytes") as advance:
+                _copy(answer, file, advance)
+            if total and (got := partial.stat().st_size) != total:
+                raise _BrokenConnectionError(f"the connection ended after {got} of {total} bytes")
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # everything was there already
+            return
+        if error.code < 500 and error.code not in _BUSY:
+            raise InputError(f"{url} answered {error.code} {error.reason}; check the address") from None
+        raise _BrokenConnectionError(f"it answered {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException) as error:  # of the network: those of the disk are InputErrors
+        raise _BrokenConnectionError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+
+
+def _copy(answer: Any, file: Any, advance: Callable[[int], None]) -> None:
+    while chunk := answer.read(CHUNK):
+        with explained(file.name, "write"):
+            file.write(chunk)
+        advance(len(chunk))

@@ -1,0 +1,247 @@
+"""Reads the files that torch.save writes, without torch and without executing what is in them.
+
+Such a file is a zip archive: `NAME/data.pkl`, a pickle that describes objects and tensors, and one stored
+(uncompressed) entry `NAME/data/KEY` per storage. The pickle is loaded by an unpickler that knows an explicit list of
+globals, replaces every class by an inert stand-in and every tensor by a `TensorRef`, and refuses any other global.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, UnsafePickleError
+from ..storage import basename
+from ..storage.ranges import RangeReader, seekable
+
+# bfloat16 has no numpy type: its two bytes are read as an integer and widened (`TensorRef.read`).
+STORAGE_DTYPES = {
+    "torch.DoubleStorage": "<f8",
+    "torch.FloatStorage": "<f4",
+    "torch.HalfStorage": "<f2",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "<i8",
+    "torch.IntStorage": "<i4",
+    "torch.ShortStorage": "<i2",
+    "torch.CharStorage": "|i1",
+    "torch.ByteStorage": "|u1",
+    "torch.BoolStorage": "|b1",
+}
+# What the pickle of any tensor or parameter needs.
+TENSOR_GLOBALS = frozenset(
+    {
+        "collections.OrderedDict",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+        *STORAGE_DTYPES,
+    }
+)
+_LOCAL_HEADER = struct.Struct("<26xHH")
+_LARGEST_PICKLE = 256 * 2**20
+_ENCRYPTED = 0x1  # of a zip entry's flags
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """Where a tensor's values lie in a file: byte offset, dtype, shape, and strides in elements."""
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
+    @property
+    def span(self) -> int:
+        """Bytes from the first element to the end of the last."""
+        if 0 in self.shape:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.itemsize
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in C order without gaps."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    def read(self, reader: RangeReader) -> NDArray[Any]:
+        """The tensor as an array of its own."""
+        raw = bytearray(self.span)
+        reader.read_into(self.offset, memoryview(raw))
+        stored = "<u2" if self.dtype == "bfloat16" else self.dtype
+        flat = np.frombuffer(raw, dtype=stored)
+        strides = [stride * self.itemsize for stride in self.strides]
+        array: NDArray[Any] = np.ascontiguousarray(
+            np.lib.stride_tricks.as_strided(flat, self.shape, strides) if flat.size else flat.reshape(self.shape)
+        ).reshape(self.shape)
+        if self.dtype == "bfloat16":
+            return (array.astype("<u4") << 16).view("<f4")
+        return array
+
+
+class StandIn:
+    """Takes the place of an object of the archive: holds its state, does nothing."""
+
+    qualified_name = ""
+
+    state: dict[str, Any]
+
+    def __new__(cls, *_: object) -> StandIn:  # not __init__: a pickle may make an object without calling that
+        made = super().__new__(cls)
+        made.state = {}
+        return made
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            self.state = state
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The unpickled description of a torch.save file."""
+
+    uri: str
+    root: Any
+
+
+def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) -> Archive:
+    """Reads the description of a torch.save file; tensors become `TensorRef`.
+
+    Raises UnsafePickleError if the pickle names a global that is neither in `allowed_classes` (replaced by an inert
+    stand-in) nor in `TENSOR_GLOBALS`, InputError if the file is empty, truncated or of another format.
+    """
+    if reader.size == 0:
+        raise InputError(f"{uri} is empty; expected a file written by torch.save, copy it again")
+    head = bytearray(min(4, reader.size))
+    reader.read_into(0, memoryview(head))
+    try:
+        archive = zipfile.ZipFile(seekable(reader))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
+        what = (
+            "is truncated or damaged (the zip directory at its end is missing); copy it again"
+            if head == b"PK\x03\x04"
+            else "is not in the zip format of torch.save (torch 1.6 or newer); save it again with torch.save"
+        )
+        raise InputError(f"{uri} {what}") from None
+    with archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        described = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(described) != 1:
+            raise InputError(f"{uri} holds no data.pkl; expected a file written by torch.save")
+        if entries[described[0]].file_size > _LARGEST_PICKLE:
+            raise InputError(f"{uri}: its data.pkl is larger than any model or partition needs; refused")
+        prefix = described[0].removesuffix("data.pkl")
+        byteorder = entries.get(f"{prefix}byteorder")
+        if byteorder is not None and _content(uri, archive, byteorder) != b"little":
+            raise InputError(f"{uri} was saved on a big-endian machine; expected little-endian, save it again")
+        description = _content(uri, archive, entries[described[0]])
+
+    def storage_offset(key: str) -> tuple[int, int]:
+        entry = entries.get(f"{prefix}data/{key}")
+        if entry is None:
+            raise InputError(f"{uri} is damaged: its storage {key} is missing; copy it again")
+        _demand_stored(uri, entry)
+        header = bytearray(_LOCAL_HEADER.size)
+        reader.read_into(entry.header_offset, memoryview(header))
+        name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        offset = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        if offset + entry.file_size > reader.size:
+            raise InputError(f"{uri} is damaged: storage {key} ends past the end of the file; copy it again")
+        return offset, entry.file_size
+
+    unpickler = _AllowListUnpickler(uri, description, frozenset(allowed_classes), storage_offset)
+    try:
+        return Archive(uri, unpickler.load())
+    except InputError:
+        raise
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise InputError(f"{uri} is damaged: its pickle cannot be read ({error}); copy it again") from None
+
+
+def _demand_stored(uri: str, entry: zipfile.ZipInfo) -> None:
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED:
+        raise InputError(f"{uri} is compressed; expected stored entries as torch.save writes them, save it again")
+
+
+def _content(uri: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    _demand_stored(uri, entry)
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
+        name = basename(entry.filename)
+        raise InputError(f"{uri} is damaged (the checksum of its {name} is wrong); copy it again") from None
+
+
+# The unpickler in Python, not the one in C: that one allocates 16 bytes for every number below the largest memo index
+# that a pickle names, 64 GiB for a pickle of eight bytes.
+class _AllowListUnpickler(pickle._Unpickler):
+    def __init__(
+        self, uri: str, data: bytes, classes: frozenset[str], storage_offset: Callable[[str], tuple[int, int]]
+    ) -> None:
+        super().__init__(io.BytesIO(data))
+        self._uri, self._classes, self._storage_offset = uri, classes, storage_offset
+        # Made anew for every file: a pickle can set attributes of whatever it is handed.
+        self._known: dict[str, Any] = {
+            "collections.OrderedDict": OrderedDict,
+            "torch._utils._rebuild_tensor_v2": lambda *arguments: self._tensor(*arguments[:4]),
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+            "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+        }
+        self._known |= {name: type("Storage", (StandIn,), {"qualified_name": name}) for name in STORAGE_DTYPES}
+
+    def find_class(self, module: str, name: str) -> Any:
+        qualified = f"{module}.{name}"
+        if qualified not in self._known:
+            if qualified in ("__builtin__.set", "builtins.set") and qualified in self._classes:
+                self._known[qualified] = set
+            elif qualified in self._classes:
+                self._known[qualified] = type("StandIn", (StandIn,), {"qualified_name": qualified})
+            else:
+                raise UnsafePickleError(
+                    f"{self._uri} names {qualified}, which is not among the globals such a file needs; "
+                    "nothing of it was executed, and it must not be trusted"
+                )
+        return self._known[qualified]
+
+    def persistent_load(self, pid: Any) -> tuple[str, int, int]:
+        kind, storage, key, _location, count = pid
+        if kind != "storage":
+            raise ValueError(f"unknown persistent id {kind!r}")
+        dtype = STORAGE_DTYPES[storage.qualified_name]
+        offset, length = self._storage_offset(str(key))
+        if count * TensorRef(0, dtype, (), ()).itemsize > length:
+            raise InputError(f"{self._uri} is damaged: storage {key} is shorter than it says; copy it again")
+        return dtype, offset, length
+
+    def _tensor(self, storage: object, first: object, shape: object, strides: object) -> TensorRef:
+        dtype, offset, length = cast(tuple[str, int, int], storage)
+        numbers = [first, *cast(tuple[object, ...], shape), *cast(tuple[object, ...], strides)]
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise ValueError("a tensor has a negative or non-integer size")
+        tensor = TensorRef(offset, dtype, tuple(cast(Any, shape)), tuple(cast(Any, strides)))
+        if math.prod(tensor.shape) * tensor.itemsize > length:
+            raise InputError(f"{self._uri} is refused: a tensor has more elements than its storage; save a copy of it")
+        skipped = cast(int, first) * tensor.itemsize
+        if len(tensor.shape) != len(tensor.strides) or skipped + tensor.span > length:
+            raise InputError(f"{self._uri} is damaged: a tensor reaches past its storage; copy it again")
+        return TensorRef(offset + skipped, dtype, tensor.shape, tensor.strides)

@@ -1,0 +1,141 @@
+"""The catalogue: one row per galaxy that was done, in the order of the survey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..errors import InputError, explained
+from ..storage import exists, replacing
+from ..storage.parallel import in_order
+from ..storage.ranges import open_ranges, seekable
+from ..storage.s3 import requests_at_once
+from .plan import Plan, WorkItem
+from .store import RunFolder
+
+ROW_GROUP = 2**17  # fixed, so that the file does not depend on how the work was cut
+SCHEMA = pa.schema(
+    [
+        ("objid", pa.int64()),
+        ("redshift_phot", pa.float32()),
+        ("redshift_spec", pa.float64()),
+        ("flag", pa.uint8()),
+        ("shard", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+def write_catalogue(
+    run: RunFolder, plan: Plan, items: list[WorkItem]
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.uint8]]:
+    """Writes catalogue.parquet from the parts of these items, holding a row group of it in memory.
+
+    Returns redshift_phot (float32), redshift_spec (float64) and flag (uint8) of all rows, for the metrics.
+    Raises InputError if a part is damaged.
+    """
+    seen, path = [], run.catalogue_path
+    with (
+        replacing(path) as beside,
+        explained(path, "write"),
+        pq.ParquetWriter(beside, SCHEMA, compression="zstd") as writer,
+    ):
+        waiting: list[pa.Table] = []
+        rows = 0
+        parts = in_order(partial(run.read_part, plan), items, requests_at_once(run.uri))
+        for item, part in zip(items, parts, strict=True):
+            seen.append((part.redshift_phot, part.redshift_spec, part.flag))
+            name = plan.shards[item.shard].name
+            numbers: list[NDArray[Any]] = [part.objid, part.redshift_phot, part.redshift_spec, part.flag]
+            columns = [
+                *map(_numbers, numbers),
+                _repeated(name, item.galaxies),
+                _numbers(np.arange(item.start, item.stop)),
+            ]
+            waiting.append(pa.Table.from_arrays(columns, schema=SCHEMA))
+            rows += item.galaxies
+            while rows >= ROW_GROUP:
+                table = pa.concat_tables(waiting)
+                writer.write_table(table.slice(0, ROW_GROUP).combine_chunks())
+                waiting, rows = [table.slice(ROW_GROUP)], rows - ROW_GROUP
+        if rows:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+    if not seen:
+        return np.empty(0, np.float32), np.empty(0, np.float64), np.empty(0, np.uint8)
+    phot, spec, flag = (np.concatenate(column) for column in zip(*seen, strict=True))
+    return phot, spec, flag
+
+
+# From their bytes, since pyarrow's own conversions would import pandas, where it is installed, to compare types.
+def _numbers(values: NDArray[Any]) -> pa.Array:
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _repeated(text: str, count: int) -> pa.Array:
+    data = text.encode()
+    ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
+    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(data * count))
+
+
+def read_catalogue(run: RunFolder) -> Iterator[pa.Table]:
+    """The catalogue, a row group at a time. Raises InputError if there is none yet."""
+    if not exists(run.catalogue_path):
+        raise InputError(f"{run.uri} has no catalogue yet; make it with `cosmicai summarize {run.uri}`")
+    with open_ranges(run.catalogue_path) as reader, pq.ParquetFile(seekable(reader)) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:
+    """Writes the catalogue as "csv", "hdf5" or "fits"; returns its rows. Whole or not at all.
+
+    CSV and HDF5 are written a row group at a time; FITS is written in one piece.
+    """
+    writer = {"csv": _to_csv, "hdf5": _to_hdf5, "fits": _to_fits}[kind]
+    with replacing(out) as beside, explained(out, "write"):
+        return writer(read_catalogue(run), beside)
+
+
+def _to_csv(tables: Iterator[pa.Table], path: Path) -> int:
+    from pyarrow import csv
+
+    rows = 0
+    with csv.CSVWriter(path, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += table.num_rows
+    return rows
+
+
+def _to_hdf5(tables: Iterator[pa.Table], path: Path) -> int:
+    import h5py
+
+    rows = 0
+    with h5py.File(path, "w") as file:
+        for table in tables:
+            for name in SCHEMA.names:
+                values = table[name].to_numpy()
+                if name not in file:
+                    dtype = h5py.string_dtype() if name == "shard" else values.dtype
+                    file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(ROW_GROUP,))
+                file[name].resize(rows + table.num_rows, axis=0)
+                file[name][rows:] = values
+            rows += table.num_rows
+    return rows
+
+
+def _to_fits(tables: Iterator[pa.Table], path: Path) -> int:
+    from astropy.table import Table
+
+    table = pa.concat_tables(tables)
+    columns = {name: table[name].to_numpy() for name in SCHEMA.names}
+    columns["shard"] = columns["shard"].astype(str)
+    Table(columns).write(path, format="fits")
+    return int(table.num_rows)

@@ -1,0 +1,45 @@
+"""inference.png: photometric against spectroscopic redshift."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engines.openvino.compiled_cache import cache_folder
+from ..ranks.image_identity import image_variant
+from .metrics import Metrics
+
+
+def plot_redshifts(
+    path: Path, redshift_phot: NDArray[np.float32], redshift_spec: NDArray[np.float64], metrics: Metrics | None
+) -> None:
+    """Draws the density of galaxies (N,) in the plane of both redshifts, the 1:1 line and the metrics, as a PNG."""
+    if image_variant():
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # else in the home
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel="spectroscopic redshift", ylabel="photometric redshift", aspect="equal")
+    if metrics is None:
+        axes.text(0.5, 0.5, "no spectroscopic redshifts", ha="center", transform=axes.transAxes)
+    else:
+        known = np.isfinite(redshift_phot) & np.isfinite(redshift_spec)
+        phot, spec = redshift_phot[known], redshift_spec[known]
+        both = np.concatenate([phot, spec])
+        low, high = np.quantile(both, [0.0005, 0.9995])  # a few catastrophic outliers must not shrink the plot
+        low, high = (float(low), float(high)) if high > low else (float(low) - 0.05, float(high) + 0.05)
+        *_, image = axes.hist2d(spec, phot, bins=150, range=[[low, high]] * 2, norm=LogNorm(), cmap="viridis")
+        figure.colorbar(image, label="galaxies per cell", shrink=0.85)
+        axes.plot([low, high], [low, high], color="crimson", linewidth=1, label="1:1")
+        text = (
+            f"{metrics.galaxies:,} galaxies\n$R^2$ = {metrics.r2:.4f}\nMAE = {metrics.mae:.5f}\n"
+            f"bias = {metrics.bias:+.5f}\nNMAD = {metrics.precision:.5f}\noutliers = {metrics.outliers:.2%}"
+        )
+        axes.text(0.03, 0.97, text, va="top", transform=axes.transAxes, bbox={"facecolor": "white", "alpha": 0.8})
+        axes.legend(loc="lower right")
+    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})

@@ -1,0 +1,28 @@
+"""The partitions of the AstroMAE project: `.pt` files, each a pickled TensorDataset(image, magnitude, redshift).
+
+They are read in place: the pickle only tells where in the file the values lie. It is never executed.
+"""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from ..models.torch_archive import StandIn, TensorRef, read_archive
+from ..storage.ranges import RangeReader
+
+ALLOWED_CLASSES = frozenset({"torch.utils.data.dataset.TensorDataset"})
+_ORDER = ("image", "magnitude", "redshift")
+
+
+def locate(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
+    """Where image, magnitude and (if there) redshift lie in a partition.
+
+    Raises UnsafePickleError if the pickle names any other global than a TensorDataset needs, InputError if the file
+    is damaged or holds something else.
+    """
+    root = read_archive(uri, reader, ALLOWED_CLASSES).root
+    tensors = root.state.get("tensors") if isinstance(root, StandIn) else None
+    if not isinstance(tensors, tuple) or not all(isinstance(tensor, TensorRef) for tensor in tensors):
+        raise InputError(f"{uri} holds no TensorDataset; expected one of image, magnitude and redshift")
+    if len(tensors) not in (2, 3):
+        raise InputError(f"{uri} holds {len(tensors)} tensors; expected image, magnitude and redshift, in this order")
+    return dict(zip(_ORDER, tensors, strict=False))

@@ -1,0 +1,65 @@
+"""`cosmicai bench analysis`: runs that nobody made are whole, and every command is measured. No figure is asserted."""
+
+import json
+from datetime import datetime
+
+import pytest
+from click.testing import CliRunner
+
+from analysis.audit import audit
+from analysis.collect import collect
+from cosmicai.bench import analysis
+from cosmicai.bench.analysis import GALAXIES, write_run
+from cosmicai.cli.bench import bench
+from cosmicai.errors import InputError
+from cosmicai.runs.store import RunFolder
+
+
+def test_made_up_runs_are_whole(tmp_path):
+    for number in range(2):
+        write_run(str(tmp_path / str(number)), 5, number)
+    found = collect([str(tmp_path)])
+    assert found.left_out == () and len(found.ranks) == 10
+    verdicts = audit(found).verdicts
+    assert verdicts.to_dict() == {"0": "whole", "1": "whole"}
+    runs = found.runs.set_index("run")
+    assert runs["galaxies"].to_dict() == {"0": 5 * GALAXIES, "1": 5 * GALAXIES}
+    assert (runs["ranks"] == 5).all() and (runs["partition_mb"] == 25).all()
+    # Ranks of one run differ, and so do runs.
+    assert found.ranks["seconds"].nunique() == 10
+
+
+def test_a_made_up_record_agrees_with_itself(tmp_path):
+    write_run(str(tmp_path), 3, 0)
+    records = RunFolder(str(tmp_path)).records()
+    assert sorted(records) == ["0", "1", "2"]
+    for record in records.values():
+        begun, worked, ended = (
+            datetime.fromisoformat(record[f"{name}_at"]) for name in ("started", "working", "updated")
+        )
+        assert (ended - begun).total_seconds() == pytest.approx(sum(record["seconds"].values()), abs=1e-5)
+        assert begun < worked < ended
+        working = sum(record["seconds"][name] for name in ("read", "predict", "write"))
+        assert record["sample_persec"] == pytest.approx(GALAXIES / working)
+        assert record["execution_time (seconds/batch)"] * record["num_batches"] == pytest.approx(working)
+        assert record["throughput_bps"] == pytest.approx(record["sample_persec"] * 164160)
+
+
+def test_every_command_is_measured(tmp_path):
+    asked = ["analysis", "--runs", "2", "--ranks", "3", "--repeats", "1", "--json", "--out", str(tmp_path / "a.json")]
+    done = CliRunner().invoke(bench, asked, standalone_mode=False)
+    assert done.exception is None, done.output
+    found = json.loads(done.stdout)
+    assert json.loads((tmp_path / "a.json").read_text()) == found
+    assert [row["name"] for row in found["rows"]] == ["collect", "audit", "report"]
+    for row in found["rows"]:
+        assert (row["runs"], row["records"]) == (2, 6)
+        assert 0 < row["seconds_min"] == row["seconds"] == row["seconds_max"]
+        assert row["peak_rss_mb"] > 20
+    assert "making up 6 records" in done.stderr and found["machine"]["cpu_model"]
+
+
+def test_a_command_that_fails_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(analysis, "COMMANDS", ("nonsense",))
+    with pytest.raises(InputError, match=r"analysis nonsense .* failed: "):
+        analysis.bench_analysis(1, 1, 1, lambda _: None)

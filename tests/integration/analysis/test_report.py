@@ -1,0 +1,119 @@
+"""The report: what its page says, and how a real browser shows it."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cosmicai.runs.record import cpu_model
+from support.browser import NO_CHROMIUM, browser, has_chromium
+from support.helpers import finished_demo, run
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A folder with a whole run of 600 synthetic galaxies, a second one that was broken off, and their report."""
+    folder = tmp_path_factory.mktemp("reported")
+    whole = finished_demo(folder / "a & <b>", 600)
+    shutil.copytree(whole.uri, folder / "broken")
+    part = next((folder / "broken/parts").iterdir())
+    part.unlink()
+    done = run("report", "a & <b>/run", "broken", "--out", "report", module="analysis", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+class _Page(HTMLParser):
+    """Tags of a page with their attributes, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_holds_all_it_shows(reported):
+    folder, _ = reported
+    page = _Page(folder / "report/index.html")
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) >= 4
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in images)
+    assert all(len(image["alt"]) > 40 for image in images)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
+    addresses = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    files = [address for address in addresses if not address.startswith("#")]
+    assert files
+    assert all((folder / "report" / file).is_file() for file in files)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {address[1:] for address in addresses if address.startswith("#")} <= set(ids)
+
+
+def test_the_page_tells_what_is_whole_and_what_is_not(reported):
+    folder, _ = reported
+    with (folder / "report/coverage.csv").open() as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert {name: row["verdict"] for name, row in rows.items()} == {"a & <b>/run": "whole", "broken": "incomplete"}
+    text = _Page(folder / "report/index.html").text
+    assert "1 whole" in text
+    assert "1 incomplete" in text
+    assert "a & <b>/run" in text
+    summary = json.loads((folder / "a & <b>/run/summary.json").read_text())
+    assert f"{summary['metrics']['precision']:.6f}" in text
+    assert f"{cpu_model()}, 1 threads a rank" in text
+
+
+def test_the_page_is_the_same_each_time(reported):
+    folder, _ = reported
+    done = run("report", "a & <b>/run", "broken", "--out", "again", module="analysis", cwd=folder)
+    assert done.returncode == 0
+    first, second = (
+        re.sub(r"\d{4}-\d\d-\d\dT[0-9:]+", "", (folder / name / "index.html").read_text())
+        for name in ("report", "again")
+    )
+    assert first == second
+
+
+@pytest.mark.skipif(not has_chromium(), reason=NO_CHROMIUM)
+def test_a_browser_shows_the_page_without_scripts_or_network(reported, tmp_path):
+    path = reported[0] / "report/index.html"
+    with browser(tmp_path / "profile") as page:
+        for width in (1200, 400):
+            page.open(path, width)
+            assert page.complaints() == []
+            assert page.requests() == [path.as_uri()]
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            pictures = page.evaluate(
+                "[...document.images].map(one => [one.complete, one.naturalWidth, one.getBoundingClientRect().width])"
+            )
+            assert len(pictures) >= 4
+            assert all(complete and natural > 0 and shown > 250 for complete, natural, shown in pictures)
+            # Every cell lies within the window, none is cut, and letters are at least 12 pixels tall.
+            cells = page.evaluate(
+                "[...document.querySelectorAll('td, th[scope=row]')].filter(one => one.offsetParent).map(one => ["
+                "one.getBoundingClientRect().right, one.scrollWidth - one.clientWidth,"
+                "parseFloat(getComputedStyle(one).fontSize)])"
+            )
+            assert len(cells) > 20
+            assert all(right <= width and cut <= 1 and size >= 12 for right, cut, size in cells)
+            page.screenshot(tmp_path / f"{width}.png")
+        assert page.pdf_pages() >= 2
+
+
+def test_where_nothing_is_the_report_says_so(tmp_path):
+    done = run("report", str(tmp_path / "nothing"), "--out", str(tmp_path / "report"), module="analysis")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "does not exist" in done.stderr
+    assert not (tmp_path / "report").exists()

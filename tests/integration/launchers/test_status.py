@@ -1,0 +1,228 @@
+"""`python -m launch status`: how a run stands, told from its folder alone."""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cosmicai.errors import InputError
+from cosmicai.launchers.lock import claimed
+from cosmicai.launchers.status import Elsewhere, rendered, run_status, show_status
+from cosmicai.ranks.environment import Rank
+from cosmicai.runs.create import begin
+from cosmicai.runs.store import RunFolder
+from cosmicai.surveys.survey import open_survey
+from cosmicai.worker.loop import work
+from support.helpers import make_survey, random_galaxies, tiny_weights
+from support.processes import ended, run, start, wait_for_part
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("job")
+    return make_survey(folder / "survey", random_galaxies(2000), 1000).uri, tiny_weights(folder / "w.safetensors")
+
+
+@pytest.fixture
+def planned(tmp_path: Path, job: tuple[str, str]) -> RunFolder:
+    """A run of 2000 galaxies in 40 items, of which nothing is done."""
+    survey, weights = job
+    return begin(open_survey(survey), weights, str(tmp_path / "run"), batch_size=50, ranks=2)
+
+
+def change_record(folder: RunFolder, name: str, **values: Any) -> None:
+    path = Path(folder.path("records", f"{name}.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def lines_of(state: dict[str, Any]) -> list[str]:
+    console = Console(width=140, highlight=False)
+    with console.capture() as captured:
+        console.print(rendered(state, Elsewhere()))
+    return captured.get().splitlines()
+
+
+def half_done(folder: RunFolder) -> None:
+    """What is left of a run of two ranks when one of them has not come."""
+    work(folder, Rank(0, 2, "local"))
+
+
+def test_a_run_that_has_not_begun(planned):
+    state = run_status(planned)
+    assert state == {
+        "run": planned.uri, "complete": False, "asked": 2000, "done": 0, "missing": 2000, "failed": 0,
+        "galaxies_per_second": 0.0, "seconds_left": None, "launcher": None, "at_work": 0, "failures": [],
+        "ranks": [],
+    }  # fmt: skip
+    assert lines_of(state)[:2] == [
+        f"{planned.uri}: not complete",
+        "0 of 2,000 galaxies done, 2,000 missing, 0 of them failed",
+    ]
+    assert "".join(lines_of(state)[2:]).endswith(f"`python -m launch resume {planned.uri}`")
+
+
+def test_a_finished_run(planned):
+    records = [work(planned, Rank(rank, 2, "local")) for rank in range(2)]
+    state = run_status(planned)
+    assert state["complete"] and (state["asked"], state["done"], state["missing"]) == (2000, 2000, 0)
+    assert (state["galaxies_per_second"], state["seconds_left"], state["launcher"]) == (0.0, None, None)
+    for row, record in zip(state["ranks"], records, strict=True):
+        begun, wrote = (datetime.fromisoformat(record[name]) for name in ("working_at", "updated_at"))
+        seconds = (wrote - begun).total_seconds()
+        assert row.pop("galaxies_per_second") == pytest.approx(1000 / seconds)
+        assert 0 <= row.pop("silent_seconds") < 60
+        assert row == {
+            "rank": record["rank"], "attempt": 1, "state": "finished", "host": platform.node(), "items": 20,
+            "galaxies": 1000,
+        }  # fmt: skip
+    lines = lines_of(run_status(planned))
+    assert lines[:2] == [f"{planned.uri}: complete", "2,000 of 2,000 galaxies done, 0 missing, 0 of them failed"]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert [row[:6] for row in cells] == [
+        [rank, "1", "finished", platform.node(), "20", "1,000"] for rank in ("0", "1")
+    ]
+
+
+def test_a_run_of_which_a_part_is_done(planned):
+    half_done(planned)
+    state = run_status(planned)
+    assert not state["complete"] and (state["done"], state["missing"], state["failed"]) == (1000, 1000, 0)
+    assert [row["rank"] for row in state["ranks"]] == [0]
+
+
+def test_what_failed_is_told_with_its_reason(planned):
+    item = planned.plan().items[-1]
+    planned.write_failure(item, 0, "the disk is broken")
+    half_done(planned)
+    state = run_status(planned)
+    assert (state["failed"], state["missing"]) == (item.galaxies, 1000)
+    assert f"failed: {item.name}: the disk is broken" in lines_of(state)
+
+
+def test_a_run_that_is_at_work_tells_rate_and_time_left(planned):
+    half_done(planned)
+    begun = datetime.now(UTC) - timedelta(seconds=30)
+    times = {"working_at": begun.isoformat(), "updated_at": (begun + timedelta(seconds=10)).isoformat()}
+    change_record(planned, "0", state="running", **times)
+    with claimed(planned, pytest.fail):
+        state = run_status(planned)
+    [row] = state["ranks"]
+    assert (row["state"], row["galaxies_per_second"]) == ("running", 100.0)
+    assert 20 <= row["silent_seconds"] < 60
+    assert (state["galaxies_per_second"], state["seconds_left"]) == (100.0, 10.0)
+    assert (state["launcher"]["pid"], state["launcher"]["state"]) == (os.getpid(), "at work")
+    lines = lines_of(state)
+    assert lines[2].startswith(f"launcher: process {os.getpid()} on {platform.node()}, since ")
+    assert lines[3] == "100 galaxies/s, 0:00:10 left"
+    ended_since = run_status(planned)
+    assert (ended_since["launcher"], ended_since["at_work"], ended_since["galaxies_per_second"]) == (None, 1, 100.0)
+    assert lines_of(ended_since)[2] == "no launcher of ours; 1 ranks wrote in the last 120 s"
+
+
+def test_a_launcher_that_died_is_none(planned):
+    half_done(planned)
+    change_record(planned, "0", state="running")
+    dead = {"host": platform.node(), "pid": os.getpid(), "born": "0", "started_at": "2026-01-01T00:00:00+00:00"}
+    planned.write_json(planned.launcher_path, dead)
+    state = run_status(planned)
+    assert (state["launcher"], state["galaxies_per_second"], state["seconds_left"]) == (None, 0.0, None)
+    assert lines_of(state)[2].startswith("nobody is seen at work; go on with `python -m launch resume ")
+
+
+def test_a_launcher_of_another_machine_is_told(planned):
+    other = {"host": "elsewhere", "pid": 7, "born": "1", "started_at": "2026-01-01T00:00:00+00:00"}
+    planned.write_json(planned.launcher_path, other)
+    state = run_status(planned)
+    assert state["launcher"] == other | {"state": "on another machine"}
+    assert lines_of(state)[2] == "launcher: process 7 on elsewhere, since 2026-01-01T00:00:00+00:00"
+
+
+def test_ranks_and_attempts_come_in_order(planned):
+    for rank in (10, 2, 0, 2):
+        work(planned, Rank(rank, 11, "local"))
+    order = [(row["rank"], row["attempt"]) for row in run_status(planned)["ranks"]]
+    assert order == [(0, 1), (2, 1), (2, 2), (10, 1)]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_rank_with_another_clock_disturbs_nothing(planned, hours):
+    for rank in range(2):
+        work(planned, Rank(rank, 2, "local"))
+    before, record = run_status(planned), planned.records()["1"]
+    times = ("started_at", "working_at", "updated_at")
+    shifted = {name: (datetime.fromisoformat(record[name]) + timedelta(hours=hours)).isoformat() for name in times}
+    change_record(planned, "1", **shifted)
+    after = run_status(planned)
+    ours = [state["ranks"][1].pop("silent_seconds") for state in (before, after)]
+    assert ours[1] == 0 if hours == 1 else 3600 <= ours[1] - ours[0] < 3660
+    for state in (before, after):
+        del state["ranks"][0]["silent_seconds"]
+    assert after == before
+
+
+def test_a_clock_that_was_set_back_in_mid_run_gives_no_rate(planned):
+    half_done(planned)
+    record = planned.records()["0"]
+    back = datetime.fromisoformat(record["working_at"]) - timedelta(hours=1)
+    change_record(planned, "0", state="running", updated_at=back.isoformat())
+    with claimed(planned, pytest.fail):
+        state = run_status(planned)
+    assert (state["galaxies_per_second"], state["seconds_left"]) == (0.0, None)
+
+
+def test_no_plan_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"is not a run folder \(it has no plan\.json\)"):
+        run_status(RunFolder(str(tmp_path)))
+    for more in ((), ("--watch",)):
+        done = run("status", str(tmp_path), *more, module="launch")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            f"launch: {tmp_path} is not a run folder (it has no plan.json); start one with `cosmicai infer`\n"
+        )
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_exit_code_says_whether_the_run_is_complete(planned, capsys):
+    assert show_status(planned, watch=False) == 3
+    assert "not complete" in capsys.readouterr().out
+    for rank in range(2):
+        work(planned, Rank(rank, 2, "local"))
+    assert show_status(planned, watch=False) == show_status(planned, watch=True) == 0
+    assert capsys.readouterr().out.count(": complete") == 2
+
+
+def test_a_run_is_found_from_another_working_directory(planned):
+    half_done(planned)
+    before = {path: path.stat().st_mtime_ns for path in Path(planned.uri).rglob("*")}
+    folder = Path(planned.uri)
+    done = run("status", "..", module="launch", cwd=folder / "records")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith(f"{planned.uri}: not complete\n1,000 of 2,000 galaxies done, ")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "it only looks"
+
+
+def test_watching_ends_when_the_run_is_complete(tmp_path, job):
+    survey, weights = job
+    out = tmp_path / "run"
+    launcher = start("launch", survey, "--weights", weights, "--out", str(out), "--batch-size", "1", "--procs", "2")
+    wait_for_part(launcher, out)
+    watcher = start("launch", "status", "--watch", out.name, cwd=tmp_path)
+    code, printed, errors = ended(watcher)
+    assert (code, errors) == (0, "")
+    assert f"{out}: complete\n2,000 of 2,000 galaxies done, 0 missing, 0 of them failed\n" in printed
+    assert ended(launcher)[0] == 0
+
+
+def test_watching_does_not_wait_for_a_launcher(planned):
+    half_done(planned)
+    watcher = start("launch", "status", "--watch", planned.uri)
+    done = run("resume", planned.uri, module="launch")
+    assert done.returncode == 0, done.stderr
+    code, printed, errors = ended(watcher)
+    assert (code, errors) == (0, "")
+    assert printed.rstrip().splitlines()[0].startswith(f"{planned.uri}: ")

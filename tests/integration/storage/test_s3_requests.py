@@ -1,0 +1,380 @@
+"""What is asked of S3: every request is counted, and an answer that breaks off is asked for again.
+
+The server is a tiny one of this module's own, which can be told to misbehave; moto's where all is well.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import struct
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from botocore import exceptions
+
+from cosmicai import storage
+from cosmicai.errors import StorageError
+from cosmicai.runs.record import PUBLISHED_S3_KEYS, published
+from cosmicai.storage import ranges, s3
+from cosmicai.storage.ranges import READS, open_ranges
+from cosmicai.storage.s3 import REQUESTS, Requests, requests_at_once, s3_client, timed_read
+from support.s3 import bucket_fixture, use_endpoint  # noqa: F401
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+URI = "s3://bucket/a.pt"
+
+
+class Object(BaseHTTPRequestHandler):
+    """The answers of a server that has one object, as its `Server` says."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+    def do_HEAD(self) -> None:
+        self._begin(200, len(CONTENT))
+
+    def do_PUT(self) -> None:
+        """Creates the object unless there is one; of the first answers some are lost, or errors before anything."""
+        server, content = self.server, self.rfile.read(int(self.headers["Content-Length"]))
+        server.asked.append(self.headers["If-None-Match"])
+        status = 500 if len(server.asked) <= server.errors else 200 if server.created is None else 412
+        if status == 200:
+            server.created = content
+        if status != 500 and len(server.asked) <= server.losses:
+            self.close_connection = True
+            return
+        self._begin(status, 0)
+
+    def do_GET(self) -> None:
+        server, asked = self.server, self.headers["Range"]
+        server.asked.append(asked)
+        if server.hangs_up:
+            self.close_connection = True
+            return
+        if len(server.asked) <= server.errors:
+            body = b"<Error><Code>InternalError</Code><Message>again</Message></Error>"
+            self._begin(500, len(body))
+            self.wfile.write(body)
+            return
+        is_whole = asked is None or server.knows_no_ranges
+        content = CONTENT if server.created is None else server.created
+        first, last = (0, len(content) - 1) if is_whole else map(int, asked[6:].split("-"))
+        body = content[first : last + 1]
+        self._begin(200 if is_whole else 206, len(body))
+        if len(server.asked) > server.errors + server.breaks:
+            self.wfile.write(body)
+            return
+        self.wfile.write(bytes(min(server.breaks_after, len(body) - 1)))  # not even what is in the object
+        self.wfile.flush()
+        if server.resets:  # a close without lingering sends RST instead of FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+
+    def _begin(self, status: int, length: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.send_header("ETag", '"one"')
+        self.end_headers()
+
+
+class Server(ThreadingHTTPServer):
+    """Breaks off its first answers after so many bytes, or answers with an error of its own at first."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Object)
+        self.behave()
+
+    def behave(self) -> None:
+        """Answers as it should from now on."""
+        self.breaks = self.breaks_after = self.errors = self.losses = 0
+        self.created: bytes | None = None
+        self.resets = self.knows_no_ranges = self.hangs_up = False
+        self.asked: list[str | None] = []  # ranges, or conditions of a PUT
+
+    def handle_error(self, *_: object) -> None:
+        """Says nothing of clients that went away."""
+
+    def shutdown_request(self, request: Any) -> None:
+        """Closes without the polite half-close, which would send FIN before RST."""
+        self.close_request(request)
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Server]:
+    """A server with the object at URI, and one client for all tests, since to make one takes longer than most."""
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+        yield server
+    s3_client().close()
+    s3_client.cache_clear()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def server(started: Server) -> Server:
+    """The server, as it should be."""
+    started.behave()
+    return started
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts, which are noted and not made."""
+    noted: list[float] = []
+    monkeypatch.setattr(time, "sleep", noted.append)
+    return noted
+
+
+def read(offset: int, length: int) -> bytes:
+    with open_ranges(URI) as reader:
+        return bytes(reader.read(offset, length))
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("after", [0, 1, 2**18 + 1, 599_999])
+@pytest.mark.parametrize("breaks", [1, READS - 1])
+def test_an_answer_that_breaks_off_is_asked_for_again(server, waits, breaks, after, resets):
+    server.breaks, server.breaks_after, server.resets = breaks, after, resets
+    requests = Requests()
+    assert read(300_000, 600_000) == CONTENT[300_000:900_000]
+    assert server.asked == ["bytes=300000-899999"] * (breaks + 1)
+    assert requests.sent == {"HeadObject": 1, "GetObject": breaks + 1}
+    assert requests.times()["s3_num_requests"] == 1
+    assert len(waits) == breaks
+    assert all(0 <= pause <= 0.2 * 2**attempt for attempt, pause in enumerate(waits))
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("breaks", [0, 1, READS - 1])
+def test_a_whole_object_is_one_request_and_asked_for_again_as_a_range_is(server, waits, breaks, resets):
+    server.breaks, server.breaks_after, server.resets = breaks, 70_000, resets
+    requests = Requests()
+    assert storage.read_bytes(URI) == CONTENT
+    assert server.asked == [None] * (breaks + 1)
+    assert requests.sent == {"GetObject": breaks + 1}
+    assert requests.times()["s3_num_requests"] == 1
+    assert len(waits) == breaks
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The one line of the StorageError that the call raises, without the usual beginning and end."""
+    with pytest.raises(StorageError) as caught:
+        call()
+    text, begin, end = str(caught.value), f"cannot read {URI}: ", "; check the address, your credentials and region"
+    assert "\n" not in text and text.startswith(begin) and text.endswith(end)
+    return text.removeprefix(begin).removesuffix(end)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize(
+    ("call", "asked", "head"),
+    [(lambda: read(0, 1000), "bytes=0-999", {"HeadObject": 1}), (lambda: storage.read_bytes(URI), None, {})],
+    ids=["range", "whole"],
+)
+def test_an_answer_that_always_breaks_off_is_one_sentence(server, waits, call, asked, head, resets):
+    server.breaks, server.breaks_after, server.resets = 1000, 10, resets
+    requests = Requests()
+    assert refusal(call).startswith(
+        ("An error occurred while reading from response stream", "10 read, but total bytes")
+    )
+    assert server.asked == [asked] * READS
+    assert requests.sent == head | {"GetObject": READS}
+    assert requests.times() == {}
+    assert len(waits) == READS - 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+        exceptions.ResponseStreamingError(error="reset"),
+        exceptions.ReadTimeoutError(endpoint_url="http://here"),
+    ],
+)
+def test_every_kind_of_broken_answer_is_asked_for_again(waits, error):
+    asked: list[int] = []
+
+    def read(offset: int, buffer: memoryview) -> None:
+        asked.append(offset)
+        if len(asked) < READS:
+            raise error
+
+    ranges.again_if_broken(read, 7, memoryview(b""))
+    assert asked == [7] * READS
+
+
+@pytest.mark.parametrize("error", [StorageError("no"), exceptions.NoCredentialsError(), ValueError("no")])
+def test_another_error_is_not_tried_again(waits, error):
+    asked: list[int] = []
+
+    def read(offset: int, buffer: memoryview) -> None:
+        asked.append(offset)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        ranges.again_if_broken(read, 7, memoryview(b""))
+    assert caught.value is error and asked == [7] and waits == []
+
+
+def test_errors_of_the_server_are_counted_with_the_requests_that_boto3_repeats(server, waits):
+    server.errors = 3
+    requests = Requests()
+    assert read(5, 10) == CONTENT[5:15]
+    assert requests.sent == {"HeadObject": 1, "GetObject": 4}
+    assert requests.times()["s3_num_requests"] == 1
+
+
+def test_a_server_that_always_hangs_up_is_one_sentence(server, waits):
+    server.hangs_up = True
+    requests = Requests()
+    assert refusal(lambda: storage.read_bytes(URI)).startswith(
+        "Connection was closed before we received a valid response"
+    )
+    assert requests.sent == {"GetObject": 9} and requests.times() == {}  # boto3 asks again eight times
+    assert len(server.asked) == 9
+
+
+@pytest.mark.parametrize(("losses", "errors"), [(0, 0), (1, 0), (3, 0), (0, 2)])
+def test_who_creates_an_object_knows_it_though_the_answer_was_lost(server, waits, losses, errors):
+    server.losses, server.errors = losses, errors
+    assert storage.create_bytes(URI, b"mine") is True
+    assert server.created == b"mine"
+    assert server.asked[: 1 + losses + errors] == ["*"] * (1 + losses + errors)
+
+
+@pytest.mark.parametrize(("losses", "errors"), [(0, 0), (1, 0), (0, 2)])
+def test_who_is_not_the_first_to_create_an_object_knows_it_too(server, waits, losses, errors):
+    server.created, server.losses, server.errors = b"another's", losses, errors
+    assert storage.create_bytes(URI, b"mine") is False
+    assert server.created == b"another's"
+
+
+def test_a_server_that_knows_no_ranges_is_refused_at_once(server, waits):
+    server.knows_no_ranges = True
+    requests = Requests()
+    with pytest.raises(StorageError) as caught:
+        read(5, 10)
+    assert str(caught.value) == (
+        f"{URI} gave 1048576 bytes at 5 where 10 were asked for; use a server that knows ranges"
+    )
+    assert server.asked == ["bytes=5-14"] and waits == []
+    assert requests.sent == {"HeadObject": 1, "GetObject": 1} and requests.times() == {}
+    assert read(0, len(CONTENT)) == CONTENT  # all of it is all the same
+
+
+def test_no_bytes_are_no_request(server):
+    requests = Requests()
+    assert read(5, 0) == b""
+    assert server.asked == [] and requests.sent == {"HeadObject": 1} and requests.times() == {}
+
+
+def test_every_operation_is_counted_by_its_name(bucket):
+    requests = Requests()
+    storage.write_bytes(f"{bucket}/a", b"abc")
+    assert requests.sent == {"PutObject": 1}
+    assert storage.create_bytes(f"{bucket}/a", b"other") is False
+    assert storage.read_bytes(f"{bucket}/a") == b"abc"
+    assert storage.read_if_there(f"{bucket}/none") is None
+    assert storage.exists(f"{bucket}/a") and storage.list_files(bucket)
+    storage.remove(f"{bucket}/a")
+    assert requests.sent == {
+        "PutObject": 2, "GetObject": 2, "ListObjectsV2": 3, "DeleteObject": 1,
+    }  # fmt: skip
+
+
+def test_every_page_of_a_list_is_a_request(bucket, monkeypatch):
+    for number in range(5):
+        storage.write_bytes(f"{bucket}/{number}", b"")
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")
+    requests = Requests()
+    assert len(storage.list_files(bucket)) == 5
+    assert requests.sent == {"ListObjectsV2": 3}
+
+
+def test_an_account_has_what_comes_after_its_beginning(server):
+    first = Requests()
+    read(0, 1)
+    second = Requests()
+    read(0, 1)
+    assert first.sent == {"HeadObject": 2, "GetObject": 2} and second.sent == {"HeadObject": 1, "GetObject": 1}
+    assert (first.times()["s3_num_requests"], second.times()["s3_num_requests"]) == (2, 1)
+    assert Requests().sent == {} and Requests().times() == {}
+
+
+def test_an_account_that_nobody_has_is_kept_by_nobody():
+    account = Requests()
+    gone = weakref.ref(account)
+    del account
+    gc.collect()
+    assert gone() is None
+    with timed_read():  # which has nobody to tell
+        pass
+
+
+def test_times_of_reading_are_the_published_keys(monkeypatch):
+    clock = iter([100.0, 103.0, 101.0, 102.0, 110.0, 111.5])  # begun and ended, as they are seen
+    monkeypatch.setattr(s3, "time", SimpleNamespace(time=lambda: next(clock)))
+    requests = Requests()
+    for _ in range(3):
+        with timed_read():
+            pass
+    assert requests.times() == {
+        "s3_num_requests": 3,
+        "s3_total_time": 5.5,
+        "s3_avg_time": 5.5 / 3,
+        "s3_min_time": 1.0,
+        "s3_max_time": 3.0,
+        "s3_first_request_time": 100.0,
+        "s3_last_response_time": 111.5,
+    }
+    assert tuple(requests.times()) == PUBLISHED_S3_KEYS
+    record = requests.times() | {"batch_size": 1, "rank": 3, "device": "cpu"}
+    assert tuple(published(record)) == ("batch_size", "device", *PUBLISHED_S3_KEYS)
+
+
+def test_reads_that_end_in_another_order_than_they_began_leave_the_first_and_the_last(monkeypatch):
+    clock = iter([100.0, 101.0, 102.0, 105.0])  # the second read lies within the first
+    monkeypatch.setattr(s3, "time", SimpleNamespace(time=lambda: next(clock)))
+    requests = Requests()
+    with timed_read(), timed_read():
+        pass
+    times = requests.times()
+    assert (times["s3_first_request_time"], times["s3_last_response_time"]) == (100.0, 105.0)
+    assert (times["s3_min_time"], times["s3_max_time"], times["s3_total_time"]) == (1.0, 5.0, 6.0)
+
+
+def test_a_read_that_fails_is_none():
+    requests = Requests()
+    with pytest.raises(ValueError, match="broken"), timed_read():
+        raise ValueError("broken")
+    assert requests.times() == {}
+
+
+def test_threads_lose_no_count(server):
+    requests = Requests()
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        found = list(pool.map(lambda number: read(number, 1), range(200)))
+    assert found == [CONTENT[number : number + 1] for number in range(200)]
+    assert requests.sent == {"HeadObject": 200, "GetObject": 200}
+    assert requests.times()["s3_num_requests"] == 200
+
+
+def test_as_many_connections_are_kept_as_requests_are_made_at_once(server):
+    assert requests_at_once("s3://bucket/folder") == REQUESTS == s3_client().meta.config.max_pool_connections
+    assert requests_at_once("/folder") == 0

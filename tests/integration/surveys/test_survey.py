@@ -1,0 +1,519 @@
+"""Surveys: which shards, in which order, every galaxy exactly once, and what is said when they are not as written."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import astuple
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from cosmicai import storage
+from cosmicai.errors import InputError, StorageError
+from cosmicai.storage.s3 import REQUESTS, Requests
+from cosmicai.surveys import survey as surveys
+from cosmicai.surveys.shard import Galaxies, open_shard, write_shard
+from cosmicai.surveys.survey import (
+    ShardEntry,
+    Survey,
+    entries,
+    galaxies_per_partition,
+    open_survey,
+    resplit,
+    verify,
+    write_survey,
+)
+from support.helpers import FIELDS, make_survey, random_galaxies, run
+from support.s3 import bucket_fixture, fill  # noqa: F401
+
+GALAXIES = random_galaxies(100)
+
+
+def all_of(survey: Survey, size: int = 7) -> Galaxies:
+    return Galaxies.concatenate(survey.batches(size))
+
+
+def digest(galaxies: Galaxies) -> str:
+    """SHA-256 over the bytes of all columns."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in astuple(galaxies))).hexdigest()
+
+
+def write_pt(path: Path, galaxies: Galaxies) -> None:
+    torch.save(TensorDataset(*(torch.from_numpy(values) for values in astuple(galaxies)[:3])), path)
+
+
+def refusal(call, *arguments) -> str:
+    """The one line of the InputError that the call raises."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def survey(tmp_path: Path) -> Survey:
+    return make_survey(tmp_path / "survey", GALAXIES, 30)
+
+
+def describe(survey: Survey, **changes: object) -> None:
+    """Writes survey.json anew with other values."""
+    path = Path(survey.uri, "survey.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def describe_shard(survey: Survey, **changes: object) -> None:
+    """Writes survey.json anew with other values for its second shard."""
+    shards = json.loads(Path(survey.uri, "survey.json").read_text())["shards"]
+    shards[1] |= changes
+    describe(survey, shards=shards)
+
+
+@pytest.mark.parametrize(
+    ("partition_mb", "galaxies"), [(10, 511), (25, 1278), (50, 2556), (75, 3834), (100, 5113), (0.001, 1)]
+)
+def test_a_partition_holds_as_many_galaxies_as_the_published_ones(partition_mb, galaxies):
+    assert galaxies_per_partition(partition_mb) == galaxies
+
+
+def test_a_written_survey_is_opened_as_it_was_written(survey):
+    assert [(shard.name, shard.galaxies) for shard in survey.shards] == [
+        ("000001.h5", 30), ("000002.h5", 30), ("000003.h5", 30), ("000004.h5", 10),
+    ]  # fmt: skip
+    assert sorted(path.name for path in Path(survey.uri).parent.rglob("*.*")) == [
+        "000001.h5", "000002.h5", "000003.h5", "000004.h5", "survey.json",
+    ]  # fmt: skip
+    for shard in survey.shards:
+        data = Path(survey.uri, shard.name).read_bytes()
+        assert (shard.bytes, shard.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert open_survey(survey.uri) == survey
+    assert (survey.galaxies, survey.bytes) == (100, sum(shard.bytes for shard in survey.shards))
+
+
+def test_survey_json_says_what_it_promises(survey):
+    assert json.loads(Path(survey.uri, "survey.json").read_text()) == {
+        "format": "cosmicai-survey/1",
+        "galaxies": 100,
+        "shards": [
+            {"name": shard.name, "galaxies": shard.galaxies, "bytes": shard.bytes, "sha256": shard.sha256}
+            for shard in survey.shards
+        ],
+    }
+
+
+@pytest.mark.parametrize("size", [1, 7, 30, 1000])
+def test_batches_give_every_galaxy_once_in_order_and_never_cross_shards(survey, size):
+    batches = list(survey.batches(size))
+    assert digest(Galaxies.concatenate(batches)) == digest(GALAXIES)
+    assert [len(batch) for batch in batches] == [
+        min(size, shard.galaxies - start) for shard in survey.shards for start in range(0, shard.galaxies, size)
+    ]
+
+
+def test_a_relative_address_and_a_trailing_slash_are_the_same_survey(survey, monkeypatch):
+    monkeypatch.chdir(Path(survey.uri).parent)
+    assert open_survey("survey") == open_survey("survey/") == open_survey(f"{survey.uri}/") == survey
+
+
+def test_a_folder_of_h5_and_pt_files_is_a_survey_in_natural_order(tmp_path):
+    write_pt(tmp_path / "1.pt", GALAXIES[:10])
+    write_shard(tmp_path / "2.h5", [GALAXIES[10:25]], 15, FIELDS)
+    write_shard(tmp_path / "3.hdf5", [GALAXIES[25:40]], 15, FIELDS[:2])
+    write_pt(tmp_path / "10.pt", GALAXIES[40:])
+    (tmp_path / "notes.txt").write_text("not a shard")
+    (tmp_path / ".4.h5.partial-00000000").write_text("not yet a shard")
+    found = open_survey(str(tmp_path))
+    assert found.shards == tuple(
+        ShardEntry(name, galaxies, (tmp_path / name).stat().st_size)
+        for name, galaxies in [("1.pt", 10), ("2.h5", 15), ("3.hdf5", 15), ("10.pt", 60)]
+    )
+    galaxies = all_of(found)
+    np.testing.assert_array_equal(galaxies.image, GALAXIES.image)
+    np.testing.assert_array_equal(galaxies.magnitude, GALAXIES.magnitude)
+    np.testing.assert_array_equal(galaxies.redshift[:25], GALAXIES.redshift[:25])
+    assert np.isnan(galaxies.redshift[25:40]).all()
+    assert galaxies.objid.tolist() == [-1] * 10 + list(range(1010, 1025)) + [-1] * 75
+
+
+@pytest.mark.parametrize("name", ["one.h5", "one.pt"])
+def test_a_single_file_is_a_survey(tmp_path, name):
+    path = tmp_path / name
+    write_pt(path, GALAXIES) if name.endswith(".pt") else write_shard(path, [GALAXIES], 100, FIELDS)
+    (tmp_path / "other.h5").write_text("not looked at")
+    found = open_survey(str(path))
+    assert found == Survey(str(tmp_path), (ShardEntry(name, 100, path.stat().st_size),))
+    np.testing.assert_array_equal(all_of(found).image, GALAXIES.image)
+
+
+def test_nothing_an_empty_folder_and_other_files_are_no_survey(tmp_path):
+    none = tmp_path / "none"
+    expected = "expected a survey folder, an s3:// prefix or a .h5 or .pt file"
+    assert refusal(open_survey, str(none)) == f"{none} does not exist; {expected}"
+    assert refusal(open_survey, f"{none}.h5") == f"{none}.h5 does not exist; {expected}"
+    (tmp_path / "a.csv").write_text("1,2")
+    assert refusal(open_survey, str(tmp_path)) == (
+        f"{tmp_path} holds no galaxies; expected survey.json or files ending in .h5, .hdf5, .pt"
+    )
+
+
+# Damage.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{", b"null", b"[]", b"3", b'"text"', b"{}", b"\xff\xfe", b'{"format": "cosmicai-survey/1"}',
+        b'{"format": "cosmicai-survey/1", "galaxies": 0, "shards": []}',
+        b'{"format": "cosmicai-survey/1", "galaxies": 1, "shards": {"name": "a.h5"}}',
+        b'{"format": "cosmicai-survey/1", "galaxies": 1, "shards": [{"name": "a.h5"}]}',
+        b'{"format": "cosmicai-survey/1", "galaxies": 1, "shards": [[]]}',
+        b'{"format": "cosmicai-survey/1", "galaxies": 1, "shards": 7}',
+    ],
+)  # fmt: skip
+def test_a_damaged_survey_json_is_one_sentence(survey, text):
+    path = Path(survey.uri, "survey.json")
+    path.write_bytes(text)
+    said = refusal(open_survey, survey.uri)
+    assert said.startswith(f"{path} is damaged (") and said.endswith("); write the survey again")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"galaxies": "30"}, {"galaxies": 30.0}, {"galaxies": -30}, {"galaxies": True}, {"galaxies": 31},
+        {"bytes": "1"}, {"bytes": None}, {"name": 5}, {"name": None}, {"name": ["a"]}, {"name": "000001.h5"},
+        {"sha256": 5}, {"colour": "red"},
+    ],
+)  # fmt: skip
+def test_a_wrong_value_in_survey_json_is_one_sentence(survey, changes):
+    describe_shard(survey, **changes)
+    said = refusal(open_survey, survey.uri)
+    assert said.startswith(f"{survey.uri}/survey.json is damaged (") and said.endswith("); write the survey again")
+
+
+def test_another_format_is_named(survey):
+    describe(survey, format="cosmicai-survey/2")
+    assert refusal(open_survey, survey.uri) == (
+        f"{survey.uri}/survey.json: format is 'cosmicai-survey/2'; expected \"cosmicai-survey/1\""
+    )
+
+
+def test_a_shard_outside_the_folder_is_not_read(survey, tmp_path):
+    shutil.copy(Path(survey.uri, "000002.h5"), tmp_path / "elsewhere.h5")
+    describe_shard(survey, name="../elsewhere.h5")
+    assert "elsewhere.h5 is missing, survey.json says" in refusal(open_survey, survey.uri)
+
+
+def test_a_missing_and_a_truncated_shard_are_found_at_opening(survey):
+    shard = Path(survey.uri, "000002.h5")
+    size = shard.stat().st_size
+    os.truncate(shard, size - 1)
+    assert refusal(open_survey, survey.uri) == (
+        f"{shard} is of {size - 1} bytes, survey.json says {size} bytes; copy it again"
+    )
+    shard.unlink()
+    assert refusal(open_survey, survey.uri) == f"{shard} is missing, survey.json says {size} bytes; copy it again"
+
+
+def test_a_shard_with_another_number_of_galaxies_than_survey_json_says_is_refused(survey):
+    describe_shard(survey, galaxies=31)
+    describe(survey, galaxies=101)
+    found, size = open_survey(survey.uri), survey.shards[1].bytes
+    assert refusal(found.open, found.shards[1]) == (
+        f"{survey.uri}/000002.h5 holds 30 galaxies in {size} bytes, the survey says 31 galaxies in {size} bytes; "
+        f"find what changed with `cosmicai survey verify {survey.uri}`"
+    )
+    assert "holds 30 galaxies" in refusal(all_of, found)
+
+
+def test_a_shard_that_was_replaced_by_another_of_as_many_galaxies_is_refused(survey):
+    found, size = open_survey(survey.uri), survey.shards[1].bytes
+    write_shard(Path(survey.uri, "000002.h5"), [GALAXIES[30:60]], 30, FIELDS[:2])
+    other = Path(survey.uri, "000002.h5").stat().st_size
+    assert refusal(found.open, found.shards[1]) == (
+        f"{survey.uri}/000002.h5 holds 30 galaxies in {other} bytes, the survey says 30 galaxies in {size} bytes; "
+        f"find what changed with `cosmicai survey verify {survey.uri}`"
+    )
+
+
+def test_verify_is_content_with_what_was_written(survey):
+    assert list(verify(survey)) == [(shard, "") for shard in survey.shards]
+
+
+def test_verify_finds_a_flipped_bit_a_missing_and_a_truncated_shard(survey):
+    paths = [Path(survey.uri, shard.name) for shard in survey.shards]
+    data = bytearray(paths[0].read_bytes())
+    data[-1] ^= 1
+    paths[0].write_bytes(data)
+    paths[1].unlink()
+    os.truncate(paths[2], 5000)
+    found = [what for _, what in verify(survey)]
+    assert found == [
+        f"its SHA-256 is {hashlib.sha256(data).hexdigest()}, survey.json says {survey.shards[0].sha256}",
+        f"cannot read {paths[1]}: it does not exist; check the path",
+        f"{paths[2]} is truncated; expected a shard with image and magnitude, copy it again",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("position", [0, 600, 8192, 300_000])
+def test_verify_finds_a_flipped_bit_anywhere(survey, position):
+    path = Path(survey.uri, "000003.h5")
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x40
+    path.write_bytes(data)
+    assert [bool(what) for _, what in verify(survey)] == [False, False, True, False]
+
+
+def test_a_survey_without_checksums_cannot_be_verified(tmp_path):
+    write_shard(tmp_path / "1.h5", [GALAXIES], 100, FIELDS)
+    with pytest.raises(InputError, match=r"has no checksums to compare with.*make one with `cosmicai split"):
+        list(verify(open_survey(str(tmp_path))))
+
+
+# Writing and cutting anew.
+
+
+@pytest.mark.parametrize("size", [1, 7, 29, 30, 31, 60, 99, 100, 101, 1000])
+def test_resplit_keeps_every_galaxy_once_in_order(survey, tmp_path, size):
+    written = resplit(survey, str(tmp_path / "out"), size)
+    assert [shard.galaxies for shard in written.shards] == [min(size, 100 - start) for start in range(0, 100, size)]
+    assert digest(all_of(written)) == digest(GALAXIES)
+    assert open_survey(written.uri) == written
+
+
+def test_resplit_across_shards_and_batches_gives_the_bytes_of_writing_directly(tmp_path):
+    galaxies = random_galaxies(1500)
+    direct = make_survey(tmp_path / "direct", galaxies, 511)
+    again = resplit(make_survey(tmp_path / "one", galaxies, 400), str(tmp_path / "again"), 511)
+    assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in direct.shards]
+
+
+def test_resplit_keeps_fields_that_only_some_shards_have(tmp_path):
+    folder = tmp_path / "mixed"
+    write_shard(folder / "1.h5", [GALAXIES[:10]], 10, FIELDS[:2])
+    write_shard(folder / "2.h5", [GALAXIES[10:20]], 10, FIELDS)
+    write_pt(folder / "3.pt", GALAXIES[20:30])
+    before = open_survey(str(folder))
+    after = resplit(before, str(tmp_path / "out"), 15)
+    assert digest(all_of(after)) == digest(all_of(before))
+    assert all_of(after).objid.tolist() == [-1] * 10 + list(range(1010, 1020)) + [-1] * 10
+
+
+def test_resplit_invents_no_field(tmp_path):
+    write_shard(tmp_path / "1.h5", [GALAXIES], 100, FIELDS[:2])
+    written = resplit(open_survey(str(tmp_path)), str(tmp_path / "out"), 50)
+    with written.open(written.shards[0]) as shard:
+        assert set(shard.fields) == {"image", "magnitude"}
+
+
+def test_a_folder_that_is_not_empty_and_a_file_are_no_place_for_a_survey(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "full", tmp_path / "file"):
+        assert refusal(make_survey, place, GALAXIES, 30) == (
+            f"{place} exists and is not empty; choose another --out or remove it"
+        )
+    assert (tmp_path / "full" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
+
+
+def test_an_empty_folder_is_a_place_for_a_survey(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert open_survey(make_survey(tmp_path / "empty", GALAXIES, 30).uri).galaxies == 100
+
+
+def test_a_survey_is_not_written_to_s3():
+    assert refusal(write_survey, "s3://bucket/survey", [GALAXIES], 100, 30, FIELDS) == (
+        "s3://bucket/survey: surveys are written to a local folder; write one there and copy it to S3"
+    )
+
+
+def test_a_survey_of_no_galaxies_is_not_written(tmp_path):
+    out = tmp_path / "out"
+    assert (
+        refusal(write_survey, str(out), [], 0, 30, FIELDS) == f"nothing to write to {out}: the source holds no galaxies"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), InputError("broken"), OSError(5, "broken"), KeyboardInterrupt()]
+)
+def test_an_error_of_the_source_leaves_nothing(tmp_path, error):
+    def source():
+        yield GALAXIES[:50]
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        write_survey(str(tmp_path / "out"), source(), 100, 30, FIELDS)
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_with_fewer_galaxies_than_announced_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="10 galaxies were given, 30 announced"):
+        write_survey(str(tmp_path / "out"), [GALAXIES], 120, 30, FIELDS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_does_not_disturb(tmp_path):
+    left = tmp_path / "out.partial-survey"
+    left.mkdir()
+    (left / "000009.h5").write_text("left over")
+    make_survey(tmp_path / "out", GALAXIES, 30)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "000009.h5").exists()
+
+
+# S3.
+
+
+def test_a_survey_on_s3_gives_the_same_galaxies(survey, bucket):
+    for path in Path(survey.uri).iterdir():
+        storage.write_bytes(f"{bucket}/a/survey/{path.name}", path.read_bytes())
+    found = open_survey(f"{bucket}/a/survey/")
+    assert found == Survey(f"{bucket}/a/survey", survey.shards)
+    assert digest(all_of(found, 16)) == digest(GALAXIES)
+    assert [what for _, what in verify(found)] == [""] * 4
+    storage.remove(f"{bucket}/a/survey/000002.h5")
+    assert refusal(open_survey, found.uri).startswith(f"{bucket}/a/survey/000002.h5 is missing, survey.json says ")
+
+
+def test_partitions_on_s3_are_a_survey_and_so_is_one_of_them(tmp_path, bucket):
+    for name, part in (("10.pt", GALAXIES[60:]), ("9.pt", GALAXIES[:60])):
+        write_pt(tmp_path / name, part)
+        storage.write_bytes(f"{bucket}/data/{name}", (tmp_path / name).read_bytes())
+    found = open_survey(f"{bucket}/data")
+    assert [(shard.name, shard.galaxies) for shard in found.shards] == [("9.pt", 60), ("10.pt", 40)]
+    np.testing.assert_array_equal(all_of(found, 64).image, GALAXIES.image)
+    one = open_survey(f"{bucket}/data/10.pt")
+    assert one == Survey(f"{bucket}/data", found.shards[1:])
+    again = resplit(found, str(tmp_path / "out"), 100)
+    np.testing.assert_array_equal(all_of(again).redshift, GALAXIES.redshift)
+
+
+def test_hundreds_of_partitions_on_s3_are_a_survey_in_natural_order(tmp_path, bucket):
+    write_pt(tmp_path / "a.pt", GALAXIES[:2])
+    write_shard(tmp_path / "a.h5", [GALAXIES[:1]], 1, FIELDS)
+    content = {".pt": (tmp_path / "a.pt").read_bytes(), ".h5": (tmp_path / "a.h5").read_bytes()}
+    names = [f"{number}{'.pt' if number % 50 == 0 else '.h5'}" for number in range(1, 301)]
+    fill(bucket, {f"many/{name}": content[name[-3:]] for name in names} | {"many/README.txt": b"x"})
+    found = open_survey(f"{bucket}/many")
+    assert found.shards == tuple(
+        ShardEntry(name, 1 if name.endswith("h5") else 2, len(content[name[-3:]])) for name in names
+    )
+    requests = Requests()
+    some = open_survey(f"{bucket}/many", 3)
+    assert some.shards == found.shards[:3]
+    assert requests.sent["HeadObject"] == 3  # no header of another is read
+
+
+def test_headers_on_s3_are_read_so_many_at_once(tmp_path, monkeypatch):
+    together = threading.Barrier(REQUESTS, timeout=60)
+
+    def opened(uri: str):
+        together.wait()
+        return open_shard(str(tmp_path / storage.basename(uri)))
+
+    monkeypatch.setattr(surveys, "open_shard", opened)
+    names = [f"{number}.h5" for number in range(2 * REQUESTS)]
+    for number, name in enumerate(names):
+        write_shard(tmp_path / name, [GALAXIES[:number]], number, FIELDS)
+    assert [entry.galaxies for entry in entries("s3://bucket/survey", names)] == list(range(2 * REQUESTS))
+
+
+def test_the_first_file_that_is_no_shard_is_named(tmp_path, monkeypatch):
+    for name in ("1.h5", "2.h5", "3.h5", "4.h5"):
+        write_shard(tmp_path / name, [GALAXIES[:1]], 1, FIELDS)
+    for name in ("2.h5", "3.h5"):
+        (tmp_path / name).write_bytes(b"no shard")
+    expected = (
+        f"{tmp_path}/2.h5 is not an HDF5 file or is damaged; expected a shard with image and magnitude, copy it again"
+    )
+    assert refusal(open_survey, str(tmp_path)) == expected
+    monkeypatch.setattr(surveys, "open_shard", lambda uri: open_shard(str(tmp_path / storage.basename(uri))))
+    assert refusal(entries, "s3://bucket/survey", ["1.h5", "2.h5", "3.h5", "4.h5"]) == expected
+    assert len(open_survey(str(tmp_path), 1).shards) == 1  # what is not asked for is not looked at
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 100])
+def test_no_more_than_the_first_shards_are_taken(survey, limit):
+    assert open_survey(survey.uri, limit) == Survey(survey.uri, survey.shards[:limit])
+    Path(survey.uri, "survey.json").unlink()
+    names = [shard.name for shard in survey.shards[:limit]]
+    assert [shard.name for shard in open_survey(survey.uri, limit).shards] == names
+
+
+def test_a_prefix_with_nothing_under_it_and_a_missing_bucket_are_one_sentence(bucket):
+    assert refusal(open_survey, f"{bucket}/none").startswith(f"{bucket}/none does not exist; expected a survey folder")
+    assert refusal(open_survey, "s3://no-such-bucket/a").startswith("cannot look at s3://no-such-bucket/a: the bucket")
+    with pytest.raises(StorageError):
+        open_survey("s3://no-such-bucket/a.h5")
+
+
+# Memory.
+
+PEAK = """
+import sys
+{statement}
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) / 1024)
+"""
+
+
+def peak_mb(statement: str, *arguments: str) -> float:
+    """Peak memory of a fresh process that runs the statement."""
+    code = PEAK.format(statement=statement)
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return float(ran.stdout.splitlines()[-1])
+
+
+def test_memory_does_not_grow_with_the_survey(tmp_path):
+    batch = random_galaxies(500)  # 10 MB
+    statement = (
+        "from cosmicai.surveys.survey import *; resplit(open_survey(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+    )
+    peaks = []
+    for number, batches in enumerate((1, 20)):
+        source = write_survey(str(tmp_path / f"{number}"), [batch] * batches, 500 * batches, 5113, FIELDS)
+        peaks.append(peak_mb(statement, source.uri, str(tmp_path / f"out{number}"), "3834"))
+        shutil.rmtree(source.uri)
+        shutil.rmtree(tmp_path / f"out{number}")
+    assert peaks[1] - peaks[0] < 30, peaks
+
+
+# The command line.
+
+
+def test_split_info_and_verify_work_together(tmp_path):
+    source = make_survey(tmp_path / "survey", random_galaxies(1100), 1000)
+    out = tmp_path / "out"
+    done = run("split", source.uri, "--out", str(out), "--partition-mb", "10")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"1100 galaxies in 3 shards in {out}\n", "")
+    told = run("survey", "info", str(out))
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.splitlines() == [
+        f"survey     {out}",
+        "galaxies   1100",
+        "shards     3 of 78 to 511 galaxies",
+        f"size       {open_survey(str(out)).bytes / 2**20:,.1f} MB",
+        "fields     image <f4, magnitude <f8, redshift <f8, objid <i8",
+        "checksums  3 of 3 shards",
+    ]
+    sound = run("survey", "verify", str(out))
+    assert (sound.returncode, sound.stdout) == (0, "3 shards, 1100 galaxies, all as written\n")
+    with h5py.File(out / "000002.h5", "r+") as file:
+        file["redshift"][5] = 9
+    damaged = run("survey", "verify", str(out))
+    assert damaged.returncode == 2
+    assert "000002.h5: its SHA-256 is " in damaged.stderr and "Traceback" not in damaged.stderr
+    assert damaged.stderr.splitlines()[-1] == (f"cosmicai: {out}: 1 of 3 shards are not as written; copy them again")

@@ -1,0 +1,141 @@
+"""Ranks that share a plan without talking, as the tasks of an array do."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cosmicai.errors import InputError
+from cosmicai.ranks.environment import Rank
+from cosmicai.runs.create import begin
+from cosmicai.runs.demo import demo_survey, named_survey
+from cosmicai.runs.schedule import share
+from cosmicai.runs.store import RunFolder
+from cosmicai.surveys.survey import open_survey
+from cosmicai.worker.entry import run_rank
+from cosmicai.worker.loop import work
+from support.helpers import make_survey, random_galaxies, tiny_weights
+from support.processes import digest, run
+
+GALAXIES, PER_SHARD, TASKS = 1200, 300, 4
+
+
+def task(number: int, submission: str | None = "70", world_size: int = TASKS) -> Rank:
+    return Rank(number, world_size, "slurm-array", 1, 0, 1, f"70_{number}", 0, submission)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("inputs")
+    survey = make_survey(folder / "survey", random_galaxies(GALAXIES), PER_SHARD).uri
+    return survey, tiny_weights(folder / "w.safetensors")
+
+
+@pytest.fixture
+def planned(tmp_path: Path, inputs: tuple[str, str]) -> RunFolder:
+    survey, weights = inputs
+    return begin(open_survey(survey), weights, str(tmp_path / "run"), batch_size=8, device="cpu", ranks=TASKS)
+
+
+def claimed(run: RunFolder, submission: str = "70") -> dict[str, str]:
+    return {path.name: path.read_text() for path in Path(run.path("claims", submission)).glob("*")}
+
+
+def test_a_rank_does_its_share_first_and_claims_only_what_others_left(planned):
+    mine = share(planned.plan().items, 2, TASKS)
+    record = work(planned, task(2))
+    assert (record["items"], record["galaxies"]) == (len(planned.plan().items), GALAXIES)
+    assert set(claimed(planned)) == {item.name for item in planned.plan().items} - {item.name for item in mine}
+    assert set(claimed(planned).values()) == {"2"}
+
+
+def test_a_rank_without_a_submission_or_with_a_static_schedule_does_its_share_alone(planned):
+    mine = share(planned.plan().items, 1, TASKS)
+    assert work(planned, task(1), schedule="static")["items"] == len(mine)
+    assert work(planned, task(1, None))["items"] == 0
+    assert planned.parts() == set(mine)
+
+
+def test_what_another_rank_has_claimed_is_left_to_it(planned):
+    [other, *_] = share(planned.plan().items, 0, TASKS)
+    assert planned.claim(other, task(3))
+    assert not planned.claim(other, task(2)) and planned.claim(other, task(3))
+    work(planned, task(2))
+    assert planned.parts() == set(planned.plan().items) - {other}
+    assert work(planned, task(3))["items"] == 1, "one that was requeued takes up its own claims"
+
+
+def test_another_submission_does_not_mind_the_claims_of_the_first(planned):
+    for item in planned.plan().items:
+        assert planned.claim(item, task(9))
+    work(planned, task(0, "71"))
+    assert planned.parts() == set(planned.plan().items)
+
+
+def test_what_failed_is_not_tried_by_all(planned, inputs):
+    [other, *_] = share(planned.plan().items, 0, TASKS)
+    planned.write_failure(other, 0, "its disk is gone")
+    assert work(planned, task(2))["items"] == len(planned.plan().items) - 1
+    assert [failure["count"] for failure in planned.failures()] == [1]
+
+
+def test_ranks_at_the_same_time_count_every_galaxy_once(planned):
+    with ThreadPoolExecutor(TASKS) as threads:
+        records = list(threads.map(lambda number: work(planned, task(number)), range(TASKS)))
+    assert sum(record["galaxies"] for record in records) == GALAXIES
+    assert sum(record["items"] for record in records) == len(planned.plan().items)
+
+
+def test_the_last_rank_concludes_and_the_others_say_what_is_left(planned, capsys, monkeypatch):
+    monkeypatch.delenv("COSMICAI_LOGS", raising=False)
+    [held, *_] = share(planned.plan().items, 0, TASKS)
+    assert planned.claim(held, task(0))
+    assert run_rank(planned, task(1), "dynamic") == 0
+    assert f"{held.galaxies} galaxies are left to other ranks" in capsys.readouterr().out
+    assert not Path(planned.summary_path).exists()
+    assert run_rank(planned, task(0), "dynamic") == 0
+    assert json.loads(Path(planned.summary_path).read_text())["complete"]
+    before = Path(planned.summary_path).stat().st_mtime_ns
+    assert run_rank(planned, task(3), "dynamic") == 0
+    assert Path(planned.summary_path).stat().st_mtime_ns == before, "one that found nothing to do has nothing to add"
+
+
+def test_a_run_of_which_the_rest_failed_is_concluded_as_incomplete(planned, capsys):
+    [other, *_] = share(planned.plan().items, 0, TASKS)
+    planned.write_failure(other, 0, "its disk is gone")
+    assert run_rank(planned, task(1), "dynamic") == 3
+    assert f"incomplete: {other.galaxies} galaxies missing in the items {other.name}" in capsys.readouterr().err
+
+
+def test_tasks_that_run_infer_give_the_laptops_catalogue(tmp_path, inputs):
+    survey, weights = inputs
+    for number, place in enumerate((3, 0)):
+        variables = {
+            "JOB_ID": str(70 + number), "NTASKS": "1", "CPUS_ON_NODE": "1", "ARRAY_JOB_ID": "70",
+            "ARRAY_TASK_ID": str(place), "ARRAY_TASK_MIN": "0", "ARRAY_TASK_MAX": "3", "ARRAY_TASK_COUNT": "2",
+        }  # fmt: skip
+        more = {f"SLURM_{name}": value for name, value in variables.items()}
+        done = run("infer", survey, "--weights", weights, "--out", str(tmp_path / "run"), "--resume", **more)
+        assert done.returncode == 0, done.stderr
+    assert run("infer", survey, "--weights", weights, "--out", str(tmp_path / "calm")).returncode == 0
+    assert digest(tmp_path / "run") == digest(tmp_path / "calm")
+    assert RunFolder(str(tmp_path / "run")).plan().digest != RunFolder(str(tmp_path / "calm")).plan().digest
+
+
+def test_the_demo_survey_is_made_once_by_whoever_comes_first(tmp_path):
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: named_survey("demo", str(tmp_path / "run")), range(3)))
+    assert {survey.uri for survey in found} == {str(tmp_path / "run" / "survey")}
+    assert len({survey.shards for survey in found}) == 1 and found[0].galaxies == 4096
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["survey"]
+
+
+def test_the_demo_survey_is_not_written_over_something_else(tmp_path):
+    (tmp_path / "survey").mkdir()
+    (tmp_path / "survey" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no galaxies"):
+        demo_survey(str(tmp_path / "survey"))
+    with pytest.raises(InputError, match="choose a local --out"):
+        named_survey("demo", "s3://bucket/run")
+    assert [path.name for path in tmp_path.iterdir()] == ["survey"]

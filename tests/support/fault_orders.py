@@ -1,0 +1,75 @@
+"""Orders by which a test makes one delivery to a function go wrong: files in a folder, each obeyed once.
+
+An order is one of the words that its obeyer knows, and for some then `: ` and more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+ALWAYS = "always"
+OF_LAMBDA = frozenset({"throttle", "twice", "lose the answer"})  # obeyed by pipeline_server.py
+OF_FUNCTIONS = frozenset(  # obeyed by faulty_functions.py
+    {"raise", "sleep", "hurry", "run late", "kill", "kill midway", "kill after", "delete first", "truncate first",
+     "also", "forget the items"}
+)  # fmt: skip
+
+
+def place(folder: Path, function: str, event: str, what: str, times: int | None) -> None:
+    """Orders `what` for the next so many deliveries (None: for all) of an event, named as by `event_name`."""
+    assert _word(what) in OF_LAMBDA | OF_FUNCTIONS, what
+    own = folder / function / event
+    own.mkdir(parents=True, exist_ok=True)
+    if times is None:
+        (own / ALWAYS).write_text(what)
+        return
+    first = sum(1 for _ in own.iterdir())
+    for number in range(first, first + times):
+        (own / f"{number:04}").write_text(what)
+
+
+def cancel(folder: Path, function: str, event: str) -> None:
+    """Takes back what is ordered for an event."""
+    for path in (folder / function / event).iterdir():
+        path.unlink(missing_ok=True)
+
+
+def take(folder: Path, function: str, event: dict[str, Any], allowed: frozenset[str]) -> str | None:
+    """What is ordered for this delivery, if it is one of those allowed. Of several takers one gets an order."""
+    own = folder / function / event_name(event)
+    for path in sorted(own.iterdir()) if own.is_dir() else []:
+        what = path.read_text() if path.exists() else ""
+        if _word(what) in allowed and (path.name == ALWAYS or _is_mine(path)):
+            return what
+    return None
+
+
+def left(folder: Path) -> list[str]:
+    """The orders that nobody has obeyed, but for those that always hold."""
+    return [str(path.relative_to(folder)) for path in folder.glob("*/*/*") if path.name != ALWAYS]
+
+
+def event_name(event: dict[str, Any]) -> str:
+    """The run, and of infer the rank, that an event of one of the three functions is about."""
+    if "RANK" in event:
+        return run_name(event["RESULT_PATH"], int(event["RANK"]))
+    return run_name(event["execution"]["Input"].get("result_path", ""), None)
+
+
+def run_name(result_path: str, rank: int | None) -> str:
+    """The same from a run's result path."""
+    return f"run={quote(result_path, safe='')}" + ("" if rank is None else f",{rank}")
+
+
+def _word(what: str) -> str:
+    return what.partition(": ")[0]
+
+
+def _is_mine(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True

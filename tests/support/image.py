@@ -1,0 +1,75 @@
+"""The image of this commit, as an archive and as a SIF."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosmicai.runs.record import git_commit
+from support.scripts import NO_APPTAINER
+from support.slurm_cluster import surroundings
+
+ROOT = Path(__file__).parents[2]
+
+
+ARCHIVE, SIF = ROOT / "cosmicai-cpu.oci.tar", ROOT / "cosmicai.sif"
+
+
+NO_IMAGE = "there is no image of this commit (`make image sif`)"
+
+
+def labels(sif: Path) -> dict[str, str]:
+    asked = subprocess.run(["apptainer", "inspect", "--json", sif], capture_output=True, text=True, check=True)
+    return json.loads(asked.stdout)["data"]["attributes"]["labels"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """The SIF, and the digest that the archive has."""
+
+    sif: Path
+    digest: str
+
+    def command(self, *words: object, options: tuple[object, ...] = ()) -> list[str]:
+        own = ("--no-privs",) if os.getuid() == 0 else ()
+        return [str(word) for word in ("apptainer", "exec", *own, *options, self.sif, *words)]
+
+    def run(
+        self, *words: object, options: tuple[object, ...] = (), **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command in the image."""
+        return subprocess.run(
+            self.command(*words, options=options), capture_output=True, text=True, env=surroundings() | environment
+        )
+
+    def python(self, code: str) -> Any:
+        """What Python in the image prints as JSON."""
+        done = self.run("python", "-c", code, options=("--contain", "--no-home"))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@functools.cache
+def archived() -> tuple[str, bytes]:
+    """Digest and bytes of the archive's manifest."""
+    with tarfile.open(ARCHIVE) as archive:
+        [entry] = json.load(archive.extractfile("index.json"))["manifests"]
+        return entry["digest"], archive.extractfile(f"blobs/{entry['digest'].replace(':', '/')}").read()
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    if not shutil.which("apptainer"):
+        pytest.skip(NO_APPTAINER)
+    if not (ARCHIVE.exists() and SIF.exists()) or labels(SIF)["org.opencontainers.image.revision"] != git_commit():
+        pytest.skip(NO_IMAGE)
+    return Image(SIF, archived()[0])

@@ -1,0 +1,80 @@
+"""Commands of ours as processes that tests wait for, signal and kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SLOW = ("--batch-size", "4")  # many small batches, so that there is time to disturb a run
+
+
+DEADLINE = 60.0  # seconds for whatever a test waits for
+
+
+def digest(out: Path) -> str:
+    return json.loads((out / "summary.json").read_text())["catalogue_sha256"]
+
+
+def start(
+    module: str,
+    *arguments: str,
+    through: tuple[str, ...] = (),
+    cwd: Path | None = None,
+    **environment: str,
+) -> subprocess.Popen[str]:
+    """Starts `python -m MODULE ARGUMENTS`, through another program's command line if there is one."""
+    return subprocess.Popen(
+        [*through, sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=cwd, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], deadline: float = DEADLINE) -> tuple[int, str, str]:
+    """Exit code and what a process printed; one that does not end in time is killed, and the test fails."""
+    try:
+        printed, errors = process.communicate(timeout=deadline)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, printed, errors
+
+
+def run(*arguments: str, module: str = "cosmicai", **more: Any) -> subprocess.CompletedProcess[str]:
+    """Starts a command, which must end in time; `more` as in `start`."""
+    process = start(module, *arguments, **more)
+    return subprocess.CompletedProcess(process.args, *ended(process))
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+    """Waits for a condition, which must come before the process ends and in time, and returns what it gave."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "this never came"
+        time.sleep(0.01)
+    return found
+
+
+def wait_for_part(process: subprocess.Popen[str], out: Path) -> None:
+    until(lambda: any((out / "parts").glob("*.h5")), process)
+
+
+def pid_of(process: subprocess.Popen[str], out: Path, record: str) -> int:
+    """The process of a rank's attempt, as soon as there is one."""
+    path = out / "records" / f"{record}.json"
+    until(path.exists, process)
+    return json.loads(path.read_text())["pid"]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, also if nobody has asked how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except OSError:
+        return True

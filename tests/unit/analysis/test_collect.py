@@ -1,0 +1,320 @@
+"""Runs of ours, of any kind of folder and state; names, addresses, S3; and nothing twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.collect import collect
+from cosmicai import storage
+from cosmicai.engines.base import Choice
+from cosmicai.errors import InputError
+from cosmicai.ranks.environment import Rank
+from cosmicai.runs.plan import Plan, WorkItem
+from cosmicai.runs.record import Recorder
+from cosmicai.runs.store import RunFolder
+from cosmicai.storage.s3 import Requests
+from cosmicai.surveys.survey import ShardEntry
+from support.s3 import bucket_fixture  # noqa: F401
+
+GALAXIES = 1000  # of a shard, which is one item
+START, END = "2026-01-02T03:04:05+00:00", "2026-01-02T03:05:05+00:00"
+MACHINE = "Abacus 1, 2 threads a rank, openvino float32"
+
+
+def rank_record(rank: int, world_size: int, **changes: Any) -> dict[str, Any]:
+    """The record of a rank that did one item in 10 s."""
+    recorder = Recorder(Rank(rank, world_size), 512, Choice("openvino", "float32", "cpu", 64), None, "out", "survey")
+    seconds = {"start": 0.5, "load": 0.25, "read": 1.0, "predict": 8.0, "write": 1.0}
+    return recorder.record() | {
+        "rank": rank, "galaxies": GALAXIES, "num_batches": 2, "seconds": seconds, "state": "finished",
+        "total_cpu_time (seconds)": 9.0 + rank, "sample_persec": 100.0, "cpu_model": "Abacus 1", "threads": 2,
+        "started_at": START, "updated_at": END, "git_commit": "abc", "peak_rss_mb": 300.0 + rank,
+    } | changes  # fmt: skip
+
+
+def make_run(
+    uri: str, ranks: int = 2, done: int | None = None, summary: Mapping[str, Any] | None = None, **changes: Any
+) -> RunFolder:
+    """A run folder of so many ranks and items, of which `done` are done; a `summary` of None is a complete one."""
+    run = RunFolder(uri)
+    shards = tuple(ShardEntry(f"{number}.h5", GALAXIES, 1, "0" * 64) for number in range(ranks))
+    items = tuple(WorkItem(number, 0, GALAXIES) for number in range(ranks))
+    plan = Plan("survey", shards, "weights", "0" * 64, "openvino", "float32", "cpu", 512, 64, None, None, items)
+    assert run.write_plan(plan)
+    for item in items[:done]:
+        storage.write_bytes(run.part_path(item), b"")
+    for rank in range(ranks):
+        run.write_json(run.record_path(rank, 1), rank_record(rank, ranks, **changes))
+    told = {"complete": True, "totals": {"wall_seconds": 60.0, "working_seconds": 50.0}, "metrics": None, "cost": None}
+    if summary is None or summary:
+        run.write_json(run.summary_path, told | dict(summary or {}))
+    return run
+
+
+def first(*addresses: str | Path) -> dict[str, Any]:
+    """The only run of these addresses, without what it does not tell."""
+    runs = collect(map(str, addresses)).runs
+    assert len(runs) == 1
+    return dict(runs.iloc[0].dropna())
+
+
+def reasons(*addresses: str | Path) -> list[tuple[str, str]]:
+    return [(one.what, one.reason) for one in collect(map(str, addresses)).left_out]
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder on either backend."""
+    return str(tmp_path / "all") if request.param == "local" else f"{request.getfixturevalue('bucket')}/all"
+
+
+def test_a_run_of_ours_is_read_whole(folder):
+    metrics = {"mae": 0.01, "mse": 0.001, "bias": -0.002, "precision": 0.009, "r2": 0.97, "outliers": 0.25}
+    run = make_run(f"{folder}/mine", 3, summary={"metrics": metrics, "cost": {"dollars": {"total": 1.5}}})
+    found = collect([folder])
+    assert found.left_out == ()
+    assert dict(found.runs.iloc[0].dropna()) == {
+        "run": "mine", "source": run.uri, "origin": "ours", "kind": "run", "study": "single", "platform": "laptop",
+        "device": "cpu", "machine": MACHINE, "engine": "openvino", "precision": "float32",
+            "weights": "0000000000000000",
+        "partition_mb": 19.6, "data_gb": 3000 * 20520 / 2**30, "batch_size": 512, "world_size": 3,
+        "asked_galaxies": 3000, "ranks": 3, "galaxies": 3000, "duplicate": 0, "complete": True, "wall_seconds": 60.0,
+        "working_seconds": 50.0, "rank_seconds": 10.0, "median_rank_seconds": 10.0, "slowest_seconds": 10.0,
+        "cpu_seconds": 30.0, "mean_cpu_seconds": 10.0, "median_cpu_seconds": 10.0, "galaxies_per_second": 60.0,
+        "summed_galaxies_per_second": 300.0, "peak_rss_mb": 302.0, "dollars": 1.5, "mae": 0.01, "mse": 0.001,
+        "bias": -0.002, "nmad": 0.009, "r2": 0.97, "outliers": 0.25, "started_at": pd.Timestamp(START),
+        "catalogue": run.catalogue_path, "git_commit": "abc",
+    }  # fmt: skip
+    assert dict(found.ranks.iloc[1].dropna()) == {
+        "run": "mine", "rank": 1, "attempt": 1, "item": "survey", "host": found.ranks["host"][1], "state": "finished",
+        "started_at": pd.Timestamp(START), "ended_at": pd.Timestamp(END), "galaxies": 1000, "batches": 2,
+        "batch_size": 512, "seconds": 10.0, "cpu_seconds": 10.0, "start_seconds": 0.5, "load_seconds": 0.25,
+        "read_seconds": 1.0, "predict_seconds": 8.0, "write_seconds": 1.0, "galaxies_per_second": 100.0,
+        "peak_rss_mb": 301.0, "s3_requests": found.ranks["s3_requests"][1],
+    }  # fmt: skip
+
+
+def test_on_s3_every_folder_is_listed_once(bucket):
+    make_run(f"{bucket}/all/run")
+    storage.write_bytes(f"{bucket}/all/deep/er/combined_data.json", b"[]")
+    account = Requests()
+    found = collect([f"{bucket}/all/"])
+    assert list(found.runs["run"]) == ["run"]
+    # Is it a folder; all, deep, er and run; parts and records; and, after it was not found, invocations.json.
+    assert account.sent == {"ListObjectsV2": 1 + 4 + 2 + 1, "GetObject": 6}
+
+
+def test_a_run_that_is_going_on_is_named_and_has_no_times(tmp_path):
+    make_run(f"{tmp_path}/run", 3, done=2, summary={}, state="running")
+    assert reasons(tmp_path) == [
+        ("its times", "the run has no summary yet: 2,000 of 3,000 galaxies are done, and it may be going on")
+    ]
+    found = first(tmp_path)
+    assert not {"wall_seconds", "working_seconds", "galaxies_per_second", "catalogue", "mae"} & found.keys()
+    assert (found["complete"], found["galaxies"], found["asked_galaxies"], found["ranks"]) == (False, 2000, 3000, 3)
+    assert found["machine"] == MACHINE
+
+
+def test_a_run_that_has_just_begun_has_no_ranks(tmp_path):
+    make_run(f"{tmp_path}/run", 1, done=0, summary={})
+    storage.remove(f"{tmp_path}/run/records/0.json")
+    found = first(tmp_path)
+    assert not {"platform", "machine", "world_size", "ranks"} & found.keys()
+    assert found["galaxies"] == 0
+
+
+def test_a_summary_does_not_make_up_for_parts_that_are_gone(tmp_path):
+    make_run(f"{tmp_path}/run", 2, done=1)
+    found = first(tmp_path)
+    assert (found["complete"], found["galaxies"]) == (False, 1000)
+    storage.write_bytes(f"{tmp_path}/run/parts/{WorkItem(1, 0, 999).name}.h5", b"")
+    assert reasons(tmp_path) == [("1 parts", "the plan does not know them")]
+    assert first(tmp_path)["galaxies"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"galaxies": None}, "it has no usable `galaxies`: None"),
+        ({"galaxies": "1000"}, "it has no usable `galaxies`: '1000'"),
+        ({"started_at": "yesterday"}, "it has no usable Invalid isoformat string: 'yesterday'"),
+        ({"seconds": {}}, "it has no usable 'read'"),
+        ({"lambda": {"memory_mb": 128}}, "it has no usable 'request_id'"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_named_and_left_out(tmp_path, record, reason):
+    run = make_run(f"{tmp_path}/run")
+    run.write_json(run.record_path(1, 1), rank_record(1, 2) | record)
+    assert reasons(tmp_path) == [("record 1", reason)]
+    found = first(tmp_path)
+    assert (found["ranks"], found["world_size"], found["galaxies"]) == (1, 2, 2000)
+
+
+def test_a_record_that_is_no_json_is_named_by_its_file(tmp_path):
+    run = make_run(f"{tmp_path}/run")
+    Path(run.record_path(1, 1)).write_text("{")
+    left_out = collect([str(tmp_path)]).left_out
+    assert [one.source for one in left_out] == [run.record_path(1, 1)]
+    assert left_out[0].reason.startswith("it is no JSON of a record (Expecting property name")
+    assert first(tmp_path)["ranks"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("plan.json", "{", "plan.json is not a plan of this program (Expecting property name"),
+        ("summary.json", "[1", "Expecting ',' delimiter"),
+        ("summary.json", '{"totals": {}}', "it is damaged (KeyError: 'complete')"),
+        ("summary.json", '{"complete": true, "totals": {"wall_seconds": "1 h"}}',
+         "its `wall_seconds` is '1 h'; expected a number"),
+        ("invocations.json", '[{"billed_ms": 3}]', "it is damaged (KeyError: 'request_id')"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_named_and_the_others_are_read(tmp_path, name, content, reason):
+    make_run(f"{tmp_path}/a")
+    make_run(f"{tmp_path}/b")
+    (tmp_path / "a" / name).write_text(content)
+    found = collect([str(tmp_path)])
+    assert list(found.runs["run"]) == ["b"]
+    assert [one.source for one in found.left_out] == [f"{tmp_path}/a/plan.json"]
+    assert reason in found.left_out[0].reason
+
+
+def test_a_run_on_lambda_is_billed_as_cloudwatch_says(tmp_path):
+    call = {"memory_mb": 2048, "function": "f-infer"}
+    run = make_run(f"{tmp_path}/run", 2, platform="lambda")
+    for rank, seconds in enumerate((10.0001, 4.0)):
+        told = {"lambda": call | {"request_id": f"r{rank}", "seconds": seconds}, "platform": "lambda"}
+        run.write_json(run.record_path(rank, 1), rank_record(rank, 2, **told))
+    run.write_function("initialize", {"lambda": call | {"request_id": "i", "seconds": 0.5}})
+    found = first(tmp_path)
+    assert (found["platform"], found["memory_mb"], found["billed_seconds"]) == ("lambda", 2048, 10.001 + 4.0 + 0.5)
+    run.write_json(run.invocations_path, [
+        {"request_id": "r0", "billed_ms": 11000.0}, {"request_id": "dead", "billed_ms": 900000.0},
+    ])  # fmt: skip
+    assert list(collect([str(tmp_path)]).ranks["billed_seconds"]) == [11.0, 4.0]
+    assert first(tmp_path)["billed_seconds"] == 11.0 + 4.0 + 0.5 + 900.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "platform"),
+    [
+        ({"platform": "slurm-array", "job": "17_3"}, "slurm"), ({"platform": "mpi", "job": "17"}, "slurm"),
+        ({"platform": "local", "job": "17_3"}, "slurm"), ({"platform": "mpi", "job": "prterun-7@1"}, "laptop"),
+        ({"platform": "torchrun", "job": "17"}, "laptop"), ({"platform": "alone", "job": None}, "laptop"),
+    ],
+)  # fmt: skip
+def test_the_platform_is_that_of_the_ranks(tmp_path, changes, platform):
+    make_run(f"{tmp_path}/run", **changes)
+    assert first(tmp_path)["platform"] == platform
+
+
+def test_where_ranks_differ_the_run_does_not_say_one_thing(tmp_path):
+    run = make_run(f"{tmp_path}/run")
+    other = {"platform": "slurm", "cpu_model": "Abacus 2", "gpu_model": "G", "git_commit": "def"}
+    run.write_json(run.record_path(1, 1), rank_record(1, 2, **other))
+    found = first(tmp_path)
+    assert (
+        found["machine"]
+        == "Abacus 1, 2 threads a rank, openvino float32; Abacus 2, G, 2 threads a rank, openvino float32"
+    )
+    assert not {"platform", "git_commit"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("folders", "study"),
+    [
+        (("partition-25MB/batch-512/world-1", "partition-25MB/batch-256/world-2"), "world size"),
+        (("partition-25MB/batch-512/world-2", "partition-50MB/batch-256/world-2"), "batch size"),
+        (("partition-25MB/batch-512/world-2", "partition-50MB/batch-512/world-2"), "data size"),
+    ],
+)
+def test_runs_of_a_sweep_are_of_one_study(tmp_path, folders, study):
+    for name in folders:
+        for repeat in "12":
+            make_run(f"{tmp_path}/sweep/{name}/{repeat}")
+    make_run(f"{tmp_path}/other/partition-10MB/batch-8/world-9/1")
+    storage.write_bytes(f"{tmp_path}/sweep/surveys/partition-25MB/survey.json", b"{}")
+    storage.write_bytes(f"{tmp_path}/sweep/sweep.json", b"{}")
+    found = collect([str(tmp_path)])
+    runs = found.runs.set_index("run")
+    sweep = runs[runs.index.str.startswith("sweep")]
+    assert set(sweep["study"]) == {study} and runs.loc["other/partition-10MB/batch-8/world-9/1", "study"] == "data size"
+    assert list(sweep["repeat"]) == [1, 2, 1, 2]
+    assert set(sweep["partition_mb"]) == {float(name[10:12]) for name in folders}
+    assert [Path(one.source).name for one in found.left_out] == ["sweep.json"]
+
+
+def test_runs_are_called_by_their_path_below_what_all_addresses_share(tmp_path):
+    for name in ("a/x/1", "a/y/1", "b/1"):
+        make_run(f"{tmp_path}/{name}")
+    expected = {
+        ("a",): ["x/1", "y/1"], ("a/x", "a/y/1"): ["x/1", "y/1"], ("b/1",): ["1"], ("b/1/plan.json",): ["1"],
+        ("a/x/1", "b"): ["a/x/1", "b/1"], ("b", "b/", "b/1"): ["1"], ("a/x", "a", "b"): ["a/x/1", "a/y/1", "b/1"],
+    }  # fmt: skip
+    for addresses, names in expected.items():
+        found = collect(f"{tmp_path}/{name}" for name in addresses)
+        assert list(found.runs["run"]) == names
+        assert list(found.ranks["run"]) == [name for name in names for _ in range(2)]
+
+
+def test_addresses_here_and_on_s3_go_together(tmp_path, bucket):
+    make_run(f"{tmp_path}/run")
+    make_run(f"{bucket}/run")
+    names = [f"{tmp_path}/run".lstrip("/"), f"{bucket}/run".removeprefix("s3://")]
+    assert list(collect([f"{tmp_path}/run", f"{bucket}/run"]).runs["run"]) == names
+
+
+def test_no_two_runs_have_the_same_name(tmp_path):
+    make_run(f"{tmp_path}/a")
+    results = {"batch size": 8, "number of batches": 4, "device": "cpu", "total execution time": 2.5, "throughput": 1e6}
+    for name in ("a.json", "a #2.json"):
+        (tmp_path / name).write_text(json.dumps(results))
+    found = collect([str(tmp_path)])
+    assert list(found.runs["run"]) == ["a #2", "a", "a #3"]
+    assert list(found.ranks["run"]) == ["a #2", "a", "a #3", "a #3"]
+    assert list(found.runs["kind"]) == ["results", "results", "run"]
+
+
+def test_what_a_run_folder_holds_is_not_read_twice(tmp_path):
+    run = make_run(f"{tmp_path}/run")
+    storage.write_bytes(run.combined_path, b"[{}]")
+    assert reasons(tmp_path) == []
+    with pytest.raises(InputError) as refused:
+        collect([run.combined_path])
+    said = f"{run.combined_path} is a file of a run folder, which is read as a whole; give {run.uri}"
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("content", [{}, {"README.md": "x"}, {"x.json": "{}"}, {".hidden/combined_data.json": "[]"}])
+def test_an_address_below_which_nothing_tells_of_runs_is_refused(tmp_path, content):
+    make_run(f"{tmp_path}/run")
+    (tmp_path / "nothing").mkdir()
+    for name, text in content.items():
+        (tmp_path / "nothing" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "nothing" / name).write_text(text)
+    with pytest.raises(InputError) as refused:
+        collect([f"{tmp_path}/run", f"{tmp_path}/nothing"])
+    assert str(refused.value) == (
+        f"{tmp_path}/nothing holds nothing that tells of runs; expected a run folder, which has a plan.json, or "
+        "published results such as combined_data.json"
+    )
+    assert len(collect([str(tmp_path)]).runs) == 1
+
+
+def test_an_address_that_does_not_exist_is_refused(folder):
+    with pytest.raises(InputError) as refused:
+        collect([f"{folder}/none"])
+    expected = "expected a run folder, or a folder with published results"
+    assert str(refused.value) == f"{folder}/none does not exist; {expected}"
+
+
+def test_of_no_addresses_there_are_no_runs():
+    found = collect([])
+    assert (len(found.runs), len(found.ranks), found.left_out) == (0, 0, ())

@@ -1,0 +1,248 @@
+"""The published payload and the events made of it: every key, every refusal, and every file exactly once."""
+
+import json
+from math import ceil
+from typing import Any
+
+import pytest
+
+from cosmicai.aws_lambda.payload import Payload, deal, dealt_by_hand, events, read_payload
+from cosmicai.errors import InputError
+
+LEAST = {"bucket": "b", "result_path": "r", "data_bucket": "d", "data_prefix": "100MB"}
+KNOWN = (
+    "S3_object_name, accept_precision_loss, batch_size, bucket, data_bucket, data_map, data_prefix, file_limit, "
+    "fmi_enabled, max_concurrency, memory, object_type, precision, rendezvous_endpoint, result_path, script, "
+    "tolerated_failure_percentage, weights, world_size"
+)
+WHOLE = "expected a whole number of at least 1"
+
+
+def refusal(call, *arguments: Any) -> str:
+    """The one line of the InputError that the call raises."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def refused(**changes: Any) -> str:
+    """Why this payload, with these keys changed or added, is refused."""
+    return refusal(read_payload, LEAST | changes)
+
+
+def test_the_published_payload_is_accepted_as_it_is(shared):
+    payload = read_payload(json.loads((shared / "published/lambda/demo_input.json").read_text()))
+    assert payload == Payload(
+        bucket="cosmicai-data",
+        result_path="result-partition-100MB/1GB/1",
+        data_bucket="cosmicai-data",
+        data_prefix="100MB",
+        file_limit=11,
+        batch_size=512,
+        object_type="folder",
+        S3_object_name="Anomaly Detection",
+        script="/tmp/Anomaly Detection/Inference/inference.py",
+    )
+    assert payload.run == "s3://cosmicai-data/result-partition-100MB/1GB/1"
+    assert payload.survey == "s3://cosmicai-data/100MB"
+
+
+def test_the_course_teams_keys_are_accepted():
+    course = {
+        "world_size": "3", "data_map": {"0": "100MB/1.pt"}, "rendezvous_endpoint": "rendezvous.example:10000",
+        "fmi_enabled": True, "data_size": "1GB", "unique_id": "perf-test-1-1753127926",
+    }  # fmt: skip
+    payload = read_payload(LEAST | course)
+    assert (payload.world_size, payload.data_map) == (3, {"0": "100MB/1.pt"})
+    for key in course:
+        assert read_payload(LEAST | {key: course[key]}).bucket == "b"
+
+
+def test_our_keys_are_accepted():
+    ours = {
+        "weights": "s3://b/w.safetensors", "precision": "bfloat16", "accept_precision_loss": True, "memory": 1024,
+        "max_concurrency": 300, "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
+        "rendezvous_endpoint": "rendezvous.example.org:10000",
+    }  # fmt: skip
+    assert read_payload(LEAST | ours) == Payload("b", "r", "d", "100MB", **ours)
+
+
+def test_what_is_not_given_or_null_has_a_default():
+    payload = Payload("b", "r", "d", "100MB")
+    assert read_payload(LEAST) == payload
+    optional = set(KNOWN.split(", ")) - LEAST.keys()
+    assert read_payload(LEAST | dict.fromkeys(optional)) == payload
+    assert (payload.object_type, payload.tolerated_failure_percentage) == ("folder", 0.0)
+
+
+@pytest.mark.parametrize("key", ["result_path", "data_prefix"])
+def test_slashes_around_a_folder_make_no_difference(key):
+    assert getattr(read_payload(LEAST | {key: "/a/b c/"}), key) == "a/b c"
+
+
+def test_an_unknown_key_is_named_with_those_that_are_known():
+    assert refused(worldsize=3) == f"the payload has the unknown key worldsize; expected {KNOWN}"
+    assert refused(z=1, Batch_size=1) == f"the payload has the unknown key Batch_size; expected {KNOWN}"
+
+
+@pytest.mark.parametrize("key", list(LEAST))
+@pytest.mark.parametrize("value", ["missing", None, ""])
+def test_a_missing_key_is_named(key, value):
+    payload = {name: text for name, text in LEAST.items() if name != key}
+    payload |= {} if value == "missing" else {key: value}
+    expected = f"the payload has no {key}; expected it as in the published demo_input.json"
+    assert refusal(read_payload, payload) == expected
+
+
+@pytest.mark.parametrize("key", ["result_path", "data_prefix"])
+def test_a_folder_of_slashes_is_none(key):
+    assert refused(**{key: "//"}) == f"the payload has no {key}; expected it as in the published demo_input.json"
+
+
+@pytest.mark.parametrize(("event", "kind"), [([], "list"), ("text", "str"), (None, "NoneType"), (3, "int")])
+def test_what_is_no_object_is_refused(event, kind):
+    assert refusal(read_payload, event) == f"the payload is {kind}; expected an object with bucket and result_path"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "bucket",
+        "result_path",
+        "data_bucket",
+        "data_prefix",
+        "object_type",
+        "S3_object_name",
+        "script",
+        "weights",
+        "precision",
+        "rendezvous_endpoint",
+    ],
+)
+@pytest.mark.parametrize("value", [5, True, ["a"], {}])
+def test_what_is_no_text_is_refused(key, value):
+    assert refused(**{key: value}) == f"the payload's {key} is {value!r}; expected text"
+
+
+@pytest.mark.parametrize("key", ["file_limit", "batch_size", "world_size", "memory", "max_concurrency"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, 2.0, True, False, "", "0", "-3", "1.0", " 7", "ten", "²", [5], {}])
+def test_what_is_no_count_is_refused(key, value):
+    assert refused(**{key: value}) == f"the payload's {key} is {value!r}; {WHOLE}"
+
+
+@pytest.mark.parametrize("key", ["file_limit", "batch_size", "world_size", "memory", "max_concurrency"])
+@pytest.mark.parametrize(("value", "count"), [(1, 1), ("11", 11), ("007", 7), (10**6, 10**6)])
+def test_a_count_may_be_text(key, value, count):
+    assert getattr(read_payload(LEAST | {key: value}), key) == count
+
+
+@pytest.mark.parametrize("value", [-0.1, 100.1, "5", True, [], float("nan"), float("inf")])
+def test_what_is_no_percentage_is_refused(value):
+    expected = f"the payload's tolerated_failure_percentage is {value!r}; expected a number from 0 to 100"
+    assert refused(tolerated_failure_percentage=value) == expected
+
+
+@pytest.mark.parametrize("value", [0, 5, 33.3, 100])
+def test_a_percentage_is_a_number_from_0_to_100(value):
+    assert read_payload(LEAST | {"tolerated_failure_percentage": value}).tolerated_failure_percentage == value
+
+
+@pytest.mark.parametrize("key", ["accept_precision_loss", "fmi_enabled"])
+@pytest.mark.parametrize("value", ["true", 1, 0, "", []])
+def test_what_is_no_flag_is_refused(key, value):
+    assert refused(**{key: value}) == f"the payload's {key} is {value!r}; expected true or false"
+
+
+@pytest.mark.parametrize("value", [["100MB/1.pt"], "100MB/1.pt", 3, True])
+def test_a_data_map_that_is_none_is_refused(value):
+    assert refused(data_map=value) == f"the payload's data_map is {value!r}; expected the files of each rank"
+
+
+def published_shares(files: int, ranks: int) -> list[int]:
+    """The sizes of the published shares: as many as are left over the ranks that are left, rounded up."""
+    sizes, left = [], files
+    for rank in range(ranks):
+        sizes.append(ceil(left / (ranks - rank)))
+        left -= sizes[-1]
+    return sizes
+
+
+@pytest.mark.parametrize("files", range(41))
+def test_files_are_dealt_by_the_published_rule(files):
+    names = [f"{number}.pt" for number in range(files)]
+    for world_size in range(1, 46):
+        shares = deal(names, world_size)
+        ranks = min(files, world_size)  # none is called for nothing
+        assert [len(share) for share in shares] == published_shares(files, ranks)
+        assert [name for share in shares for name in share] == names
+        assert all(shares) and len(shares) == ranks
+        paths = [event["DATA_PATH"] for event in events(Payload("b", "r", "d", "p"), shares, 512)]
+        assert paths == [f"p/{share[0]}" if len(share) == 1 else [f"p/{name}" for name in share] for share in shares]
+
+
+def test_shares_differ_by_one_file_at_most_and_the_first_are_the_larger():
+    assert deal(["1", "2", "3", "4", "5", "6", "7"], 3) == [["1", "2", "3"], ["4", "5"], ["6", "7"]]
+
+
+def test_an_event_has_exactly_the_published_keys_in_their_order_and_types():
+    payload = read_payload(
+        LEAST | {"S3_object_name": "Anomaly Detection", "script": "/tmp/i.py", "object_type": "file", "weights": "demo"}
+    )
+    found = events(payload, [["1.pt"], ["2.pt", "3.pt"]], 512)
+    assert [list(event.items()) for event in found] == [
+        [
+            ("S3_BUCKET", "b"),
+            ("S3_OBJECT_NAME", "Anomaly Detection"),
+            ("SCRIPT", "/tmp/i.py"),
+            ("S3_OBJECT_TYPE", "file"),
+            ("WORLD_SIZE", "2"),
+            ("RANK", str(rank)),
+            ("DATA_BUCKET", "d"),
+            ("DATA_PREFIX", "100MB"),
+            ("DATA_PATH", path),
+            ("RESULT_PATH", "r"),
+            ("BATCH_SIZE", 512),
+        ]
+        for rank, path in enumerate(["100MB/1.pt", ["100MB/2.pt", "100MB/3.pt"]])
+    ]
+    assert events(payload, iter([["1.pt"]]), 1)[0]["WORLD_SIZE"] == "1"
+    assert events(payload, [], 1) == []
+
+
+def test_a_data_map_deals_by_hand():
+    by_hand = {
+        "10": ["p/e.pt"], "2": "p/10.pt", "0": ["p/b.pt", "p/a.pt"], "1": None, "3": [], "4": "p/below/c.pt",
+    }  # fmt: skip
+    assert dealt_by_hand(by_hand, "p") == [["b.pt", "a.pt"], ["10.pt"], ["below/c.pt"], ["e.pt"]]
+    assert dealt_by_hand({"0": None}, "p") == dealt_by_hand({}, "p") == []
+    assert dealt_by_hand({"rank-2": "p/2", "rank-10": "p/10"}, "p") == [["2"], ["10"]]
+
+
+@pytest.mark.parametrize(
+    ("paths", "shown"),
+    [
+        ("q/1.pt", ["q/1.pt"]),
+        ("1.pt", ["1.pt"]),
+        ("p", ["p"]),
+        ("pp/1.pt", ["pp/1.pt"]),
+        (["p/1.pt", "q/1.pt"], ["p/1.pt", "q/1.pt"]),
+        (["p/1.pt", None], ["p/1.pt", None]),
+        (7, 7),
+        ({"p/1.pt": 1}, {"p/1.pt": 1}),
+        ("", [""]),
+    ],
+)
+def test_a_data_map_of_something_else_is_refused(paths, shown):
+    expected = f"data_map gives rank 3 {shown!r}; expected paths of files in p/"
+    assert refusal(dealt_by_hand, {"0": "p/0.pt", "3": paths}, "p") == expected
+
+
+def test_a_file_that_is_dealt_to_two_ranks_is_refused():
+    expected = "data_map has p/1.pt twice; expected each file once"
+    assert refusal(dealt_by_hand, {"0": ["p/2.pt", "p/1.pt"], "1": ["p/1.pt", "p/2.pt"]}, "p") == expected
+
+
+def test_a_file_that_is_dealt_to_one_rank_twice_is_refused():
+    expected = "data_map has p/1.pt twice; expected each file once"
+    assert refusal(dealt_by_hand, {"0": ["p/2.pt", "p/1.pt", "p/1.pt"]}, "p") == expected

@@ -1,0 +1,131 @@
+"""The command line: what bad input gets, and the commands that other tests do not run."""
+
+import csv
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from astropy.table import Table
+
+from support.helpers import make_survey, random_galaxies, run, tiny_weights
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a survey, weights, and a complete run."""
+    folder = tmp_path_factory.mktemp("job")
+    make_survey(folder / "survey", random_galaxies(300), 200)
+    tiny_weights(folder / "w.safetensors")
+    done = run(
+        "infer", str(folder / "survey"), "--weights", str(folder / "w.safetensors"), "--out", str(folder / "run")
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def refused(tmp_path: Path, *arguments: str, module: str = "cosmicai") -> str:
+    """The one sentence of a refusal; nothing may be written."""
+    done = run(*arguments, module=module)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("survey", "weights", "sentence"),
+    [
+        ("absent", "w.safetensors", "absent does not exist; expected a survey folder"),
+        ("survey", "absent.safetensors", "absent.safetensors: it does not exist; check the path"),
+        ("survey/survey.json", "w.safetensors", "survey.json does not exist; expected a survey folder"),
+        ("survey", "survey/000001.h5", "is not a whole safetensors file"),
+        ("run", "w.safetensors", "holds no galaxies; expected survey.json or files ending in .h5, .hdf5, .pt"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, job, survey, weights, sentence):
+    said = refused(
+        tmp_path, "infer", str(job / survey), "--weights", str(job / weights), "--out", str(tmp_path / "run")
+    )
+    assert sentence in said
+
+
+def test_launch_refuses_as_infer_does(tmp_path, job):
+    assert "absent does not exist" in refused(tmp_path, "absent", "--out", str(tmp_path / "run"), module="launch")
+
+
+def test_a_file_as_run_folder_is_refused(tmp_path, job):
+    done = run(
+        "infer", str(job / "survey"), "--weights", str(job / "w.safetensors"), "--out", str(job / "w.safetensors")
+    )
+    assert done.returncode == 2 and "is a file; expected a folder for the run" in done.stderr
+
+
+def test_gpu_asked_for_where_there_is_none(tmp_path, job):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    said = refused(
+        tmp_path, "infer", str(job / "survey"), "--weights", str(job / "w.safetensors"), "--out",
+        str(tmp_path / "run"), "--device", "cuda",
+    )  # fmt: skip
+    assert "no GPU is visible to this process; use --device cpu" in said
+
+
+@pytest.mark.parametrize("command", ["summarize", "work"])
+def test_a_folder_without_plan_is_no_run(tmp_path, command):
+    assert "is not a run folder (it has no plan.json)" in refused(tmp_path, command, str(tmp_path))
+
+
+def test_the_catalogue_in_other_formats_has_the_same_rows(tmp_path, job):
+    rows = pq.read_table(job / "run/catalogue.parquet")
+    for kind in ("fits", "csv", "hdf5"):
+        out = str(tmp_path / f"c.{kind}")
+        assert run("catalogue", str(job / "run"), "--to", kind, "--out", out).stdout == f"300 galaxies in {out}\n"
+    fits = Table.read(tmp_path / "c.fits")
+    with h5py.File(tmp_path / "c.hdf5") as hdf5, (tmp_path / "c.csv").open(newline="") as text:
+        lines = list(csv.DictReader(text))
+        for name in rows.column_names:
+            expected = rows[name].to_numpy()
+            assert [line[name] for line in lines] == [str(value) for value in rows[name].to_pylist()] or np.array_equal(
+                np.array([line[name] for line in lines], expected.dtype), expected
+            )
+            if name == "shard":
+                assert list(fits[name]) == list(hdf5[name].asstr()[:]) == list(expected)
+            else:
+                assert np.array_equal(fits[name], expected) and np.array_equal(hdf5[name][:], expected)
+
+
+def test_a_catalogue_that_is_not_there_yet_is_refused(tmp_path, job):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/plan.json").write_text((job / "run/plan.json").read_text())
+    done = run("catalogue", str(tmp_path / "run"), "--to", "csv")
+    assert done.returncode == 2 and "make it with `cosmicai summarize" in done.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["plan.json"]
+
+
+def test_the_demo_weights_are_known_by_name_everywhere():
+    said = run("weights", "info", "demo").stdout.split()
+    assert said[said.index("parameters") + 1] == "366793" and said[said.index("trained_on") + 1] == "synthetic-seed1"
+
+
+def test_weights_info_names_the_network(job):
+    said = run("weights", "info", str(job / "w.safetensors")).stdout.split()
+    assert said[said.index("depth") + 1] == "1" and said[said.index("sha256") + 1]
+
+
+def test_the_demo_gives_a_complete_accurate_catalogue_and_runs_again(tmp_path):
+    for _ in range(2):
+        done = run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "1500")
+        assert done.returncode == 0, done.stderr
+        assert "1500/1500" in done.stdout and "catalogue.parquet" in done.stdout
+        summary = json.loads((tmp_path / "demo/run/summary.json").read_text())
+        assert summary["complete"] and summary["metrics"]["r2"] >= 0.95
+    for path in (tmp_path / "demo/run").rglob("*"):
+        if path.is_file():
+            path.unlink()  # as if the last run had been killed before it wrote its plan
+    assert run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "1500").returncode == 0
+    assert "choose another --out" in run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "10").stderr

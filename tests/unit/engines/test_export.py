@@ -1,0 +1,82 @@
+"""Graphs that an image brings along: the same redshifts, without the weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosmicai.engines.base import Choice
+from cosmicai.engines.openvino.compiled_cache import cache_folder
+from cosmicai.engines.openvino.export import exported_graph
+from cosmicai.engines.registry import open_engine
+from cosmicai.errors import InputError
+from cosmicai.models.weights import WeightsFile, find_weights
+from support.helpers import random_galaxies, run, tiny_weights
+
+FLOAT32 = Choice("openvino", "float32", "cpu", 64)
+
+
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightsFile, Path]:
+    """Weights of which nothing is compiled, and the folder with their graphs, which COSMICAI_GRAPHS names."""
+    weights, graphs = tiny_weights(tmp_path / "w.safetensors", seed=9), tmp_path / "graphs"
+    done = run("weights", "export", weights, "--out", str(graphs))
+    assert (done.returncode, done.stderr) == (0, "")
+    file = find_weights(weights)
+    start = [f"{file.sha256[:16]}-{part}-{batch}-2" for batch in (64, 128) for part in ("encoder", "rest")]
+    names = [f"{own}.{kind}" for own in start for kind in ("bin", "xml")]
+    assert done.stdout.splitlines() == [str(graphs / name) for name in names]
+    assert sorted(path.name for path in graphs.iterdir()) == sorted(names)
+    monkeypatch.setenv("COSMICAI_GRAPHS", str(graphs))
+    forget_compiled(file)
+    return file, graphs
+
+
+def forget_compiled(file: WeightsFile) -> None:
+    for path in cache_folder().glob(f"{file.sha256[:16]}-*"):
+        path.unlink()
+
+
+def test_they_give_the_same_bits(exported, monkeypatch):
+    file, _ = exported
+    galaxies = random_galaxies(100)
+    found = open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)
+    forget_compiled(file)
+    monkeypatch.delenv("COSMICAI_GRAPHS")
+    expected = open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)
+    assert np.array_equal(found, expected) and np.isfinite(found).all()
+
+
+def test_the_weights_are_not_read(exported):
+    file, _ = exported
+    Path(file.uri).unlink()
+    galaxies = random_galaxies(64)
+    assert np.isfinite(open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)).all()
+
+
+def test_other_weights_and_batches_are_folded(exported):
+    file, _ = exported
+    assert exported_graph(file.sha256, "rest", 64) and exported_graph(file.sha256, "encoder", 128)
+    assert exported_graph(file.sha256, "rest", 63) is None
+    assert exported_graph("0" * 64, "rest", 64) is None
+    galaxies = random_galaxies(33)
+    engine = open_engine(Choice("openvino", "float32", "cpu", 33), file, 1)
+    assert np.isfinite(engine.predict(galaxies.image, galaxies.magnitude)).all()
+
+
+@pytest.mark.parametrize("part", ["encoder", "rest"])
+@pytest.mark.parametrize("kind", ["xml", "bin"])
+def test_a_damaged_graph_is_named(exported, part, kind):
+    file, graphs = exported
+    path = graphs / f"{file.sha256[:16]}-{part}-64-2.{kind}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=f"{part}-64-2.xml is not whole; write it anew with `cosmicai weights export`"):
+        open_engine(FLOAT32, file, 1)
+
+
+def test_weights_that_cannot_be_used_are_not_exported(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"no weights")
+    done = run("weights", "export", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "graphs"))
+    assert done.returncode == 2
+    assert "w.safetensors is not a whole safetensors file" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "graphs").exists()

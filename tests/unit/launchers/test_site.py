@@ -1,0 +1,454 @@
+"""Site profiles: what a file must say, the choice of a partition, and the sums a launcher makes of it."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from cosmicai.errors import InputError
+from cosmicai.launchers.slurm.site import SITES, Gpu, Partition, Site, load_site, seconds_of
+
+USER = {"USER": "mst3k"}
+SMALLEST = 'name = "x"\naccount_required = false\nscratch = "/tmp"\n[partitions.cpu]\n'
+WITH_GPUS = f"{SMALLEST}[partitions.gpu]\ngpus = true\n"
+
+
+def sentence(raised: pytest.ExceptionInfo[InputError]) -> str:
+    told = str(raised.value)
+    assert "\n" not in told and not told.endswith(".")
+    return told
+
+
+@pytest.fixture(scope="module")
+def rivanna() -> Site:
+    return load_site("rivanna", USER)
+
+
+@pytest.fixture(scope="module")
+def local() -> Site:
+    return load_site("local", {})
+
+
+def read(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, **environment: str) -> Site:
+    monkeypatch.chdir(folder)
+    Path("x.toml").write_text(text)
+    return load_site("x.toml", environment)
+
+
+def test_all_that_is_shipped_is_tested():
+    assert sorted(path.name for path in SITES.glob("*.toml")) == ["local.toml", "rivanna.toml"]
+
+
+def test_the_test_cluster(local):
+    assert local == Site(
+        name="local",
+        account_required=False,
+        scratch="/tmp",
+        partitions=(
+            Partition("standard", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000),
+            Partition(
+                "gpu", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000, gpus=True, max_gpus=4
+            ),
+        ),
+        gpus=(Gpu("a100", "gpu:a100", 2, computes=False),),
+        largest_array=1000,
+    )
+
+
+def test_rivanna(rivanna):
+    assert (rivanna.name, rivanna.account_required, rivanna.modules) == ("rivanna", True, ("apptainer",))
+    assert (rivanna.scratch, rivanna.largest_array, rivanna.read) == ("/scratch/mst3k", 1000, date(2026, 11, 21))
+    assert rivanna.source is not None and rivanna.source.startswith("https://github.com/uvarc/rc-website/")
+    standard, parallel, gpu, interactive = rivanna.partitions
+    assert standard == Partition("standard", 168, 1, 1, 96, memory_mb_per_node=1462 * 1024)
+    assert parallel == Partition("parallel", 72, 2, 64, 96, 6000, 750 * 1024)
+    assert gpu == Partition("gpu", 72, 1, 4, 128, memory_mb_per_node=1953 * 1024, gpus=True, max_gpus=32)
+    assert interactive == Partition("interactive", 12, 1, 2, 96, 24, 216 * 1024, True, True, 2)
+    assert {gpu.kind: (gpu.gres, gpu.per_node, gpu.service_units_per_hour) for gpu in rivanna.gpus} == {
+        "a100": ("gpu:a100", 8, 50.89),
+        "h200": ("gpu:h200", 8, 81.667),
+        "a40": ("gpu:a40", 8, 18.669),
+        "a6000": ("gpu:a6000", 8, 14.273),
+        "v100": ("gpu:v100", 4, 2.096),
+        "rtx3090": ("gpu:rtx_3090", 4, 11.323),
+        "rtx2080": ("gpu:rtx_2080", 10, 7.757),
+    }
+    assert all(gpu.computes for gpu in rivanna.gpus)
+
+
+def test_a_site_is_named_by_option_or_variable_or_path(tmp_path, monkeypatch, local):
+    assert load_site(None, {"COSMICAI_SITE": "local"}) == local
+    assert load_site("local", {"COSMICAI_SITE": "rivanna"}) == local
+    assert load_site(str(SITES / "local.toml"), {}) == local
+    assert read(tmp_path, monkeypatch, SMALLEST) == Site("x", False, "/tmp", (Partition("cpu"),))
+
+
+@pytest.mark.parametrize(
+    "asked, environment, told",
+    [
+        (None, {}, "no site is named; use --site or COSMICAI_SITE with local, rivanna or the path of a .toml file"),
+        ("big", {}, "--site big: there is no such site; use local, rivanna or the path of a .toml file"),
+        (
+            None,
+            {"COSMICAI_SITE": "../slurm/local"},
+            "COSMICAI_SITE ../slurm/local: there is no such site; use local, rivanna or the path of a .toml file",
+        ),
+        ("not/there.toml", {}, "cannot read not/there.toml: it does not exist; check the path"),
+        (
+            "rivanna",
+            {},
+            'slurm/rivanna.toml: scratch is "/scratch/$USER" and the variable USER is not set; '
+            "export USER with a value",
+        ),
+        (
+            "rivanna",
+            {"USER": ""},
+            'slurm/rivanna.toml: scratch is "/scratch/$USER" and the variable USER is not set; '
+            "export USER with a value",
+        ),
+    ],
+)
+def test_what_is_no_site_is_one_sentence(asked, environment, told):
+    with pytest.raises(InputError) as raised:
+        load_site(asked, environment)
+    assert sentence(raised) == told
+
+
+def test_variables_in_scratch(tmp_path, monkeypatch):
+    def scratch(written: str) -> str:
+        text = SMALLEST.replace("/tmp", written)
+        return read(tmp_path, monkeypatch, text, USER="me", WORK="/big", LESS="big").scratch
+
+    assert scratch("$WORK/of/${USER}") == "/big/of/me"
+    assert scratch("/a$$b") == "/a$b"
+    with pytest.raises(InputError) as raised:
+        scratch("$LESS/me")
+    expected = 'the absolute path of a folder, such as "/scratch/$USER"'
+    assert sentence(raised) == f'x.toml: scratch is "big/me"; expected {expected}'
+    with pytest.raises(InputError) as raised:
+        scratch("/a$")
+    assert sentence(raised) == 'x.toml: scratch is "/a$"; write a plain $ as $$'
+
+
+WHOLE, RATE = "a whole number, 1 or more", "a number of service units, 0 or more"
+PATH, HOURS = 'the absolute path of a folder, such as "/scratch/$USER"', "a number of hours above 0"
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (
+            'name = "x"\nscratch = /tmp\n',
+            "x.toml is not valid TOML: Invalid value (at line 2, column 11); mend it there",
+        ),
+        ('name = "x"\nscratch = [', "x.toml is not valid TOML: Invalid value (at the end, line 2); mend it there"),
+        ("a = 1\na = 2\n", "x.toml is not valid TOML: Cannot overwrite a value (at line 2, column 6); mend it there"),
+        # missing
+        ("", "x.toml: partitions is missing; give a table [partitions.NAME] for each"),
+        ("[partitions.cpu]\n", "x.toml: name is missing; give a name of letters, digits, ., - and _"),
+        (SMALLEST.replace('scratch = "/tmp"\n', ""), f"x.toml: scratch is missing; give {PATH}"),
+        (SMALLEST.replace("account_required = false\n", ""), "x.toml: account_required is missing; give true or false"),
+        (
+            f"{WITH_GPUS}[gpus.a100]\nper_node = 2\n",
+            'x.toml: gpus.a100.gres is missing; give a gres such as "gpu:a100"',
+        ),
+        (f'{WITH_GPUS}[gpus.a100]\ngres = "gpu"\n', f"x.toml: gpus.a100.per_node is missing; give {WHOLE}"),
+        # unknown
+        (f"largest_arry = 5\n{SMALLEST}", "x.toml: largest_arry is not known; use largest_array"),
+        (f"{SMALLEST}max_hour = 5\n", "x.toml: partitions.cpu.max_hour is not known; use max_hours"),
+        (
+            f'{SMALLEST}name = "cpu"\n',
+            "x.toml: partitions.cpu.name is not known; use max_hours, min_nodes, max_nodes, cores_per_node, max_cores, "
+            "memory_mb_per_node, gpus, cpu_jobs or max_gpus",
+        ),
+        (f"{SMALLEST}[partition.gpu]\n", "x.toml: partition is not known; use partitions"),
+        # of another type, or out of range
+        (SMALLEST.replace('"x"', "5"), "x.toml: name is 5; expected a name of letters, digits, ., - and _"),
+        (SMALLEST.replace('"x"', '"a b"'), 'x.toml: name is "a b"; expected a name of letters, digits, ., - and _'),
+        (SMALLEST.replace("false", '"no"'), 'x.toml: account_required is "no"; expected true or false'),
+        (SMALLEST.replace("/tmp", "tmp"), f'x.toml: scratch is "tmp"; expected {PATH}'),
+        (f'modules = "gcc"\n{SMALLEST}', 'x.toml: modules is "gcc"; expected a list of names of modules'),
+        (
+            f'modules = ["gcc; date"]\n{SMALLEST}',
+            'x.toml: modules is ["gcc; date"]; expected a list of names of modules',
+        ),
+        (f"largest_array = 0\n{SMALLEST}", f"x.toml: largest_array is 0; expected {WHOLE}"),
+        (f"largest_array = true\n{SMALLEST}", f"x.toml: largest_array is true; expected {WHOLE}"),
+        (
+            f'read = "2026-11-21"\n{SMALLEST}',
+            'x.toml: read is "2026-11-21"; expected a date without quotes, such as 2026-11-21',
+        ),
+        (
+            f"read = 2026-11-21T10:00:00\n{SMALLEST}",
+            'x.toml: read is "2026-11-21 10:00:00"; expected a date without quotes, such as 2026-11-21',
+        ),
+        (f"source = 5\n{SMALLEST}", "x.toml: source is 5; expected a text on one line"),
+        (
+            f"service_units_per_core_hour = -0.5\n{SMALLEST}",
+            f"x.toml: service_units_per_core_hour is -0.5; expected {RATE}",
+        ),
+        (
+            f"service_units_per_gb_hour = nan\n{SMALLEST}",
+            f"x.toml: service_units_per_gb_hour is NaN; expected {RATE}",
+        ),
+        (f'{SMALLEST}max_hours = "3 days"\n', f'x.toml: partitions.cpu.max_hours is "3 days"; expected {HOURS}'),
+        (f"{SMALLEST}max_hours = 0\n", f"x.toml: partitions.cpu.max_hours is 0; expected {HOURS}"),
+        (f"{SMALLEST}max_hours = inf\n", f"x.toml: partitions.cpu.max_hours is Infinity; expected {HOURS}"),
+        (f"{SMALLEST}max_nodes = 1.5\n", f"x.toml: partitions.cpu.max_nodes is 1.5; expected {WHOLE}"),
+        (f"{SMALLEST}gpus = 2\n", "x.toml: partitions.cpu.gpus is 2; expected true or false"),
+        (
+            f'{WITH_GPUS}[gpus.a]\ngres = "a100"\nper_node = 1\n',
+            'x.toml: gpus.a.gres is "a100"; expected a gres such as "gpu:a100"',
+        ),
+        (
+            f'{WITH_GPUS}[gpus.a]\ngres = "gpu"\nper_node = 1\npartitions = ["cpu"]\n',
+            "x.toml: gpus.a.partitions names cpu; expected partitions with gpus = true: gpu",
+        ),
+        (
+            f'{SMALLEST}[gpus.a]\ngres = "gpu"\nper_node = 1\npartitions = ["cpu"]\n',
+            "x.toml: gpus.a.partitions names cpu; expected partitions with gpus = true: there are none",
+        ),
+        # no tables
+        ("partitions = 5\n", "x.toml: partitions is 5; expected tables [partitions.NAME]"),
+        ("[partitions]\ncpu = 5\n", "x.toml: partitions.cpu is 5; expected a table [partitions.cpu]"),
+        (
+            '[partitions."a b"]\n',
+            'x.toml: partitions has the name "a b"; expected letters, digits, ., - and _',
+        ),
+        (f"{SMALLEST}[[gpus]]\nper_node = 2\n", 'x.toml: gpus is [{"per_node": 2}]; expected tables [gpus.NAME]'),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_sentence(tmp_path, monkeypatch, text, told):
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, monkeypatch, text)
+    assert sentence(raised) == told
+
+
+def place(site: Site, asked: str | None, job: tuple[int, int, int, float], kind: str | None) -> Partition:
+    nodes, cores, gpus, hours = job
+    return site.partition(
+        asked, nodes=nodes, cores_per_node=cores, memory_mb_per_node=1000, gpus=gpus, hours=hours, kind=kind
+    )
+
+
+def test_a_job_with_more_memory_than_a_node_has_is_refused(rivanna):
+    asked = {"nodes": 1, "cores_per_node": 8, "gpus": 0, "hours": 2}
+    assert rivanna.partition("standard", **asked, memory_mb_per_node=1497088).name == "standard"
+    with pytest.raises(InputError) as raised:
+        rivanna.partition("standard", **asked, memory_mb_per_node=1497089)
+    assert "has memory_mb_per_node = 1497088 and the job asks for 1497089; " in sentence(raised)
+
+
+@pytest.mark.parametrize(
+    "asked, job, kind, chosen",
+    [
+        (None, (1, 8, 0, 2), None, "standard"),
+        (None, (1, 96, 0, 168), None, "standard"),
+        (None, (2, 96, 0, 72), None, "parallel"),
+        (None, (1, 8, 1, 2), None, "gpu"),
+        (None, (4, 128, 32, 72), "h200", "gpu"),
+        (None, (1, 4, 2, 12), "rtx3090", "interactive"),
+        ("interactive", (1, 24, 0, 12), None, "interactive"),
+        ("interactive", (2, 12, 2, 1), "rtx2080", "interactive"),
+        ("parallel", (62, 96, 0, 1), None, "parallel"),
+    ],
+)
+def test_the_partition_that_takes_a_job(rivanna, asked, job, kind, chosen):
+    found = place(rivanna, asked, job, kind)
+    assert found.name == chosen and found in rivanna.partitions
+
+
+@pytest.mark.parametrize(
+    "asked, job, kind, told",
+    [
+        ("big", (1, 8, 0, 2), None, "rivanna has no partition big; use standard, parallel, gpu or interactive"),
+        (
+            "standard",
+            (2, 8, 0, 2),
+            None,
+            "partition standard of rivanna has max_nodes = 1 and the job asks for 2; use parallel or interactive",
+        ),
+        (
+            "parallel",
+            (1, 40, 0, 80.5),
+            None,
+            "partition parallel of rivanna has min_nodes = 2 and the job asks for 1; use standard",
+        ),
+        (
+            "parallel",
+            (64, 96, 0, 2),
+            None,
+            "partition parallel of rivanna has max_cores = 6000 and the job asks for 6144; no other takes it, "
+            "so ask for less",
+        ),
+        (
+            "gpu",
+            (1, 8, 0, 100),
+            None,
+            "partition gpu of rivanna is for jobs with GPUs and the job asks for none; use standard",
+        ),
+        ("standard", (1, 8, 2, 20), None, "partition standard of rivanna has no GPUs and the job asks for 2; use gpu"),
+        ("gpu", (1, 8, 1, 2), "rtx2080", "partition gpu of rivanna has no GPUs of kind rtx2080; use interactive"),
+        ("interactive", (1, 8, 1, 2), None, "partition interactive of rivanna has no GPUs of kind a100; use gpu"),
+        (
+            "gpu",
+            (5, 8, 40, 72.5),
+            None,
+            "partition gpu of rivanna has max_nodes = 4 and the job asks for 5; no other takes it, so ask for less",
+        ),
+        (
+            None,
+            (4, 8, 8, 72.5),
+            None,
+            "no partition of rivanna takes this job: standard has no GPUs and the job asks for 8, parallel has no GPUs "
+            "and the job asks for 8, gpu has max_hours = 72 and the job asks for 72.5, interactive has no GPUs of kind "
+            "a100; ask for less",
+        ),
+        (
+            None,
+            (1, 97, 0, 1),
+            None,
+            "no partition of rivanna takes this job: standard has cores_per_node = 96 and the job asks for 97, "
+            "parallel has min_nodes = 2 and the job asks for 1, gpu is for jobs with GPUs and the job asks for none, "
+            "interactive has cores_per_node = 96 and the job asks for 97; ask for less",
+        ),
+        (
+            None,
+            (1, 8, 1, 1),
+            "h100",
+            "rivanna has no GPUs of kind h100; use a100, h200, a40, a6000, v100, rtx3090 or rtx2080",
+        ),
+    ],
+)
+def test_a_job_that_is_refused_is_one_sentence(rivanna, asked, job, kind, told):
+    with pytest.raises(InputError) as raised:
+        place(rivanna, asked, job, kind)
+    assert sentence(raised) == told
+
+
+def test_limits_that_are_not_stated_refuse_nothing():
+    site = Site("x", False, "/tmp", (Partition("cpu"),))
+    assert (
+        site.partition(None, nodes=9999, cores_per_node=9999, memory_mb_per_node=10**9, gpus=0, hours=9999).name
+        == "cpu"
+    )
+
+
+def test_gres(rivanna, local):
+    assert (rivanna.gres(None, 4), rivanna.gres("rtx2080", 10)) == ("gpu:a100:4", "gpu:rtx_2080:10")
+    assert local.gres("a100", 2) == "gpu:a100:2"
+    with pytest.raises(InputError) as raised:
+        rivanna.gres("v100", 5)
+    assert sentence(raised) == (
+        "a node of rivanna has 4 GPUs of kind v100 and the job asks for 5; ask for fewer a node, on more nodes"
+    )
+    with pytest.raises(InputError) as raised:
+        local.gres("h200", 1)
+    assert sentence(raised) == "local has no GPUs of kind h200; use a100"
+    with pytest.raises(InputError) as raised:
+        Site("x", False, "/tmp", (Partition("cpu"),)).gres(None, 1)
+    assert sentence(raised) == "x has no GPUs; leave --gpus out or choose another site"
+
+
+def test_service_units_by_hand(rivanna, local):
+    # 2 h on 10 cores at 0.464 and 20 GB at 0.0284
+    assert rivanna.service_units(10, 0, None, 2.0, memory_mb=20480) == pytest.approx(2 * (4.64 + 0.568))
+    # half an hour on 4 A100s at 50.89, 16 cores at 0.403 and 100 GB at 0.043
+    for kind in (None, "a100"):
+        units = rivanna.service_units(16, 4, kind, 0.5, memory_mb=102400)
+        assert units == pytest.approx((203.56 + 6.448 + 4.3) / 2)
+    assert local.service_units(4, 0, None, 1.0, memory_mb=500) is None
+    assert local.service_units(4, 1, None, 1.0, memory_mb=500) is None
+    with pytest.raises(InputError):
+        rivanna.service_units(4, 1, "h100", 1.0, memory_mb=0)
+    # The nodes of a kind that states no rates for cores and memory are charged as the site's others.
+    plain = Gpu("a", "gpu:a", 2, service_units_per_hour=3.0)
+    site = Site("x", False, "/tmp", (Partition("gpu", gpus=True),), (plain,), service_units_per_core_hour=1.0)
+    assert site.service_units(5, 2, "a", 2.0, memory_mb=1024) == 22.0
+    # What GPUs are charged is not known, though cores are.
+    site = Site("x", False, "/tmp", site.partitions, (Gpu("a", "gpu:a", 2),), service_units_per_core_hour=1.0)
+    assert site.service_units(5, 2, "a", 2.0, memory_mb=0) is None
+    assert site.service_units(5, 0, None, 2.0, memory_mb=0) == 10.0
+
+
+def test_an_account_is_asked_for_where_one_is_charged(rivanna, local):
+    local.require_account(None)
+    rivanna.require_account("mygroup")
+    for none in (None, ""):
+        with pytest.raises(InputError) as raised:
+            rivanna.require_account(none)
+        assert sentence(raised) == "rivanna charges jobs to an account; name yours with --account"
+
+
+@pytest.mark.parametrize(
+    "tasks, sizes",
+    [
+        (0, []),
+        (1, [1]),
+        (1000, [1000]),
+        (1001, [501, 500]),
+        (2500, [834, 833, 833]),
+        (3001, [751, 750, 750, 750]),
+    ],
+)
+def test_arrays_of_tasks(local, tasks, sizes):
+    assert local.array_sizes(tasks) == sizes
+
+
+def test_arrays_without_a_limit_are_one():
+    site = Site("x", False, "/tmp", (Partition("cpu"),))
+    assert (site.array_sizes(2500), site.array_sizes(0)) == ([2500], [])
+
+
+@pytest.mark.parametrize(
+    "time, seconds",
+    [
+        ("1", 60),
+        ("90", 5400),
+        ("1:30", 90),
+        ("90:00", 5400),
+        ("0:1", 1),
+        ("1:30:00", 5400),
+        ("01:02:03", 3723),
+        ("100:00:01", 360001),
+        ("2-0", 172800),
+        ("2-12", 216000),
+        ("1-1:30", 91800),
+        ("1-01:02:03", 90123),
+        ("0-0:0:1", 1),
+        ("7-00:00:00", 604800),
+    ],
+)
+def test_times_as_slurm_writes_them(time, seconds):
+    assert seconds_of(time) == seconds
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        *(
+            "",
+            "0",
+            "0:00:00",
+            "0-0",
+            "1h",
+            "3 days",
+            "1:60",
+            "1:99:00",
+            "1-24",
+            "1-2:60",
+            "1:2:3:4",
+            "1-2-3",
+            "1-",
+            "-1",
+        ),
+        *("+5", "1.5", " 5", "5\n", "UNLIMITED", "٣"),
+    ],
+)
+def test_what_is_no_time_is_one_sentence(time):
+    with pytest.raises(InputError) as raised:
+        seconds_of(time)
+    assert sentence(raised) == (
+        f"{time!r} is not a time limit; write minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
+        "days-hours:minutes or days-hours:minutes:seconds, such as 1:30:00"
+    )

@@ -1,0 +1,523 @@
+"""Published checkpoints become the same network, to the last digits, or are refused in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save as save_safetensors
+from torch import nn
+
+from cosmicai.errors import InputError
+from cosmicai.models.checkpoint_import import import_checkpoint
+from cosmicai.models.weights import Weights, build, load_weights
+from cosmicai.surveys.shard import open_shard
+from support.upstream_network import PUBLISHED, Block, Mlp, Sizes, ViT_Astro, random_network, save_checkpoint
+
+ALL_BIASES = ("patch", "proj", "fc1", "fc2", "pcm", "head", "vit", "stem", "inception", "magnitude", "concat")
+
+VARIANTS: dict[str, Sizes] = {
+    "as published, small": Sizes(),
+    "one block": Sizes(depth=1),
+    "five blocks": Sizes(depth=5),
+    "wide": Sizes(width=48, attention_width=48),
+    "attention narrower than the tokens": Sizes(attention_width=12, scale=0.5),
+    "one head": Sizes(heads=1),
+    "eight heads": Sizes(heads=8),
+    "patches of 4": Sizes(patch=4),
+    "patches of 16": Sizes(patch=16),
+    "cutouts of 16": Sizes(image=16, patch=4),
+    "three bands, two magnitudes": Sizes(bands=3, magnitudes=2),
+    "parallel convolutions of kernel 3": Sizes(pcm_kernel=3),
+    "parallel convolutions of kernel 3, patches of 4": Sizes(pcm_kernel=3, patch=4, pcm_groups=(1, 1)),
+    "other groups": Sizes(pcm_groups=(24, 3)),
+    "no groups, narrow": Sizes(pcm_groups=(1, 1), pcm_width=12),
+    "narrow MLP": Sizes(mlp=5),
+    "no biases but those of queries and values": Sizes(without_bias=ALL_BIASES),
+    "no bias in proj, MLP, convolutions and patches": Sizes(without_bias=("proj", "fc1", "fc2", "pcm", "patch")),
+    "no bias in fc2 alone": Sizes(without_bias=("fc2",)),
+    "biases of queries, keys and values": Sizes(qkv="all"),
+    "no bias in attention": Sizes(qkv="none", without_bias=("proj",)),
+    "no bias at all": Sizes(qkv="none", without_bias=ALL_BIASES),
+    "LayerNorm eps": Sizes(norm_eps=1e-2),
+    "last LayerNorm's eps": Sizes(final_norm_eps=0.3),
+    "BatchNorm eps of the parallel convolutions": Sizes(pcm_eps=0.1),
+    "BatchNorm eps of Inception": Sizes(inception_eps=0.05),
+    "attention scale": Sizes(scale=1.3),
+    "no class token": Sizes(class_token=False),
+    "no class token, patches of 4, kernel 3": Sizes(class_token=False, patch=4, pcm_kernel=3),
+    "other Inception channels": Sizes(stem=5, stages=((Block(1, 2, 3, 4, 5, 6),), (Block(6, 5, 4, 3, 2, 1),))),
+    "other Inception kernels": Sizes(stages=((Block(2, 2, 2, 2, 2, 2, kernels=(5, 7)),),)),
+    "one Inception stage": Sizes(stages=((Block(3, 3, 3, 3, 3, 3),),)),
+    "four Inception stages": Sizes(stages=((Block(3, 3, 3, 3, 3, 3),),) * 4),
+    "three Inception blocks in a stage": Sizes(stages=((Block(3, 3, 3, 3, 3, 3),) * 3,)),
+    "an unused branch in front": Sizes(stages=((Block(2, 2, 2, 2, 2, 2, is_custom=True), Block(2, 2, 2, 2, 2, 2)),)),
+    "pools of 4": Sizes(pool=4),
+    "heads of one layer": Sizes(vit_head=(9,), inception_head=(8,), magnitude_head=(7,), concat_head=(1,)),
+    "deep heads": Sizes(vit_head=(9, 8, 7), inception_head=(6,) * 4, magnitude_head=(5,) * 6, concat_head=(4, 3, 2, 1)),
+    "another width behind the transformer": Sizes(head=10),
+    "DropPath": Sizes(drop_path=0.1),
+}  # fmt: skip
+
+
+def inputs(sizes: Sizes, count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    image = torch.randn(count, sizes.bands, sizes.image, sizes.image, generator=random, dtype=torch.float64)
+    return image, torch.randn(count, sizes.magnitudes, generator=random, dtype=torch.float64)
+
+
+def assert_same_network(model: ViT_Astro, weights: Weights, sizes: Sizes) -> None:
+    """Both networks, in double and in single precision, on the same galaxies."""
+    image, magnitude = inputs(sizes)
+    with torch.no_grad():
+        for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            expected = model.to(dtype)([image.to(dtype), magnitude])
+            found = build(weights).to(dtype)(image.to(dtype), magnitude)
+            assert found.shape == expected.shape == (len(image),)
+            assert expected.std() > 0.01, "a network that hardly looks at its input proves nothing"
+            assert (found - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("sizes", VARIANTS.values(), ids=VARIANTS.keys())
+def test_every_variant_is_imported_as_the_same_network(sizes: Sizes, tmp_path: Path) -> None:
+    model = random_network(sizes)
+    weights = import_checkpoint(save_checkpoint(tmp_path / "a.pt", model))
+    assert weights.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert_same_network(model, weights, sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_imported_as_single(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = random_network(Sizes()).to(dtype)
+    weights = import_checkpoint(save_checkpoint(tmp_path / "a.pt", model))
+    assert {str(tensor.dtype) for tensor in weights.tensors.values()} == {"float32", "int64"}
+    assert_same_network(model.float(), weights, Sizes())
+
+
+def test_a_model_without_dataparallel_is_imported(tmp_path: Path) -> None:
+    model = random_network(Sizes())
+    assert_same_network(model, import_checkpoint(save_checkpoint(tmp_path / "a.pt", model, wrapped=False)), Sizes())
+
+
+def test_a_dataparallel_of_a_gpu_node_is_imported(tmp_path: Path) -> None:
+    model = random_network(Sizes())
+    wrapped = nn.DataParallel(model)
+    wrapped.device_ids, wrapped.output_device, wrapped.dim = [0, 1], 0, 0
+    wrapped.src_device_obj = torch.device("cuda", 0)  # what torch sets where it finds a GPU
+    assert_same_network(model, import_checkpoint(save_checkpoint(tmp_path / "a.pt", wrapped, wrapped=False)), Sizes())
+
+
+def test_other_magnitudes_image_and_position_change_the_prediction_of_the_imported_network(tmp_path: Path) -> None:
+    network = build(import_checkpoint(save_checkpoint(tmp_path / "a.pt", random_network(Sizes())))).double()
+    image, magnitude = inputs(Sizes())
+    before = network(image, magnitude)
+    assert (network(image, magnitude + 1) - before).abs().min() > 1e-4
+    assert (network(image + 1, magnitude) - before).abs().min() > 1e-4
+    assert (network(image.flip(-1), magnitude) - before).abs().min() > 1e-6
+
+
+def test_the_published_sizes_hold_exactly_15902889_parameters(tmp_path: Path) -> None:
+    weights = import_checkpoint(save_checkpoint(tmp_path / "a.pt", random_network(PUBLISHED)))
+    assert weights.parameters == 15_902_889
+    assert sum(parameter.numel() for parameter in build(weights).parameters()) == 15_902_889
+
+
+@pytest.fixture(scope="module")
+def fixture(shared: Path) -> Weights:
+    return import_checkpoint(str(shared / "upstream" / "checkpoint.pt"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "key", "tolerance"), [(torch.float32, "z_float32", 1e-5), (torch.float64, "z_float64", 1e-12)]
+)
+def test_the_published_fixture_predicts_what_the_published_code_predicts(
+    fixture: Weights, shared: Path, dtype: torch.dtype, key: str, tolerance: float
+) -> None:
+    assert fixture.parameters == 15_902_889
+    network = build(fixture).to(dtype)
+    expected = np.load(shared / "upstream" / "expected.npz")[key]
+    with open_shard(str(shared / "upstream" / "partition_512.pt")) as shard, torch.no_grad():
+        batches = [shard.read(start, start + 128) for start in range(0, shard.galaxies, 128)]
+        found = np.concatenate(
+            [network(torch.tensor(each.image, dtype=dtype), torch.tensor(each.magnitude)).numpy() for each in batches]
+        )
+    assert found.shape == expected.shape == (512,)
+    assert np.abs(found - expected).max() <= tolerance
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Weights:
+    return import_checkpoint(save_checkpoint(tmp_path / "small.pt", random_network(Sizes())))
+
+
+def test_saved_weights_are_loaded_unchanged(weights: Weights, tmp_path: Path) -> None:
+    uri = str(tmp_path / "a.safetensors")
+    weights.save(uri)
+    loaded = load_weights(uri)
+    assert loaded.config == weights.config
+    assert loaded.notes == weights.notes == {"imported_from": "small.pt"}
+    assert loaded.sha256 == hashlib.sha256(Path(uri).read_bytes()).hexdigest()
+    assert loaded.tensors.keys() == weights.tensors.keys()
+    for name, tensor in weights.tensors.items():
+        assert (loaded.tensors[name].dtype, loaded.tensors[name].shape) == (tensor.dtype, tensor.shape)
+        assert loaded.tensors[name].tobytes() == tensor.tobytes()
+
+
+def test_importing_the_same_checkpoint_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "a.pt", random_network(Sizes()))
+    digests = set()
+    for name in ("one.safetensors", "two.safetensors"):
+        import_checkpoint(checkpoint).save(str(tmp_path / name))
+        digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    load_weights(str(tmp_path / "one.safetensors")).save(str(tmp_path / "three.safetensors"))
+    digests.add(hashlib.sha256((tmp_path / "three.safetensors").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+# Checkpoints of something else.
+
+
+class Swish(nn.Module):
+    """A module no published checkpoint names."""
+
+
+def change(path: str, make: Callable[[ViT_Astro], Any]) -> Callable[[ViT_Astro], None]:
+    """Replaces the module or attribute at a dotted path."""
+
+    def apply(model: ViT_Astro) -> None:
+        owner, _, name = path.rpartition(".")
+        target = model.get_submodule(owner)
+        value = make(model)
+        if name.isdigit():
+            target[int(name)] = value
+        else:
+            setattr(target, name, value)
+
+    return apply
+
+
+def constant(value: Any) -> Callable[[ViT_Astro], Any]:
+    return lambda _: value
+
+
+def without(path: str) -> Callable[[ViT_Astro], None]:
+    def apply(model: ViT_Astro) -> None:
+        owner, _, name = path.rpartition(".")
+        delattr(model.get_submodule(owner), name)
+
+    return apply
+
+
+REFUSED: dict[str, tuple[Callable[[ViT_Astro], None], str]] = {
+    "an unknown module": (change("blocks.0.mlp.act", constant(Swish())), "test_weights.Swish, which is not among"),
+    "an installed but unknown module": (change("blocks.0.drop_path", constant(nn.Tanh())), "Tanh, which is not among"),
+    "a tensor too many": (change("extra", constant(nn.Parameter(torch.ones(2)))), "no place for: extra"),
+    "a module too many": (change("blocks.1.gate", constant(nn.Linear(2, 2))), "no place for: blocks.1.gate.bias"),
+    "a buffer too many": (lambda m: m.register_buffer("mask", torch.ones(2)), "no place for: mask"),
+    "a norm of the patches": (change("patch_embed.norm", constant(nn.LayerNorm(24))), "patch_embed.norm is LayerNorm"),
+    "another convolution of conv2d_init": (
+        change("inception_model.conv2d_init", constant(nn.Conv2d(5, 8, 1))), "place for: inception_model.conv2d_init",
+    ),
+    "Inception alone": (change("inception_model.Inception_only", constant(True)), "Inception_only is True, not False"),
+    "no magnitudes": (change("inception_model.magnitude", constant(False)), "magnitude is False, not True"),
+    "the network of the UK paper": (change("inception_model.uk_paper", constant(True)), "uk_paper is True, not False"),
+    "GELU by tanh": (change("blocks.0.mlp.act", constant(nn.GELU("tanh"))), "approximate is 'tanh', not 'none'"),
+    "SiLU in the MLP": (change("blocks.1.mlp.act", constant(nn.SiLU())), "blocks.1.mlp.act is SiLU, not GELU"),
+    "GELU in a head": (change("vit_block.1", constant(nn.GELU())), "vit_head is Linear, GELU, Linear"),
+    "ReLU after the last layer": (
+        change("concat_block", lambda m: nn.Sequential(*m.concat_block, nn.ReLU())), "Linear, ReLU, Linear, ReLU, not",
+    ),
+    "an empty head": (change("concat_block", constant(nn.Sequential())), "redshift_head is empty"),
+    "no magnitude layers": (change("inception_model.magnitude_block", constant(nn.Sequential())), "head is empty"),
+    "no Inception layers": (change("inception_model.vis_inception", constant(nn.Sequential())), "does not begin with"),
+    "no pool before the first block": (
+        change("inception_model.vis_inception.1", constant(nn.Identity())), "is InceptionBlock; expected average pools",
+    ),
+    "two pools at once": (
+        change("inception_model.vis_inception.2", constant(nn.AvgPool2d(2))), "without InceptionBlocks after it",
+    ),
+    "a pool with another divisor": (
+        change("inception_model.vis_inception.1", constant(nn.AvgPool2d(2, divisor_override=3))), "override is 3",
+    ),
+    "overlapping pools": (
+        change("inception_model.vis_inception.1", constant(nn.AvgPool2d(2, stride=1))), "stride is 1, not 2",
+    ),
+    "pools of two sizes": (
+        change("inception_model.vis_inception.1", constant(nn.AvgPool2d(4))), "pool is 4 in one layer and 2 in",
+    ),
+    "a flat pool": (change("inception_model.vis_inception.1", constant(nn.AvgPool2d((2, 1)))), "another architecture"),
+    "a larger max pool": (
+        change("inception_model.vis_inception.2.branch4.0", constant(nn.MaxPool2d(5, 1, 2))), "size is 5, not 3",
+    ),
+    "ReLU in the parallel convolutions": (change("blocks.0.PCM.2", constant(nn.ReLU())), "0.PCM is not convolution"),
+    "strided parallel convolutions": (change("blocks.0.PCM.0.stride", constant((2, 2))), "stride is (2, 2)"),
+    "dilated parallel convolutions": (change("blocks.0.PCM.0.dilation", constant((2, 2))), "dilation is (2, 2)"),
+    "reflected borders": (change("blocks.0.PCM.0.padding_mode", constant("reflect")), "padding_mode is 'reflect'"),
+    "grouped Inception convolutions": (
+        change("inception_model.vis_inception.2.branch1.conv.groups", constant(2)), "groups is 2, not 1",
+    ),
+    "overlapping patches": (change("patch_embed.proj.stride", constant((4, 4))), "patch_embed.proj.stride is (4, 4)"),
+    "cutouts that are not square": (change("patch_embed.img_size", constant((16, 64))), "img_size is (16, 64)"),
+    "two scales of attention": (change("blocks.1.attn.scale", constant(0.1)), "attention_scale is"),
+    "two numbers of heads": (change("blocks.1.attn.num_heads", constant(4)), "heads is 3 in one layer and 4 in"),
+    "two LayerNorm eps": (change("blocks.1.norm2.eps", constant(1e-5)), "norm_eps is 1e-06 in one layer and 1e-05 in"),
+    "two BatchNorm eps": (change("blocks.1.PCM.1.eps", constant(1e-3)), "convolution_norm_eps is 1e-05 in one layer"),
+    "biases in one block": (change("blocks.1.attn.proj.bias", constant(None)), "some layers of the kind attention"),
+    "biases of qkv twice": (
+        change("blocks.0.attn.qkv.bias", constant(nn.Parameter(torch.ones(72)))), "blocks.0.attn.qkv has a bias beside",
+    ),
+    "a class token in the blocks alone": (without("cls_token"), "class_token is True, not False"),
+    "no attention scale": (without("blocks.0.attn.scale"), "blocks.0.attn has no attribute scale"),
+    "no number of heads": (without("blocks.0.attn.num_heads"), "blocks.0.attn has no attribute num_heads"),
+    "no class_token": (without("blocks.0.class_token"), "blocks.0 has no attribute class_token"),
+    "no is_custom": (without("inception_model.vis_inception.2.is_custom"), "has no attribute is_custom"),
+    "no uk_paper": (without("inception_model.uk_paper"), "inception_model has no attribute uk_paper"),
+    "no eps": (without("fc_norm.eps"), "fc_norm has no attribute eps"),
+    "no positions": (without("pos_embed"), "the model has no tensor pos_embed"),
+    "no patches": (without("patch_embed"), "the model has no module patch_embed"),
+    "no blocks": (change("blocks", constant(nn.ModuleList())), "depth cannot be 0"),
+    "no BatchNorm scale": (change("blocks.0.PCM.1", constant(nn.BatchNorm2d(48, affine=False))), "no tensor weight"),
+    "no running statistics": (
+        change("blocks.0.PCM.1", constant(nn.BatchNorm2d(48, track_running_stats=False))), "has no tensor running_mean",
+    ),
+    "no LayerNorm scale": (change("fc_norm", constant(nn.LayerNorm(24, elementwise_affine=False))), "no tensor weight"),
+    "five heads of width 24": (
+        lambda m: [setattr(block.attn, "num_heads", 5) for block in m.blocks], "width is no multiple of the heads",
+    ),
+    "no heads at all": (lambda m: [setattr(block.attn, "num_heads", 0) for block in m.blocks], "heads cannot be 0"),
+    "a word for a number of heads": (change("blocks.0.attn.num_heads", constant("many")), "invalid literal for int"),
+    "an infinite scale": (
+        lambda m: [setattr(block.attn, "scale", float("inf")) for block in m.blocks], "attention_scale cannot be inf",
+    ),
+    "an eps that is a list": (change("fc_norm.eps", constant([1])), "another architecture: float() argument"),
+    "two predictions": (change("concat_block.2", constant(nn.Linear(16, 2))), "it predicts more than one number"),
+    "another shape": (change("head.weight", constant(nn.Parameter(torch.ones(24, 23)))), "weight is (24, 23)"),
+    "a flat weight": (change("head.weight", constant(nn.Parameter(torch.ones(24)))), "projection.weight is (24,)"),
+    "a flat weight of magnitudes": (
+        change("inception_model.magnitude_block.0.weight", constant(nn.Parameter(torch.ones(16)))), "tuple index",
+    ),
+    "a whole number where a real one belongs": (
+        change("fc_norm.weight", constant(nn.Parameter(torch.ones(24, dtype=torch.int64), requires_grad=False))),
+        "tensor norm.weight is int64",
+    ),
+    "a position too many": (change("pos_embed", constant(nn.Parameter(torch.ones(1, 18, 24)))), "is (1, 18, 24)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_the_network_cannot_reproduce_is_refused(
+    spoil: Callable[[ViT_Astro], object], says: str, tmp_path: Path
+) -> None:
+    model = random_network(Sizes()).requires_grad_(False)
+    spoil(model)
+    uri = save_checkpoint(tmp_path / "a.pt", model)
+    with pytest.raises(InputError) as refusal:
+        import_checkpoint(uri)
+    assert says in str(refusal.value)
+    assert_one_sentence(refusal.value, uri)
+
+
+def assert_one_sentence(error: InputError, uri: str) -> None:
+    assert str(error).startswith(uri)
+    assert "\n" not in str(error)
+    assert not str(error).endswith(".")
+    assert any(word in str(error) for word in ("expected", "again", "first:", "must not be trusted"))
+
+
+def anything(tmp_path: Path, what: object) -> str:
+    torch.save(what, tmp_path / "a.pt")
+    return str(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ({}, "it holds a dict, not a model"),
+        (torch.ones(3), "it holds a TensorRef, not a model"),
+        (None, "it holds a NoneType, not a model"),
+        (nn.Linear(2, 2), "it holds a Linear"),
+        (nn.DataParallel(nn.Linear(2, 2)), "it holds a Linear"),
+        (random_network(Sizes(depth=1)).state_dict(), "it holds a OrderedDict, not a model"),
+        (Mlp(Sizes()), "upstream_network.Mlp, which is not among"),
+    ],
+    ids=["a dict", "a tensor", "nothing", "a layer", "a wrapped layer", "a state_dict", "a module of another home"],
+)
+def test_a_file_of_something_else_is_refused(what: object, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refusal:
+        import_checkpoint(anything(tmp_path, what))
+    assert says in str(refusal.value)
+    assert_one_sentence(refusal.value, str(tmp_path / "a.pt"))
+
+
+# Weights files of something else.
+
+
+def write(tmp_path: Path, tensors: dict[str, np.ndarray], **metadata: str) -> str:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save_safetensors(tensors, metadata or None))
+    return str(path)
+
+
+def refusal_of(uri: str) -> str:
+    with pytest.raises(InputError) as refusal:
+        build(load_weights(uri))
+    assert_one_sentence(refusal.value, uri)
+    return str(refusal.value)
+
+
+def renamed(tensors: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
+    return {new if name == old else name: tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda t: t | {"norm.weight": np.ones(25, np.float32)}, "weight is (25,), its configuration asks for (24,)"),
+        (lambda t: t | {"norm.more": np.ones(1, np.float32)}, "norm.more is (1,), its configuration asks for none"),
+        (lambda t: {k: v for k, v in t.items() if k != "class_token"}, "tensor class_token is absent"),
+        (lambda t: renamed(t, "norm.bias", "norm.shift"), "tensor norm.bias is absent"),
+        (lambda t: t | {"norm.weight": np.ones(24, np.float64)}, "tensor norm.weight is float64; expected float32"),
+        (lambda t: t | {"norm.weight": np.ones(24, np.int64)}, "tensor norm.weight is int64; expected float32"),
+        (lambda t: {}, "2 blocks cannot be made of 0 tensors"),
+    ],
+    ids=["another shape", "one too many", "one missing", "another name", "double", "whole numbers", "none"],
+)  # fmt: skip
+def test_tensors_that_the_configuration_does_not_ask_for_are_refused(
+    weights: Weights, spoil: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], says: str, tmp_path: Path
+) -> None:
+    uri = write(tmp_path, spoil(weights.tensors), format="cosmicai-weights/1", config=weights.config_json)
+    assert says in refusal_of(uri)
+
+
+def test_weights_of_another_configuration_are_refused(weights: Weights, tmp_path: Path) -> None:
+    other = replace(weights.config, mlp_width=47).to_json()
+    uri = write(tmp_path, weights.tensors, format="cosmicai-weights/1", config=other)
+    assert "tensor blocks.0.mlp.0.bias is (48,), its configuration asks for (47,)" in refusal_of(uri)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"depth": None}, "depth cannot be None"),
+        ({"depth": "2"}, "depth cannot be '2'"),
+        ({"depth": 2.0}, "depth cannot be 2.0"),
+        ({"depth": True}, "depth cannot be True"),
+        ({"depth": -1}, "depth cannot be -1"),
+        ({"depth": 10**9}, "1000000000 blocks cannot be made of"),
+        ({"width": 10**30}, "another architecture"),
+        ({"width": 0}, "width cannot be 0"),
+        ({"heads": 5}, "width is no multiple of the heads"),
+        ({"patch_size": 7}, "no whole number of patches"),
+        ({"patch_size": 64}, "no whole number of patches"),
+        ({"pool": 40}, "the cutout is smaller than its average pools"),
+        ({"class_token": 1}, "class_token cannot be 1"),
+        ({"attention_scale": "large"}, "attention_scale cannot be 'large'"),
+        ({"attention_scale": float("nan")}, "attention_scale cannot be nan"),
+        ({"attention_scale": 10**400}, "another architecture"),
+        ({"norm_eps": -1e-6}, "norm_eps cannot be -1e-06"),
+        ({"convolution_kernel": 2}, "kernel is even"),
+        ({"convolution_groups": [6]}, "convolution_groups are not two"),
+        ({"convolution_groups": [6, 6, 6]}, "convolution_groups are not two"),
+        ({"convolution_groups": [7, 7]}, "groups of a convolution do not divide"),
+        ({"vit_head": []}, "vit_head cannot be ()"),
+        ({"vit_head": 20}, "vit_head cannot be 20"),
+        ({"vit_head": [20, "20"]}, "vit_head cannot be (20, '20')"),
+        ({"redshift_head": [16, 2]}, "more than one number"),
+        ({"without_bias": "key"}, "without_bias cannot be 'key'"),
+        ({"without_bias": [1]}, "without_bias cannot be (1,)"),
+        ({"inception_stages": []}, "inception_stages cannot be ()"),
+        ({"inception_stages": [[]]}, "inception_stages cannot be ((),)"),
+        ({"inception_stages": 3}, "Inception blocks are not AstroMAE's"),
+        ({"inception_stages": [[{"direct": 4}]]}, "Inception blocks are not AstroMAE's"),
+        ({"inception_stages": [[[4, 4, 4, 4, 4, 4]]]}, "Inception blocks are not AstroMAE's"),
+        ({"colour": "red"}, "differs from AstroMAE's in the fields colour"),
+    ],
+    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_senseless_configuration_is_refused(
+    weights: Weights, values: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    config = json.dumps(json.loads(weights.config_json) | values)
+    assert says in refusal_of(write(tmp_path, weights.tensors, format="cosmicai-weights/1", config=config))
+
+
+@pytest.mark.parametrize(
+    "block", [{"direct": 0}, {"small": "4"}, {"large_kernel": 4}, {"uses_large": 1}, {"colour": "red"}], ids=json.dumps
+)
+def test_a_senseless_inception_block_is_refused(weights: Weights, block: dict[str, Any], tmp_path: Path) -> None:
+    values = json.loads(weights.config_json)
+    values["inception_stages"][0][0] |= block
+    uri = write(tmp_path, weights.tensors, format="cosmicai-weights/1", config=json.dumps(values))
+    assert "is of another architecture" in refusal_of(uri)
+
+
+@pytest.mark.parametrize("config", ["", "{", "[]", "null", "{}", '"width"', "[" * 100_000])
+def test_a_configuration_that_is_no_configuration_is_refused(weights: Weights, config: str, tmp_path: Path) -> None:
+    uri = write(tmp_path, weights.tensors, format="cosmicai-weights/1", config=config)
+    assert "is of another architecture" in refusal_of(uri)
+
+
+def test_a_configuration_with_a_field_missing_is_refused(weights: Weights, tmp_path: Path) -> None:
+    values = {name: value for name, value in json.loads(weights.config_json).items() if name != "heads"}
+    uri = write(tmp_path, weights.tensors, format="cosmicai-weights/1", config=json.dumps(values))
+    assert "differs from AstroMAE's in the fields heads" in refusal_of(uri)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"config": "{}"}], ids=["none", "another", "half"])
+def test_safetensors_of_others_are_refused(weights: Weights, metadata: dict[str, str], tmp_path: Path) -> None:
+    assert 'has no metadata `format` = "cosmicai-weights/1"' in refusal_of(write(tmp_path, weights.tensors, **metadata))
+
+
+def test_a_configuration_of_our_format_that_is_absent_is_refused(weights: Weights, tmp_path: Path) -> None:
+    assert "another architecture" in refusal_of(write(tmp_path, weights.tensors, format="cosmicai-weights/1"))
+
+
+def test_weights_in_another_precision_are_refused(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert "holds 'BF16' tensors; expected float32" in refusal_of(str(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("length", range(32))
+def test_a_header_of_any_length_is_read(weights: Weights, length: int, tmp_path: Path) -> None:
+    noted = replace(weights, notes={"note": "x" * (8 * length)})  # one of 32 lengths begins with the byte of a pickle
+    noted.save(str(tmp_path / "a.safetensors"))
+    assert load_weights(str(tmp_path / "a.safetensors")).notes == noted.notes
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 100, 5000, -4, -1])
+def test_truncated_weights_are_refused(weights: Weights, kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    weights.save(str(path))
+    path.write_bytes(path.read_bytes()[:kept])
+    assert ("is empty" if kept == 0 else "is not a whole safetensors file") in refusal_of(str(path))
+
+
+@pytest.mark.parametrize("content", [b"hello, world", b"\xff" * 64, b"\x02" + b"\0" * 7 + b"{}" + b"more"])
+def test_a_file_of_another_kind_is_refused_as_weights(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert "is not a whole safetensors file" in refusal_of(str(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_given_as_weights_is_refused_with_the_command_that_helps(zipped: bool, tmp_path: Path) -> None:
+    uri = str(tmp_path / "a.pt")
+    torch.save({"a": torch.ones(2)}, uri, _use_new_zipfile_serialization=zipped)
+    assert f"cosmicai weights import {uri} WEIGHTS.safetensors" in refusal_of(uri)
+
+
+def test_absent_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it does not exist; check the path"):
+        load_weights(str(tmp_path / "absent.safetensors"))
+
+
+def test_a_folder_given_as_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it is a folder where a file was expected"):
+        load_weights(str(tmp_path))

@@ -1,0 +1,233 @@
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cosmicai
+from cosmicai.errors import InputError
+from cosmicai.models.config import AstroMAEConfig, InceptionConfig
+from cosmicai.models.weights import Weights, build, load_weights
+from cosmicai.surveys import synthetic
+from cosmicai.surveys.shard import Galaxies
+from cosmicai.surveys.survey import Survey, write_survey
+from cosmicai.training import sample as samples
+from cosmicai.training.loop import EpochReport, train
+from cosmicai.training.options import DEMO_CONFIG, TrainingOptions
+
+FIELDS = ("image", "magnitude", "redshift", "objid")
+TINY = AstroMAEConfig(
+    width=16, depth=1, heads=2, attention_width=16, mlp_width=16, convolution_width=16, convolution_groups=(2, 2),
+    projection_width=16, vit_head=(16,), stem_channels=4,
+    inception_stages=((InceptionConfig(2, 2, 2, 2, 2, 2),), (InceptionConfig(2, 2, 2, 2, 2, 2, uses_large=False),)),
+    inception_head=(16,), magnitude_head=(32, 32), redshift_head=(32, 1),
+)  # fmt: skip
+OPTIONS = TrainingOptions(epochs=3, batch_size=32, learning_rate=3e-3, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Survey:
+    out = tmp_path_factory.mktemp("surveys") / "tiny"
+    return write_survey(str(out), synthetic.batches(400), 400, 150, FIELDS)
+
+
+@pytest.fixture(scope="module")
+def trained(survey: Survey, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    torch.set_num_threads(1)
+    return train(survey, str(tmp_path_factory.mktemp("trained") / "w.safetensors"), TINY, OPTIONS)
+
+
+def same(one: Weights, other: Weights) -> bool:
+    assert one.tensors.keys() == other.tensors.keys()
+    return all(np.array_equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+def predict(weights: Weights, galaxies: Galaxies) -> np.ndarray:
+    with torch.no_grad():
+        return build(weights)(torch.from_numpy(galaxies.image), torch.from_numpy(galaxies.magnitude)).double().numpy()
+
+
+def stop_after(epoch: int) -> Callable[[EpochReport], None]:
+    def report(done: EpochReport) -> None:
+        if done.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def changed(survey: Survey, out: Path, change: Callable[[Galaxies], Galaxies]) -> Survey:
+    return write_survey(str(out), map(change, survey.batches(1000)), survey.galaxies, 150, FIELDS)
+
+
+def test_the_same_seed_gives_the_same_weights(survey: Survey, trained: Weights, tmp_path: Path) -> None:
+    assert same(train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS), trained)
+    other = train(survey, str(tmp_path / "o.safetensors"), TINY, replace(OPTIONS, seed=6))
+    assert not same(other, trained)
+
+
+def test_notes_say_what_it_was_trained_on(trained: Weights) -> None:
+    assert trained.notes.keys() == {"trained_on", "galaxies", "seed", "epochs", "best_epoch", "validation_r2"}
+    assert trained.notes["trained_on"] == "tiny"
+    assert (trained.notes["galaxies"], trained.notes["seed"], trained.notes["epochs"]) == ("360", "5", "3")
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_resumed_training_ends_bit_for_bit_the_same(
+    survey: Survey, trained: Weights, tmp_path: Path, epoch: int
+) -> None:
+    out = str(tmp_path / "w.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        train(survey, out, TINY, OPTIONS, report=stop_after(epoch))
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors.state.pt"]
+    seen: list[int] = []
+    assert same(train(survey, out, TINY, OPTIONS, resume=True, report=lambda r: seen.append(r.epoch)), trained)
+    assert seen == list(range(epoch + 1, 4))
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_resuming_without_a_state_begins(survey: Survey, trained: Weights, tmp_path: Path) -> None:
+    assert same(train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS, resume=True), trained)
+
+
+def test_a_state_of_another_training_is_refused(survey: Survey, trained: Weights, tmp_path: Path) -> None:
+    out = str(tmp_path / "w.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        train(survey, out, TINY, OPTIONS, report=stop_after(1))
+    with pytest.raises(InputError, match="another training: batch_size, seed differ"):
+        train(survey, out, TINY, replace(OPTIONS, batch_size=16, seed=1), resume=True)
+    with pytest.raises(InputError, match="another training: network differ"):
+        train(survey, out, replace(TINY, depth=2), OPTIONS, resume=True)
+    with pytest.raises(InputError, match="another training: initial weights differ"):
+        train(survey, out, TINY, OPTIONS, initial=trained, resume=True)
+    with pytest.raises(InputError, match="another training: survey differ"):
+        train(replace(survey, shards=survey.shards[:2]), out, TINY, OPTIONS, resume=True)
+
+
+def test_a_damaged_state_is_refused(survey: Survey, tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors.state.pt").write_bytes(b"not a state")
+    with pytest.raises(InputError, match=r"w\.safetensors\.state\.pt is not a whole training state"):
+        train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS, resume=True)
+
+
+def test_a_frozen_encoder_keeps_every_bit_while_the_rest_learns(
+    survey: Survey, trained: Weights, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, epochs=1, freeze_encoder=True)
+    tuned = train(survey, str(tmp_path / "w.safetensors"), TINY, options, initial=trained)
+    kept = {name for name in trained.tensors if np.array_equal(tuned.tensors[name], trained.tensors[name])}
+    # The last Inception block never runs its large branch, so nothing teaches it.
+    unchanging = ("patch.", "class_token", "position", "blocks.", "inception.4.large.")
+    assert kept == {name for name in trained.tensors if name.startswith(unchanging)}
+
+
+def test_fine_tuning_begins_where_the_initial_weights_are(survey: Survey, trained: Weights, tmp_path: Path) -> None:
+    # A step too small for float32 to notice: folding the standardisation in and out is all that is left.
+    options = replace(OPTIONS, epochs=1, learning_rate=1e-12, weight_decay=0, freeze_encoder=True)
+    tuned = train(survey, str(tmp_path / "w.safetensors"), TINY, options, initial=trained)
+    for name in trained.tensors:
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            np.testing.assert_allclose(tuned.tensors[name], trained.tensors[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_validation_is_that_of_the_written_weights(survey: Survey, tmp_path: Path) -> None:
+    reports: list[EpochReport] = []
+    weights = train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS, report=reports.append)
+    best = min(reports, key=lambda report: report.metrics.mae)
+    assert weights.notes["best_epoch"] == str(best.epoch)
+    held = [
+        galaxies[chunk.held - chunk.start : chunk.held_stop - chunk.start]
+        for chunk, galaxies in zip(samples.cut(survey, OPTIONS), survey.batches(samples.CHUNK), strict=True)
+    ]
+    galaxies = Galaxies.concatenate(held)
+    assert len(galaxies) == best.validated == 40
+    mae = np.abs(predict(weights, galaxies) - galaxies.redshift).mean()
+    assert mae == pytest.approx(best.metrics.mae, rel=1e-4)
+
+
+def test_training_learns(survey: Survey, tmp_path: Path) -> None:
+    reports: list[EpochReport] = []
+    train(survey, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, epochs=10), report=reports.append)
+    assert reports[-1].loss < reports[0].loss / 3
+    assert reports[-1].metrics.r2 > 0.6
+
+
+def test_every_training_galaxy_is_seen_once_per_epoch(survey: Survey) -> None:
+    sample = samples.examine(survey, OPTIONS)
+    seen = [list(samples.batches(survey, sample, 36, np.random.default_rng(epoch))) for epoch in (0, 1)]
+    held = {row for shard, chunk in enumerate(sample.chunks) for row in range(150 * shard + chunk.held, 150 * shard + chunk.held_stop)}  # fmt: skip  # noqa: E501
+    orders = [np.concatenate([batch.objid for batch in batches]).tolist() for batches in seen]
+    assert orders[0] != orders[1]
+    for order in orders:
+        assert sorted(order) == sorted(set(range(400)) - held)
+
+
+def test_galaxies_without_redshift_or_with_bad_values_are_left_out(survey: Survey, tmp_path: Path) -> None:
+    def spoil(galaxies: Galaxies) -> Galaxies:
+        galaxies.redshift[(galaxies.objid % 10 == 0) | (galaxies.objid >= 300)] = np.nan
+        galaxies.magnitude[galaxies.objid % 10 == 1, 2] = -9999
+        galaxies.image[galaxies.objid % 10 == 2, 0, 3, 4] = np.inf
+        return galaxies
+
+    # The last of the survey's three shards has no redshift at all, validation rows included.
+    reports: list[EpochReport] = []
+    spoilt = changed(survey, tmp_path / "spoilt", spoil)
+    weights = train(spoilt, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, epochs=1), report=reports.append)
+    assert reports[0].left_out == 190
+    assert reports[0].trained + reports[0].validated == 210
+    assert all(np.isfinite(tensor).all() for tensor in weights.tensors.values())
+
+
+def test_no_galaxy_left_is_an_error(survey: Survey, tmp_path: Path) -> None:
+    blind = changed(survey, tmp_path / "blind", lambda galaxies: replace(galaxies, redshift=galaxies.redshift * np.nan))
+    with pytest.raises(InputError, match=r"0 galaxies are left to train and 0 to validate \(400 have no redshift"):
+        train(blind, str(tmp_path / "w.safetensors"), TINY, OPTIONS)
+
+
+def test_a_loss_that_is_no_number_is_an_error(survey: Survey, tmp_path: Path) -> None:
+    def spoil(galaxies: Galaxies) -> Galaxies:
+        galaxies.redshift[galaxies.objid % 50 == 3] = 1e39  # beyond float32
+        return galaxies
+
+    extreme = changed(survey, tmp_path / "extreme", spoil)
+    with pytest.raises(InputError, match=r"the loss became inf in epoch 1; train again with a learning rate below"):
+        train(extreme, str(tmp_path / "w.safetensors"), TINY, OPTIONS)
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("validation_fraction", 1.0), ("warmup", 1.0)],
+)
+def test_senseless_options_are_refused(survey: Survey, tmp_path: Path, field: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{field} is {value}; expected"):
+        train(survey, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, **{field: value}))
+
+
+def test_a_fresh_encoder_cannot_be_frozen(survey: Survey, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a fresh encoder cannot be frozen"):
+        train(survey, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, freeze_encoder=True))
+
+
+def test_initial_weights_of_another_network_are_refused(survey: Survey, trained: Weights, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the initial weights are of another configuration"):
+        train(survey, str(tmp_path / "w.safetensors"), replace(TINY, depth=2), OPTIONS, initial=trained)
+
+
+def test_the_demo_weights_know_galaxies_they_have_not_seen() -> None:
+    weights = load_weights(str(Path(cosmicai.__file__).parent / "models" / "demo.safetensors"))
+    assert weights.config == DEMO_CONFIG
+    galaxies = Galaxies.concatenate(synthetic.batches(1024, seed=0))
+    predicted = predict(weights, galaxies)
+    error = predicted - galaxies.redshift
+    assert 1 - (error**2).mean() / galaxies.redshift.var() > 0.95
+    assert (np.abs(error / (1 + galaxies.redshift)) > 0.05).mean() < 0.05
