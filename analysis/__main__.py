@@ -1,6 +1,6 @@
 """`python -m analysis ...`."""
 
-from cosmicai.cli.main import run_command
+from cosmicai.console.command_line import run_command
 
 from .cli import cli
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cosmicai.cli.options import tell
-
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection
 
 if TYPE_CHECKING:
@@ -103,9 +101,9 @@ def audit(runs: Sequence[str], strict: bool, out: str | None, as_json: bool) -> 
         formatting.print_table(verdicts, "Audit", _headings())
     for finding in examined.findings:
         if not finding.run:
-            tell(finding.text)
+            notify(finding.text)
     counts = examined.verdicts.value_counts()
-    tell(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    notify(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 3 if strict and counts.get("incomplete", 0) else 0
 
 
@@ -134,7 +132,7 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
     else:
         formatting.print_table(headed(averages), "Averages: mean (median)", {})
     if left := int(averages["left_out"].sum()):
-        tell(f"{left} incomplete runs are left out; --incomplete averages them too, and `audit` tells what is missing")
+        notify(f"{left} incomplete runs are left out; --incomplete averages them too, and `audit` tells what is missing")
 
 
 @cli.command()
@@ -152,7 +150,7 @@ def figures(runs: Sequence[str], out: str) -> None:
             for path in save(drawing, folder):
                 click.echo(path)
         for sentence in section.absent:
-            tell(sentence)
+            notify(sentence)
 
 
 @cli.command()
@@ -222,7 +220,7 @@ def _collect(addresses: Sequence[str]) -> Collection:
 
     found = collect(addresses)
     for one in found.left_out:
-        tell(f"left out: {' '.join(part for part in (one.source, one.what) if part)}: {one.reason}")
+        notify(f"left out: {' '.join(part for part in (one.source, one.what) if part)}: {one.reason}")
     return found
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cosmicai.cli.deploy import deploy
-from cosmicai.cli.main import run_command
+from cosmicai.console.command_line import run_command
 
 if __name__ == "__main__":
     run_command(deploy, "deploy", Path(__file__).parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cosmicai.cli.launch import cancel, resume, run, status
-from cosmicai.cli.main import run_command
+from cosmicai.console.command_line import run_command
 
 
 class _Launch(click.Group):

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from ..console import notify
 from ..engines.registry import ENGINES
-from .options import PRECISION_NAMES, tell
+from .options import PRECISION_NAMES
 
 
 def _output(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +83,7 @@ def start(as_json: bool, out: str | None, **options: Any) -> None:
     from ..measurement.report import show
 
     _note_demo(options)
-    show(bench_start(**options, tell=tell), as_json, out)
+    show(bench_start(**options, tell=notify), as_json, out)
 
 
 @bench.command()
@@ -190,7 +191,7 @@ def fmi(as_json: bool, out: str | None, **options: Any) -> None:
     from ..bench.fmi import bench_fmi
     from ..measurement.report import show
 
-    show(bench_fmi(**options, tell=tell), as_json, out)
+    show(bench_fmi(**options, tell=notify), as_json, out)
 
 
 @bench.command()
@@ -203,7 +204,7 @@ def analysis(as_json: bool, out: str | None, **options: Any) -> None:
     from ..bench.analysis import bench_analysis
     from ..measurement.report import show
 
-    show(bench_analysis(**options, tell=tell), as_json, out)
+    show(bench_analysis(**options, tell=notify), as_json, out)
 
 
 @bench.command()
@@ -232,7 +233,7 @@ def sweep(as_json: bool, dry_run: bool, **options: Any) -> int:
             click.echo(f"python -m {shlex.join(asked.command(*own))}")
         return 0
     _note_demo(options)
-    report, complete = bench_sweep(asked, tell)
+    report, complete = bench_sweep(asked, notify)
     show(report, as_json, join(asked.folder, "sweep.json"))
     return 0 if complete else 3
 
@@ -241,12 +242,12 @@ def _show(measure: Callable[..., Any], as_json: bool, out: str | None, options: 
     from ..measurement.report import show
 
     _note_demo(options)
-    show(measure(**options, tell=tell), as_json, out)
+    show(measure(**options, tell=notify), as_json, out)
 
 
 def _note_demo(options: dict[str, Any]) -> None:
     if options["weights"] == "demo":
-        tell("the demo network is small; figures of the full size need AstroMAE's --weights")
+        notify("the demo network is small; figures of the full size need AstroMAE's --weights")
 
 
 COMMANDS = (bench,)

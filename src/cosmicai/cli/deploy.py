@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from .. import storage
+from ..console import notify
+from ..console.command_line import INCOMPLETE
 from ..errors import InputError
 from ..launchers.aws import deployment
 from ..launchers.aws.clients import Account
@@ -19,8 +21,6 @@ from ..runs.store import RunFolder
 from ..storage.s3 import is_s3
 from . import deploy_tables
 from .deploy_options import PARAMETERS, TAGS, YES, asking, given_parameters, given_tags, on_aws
-from .main import INCOMPLETE
-from .options import tell
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +48,7 @@ def up(account: Account, stack: str, image: str | None, tags: Sequence[str], yes
         (folder / "state_machine.asl.json").read_bytes(),
         given_parameters(options),
         asking(yes, "Do this?"),
-        tell,
+        notify,
         image=image,
         tags=given_tags(tags),
     )

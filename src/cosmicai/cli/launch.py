@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from ..console import notify
 from ..errors import InputError
 from .launch_options import cloud_options, detach_option, on_command_line, rank_options, taken_cloud, taken_request
-from .options import run_options, tell
+from .options import run_options
 
 
 @click.command()
@@ -43,9 +44,9 @@ def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> i
         opened = named_survey(survey, folder if dry_run else out)
         if not dry_run:
             approve = partial(require_room, request, mpi=mpi)
-            begun = begin(opened, out=out, resume=resume, ranks=request.ranks, approve=approve, **options, tell=tell)
+            begun = begin(opened, out=out, resume=resume, ranks=request.ranks, approve=approve, **options, tell=notify)
             return _go_on(begun, request, mpi)
-        begun = begin(opened, out=folder, ranks=request.ranks, **options, tell=tell)
+        begun = begin(opened, out=folder, ranks=request.ranks, **options, tell=notify)
         for line in estimate(begun, settled(request, begun.plan())):
             click.echo(line)
     return 0

@@ -50,8 +50,3 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_RUN_OPTIONS):
         command = option(command)
     return command
-
-
-def tell(notice: str) -> None:
-    """Says on standard error what was chosen for the user."""
-    click.echo(notice, err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import tell
+from ..console import notify
 
 
 @click.command()
@@ -19,7 +19,7 @@ def reproduce(folder: str, out: str, as_json: bool) -> int:
     from ..measurement.report import show
     from ..verification.reproduce import reproduce as run_reproduction
 
-    report, agrees = run_reproduction(folder, out, tell)
+    report, agrees = run_reproduction(folder, out, notify)
     show(report, as_json, None)
     if not agrees:
         click.echo("ours do not agree with the published metrics", err=True)

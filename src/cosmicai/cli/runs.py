@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from .options import run_options, schedule_option, tell
+from ..console import notify
+from .options import run_options, schedule_option
 
 
 @click.command()
@@ -22,7 +23,7 @@ def infer(survey: str, **options: Any) -> int:
     from ..worker.entry import run_rank
 
     rank = rank_from_environment()
-    run = begin(named_survey(survey, options["out"]), **options, ranks=rank.world_size, tell=tell)
+    run = begin(named_survey(survey, options["out"]), **options, ranks=rank.world_size, tell=notify)
     return _finish(run, rank) if rank.world_size == 1 else run_rank(run, rank, "dynamic")
 
 
@@ -53,7 +54,7 @@ def plan(survey: str, ranks: int, **options: Any) -> int:
     from ..runs.create import begin
     from ..runs.demo import named_survey
 
-    run = begin(named_survey(survey, options["out"]), **options, ranks=ranks, tell=tell)
+    run = begin(named_survey(survey, options["out"]), **options, ranks=ranks, tell=notify)
     made = run.plan()
     click.echo(f"{made.galaxies} galaxies in {len(made.items)} items; do them with `cosmicai work {run.uri}`")
     return 0
@@ -122,7 +123,7 @@ def selftest(as_json: bool) -> int:
     from ..measurement.report import show
     from ..verification.selftest import selftest as run_selftest
 
-    report = run_selftest(tell)
+    report = run_selftest(notify)
     show(report, as_json, None)
     failed = [row["name"] for row in report.rows if not row["passed"]]
     if failed:

@@ -27,7 +27,7 @@ from botocore.loaders import JSONFileLoader
 from moto.stepfunctions.models import stepfunctions_backends
 
 from cosmicai import storage
-from cosmicai.cli.main import run_command
+from cosmicai.console.command_line import run_command
 from cosmicai.errors import InputError, StorageError
 from cosmicai.launchers import status as states
 from cosmicai.launchers.aws import estimate, execution, transfer

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cosmicai.cli.cost import cost
-from cosmicai.cli.main import run_command
+from cosmicai.console.command_line import run_command
 from cosmicai.errors import InputError
 from cosmicai.runs.cost import (
     ARCHITECTURES,

@@ -12,7 +12,7 @@ from typing import Any
 
 from ... import storage
 from ...cli.launch_options import CloudRequest
-from ...cli.options import tell
+from ...console import notify
 from ...engines.base import calls_at_once
 from ...measurement.subprocesses import child_json
 from ...ranks.cores import available_cores
@@ -75,7 +75,7 @@ def estimate(
         begun = begin(
             survey, options["weights"], storage.join(temporary, "run"), engine="openvino",
             precision=options["precision"], batch_size=options["batch_size"],
-            accept_precision_loss=options["accept_precision_loss"], tell=tell,
+            accept_precision_loss=options["accept_precision_loss"], tell=notify,
         )  # fmt: skip
         speed = measured(begun, stack.memory_mb)
         concurrency = request.concurrency or stack.max_concurrency

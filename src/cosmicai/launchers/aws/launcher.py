@@ -17,7 +17,6 @@ import click
 
 from ... import storage
 from ...cli.launch_options import CloudRequest
-from ...cli.options import tell
 from ...errors import InputError, explained
 from ...runs.store import RunFolder
 from ...runs.summary import count_coverage
@@ -142,7 +141,7 @@ def _with_memory(account: Account, stack: Stack, memory_mb: int | None) -> Stack
             f"--memory {memory_mb} would change the stack {stack.name} under runs that are going on "
             f"({', '.join(names)}); wait for them, stop them, or do with the stack's {stack.memory_mb} MB"
         )
-    tell(f"changing the stack {stack.name} from {stack.memory_mb} to {memory_mb} MB for each rank")
+    notify(f"changing the stack {stack.name} from {stack.memory_mb} to {memory_mb} MB for each rank")
     change(account, stack.name, None, {"MemoryMB": str(memory_mb)}, lambda changes: True)
     return find_stack(account, stack.name)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ... import storage
-from ...cli.options import tell
 from ...console.progress import progress
 from ...errors import InputError, StorageError, explained
 from ...ranks.cores import available_cores
@@ -44,7 +43,7 @@ def with_checksums(survey: Survey) -> Survey:
     unknown = [shard for shard in survey.shards if not shard.sha256]
     if not unknown:
         return survey
-    tell(f"computing the checksums of {len(unknown):,} files of {survey.uri}")
+    notify(f"computing the checksums of {len(unknown):,} files of {survey.uri}")
     found = {}
     with _megabytes(sum(shard.bytes for shard in unknown)) as advance:
         digests = in_order(storage.sha256, map(survey.shard_uri, unknown), available_cores())
@@ -80,7 +79,7 @@ def send(uploads: Iterable[Upload]) -> None:
     """Uploads files, several at once. Raises InputError if one is not what its checksum says, or S3 refuses it."""
     if not (uploads := list(uploads)):
         return
-    tell(f"uploading {len(uploads):,} files to s3://{s3_parts(uploads[0].uri)[0]}")
+    notify(f"uploading {len(uploads):,} files to s3://{s3_parts(uploads[0].uri)[0]}")
     with _megabytes(sum(upload.bytes for upload in uploads)) as advance:
         for _ in in_order(partial(_send, advance=advance), uploads, FILES):
             pass
@@ -97,7 +96,7 @@ def fetch(run: RunFolder, copy: RunFolder) -> None:
     are there already. Raises InputError if one cannot be had as S3 lists it.
     """
     found = [item for item in _objects(run.uri) if not _is_copied(copy, item)]
-    tell(f"fetching {len(found):,} files to {copy.uri}")
+    notify(f"fetching {len(found):,} files to {copy.uri}")
     with _megabytes(sum(item.bytes for item in found)) as advance:
         for part in ([item for item in found if item.name != LAST], [item for item in found if item.name == LAST]):
             for item in in_order(partial(_fetch, run, copy), part, REQUESTS):

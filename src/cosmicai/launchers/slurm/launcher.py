@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ... import storage
-from ...cli.options import tell
+from ...console import notify
 from ...console.progress import polled
 from ...errors import InputError
 from ...ranks.cores import available_cores
@@ -45,7 +45,7 @@ def submit_run(
     if options["device"] is None:
         options["device"] = "cuda" if granted.computes_on_gpus else "cpu"
         if request.gpus and not granted.computes_on_gpus:
-            tell("this site's GPUs only stand in for some: ranks compute on the CPU")
+            notify("this site's GPUs only stand in for some: ranks compute on the CPU")
     elif options["device"] == "cuda" and not request.gpus:
         raise InputError("--device cuda needs --gpus, else SLURM gives the job no GPU")
     with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
@@ -84,7 +84,7 @@ def submit_again(run: RunFolder, request: Request, batch: Batch, wait: bool) -> 
 def _granted(request: Request, batch: Batch) -> Granted:
     granted = submit.granted(request, batch, os.environ)
     for notice in granted.notices:
-        tell(notice)
+        notify(notice)
     return granted
 
 
@@ -136,7 +136,7 @@ def _estimate(survey: Any, folder: str, granted: Granted, options: dict[str, Any
     if granted.computes_on_gpus:
         yield "no estimate of the time: ranks compute on GPUs, which cannot be measured here"
     else:
-        begun = begin(survey, out=storage.join(folder, "run"), ranks=granted.ranks, **options, tell=tell)
+        begun = begin(survey, out=storage.join(folder, "run"), ranks=granted.ranks, **options, tell=notify)
         threads = min(granted.cores // granted.ranks, available_cores())
         rate = engine_rate(begun, threads) * granted.ranks
         seconds = galaxies / rate
