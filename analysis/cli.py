@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cosmicai.console import notify
+
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
     else:
         formatting.print_table(headed(averages), "Averages: mean (median)", {})
     if left := int(averages["left_out"].sum()):
-        notify(f"{left} incomplete runs are left out; --incomplete averages them too, and `audit` tells what is missing")
+        notify(f"{left} incomplete runs are left out; --incomplete averages them too, and `audit` says what is missing")
 
 
 @cli.command()

@@ -1,8 +1,8 @@
 """The baseline: our network as the published code runs it, in eager torch over a TensorDataset held in memory.
 
 `python -m cosmicai.bench.published_loop PARTITION.pt WEIGHTS` does so for one file and prints JSON: galaxies,
-galaxies per second from opening the file to the last prediction, and the largest resident memory in MB (2^20 bytes). A partition on
-S3 is read whole into memory first, as the published function does.
+galaxies per second from opening the file to the last prediction, and the largest resident memory in MB (2^20 bytes).
+A partition on S3 is read whole into memory first, as the published function does.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from ..errors import InputError
+from ..launchers.request import CloudRequest
 from .options import schedule_option
 
 _RANK_OPTIONS = (
@@ -88,24 +89,6 @@ _CLOUD_OPTIONS = (
     *ACCOUNT_OPTIONS,
     detach_option,
 )
-
-
-@dataclass(frozen=True)
-class CloudRequest:
-    """What is asked of the cloud. `memory` of each rank in MB, `partition_mb` is the size into which a local survey is
-    cut, `concurrency` ranks at most are at work, `tolerate` percent of the galaxies may be missing,
-    with `fmi` the ranks talk to each other."""
-
-    stack: str = "cosmicai"
-    partition_mb: float | None = None
-    memory: int | None = None
-    concurrency: int | None = None
-    tolerate: float | None = None
-    fmi: bool = False
-    region: str | None = None
-    profile: str | None = None
-    endpoint_url: str | None = None
-    detach: bool = False
 
 
 def rank_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ def run_command(command: click.Command, name: str, context: object = None) -> No
     """Run a click command and exit with its code.
 
     A user's mistake (InputError, OSError, click's own exceptions) is one sentence on standard error and exit code 2,
-    an interruption is exit code 130, and neither shows a traceback. Commands find `context` in click's context as `obj`.
+    an interruption is exit code 130, and neither shows a traceback. Commands find `context` as click's `obj`.
     """
     try:
         sys.exit(command.main(prog_name=name, standalone_mode=False, obj=context))

@@ -63,6 +63,24 @@ class Batch:
     requeues: int = 10
 
 
+@dataclass(frozen=True)
+class CloudRequest:
+    """What is asked of the cloud. `memory` of each rank in MB, `partition_mb` is the size into which a local survey is
+    cut, `concurrency` ranks at most are at work, `tolerate` percent of the galaxies may be missing,
+    with `fmi` the ranks talk to each other."""
+
+    stack: str = "cosmicai"
+    partition_mb: float | None = None
+    memory: int | None = None
+    concurrency: int | None = None
+    tolerate: float | None = None
+    fmi: bool = False
+    region: str | None = None
+    profile: str | None = None
+    endpoint_url: str | None = None
+    detach: bool = False
+
+
 def settled(request: Request, plan: Plan) -> Request:
     """The request for a plan. Raises InputError if the plan is for the other kind of device."""
     on_gpus = plan.device == "cuda"

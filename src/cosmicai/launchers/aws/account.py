@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from ...cli.launch_options import CloudRequest
 from ...errors import InputError
+from ..request import CloudRequest
 from ..submission import CloudRun
 from .clients import KEYS, Account
 

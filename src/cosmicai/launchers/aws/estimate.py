@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ... import storage
-from ...cli.launch_options import CloudRequest
 from ...console import notify
 from ...engines.base import calls_at_once
 from ...measurement.subprocesses import child_json
@@ -25,6 +24,7 @@ from ...runs.store import RunFolder
 from ...surveys.survey import PUBLISHED_BYTES_PER_GALAXY, ShardEntry, Survey, galaxies_per_partition
 from ...worker.prefetch import fetched_rows
 from ..estimate import engine_rate
+from ..request import CloudRequest
 from .stack import Stack
 from .stage import opened, prepare, require_local
 from .transfer import missing

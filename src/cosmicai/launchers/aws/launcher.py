@@ -16,12 +16,13 @@ from typing import Any
 import click
 
 from ... import storage
-from ...cli.launch_options import CloudRequest
+from ...console import notify
 from ...errors import InputError, explained
 from ...runs.store import RunFolder
 from ...runs.summary import count_coverage
 from ...runs.summary_text import conclude
 from ...storage.s3 import is_s3
+from ..request import CloudRequest
 from ..status import Elsewhere
 from ..submission import CloudRun, cloud_run
 from . import estimate, execution, stage, transfer

@@ -11,7 +11,6 @@ from typing import Any
 
 from ... import storage
 from ...aws_lambda.payload import read_payload
-from ...cli.launch_options import CloudRequest
 from ...engines.registry import PRECISIONS
 from ...errors import InputError
 from ...models.weights import DEMO, check, find_weights
@@ -19,6 +18,7 @@ from ...runs.demo import named_survey
 from ...runs.store import RunFolder
 from ...storage.s3 import is_s3, s3_parts
 from ...surveys.survey import Survey, galaxies_per_partition, resplit
+from ..request import CloudRequest
 from .stack import Stack
 from .transfer import Upload, describe, missing, send, shards_of, survey_id, with_checksums
 

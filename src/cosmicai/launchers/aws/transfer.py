@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import storage
+from ...console import notify
 from ...console.progress import progress
 from ...errors import InputError, StorageError, explained
 from ...ranks.cores import available_cores
