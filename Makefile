@@ -1,5 +1,5 @@
 # make demo   from nothing to a catalogue of redshifts of synthetic galaxies
-# make test   the whole test suite
+# make test   the whole test suite; make test-quick its unit tier, in under three minutes
 # make test-aws   the part of it that is about AWS, in a cloud on this machine
 # make report what runs cost and how fast they were: of the demo run, a small sweep and the published figures
 # make check  what CI runs: lint, types, tests
@@ -15,7 +15,7 @@ EMULATOR := aws-sam-cli==1.170.0
 # Results of the published project, a clone of which has more than the few figures that come along.
 PUBLISHED ?=
 
-.PHONY: demo install report test test-aws lint format check image sif audit kill lock clean
+.PHONY: demo install report test test-quick test-aws lint format check image sif audit kill lock clean
 
 demo: install
 	$(BIN)/cosmicai demo --out demo
@@ -44,6 +44,10 @@ report: demo
 test: install $(VENV)/rie
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
+# Seconds to minutes, without root, services or containers.
+test-quick: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/unit
+
 test-aws: install $(VENV)/rie
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/system/aws tests/integration/aws tests/integration/aws_lambda tests/unit/aws_lambda
 
@@ -54,6 +58,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 check: lint test
 
@@ -82,9 +87,9 @@ kill: install
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
-	build/lock/bin/pip install --quiet .
+	build/lock/bin/pip install --quiet '.[all]'
 	build/lock/bin/pip freeze --all --exclude cosmicai --exclude pip | sed 's/+cpu//' | LC_ALL=C sort >requirements.lock
-	build/lock/bin/pip install --quiet '.[dev]'
+	build/lock/bin/pip install --quiet '.[all,dev]'
 	build/lock/bin/pip freeze --all --exclude cosmicai --exclude pip | sed 's/+cpu//' | LC_ALL=C sort | \
 	  LC_ALL=C comm -13 requirements.lock - >requirements-dev.lock
 

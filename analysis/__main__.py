@@ -1,8 +1,8 @@
 """`python -m analysis ...`."""
 
-from cosmicai.console.command_line import run_command
-
-from .cli import cli
+from cosmicai.console.command_line import exit_with_sentence, run_command
 
 if __name__ == "__main__":
+    with exit_with_sentence("analysis"):
+        from .cli import cli  # only now, since it needs pandas, which not every installation has
     run_command(cli, "analysis")

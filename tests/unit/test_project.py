@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cosmicai.console.command_line import GROUPS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,9 +22,26 @@ def test_the_conda_environment_has_the_locked_versions():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pins = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     versions = {name: version for name, _, version in (pin.partition("==") for pin in pins if "==" in pin)}
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert sorted(versions) == sorted(re.split("[<>=]", requirement)[0] for requirement in wanted)
+    assert sorted(versions) == sorted({name for names in groups().values() for name in names})
     assert versions == {name: locked()[name] for name in versions}
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the packages of every group that `all` installs, and of `base`, which has no group."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    names = re.fullmatch(r"cosmicai\[(.*)\]", optional["all"][0])[1].split(",")
+    found = {"base": project["dependencies"]} | {name: optional[name] for name in names}
+    return {
+        name: [re.split("[<>=]", package)[0] for package in packages if not package.startswith("cosmicai[")]
+        for name, packages in found.items()
+    }
+
+
+def test_a_missing_package_is_named_with_the_group_that_brings_it():
+    found = {package: name for name, packages in groups().items() if name != "base" for package in packages}
+    brought = {"botocore": "aws", "nncf": "int8"}  # with boto3; and outside of `all`
+    assert found | brought == GROUPS
 
 
 def test_torch_is_pinned_once():

@@ -4,24 +4,60 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from ..errors import InputError
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+# The group of optional dependencies (pyproject.toml) that brings each module which is imported only where it is needed.
+GROUPS = {
+    "torch": "torch",
+    "mpi4py": "mpi",
+    "submitit": "slurm",
+    "boto3": "aws",
+    "botocore": "aws",
+    "astropy": "fits",
+    "pandas": "analysis",
+    "jinja2": "analysis",
+    "msgpack": "fmi",
+    "prometheus_client": "fmi",
+    "nncf": "int8",
+}
 
 
 def run_command(command: click.Command, name: str, context: object = None) -> None:
     """Run a click command and exit with its code.
 
-    A user's mistake (InputError, OSError, click's own exceptions) is one sentence on standard error and exit code 2,
-    an interruption is exit code 130, and neither shows a traceback. Commands find `context` as click's `obj`.
+    Failures end as `exit_with_sentence` says. Commands find `context` as click's `obj`.
+    """
+    with exit_with_sentence(name):
+        sys.exit(command.main(prog_name=name, standalone_mode=False, obj=context))
+
+
+@contextmanager
+def exit_with_sentence(name: str) -> Iterator[None]:
+    """Turn the failures that a user can mend into one sentence of the program `name` on standard error, and exit.
+
+    InputError, OSError, click's own exceptions and a missing optional package end with exit code 2, an interruption
+    with 130; none of them shows a traceback.
     """
     try:
-        sys.exit(command.main(prog_name=name, standalone_mode=False, obj=context))
+        yield
+        return
     except InputError as error:
         click.echo(f"{name}: {error}", err=True)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in GROUPS:
+            raise
+        click.echo(
+            f"{name}: this needs the package {package}, which is not installed; install it with "
+            f"pip install 'cosmicai[{GROUPS[package]}]'",
+            err=True,
+        )
     except OSError as error:
         click.echo(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
     except click.ClickException as error:
