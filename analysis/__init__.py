@@ -1,1 +1,1 @@
-"""What runs cost, how fast they were and whether they can be trusted: ours and the published ones, side by side."""
+"""Compare the cost, speed and completeness of runs: those of this project and the published ones."""

@@ -1,4 +1,4 @@
-"""How good the redshifts of a run are: its catalogue against spectroscopic redshifts, by redshift and by magnitude.
+"""Measure the accuracy of a run: its catalogue against spectroscopic redshifts, by redshift and by magnitude.
 
 dz = (z_phot - z_spec) / (1 + z_spec), as in cosmicai.runs.metrics.
 """
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 
 from cosmicai.errors import InputError
 from cosmicai.runs.catalogue import read_catalogue
-from cosmicai.runs.metrics import Metrics, measure
+from cosmicai.runs.metrics import Metrics, compute_metrics
 from cosmicai.runs.plan import Plan
 from cosmicai.runs.store import RunFolder
-from cosmicai.storage.parallel import in_order
-from cosmicai.storage.s3 import requests_at_once
+from cosmicai.storage.parallel import map_in_order
+from cosmicai.storage.s3 import reader_threads
 from cosmicai.surveys.quality import SDSS_MISSING
 from cosmicai.surveys.shard import BANDS
 from cosmicai.surveys.survey import ShardEntry, Survey
 
 BAND = "r"
 REDSHIFT_BIN, MAGNITUDE_BIN = 0.05, 0.5
-FEWEST = 30  # galaxies of a bin; the NMAD of fewer is known to no better than a fifth
+MIN_GALAXIES = 30  # of a bin; with fewer the NMAD has an error of more than a fifth
 BIN_COLUMNS = (
     "low", "high", "middle", "galaxies", "median_dz", "median_dz_error", "nmad", "nmad_error",
     "outliers", "outliers_low", "outliers_high", "bias", "mae", "mse", "r2",
@@ -41,8 +41,8 @@ Reals = NDArray[np.float64]
 class Accuracy:
     """The galaxies of a run's catalogue that have both redshifts: `phot` (N,) float32 and `spec` (N,) float64.
 
-    `magnitude` (N,) float64 in the r band, NaN where it was not measured; if there are none at all it is None, and
-    `no_magnitude` says why. `galaxies` counts all rows of the catalogue.
+    `magnitude` (N,) is float64 in the r band, NaN where it was not measured; without any magnitudes it is None, and
+    `no_magnitude` states the reason. `galaxies` counts all rows of the catalogue.
     """
 
     run: str
@@ -54,47 +54,47 @@ class Accuracy:
 
     @cached_property
     def metrics(self) -> Metrics | None:
-        """The metrics of all of them; None of fewer than two."""
-        return measure(self.phot, self.spec)
+        """The metrics of all these galaxies; None for fewer than two."""
+        return compute_metrics(self.phot, self.spec)
 
     @cached_property
     def dz(self) -> Reals:
-        """Their dz (N,)."""
+        """The normalized error dz (N,) of these galaxies."""
         return np.asarray((self.phot - self.spec) / (1 + self.spec))
 
 
 def read_accuracy(folder: str, name: str | None = None, magnitudes: bool = True) -> Accuracy:
-    """What the catalogue of a run folder tells, local or on S3; it is called `name`, else as the folder.
+    """Return the accuracy of a run folder, local or on S3, under the given name or that of the folder.
 
-    A catalogue holds no magnitudes: they are read from the survey, and if that is gone or has changed,
-    `no_magnitude` says so. Raises InputError if there is no catalogue, or if it is damaged.
+    A catalogue holds no magnitudes: they are read from the survey, and if that is missing or has changed,
+    `no_magnitude` states it. Raises InputError if there is no catalogue, or if it is damaged.
     """
     run = RunFolder(folder)
     plan = run.plan()
     try:
-        parts = [_columns(plan, table) for table in read_catalogue(run)]
+        parts = [_read_columns(plan, table) for table in read_catalogue(run)]
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition(". ")[0]
         raise InputError(
-            f"{run.catalogue_path} is damaged ({reason}); make it again with `cosmicai summarize {folder}`"
+            f"{run.catalogue_path} is damaged ({reason}); write it again with `cosmicai summarize {folder}`"
         ) from None
-    phot, spec, shard, row = (np.concatenate(column) for column in zip(_NOTHING, *parts, strict=True))
+    phot, spec, shard, row = (np.concatenate(column) for column in zip(_NO_ROWS, *parts, strict=True))
     both = np.isfinite(phot) & np.isfinite(spec)
-    magnitude, no_magnitude = None, "they were not asked for"
+    magnitude, no_magnitude = None, "they were not requested"
     if magnitudes:
         try:
-            magnitude, no_magnitude = _magnitudes(plan, shard[both], row[both]), ""
+            magnitude, no_magnitude = _read_magnitudes(plan, shard[both], row[both]), ""
         except InputError as error:
             no_magnitude = str(error)
     return Accuracy(name or folder, len(both), phot[both], spec[both], magnitude, no_magnitude)
 
 
-# Redshifts, number of the shard in the plan, and row of the shard.
-_NOTHING = (np.empty(0, np.float32), np.empty(0), np.empty(0, np.int32), np.empty(0, np.int64))
+# Redshifts, number of the shard in the plan, and row in the shard.
+_NO_ROWS = (np.empty(0, np.float32), np.empty(0), np.empty(0, np.int32), np.empty(0, np.int64))
 
 
-def _columns(plan: Plan, table: pa.Table) -> tuple[NDArray[Any], ...]:
-    """A row group's columns, as in _NOTHING. Raises KeyError if a column is not there, or a shard not in the plan."""
+def _read_columns(plan: Plan, table: pa.Table) -> tuple[NDArray[Any], ...]:
+    """Return the columns of a row group, as in _NO_ROWS. Raises KeyError for a missing column or an unplanned shard."""
     number = {shard.name: index for index, shard in enumerate(plan.shards)}
     coded = table["shard"].combine_chunks().dictionary_encode()
     numbers = np.array([number[name] for name in coded.dictionary.to_pylist()], np.int32)
@@ -102,17 +102,19 @@ def _columns(plan: Plan, table: pa.Table) -> tuple[NDArray[Any], ...]:
     return phot, spec, numbers[coded.indices.to_numpy()], row
 
 
-def _magnitudes(plan: Plan, shard: NDArray[np.int32], row: NDArray[np.int64]) -> Reals:
-    """Magnitudes (N,) of these rows of these shards, NaN where not measured. Raises InputError as `Survey.open`."""
+def _read_magnitudes(plan: Plan, shard: NDArray[np.int32], row: NDArray[np.int64]) -> Reals:
+    """Return magnitudes (N,) of rows of shards, NaN where not measured. Raises InputError as `Survey.open`."""
     survey = Survey(plan.survey, plan.shards)
     cuts = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(shard)]
     wanted = ((plan.shards[shard[start]], row[start:stop]) for start, stop in pairwise(cuts) if stop)
-    found = np.concatenate([np.empty(0), *in_order(partial(_of_shard, survey), wanted, requests_at_once(plan.survey))])
+    found = np.concatenate(
+        [np.empty(0), *map_in_order(partial(_read_shard, survey), wanted, reader_threads(plan.survey))]
+    )
     found[~np.isfinite(found) | (found == SDSS_MISSING)] = np.nan
     return found
 
 
-def _of_shard(survey: Survey, wanted: tuple[ShardEntry, NDArray[np.int64]]) -> Reals:
+def _read_shard(survey: Survey, wanted: tuple[ShardEntry, NDArray[np.int64]]) -> Reals:
     entry, rows = wanted
     first = int(rows.min())
     with survey.open(entry) as shard:
@@ -120,45 +122,45 @@ def _of_shard(survey: Survey, wanted: tuple[ShardEntry, NDArray[np.int64]]) -> R
         return np.asarray(magnitude[rows - first, BANDS.index(BAND)], np.float64)
 
 
-def by_redshift(accuracy: Accuracy, width: float = REDSHIFT_BIN) -> pd.DataFrame:
-    """BIN_COLUMNS in bins of spectroscopic redshift of this width, low <= z < high; see `_bins`."""
-    return _bins(accuracy, accuracy.spec, width)
+def bin_by_redshift(accuracy: Accuracy, width: float = REDSHIFT_BIN) -> pd.DataFrame:
+    """Return BIN_COLUMNS in bins of spectroscopic redshift of this width, low <= z < high; see `_tabulate_bins`."""
+    return _tabulate_bins(accuracy, accuracy.spec, width)
 
 
-def by_magnitude(accuracy: Accuracy, width: float = MAGNITUDE_BIN) -> pd.DataFrame:
-    """BIN_COLUMNS in bins of r magnitude of this width; without rows if there are no magnitudes. See `_bins`."""
+def bin_by_magnitude(accuracy: Accuracy, width: float = MAGNITUDE_BIN) -> pd.DataFrame:
+    """Return BIN_COLUMNS in bins of r magnitude of this width; no rows without magnitudes. See `_tabulate_bins`."""
     magnitude = np.full(len(accuracy.spec), np.nan) if accuracy.magnitude is None else accuracy.magnitude
-    return _bins(accuracy, magnitude, width)
+    return _tabulate_bins(accuracy, magnitude, width)
 
 
-def _bins(accuracy: Accuracy, value: Reals, width: float) -> pd.DataFrame:
-    """The metrics in bins of a value; bins of fewer than FEWEST galaxies are absent.
+def _tabulate_bins(accuracy: Accuracy, value: Reals, width: float) -> pd.DataFrame:
+    """Return the metrics in bins of a value, without bins of fewer than MIN_GALAXIES galaxies.
 
-    `middle` is the median of the value. Errors are those of one standard deviation from the number of galaxies n, with
-    the NMAD as the sigma of a Gaussian core: of a median 1.2533 sigma / sqrt(n), of the NMAD 1.1664 sigma / sqrt(n)
-    (its efficiency is 37%: Rousseeuw & Croux 1993). `outliers_low` and `outliers_high` are Wilson's interval of one
-    standard deviation (Wilson 1927), since a bin without outliers does not show that there are none.
+    `middle` is the median of the value. Errors are one standard deviation for n galaxies, with the NMAD as the sigma of
+    a Gaussian core: 1.2533 sigma / sqrt(n) for a median, 1.1664 sigma / sqrt(n) for the NMAD (its efficiency is 37%:
+    Rousseeuw & Croux 1993). `outliers_low` and `outliers_high` are Wilson's interval of one standard deviation (Wilson
+    1927), which is not empty for a bin without outliers.
     """
-    # Rounded, since 0.15 / 0.05 is less than 3.
+    # Rounded first, since 0.15 / 0.05 is less than 3 in floating point.
     number = np.floor(np.round(value / width, 9))
-    order = np.argsort(number, kind="stable")[: np.count_nonzero(np.isfinite(number))]  # NaN is last
+    order = np.argsort(number, kind="stable")[: np.count_nonzero(np.isfinite(number))]  # NaN is sorted last
     cuts = [0, *(np.flatnonzero(np.diff(number[order])) + 1).tolist(), len(order)]
     rows = [
         {"low": round(number[rows[0]] * width, 9), "high": round((number[rows[0]] + 1) * width, 9)}
         | {"middle": float(np.median(value[rows]))}
-        | _metrics(accuracy, rows)
+        | _measure_bin(accuracy, rows)
         for rows in (order[start:stop] for start, stop in pairwise(cuts))
-        if len(rows) >= FEWEST
+        if len(rows) >= MIN_GALAXIES
     ]
     return pd.DataFrame(rows, columns=list(BIN_COLUMNS)).astype({"galaxies": "Int64"})
 
 
-def _metrics(accuracy: Accuracy, rows: NDArray[np.intp]) -> dict[str, float]:
-    metrics = measure(accuracy.phot[rows], accuracy.spec[rows])
-    assert metrics is not None  # there are FEWEST
+def _measure_bin(accuracy: Accuracy, rows: NDArray[np.intp]) -> dict[str, float]:
+    metrics = compute_metrics(accuracy.phot[rows], accuracy.spec[rows])
+    assert metrics is not None  # there are at least MIN_GALAXIES
     n = metrics.galaxies
-    outlying = metrics.outliers * n
-    centre, reach = (outlying + 0.5) / (n + 1), np.sqrt(outlying * (1 - metrics.outliers) + 0.25) / (n + 1)
+    count = metrics.outliers * n
+    centre, reach = (count + 0.5) / (n + 1), np.sqrt(count * (1 - metrics.outliers) + 0.25) / (n + 1)
     return {
         "galaxies": n,
         "median_dz": float(np.median(accuracy.dz[rows])),

@@ -1,4 +1,7 @@
-"""`python -m analysis ...`: collect, audit, compare, figures, report, advise."""
+"""`python -m analysis ...`: the commands collect, columns, audit, compare, figures, report and advise."""
+
+# Modules that need matplotlib, pyarrow or the engines are imported by the commands that use them, since these imports
+# take long and `--help` should be quick.
 
 from __future__ import annotations
 
@@ -18,31 +21,33 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Compare runs on laptop, SLURM and Lambda, ours and published ones.
+    """Compare runs on laptop, SLURM and Lambda, of this project and published ones.
 
-    RUNS are run folders, folders with such below them, local or s3://, and files and folders of the published results.
+    RUNS are run folders, folders that contain them, local or s3://, and files and folders of published results.
     """
 
 
-def _runs(command: Callable[..., Any]) -> Callable[..., Any]:
+def _add_runs_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("runs", nargs=-1, required=True)(command)
 
 
-def _json(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")(command)
+def _add_json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
-def _csv(command: Callable[..., Any]) -> Callable[..., Any]:
+def _add_csv_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--out", help="File for the table as CSV.")(command)
 
 
-def _job(command: Callable[..., Any]) -> Callable[..., Any]:
+def _add_job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--site", help="What service units of SLURM runs are reckoned by, such as rivanna."),
+        click.option("--site", help="Site whose rates give the service units of SLURM runs, such as rivanna."),
         click.option(
-            "--cores", type=click.IntRange(1), default=1, show_default=True, help="Of each rank, with --site."
+            "--cores", type=click.IntRange(1), default=1, show_default=True, help="Cores per rank, with --site."
         ),
-        click.option("--job-memory", type=click.IntRange(1), default=4096, show_default=True, help="MB of each rank."),
+        click.option(
+            "--job-memory", type=click.IntRange(1), default=4096, show_default=True, help="Memory per rank in MB."
+        ),
         click.option("--gpu", help="Kind of the GPU of each rank, such as a100."),
     ):
         command = option(command)
@@ -50,11 +55,11 @@ def _job(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cli.command()
-@_runs
+@_add_runs_argument
 @click.option("--out", help="Folder for runs.csv and ranks.csv.")
-@_json
+@_add_json_option
 def collect(runs: Sequence[str], out: str | None, as_json: bool) -> None:
-    """Find runs and put them into two tables: a row per run, and a row per rank of a run."""
+    """Find runs and collect them in two tables: one row per run, and one row per rank of a run."""
     from cosmicai import storage
 
     from . import formatting
@@ -64,15 +69,16 @@ def collect(runs: Sequence[str], out: str | None, as_json: bool) -> None:
         formatting.write_csv(storage.join(out, "runs.csv"), found.runs)
         formatting.write_csv(storage.join(out, "ranks.csv"), found.ranks)
     if as_json:
-        formatting.print_json({"runs": found.runs, "ranks": found.ranks, "left_out": _left_out(found)})
+        formatting.print_json({"runs": found.runs, "ranks": found.ranks, "left_out": _list_left_out(found)})
     else:
         names = ["run", "kind", "platform", "device", "partition_mb", "data_gb", "batch_size", "ranks", "galaxies"]
-        formatting.print_table(found.runs[names], f"{len(found.runs):,} runs, {len(found.ranks):,} ranks", _headings())
+        title = f"{formatting.count_noun(len(found.runs), 'run')}, {formatting.count_noun(len(found.ranks), 'rank')}"
+        formatting.print_table(found.runs[names], title, _make_headings())
 
 
 @cli.command()
 def columns() -> None:
-    """What the columns of the two tables are, with their units."""
+    """Explain the columns of the two tables, with their units."""
     import pandas as pd
 
     from . import formatting
@@ -83,98 +89,101 @@ def columns() -> None:
 
 
 @cli.command()
-@_runs
-@click.option("--strict", is_flag=True, help="Exit code 3 if a run is incomplete.")
-@_csv
-@_json
+@_add_runs_argument
+@click.option("--strict", is_flag=True, help="Exit with code 3 if a run is incomplete.")
+@_add_csv_option
+@_add_json_option
 def audit(runs: Sequence[str], strict: bool, out: str | None, as_json: bool) -> int:
-    """Are these runs whole? Count what is there against what was asked for, or claimed."""
+    """Check whether runs are whole, by comparing them with their plans or their stated sizes."""
+    from . import audit as auditing
     from . import formatting
-    from .audit import audit as examine
-    from .audit import table
 
     found = _collect(runs)
-    verdicts = table(found, examined := examine(found))
+    audited = auditing.audit(found)
+    verdicts = auditing.tabulate_audit(found, audited)
     if out:
         formatting.write_csv(out, verdicts)
     if as_json:
-        formatting.print_json({"runs": verdicts, "left_out": _left_out(found)})
+        formatting.print_json({"runs": verdicts, "left_out": _list_left_out(found)})
     else:
-        formatting.print_table(verdicts, "Audit", _headings())
-    for finding in examined.findings:
+        formatting.print_table(verdicts, "Audit", _make_headings())
+    for finding in audited.findings:
         if not finding.run:
             notify(finding.text)
-    counts = examined.verdicts.value_counts()
+    counts = audited.verdicts.value_counts()
     notify(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 3 if strict and counts.get("incomplete", 0) else 0
 
 
 @cli.command()
-@_runs
-@click.option("--by", default="partition,data_size", show_default=True, help="What sets runs apart, by commas.")
+@_add_runs_argument
+@click.option(
+    "--by", default="partition,data_size", show_default=True, help="Settings that separate runs, with commas."
+)
 @click.option("--incomplete", is_flag=True, help="Average incomplete runs too.")
-@_job
-@_csv
-@_json
+@_add_job_options
+@_add_csv_option
+@_add_json_option
 def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_json: bool, **job: Any) -> None:
-    """Average runs of the same settings: means without outliers (1.5 interquartile ranges), and medians beside them.
+    """Average runs of the same settings: means without outliers (1.5 interquartile ranges), and medians.
 
-    --by takes partition, data_size, batch, world, and any column of settings, such as memory_mb. Runs that differ in
+    --by accepts partition, data_size, batch, world, and any column of settings, such as memory_mb. Runs that differ in
     origin, study, platform, device, machine, engine, precision, weights or data size are never averaged together.
     """
     from . import formatting
-    from .compare import average, headed
+    from .compare import average, format_averages
 
-    evidence = _evidence(runs, published=False, **job)
+    evidence = _gather_evidence(runs, published=False, **job)
     averages = average(evidence.collection.runs, evidence.audit.verdicts, by.split(","), incomplete)
     if out:
         formatting.write_csv(out, averages)
     if as_json:
         formatting.print_json({"averages": averages})
     else:
-        formatting.print_table(headed(averages), "Averages: mean (median)", {})
+        formatting.print_table(format_averages(averages), "Averages: mean (median)", {})
     if left := int(averages["left_out"].sum()):
-        notify(f"{left} incomplete runs are left out; --incomplete averages them too, and `audit` says what is missing")
+        runs_left = formatting.count_noun(left, "incomplete run")
+        notify(f"left out {runs_left}; --incomplete averages them too, and `audit` states what is missing")
 
 
 @cli.command()
-@_runs
+@_add_runs_argument
 @click.option("--out", required=True, help="Folder for the figures, each as SVG and as PNG.")
 def figures(runs: Sequence[str], out: str) -> None:
-    """Draw every study of which these runs, beside the published figures, tell something."""
+    """Draw every study for which these runs, with the published values, have data."""
     from .figures import save
-    from .report import local_folder
-    from .sections import sections
+    from .report import require_local_folder
+    from .sections import build_sections
 
-    folder = local_folder(out)
-    for section in sections(_evidence(runs), _headings()):
+    folder = require_local_folder(out)
+    for section in build_sections(_gather_evidence(runs), _make_headings()):
         for drawing in section.drawings:
             for path in save(drawing, folder):
                 click.echo(path)
-        for sentence in section.absent:
+        for sentence in section.not_shown:
             notify(sentence)
 
 
 @cli.command()
-@_runs
+@_add_runs_argument
 @click.option("--out", required=True, help="Folder for index.html, the tables as CSV and the figures.")
-@_job
+@_add_job_options
 @click.option("--title", default="Cosmic AI: what ran, and what it cost", show_default=True)
 def report(runs: Sequence[str], out: str, title: str, **job: Any) -> None:
-    """Write one page that needs no network and no script, and the tables and figures beside it."""
+    """Write a self-contained page without scripts, and its tables and figures as files."""
     from .report import write_report
 
-    click.echo(write_report(_evidence(runs, **job), out, title, _headings()))
+    click.echo(write_report(_gather_evidence(runs, **job), out, title, _make_headings()))
 
 
 @cli.command()
 @click.argument("survey")
-@click.option("--deadline", metavar="TIME", help="Such as 10m or 1.5h.")
-@click.option("--budget", type=float, metavar="DOLLARS", help="US dollars on AWS.")
+@click.option("--deadline", metavar="TIME", help="Longest time, such as 10m or 1.5h.")
+@click.option("--budget", type=float, metavar="DOLLARS", help="Most US dollars on AWS.")
 @click.option("--measured", multiple=True, metavar="RUNS", help="Measured runs, yours or published; may be repeated.")
-@click.option("--weights", help="Weights that will run; runs of yours with a network of another size are not used.")
-@click.option("--out", help="Folder for the figure and the tables.")
-@_json
+@click.option("--weights", help="Weights that will run; your runs with a network of another size are not used.")
+@click.option("--out", help="Folder for the figures and the tables.")
+@_add_json_option
 def advise(
     survey: str,
     deadline: str | None,
@@ -184,21 +193,26 @@ def advise(
     as_json: bool,
     **limits: Any,
 ) -> int:
-    """Say which platform and which settings suit SURVEY: a survey, or a number of galaxies.
+    """Recommend a platform and settings for SURVEY: a survey, or a number of galaxies.
 
-    Rests on measured runs: yours if --measured has some of a platform, else the published ones. Exit code 3 if nothing
-    meets deadline and budget.
+    The recommendation is based on measured runs: for each platform yours if --measured has some, else the published
+    ones. The exit code is 3 if nothing meets deadline and budget.
     """
-    from .recommend import advise_survey, parse_seconds
-    from .report import show_advice
+    from . import recommendation_output as output
+    from .recommend import parse_seconds, recommend_for_survey
 
     seconds = None if deadline is None else parse_seconds(deadline)
-    advice = advise_survey(survey, measured, deadline=seconds, budget=budget, **limits)
-    show_advice(advice, out, as_json)
-    return 0 if any(advice.meets) else 3
+    found = recommend_for_survey(survey, measured, deadline=seconds, budget=budget, **limits)
+    if out:
+        output.write_recommendation(found, out)
+    if as_json:
+        click.echo(output.to_json(found))
+    else:
+        output.print_recommendation(found)
+    return 0 if any(found.meets) else 3
 
 
-def _evidence(
+def _gather_evidence(
     addresses: Sequence[str],
     published: bool = True,
     site: str | None = None,
@@ -206,18 +220,18 @@ def _evidence(
     job_memory: int = 0,
     gpu: str | None = None,
 ) -> Evidence:
-    """These runs with their audit and costs; with the published figures beside them unless they have published runs."""
-    from cosmicai.launchers.slurm.site import load_site
+    """Return these runs with audit and costs, and the published values unless they contain published runs."""
+    from cosmicai.launchers.slurm.site_profile import load_site
 
-    from .costs import Job
-    from .report import gather
+    from .costs import JobResources
+    from .report import gather_evidence
 
-    job = Job(load_site(site, {"USER": "user"}), cores, job_memory, gpu) if site else None
-    return gather(_collect(addresses), published, job)
+    job = JobResources(load_site(site, {"USER": "user"}), cores, job_memory, gpu) if site else None
+    return gather_evidence(_collect(addresses), published, job)
 
 
 def _collect(addresses: Sequence[str]) -> Collection:
-    """What is at these addresses; what was left out of it is told."""
+    """Return the runs at these addresses, and notify the user of everything that was left out."""
     from .collect import collect
 
     found = collect(addresses)
@@ -226,15 +240,16 @@ def _collect(addresses: Sequence[str]) -> Collection:
     return found
 
 
-def _left_out(found: Collection) -> list[dict[str, str]]:
+def _list_left_out(found: Collection) -> list[dict[str, str]]:
     return [{"source": one.source, "what": one.what, "reason": one.reason} for one in found.left_out]
 
 
-def _headings() -> dict[str, str]:
-    """Column names as people read them, with their units."""
+def _make_headings() -> dict[str, str]:
+    """Return the headings of columns, with their units."""
     units = {column.name: column.unit.partition(" ")[0] for column in (*RUN_COLUMNS, *RANK_COLUMNS)}
     plain = {name: name.removesuffix("_mb").removesuffix("_gb").removesuffix("_seconds") for name in units}
+    planned = {name: text.replace("asked_", "planned_") for name, text in plain.items()}
     return {
-        name: plain[name].replace("_", " ") + (f", {unit}" if unit in ("MB", "GB", "s") else "")
+        name: planned[name].replace("_", " ") + (f", {unit}" if unit in ("MB", "GB", "s") else "")
         for name, unit in units.items()
     }

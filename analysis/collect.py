@@ -1,4 +1,4 @@
-"""From addresses to tables: has what tells of runs read by the reader of its kind, and puts it together."""
+"""Collect runs from addresses into tables: each file is read by the reader of its kind, and the results are merged."""
 
 from __future__ import annotations
 
@@ -9,116 +9,156 @@ import pandas as pd
 
 from cosmicai.errors import InputError
 
-from .discovery import sources
-from .outliers import inlying
-from .readers import combined, durations, endless_loader, ignored, log, results, run_folder, statistics
-from .readers.merge import join
+from .discovery import find_sources
+from .outliers import is_inlier
+from .readers import cloudwatch_log, combined, durations, endless_loader, ignored, results, run_folder, statistics
+from .readers.merge import merge_runs
 from .readers.source import Source
-from .readers.sweeps import with_studies
-from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection, Found, LeftOut, Measured, Row, frame
+from .readers.sweeps import assign_studies
+from .tables import (
+    RANK_COLUMNS,
+    RUN_COLUMNS,
+    RUN_TYPES,
+    Collection,
+    LeftOut,
+    MeasuredRun,
+    Row,
+    SourceContents,
+    is_text,
+    make_table,
+    validate_row,
+)
 
-_CHUNK = 20_000  # rows of ranks that are made a table at a time: as rows they take several times the memory
+_CHUNK = 20_000  # rank rows that are made into a table at once: as rows they take several times the memory
 
 
 class Reader(Protocol):
     """A module of `readers`."""
 
     def matches(self, source: Source) -> bool:
-        """Whether a source is of this kind."""
+        """Return whether a source is of this kind."""
 
-    def read(self, source: Source) -> Found:
-        """What it tells. Raises InputError or ValueError if it is damaged."""
+    def read(self, source: Source) -> SourceContents:
+        """Return the contents of a source. Raises InputError or ValueError if it is damaged."""
 
 
-READERS: tuple[Reader, ...] = (run_folder, combined, endless_loader, results, durations, statistics, log, ignored)
+READERS: tuple[Reader, ...] = (
+    run_folder,
+    combined,
+    endless_loader,
+    results,
+    durations,
+    statistics,
+    cloudwatch_log,
+    ignored,
+)
 
 
 def collect(addresses: Iterable[str]) -> Collection:
-    """All runs below these folders and files, local or on S3.
+    """Return all runs at and below these addresses, local or on S3.
 
-    What cannot be used is left out and named; nothing is guessed. Raises InputError if an address does not exist, or if
-    nothing below it is of a kind that tells of runs.
+    Files that cannot be used are left out and named; nothing is guessed. Raises InputError if an address does not
+    exist, or if it holds no file of a known kind.
     """
-    measured: list[Measured] = []
+    measured: list[MeasuredRun] = []
     left_out: list[LeftOut] = []
-    ranks = _Ranks()
+    ranks = _RankTableBuilder()
     names: set[str] = set()
-    seen: dict[str, bool] = {}  # whether a source is of a known kind; addresses may overlap
-    for address, files in sources(addresses):
+    known: dict[str, bool] = {}  # whether a source is of a known kind; addresses may overlap
+    for address, files in find_sources(addresses):
         for source in files:
-            if source.uri in seen:
+            if source.uri in known:
                 continue
-            seen[source.uri], found = read(source)
-            left_out += found.left_out
+            known[source.uri], found = read_source(source)
+            left_out += map(_make_printable, found.left_out)
             for one in found.measured:
-                if one.run["kind"] != "durations":  # which are yet to be joined, by their names too
-                    one = _renamed(one, names)
+                if one.run["kind"] != "durations":  # these are merged first, by their own names
+                    one = _make_name_unique(one, names)
                 ranks.add(one)
-                measured.append(Measured(one.run))
-        if not any(seen[source.uri] for source in files):
+                measured.append(MeasuredRun(one.run))
+        if not any(known[source.uri] for source in files):
             raise InputError(
-                f"{address} holds nothing that tells of runs; expected a run folder, which has a plan.json, or "
+                f"{address} holds no files that describe runs; expected a run folder, which has a plan.json, or "
                 "published results such as combined_data.json"
             )
-    joined, repeated = join(results.with_galaxies(measured))
-    alone = (_renamed(one, names) if one.run["kind"] == "durations" else one for one in with_studies(joined))
-    table = ranks.table()
-    return Collection(with_sums(frame((one.run for one in alone), RUN_COLUMNS), table), table, (*left_out, *repeated))
+    merged, repeated = merge_runs(results.fill_galaxies(measured))
+    runs = (_make_name_unique(one, names) if one.run["kind"] == "durations" else one for one in assign_studies(merged))
+    table = ranks.build()
+    run_table = add_rank_totals(make_table((one.run for one in runs), RUN_COLUMNS), table)
+    return Collection(run_table, table, (*left_out, *repeated))
 
 
-def read(source: Source) -> tuple[bool, Found]:
-    """Whether a source is of a known kind, and what it tells; one that is damaged or of no known kind is left out."""
+def read_source(source: Source) -> tuple[bool, SourceContents]:
+    """Return whether a source is of a known kind, and its contents.
+
+    A source that is damaged or of an unknown kind has no contents but the reason for which it is left out, so that
+    one bad file among thousands costs no other.
+    """
+    if not is_text(source.uri):
+        return True, _leave_out(source.uri, "its name is not UTF-8 text; rename it")
     try:
         for reader in READERS:
             if reader.matches(source):
-                return True, reader.read(source)
+                found = reader.read(source)
+                for one in found.measured:
+                    validate_row(one.run, RUN_TYPES)
+                return True, found
         if source.name.endswith(".json"):
             source.json  # noqa: B018  raises if it is damaged
     except (InputError, ValueError) as error:
-        return True, Found(left_out=(LeftOut(source.uri, str(error)),))
-    except (KeyError, TypeError, AttributeError) as error:
-        return True, Found(left_out=(LeftOut(source.uri, f"it is damaged ({type(error).__name__}: {error})"),))
-    return False, Found(left_out=(LeftOut(source.uri, "it is of no kind that is known"),))
+        return True, _leave_out(source.uri, str(error))
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        return True, _leave_out(source.uri, f"it is damaged ({type(error).__name__}: {error})")
+    return False, _leave_out(source.uri, "it is not of a known kind")
 
 
-class _Ranks:
-    """Gathers the rows of ranks, and makes tables of them on the way."""
+def _leave_out(source: str, reason: str) -> SourceContents:
+    return SourceContents(left_out=(LeftOut(source, reason),))
+
+
+def _make_printable(one: LeftOut) -> LeftOut:
+    """Return the entry with text that UTF-8 cannot encode, such as names of files and keys, written as escapes."""
+    return LeftOut(*(text.encode("utf-8", "backslashreplace").decode() for text in (one.source, one.reason, one.what)))
+
+
+class _RankTableBuilder:
+    """Builds the table of ranks from rows, in chunks."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._tables: list[pd.DataFrame] = []
 
-    def add(self, one: Measured) -> None:
-        """Takes the ranks of a run."""
+    def add(self, one: MeasuredRun) -> None:
+        """Add the ranks of a run."""
         self._rows += [{"run": one.run["run"], **rank} for rank in one.ranks]
         if len(self._rows) >= _CHUNK:
             self._flush()
 
-    def table(self) -> pd.DataFrame:
-        """All ranks so far."""
+    def build(self) -> pd.DataFrame:
+        """Return the table of all ranks that were added."""
         self._flush()
         return pd.concat(self._tables, ignore_index=True)
 
     def _flush(self) -> None:
-        self._tables.append(frame(self._rows, RANK_COLUMNS))
+        self._tables.append(make_table(self._rows, RANK_COLUMNS))
         self._rows = []
 
 
-def _renamed(one: Measured, names: set[str]) -> Measured:
-    """The run, by a name that is not among these, to which it is added."""
+def _make_name_unique(one: MeasuredRun, names: set[str]) -> MeasuredRun:
+    """Return the run under a name that is not among `names`, and add it to them."""
     name, number = one.run["run"], 1
     while name in names:
         number += 1
         name = f"{one.run['run']} #{number}"
     names.add(name)
-    return Measured({**one.run, "run": name}, one.ranks)
+    return MeasuredRun({**one.run, "run": name}, one.ranks)
 
 
-def with_sums(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
-    """The runs with what their ranks tell, where the runs themselves do not say it."""
+def add_rank_totals(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with sums, means and extremes over their ranks where the runs themselves do not state them."""
     by_run = ranks.groupby("run", sort=False)
     batch_size = by_run["batch_size"].agg(["min", "max"])
-    told = pd.DataFrame(
+    totals = pd.DataFrame(
         {
             "ranks": by_run.size(),
             "galaxies": by_run["galaxies"].sum(min_count=1),
@@ -128,7 +168,7 @@ def with_sums(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
             "slowest_seconds": by_run["seconds"].max(),
             "cpu_seconds": by_run["cpu_seconds"].sum(min_count=1),
             "mean_cpu_seconds": ranks["cpu_seconds"]
-            .where(inlying(ranks, "run", "cpu_seconds"))
+            .where(is_inlier(ranks, "run", "cpu_seconds"))
             .groupby(ranks["run"])
             .mean(),
             "median_cpu_seconds": by_run["cpu_seconds"].median(),
@@ -141,8 +181,8 @@ def with_sums(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
             "started_at": by_run["started_at"].min(),
         }
     ).reindex(runs["run"])
-    told.index = runs.index
-    full = runs.assign(**{name: runs[name].fillna(column.astype(runs[name].dtype)) for name, column in told.items()})
+    totals.index = runs.index
+    full = runs.assign(**{name: runs[name].fillna(column.astype(runs[name].dtype)) for name, column in totals.items()})
     clock = full["working_seconds"].fillna(full["wall_seconds"])
     return full.assign(
         galaxies_per_second=full["galaxies_per_second"].fillna(full["galaxies"].astype("float64") / clock)

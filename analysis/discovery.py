@@ -1,4 +1,4 @@
-"""The files below addresses that may tell of runs, local or on S3."""
+"""Find the files at addresses that may describe runs, locally or on S3."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from cosmicai.errors import InputError
 
 from .readers.source import Source
 
-SUFFIXES = (".json", ".csv", ".txt", ".log", ".out")  # of files that may tell of runs
+SUFFIXES = (".json", ".csv", ".txt", ".log", ".out")  # of files that may describe runs
 
 
-def sources(addresses: Iterable[str]) -> Iterator[tuple[str, list[Source]]]:
-    """Each address with the files below it, called by their paths below the folder that all addresses share.
+def find_sources(addresses: Iterable[str]) -> Iterator[tuple[str, list[Source]]]:
+    """Yield each address with its files, named by their paths relative to the folder that all addresses share.
 
-    Of a run folder of ours there is the plan alone, of a survey nothing; hidden files and folders and links to folders
-    are passed by. Raises InputError if an address does not exist, or is a file inside a run folder.
+    A run folder of this project is represented by its plan alone, and a survey has no such files. Hidden files and
+    folders and links to folders are skipped. Raises InputError if an address does not exist, or is a file inside a run
+    folder.
     """
     everything = list(dict.fromkeys(storage.absolute(address) for address in addresses))
-    below = {address: _found(address) for address in everything}
-    root = common([address.rpartition("/")[0] if files == [address] else address for address, files in below.items()])
+    below = {address: _list_address(address) for address in everything}
+    root = find_common_folder(
+        [address.rpartition("/")[0] if files == [address] else address for address, files in below.items()]
+    )
     for address, files in below.items():
-        yield address, [Source(uri, name_below(root, uri)) for uri in files]
+        yield address, [Source(uri, make_relative(root, uri)) for uri in files]
 
 
-def _found(address: str) -> list[str]:
-    """The files of an address, itself if it is one."""
+def _list_address(address: str) -> list[str]:
+    """Return the files of an address: itself if it is one, else those below it."""
     if storage.is_folder(address):
-        return list(files_below(address))
+        return list(list_run_files(address))
     if not storage.exists(address):
         raise InputError(f"{address} does not exist; expected a run folder, or a folder with published results")
     folder, _, name = address.rpartition("/")
@@ -38,8 +41,8 @@ def _found(address: str) -> list[str]:
     return [address]
 
 
-def files_below(folder: str) -> Iterator[str]:
-    """The addresses of the files of a folder and those below it that may tell of runs, in natural order."""
+def list_run_files(folder: str) -> Iterator[str]:
+    """Yield the addresses of files at and below a folder that may describe runs, in natural order."""
     entries, folders = storage.list_folder(folder)
     names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.name.endswith(SUFFIXES)]
     if "plan.json" in names:
@@ -48,15 +51,15 @@ def files_below(folder: str) -> Iterator[str]:
         yield from (storage.join(folder, name) for name in names)
         for name in folders:
             if not name.startswith("."):
-                yield from files_below(storage.join(folder, name))
+                yield from list_run_files(storage.join(folder, name))
 
 
-def common(folders: Sequence[str]) -> str:
-    """The folder that all these share; `` if there is none."""
+def find_common_folder(folders: Sequence[str]) -> str:
+    """Return the folder that contains all of these; empty if there is none."""
     levels = zip(*(folder.split("/") for folder in folders), strict=False)
     return "/".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
 
 
-def name_below(root: str, uri: str) -> str:
-    """A path below a folder; without a folder that all share, the whole address without `s3://`."""
+def make_relative(root: str, uri: str) -> str:
+    """Return an address relative to a folder, or the whole address without `s3://` if the folder is empty."""
     return uri.removeprefix(root).removeprefix("s3:").lstrip("/")

@@ -1,4 +1,4 @@
-"""Tables of the analysis as text for people: on a terminal, in HTML, and as JSON or CSV for programs."""
+"""Write the tables of the analysis: as text for a terminal or HTML, and as JSON or CSV for programs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 import pandas as pd
 
 from cosmicai import storage
+from cosmicai.console import make_console
 
-PLAIN_WIDTH = 180  # characters of a table that goes to no terminal
 FORMATS: Mapping[str, str] = {
     "partition_mb": ",.4g",
     "data_gb": ",.4g",
@@ -22,11 +22,11 @@ FORMATS: Mapping[str, str] = {
     "nmad": ".6f",
     "r2": ".6f",
     "outliers": ".2%",
-}  # of all other numbers: four digits, whole numbers in full
+}  # all other numbers: four significant digits, integers in full
 
 
-def cell(name: str, value: Any) -> str:
-    """A value as people read it; nothing where it is missing."""
+def format_cell(name: str, value: Any) -> str:
+    """Return a value of the column `name` as text; a missing value is empty."""
     if pd.isna(value):
         return ""
     if isinstance(value, bool):
@@ -42,16 +42,20 @@ def cell(name: str, value: Any) -> str:
     return f"{value:.4g}"
 
 
-def texts(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with every value as people read it."""
+def format_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with every value as text."""
     return pd.DataFrame(
-        {name: [cell(str(name), value) for value in table[name].astype(object)] for name in table}, dtype="str"
+        {name: [format_cell(str(name), value) for value in table[name].astype(object)] for name in table}, dtype="str"
     )
 
 
+def count_noun(number: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural, such as `1 run` or `1,000 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) -> None:
-    """Prints a table; columns that are empty throughout are left out."""
-    from rich.console import Console
+    """Print a table without its empty columns; `headings` maps column names to their headings."""
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
@@ -59,39 +63,36 @@ def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) ->
     for name in filled:
         number = pd.api.types.is_numeric_dtype(table[name])
         shown.add_column(headings.get(str(name), str(name)), justify="right" if number else "left", overflow="fold")
-    for row in texts(table[filled]).itertuples(index=False):
+    for row in format_table(table[filled]).itertuples(index=False):
         shown.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    console.print(shown)
+    make_console().print(shown)
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """Prints JSON; tables are lists of rows, a missing value is null."""
-    click.echo(json.dumps({name: plain(value) for name, value in values.items()}, indent=1, allow_nan=False))
+    """Print values as JSON; tables are lists of rows, a missing value is null."""
+    click.echo(json.dumps({name: to_rows(value) for name, value in values.items()}, indent=1, allow_nan=False))
 
 
-def plain(value: Any) -> Any:
-    """A table as rows that JSON can hold; anything else as it is."""
+def to_rows(value: Any) -> Any:
+    """Return a table as a list of rows for JSON; any other value unchanged."""
     return json.loads(value.to_json(orient="records", date_format="iso")) if isinstance(value, pd.DataFrame) else value
 
 
-def csv(table: pd.DataFrame) -> bytes:
-    """The table as CSV."""
+def to_csv(table: pd.DataFrame) -> bytes:
+    """Return the table as CSV."""
     import pyarrow
     from pyarrow.csv import write_csv
 
-    buffer = pyarrow.BufferOutputStream()  # of 100,000 rows pandas' own CSV takes ten times as long
+    buffer = pyarrow.BufferOutputStream()  # pandas' own CSV writer takes ten times as long for 100,000 rows
     write_csv(pyarrow.Table.from_pandas(table, preserve_index=False), buffer)
     return bytes(buffer.getvalue())
 
 
 def write_csv(uri: str, table: pd.DataFrame) -> None:
-    """Writes the table as CSV, whole or not at all, local or on S3."""
-    storage.write_bytes(uri, csv(table))
+    """Write the table as CSV to a local path or S3, in one atomic step."""
+    storage.write_bytes(uri, to_csv(table))
 
 
 def write_text(uri: str, text: str) -> None:
-    """Writes a text, whole or not at all, local or on S3."""
+    """Write text to a local path or S3, in one atomic step."""
     storage.write_bytes(uri, text.encode())

@@ -1,4 +1,4 @@
-"""What the pages of a report are made of: sections of sentences, tables and pictures, and the HTML of them all."""
+"""The HTML page of a report: sections of sentences, tables and figures, and the files that go with them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from . import formatting
 from .figures import Drawing, save
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-MOST_ROWS = 100  # of a table on the page; its file has them all
-_DPI = 150  # of the PNGs; a page counts 96 to the inch
+MAX_ROWS = 100  # of a table on the page; its file has all rows
+_DPI = 150  # of the PNGs; a page has 96 pixels per inch
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, the name of its CSV, how its columns are called, and which of them the page shows if not all.
+    """A table, the name of its CSV file, its headings by column, and the columns that the page shows (None: all).
 
-    The page leaves out columns without any value. `file` is what goes into the CSV, if it is not the table.
+    The page omits columns without any value. `file` is the content of the CSV file, if it is not the table.
     """
 
     name: str
@@ -35,25 +35,25 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: what it says, its tables and drawings, and why something that it could show is not there."""
+    """A part of the page: sentences, tables and drawings, and sentences that explain what is not shown."""
 
     name: str
     title: str
     prose: Sequence[str] = ()
     tables: Sequence[Table] = ()
     drawings: Sequence[Drawing] = ()
-    absent: Sequence[str] = ()
+    not_shown: Sequence[str] = ()
 
 
 def write_page(folder: Path, title: str, facts: Sequence[str], sections: Sequence[Section]) -> Path:
-    """Writes index.html, which needs nothing beside it, and for further use the tables (CSV) and figures (SVG, PNG).
+    """Write index.html and, for further use, the tables (CSV) and figures (SVG, PNG); return the path of index.html.
 
-    Returns the path of index.html. The page has no script, and asks nobody for anything.
+    The page is self-contained: it has no scripts and loads nothing from the network.
     """
     from jinja2 import Environment, StrictUndefined
 
-    views = [_view(folder, section) for section in sections]
-    # Runs are called as their folders are: whatever is in a name must not become HTML.
+    views = [_render_section(folder, section) for section in sections]
+    # Runs are named after folders, so that names may contain anything; none of it must become HTML.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text())
     page = folder / "index.html"
@@ -61,23 +61,23 @@ def write_page(folder: Path, title: str, facts: Sequence[str], sections: Sequenc
     return page
 
 
-def _view(folder: Path, section: Section) -> dict[str, object]:
-    """A section as the template wants it; its files are written."""
+def _render_section(folder: Path, section: Section) -> dict[str, object]:
+    """Write the files of a section and return its values for the template."""
     return {
         "name": section.name,
         "title": section.title,
         "prose": section.prose,
-        "absent": section.absent,
-        "tables": [_table_view(folder, table) for table in section.tables],
-        "pictures": [_picture(folder, drawing) for drawing in section.drawings],
+        "not_shown": section.not_shown,
+        "tables": [_render_table(folder, table) for table in section.tables],
+        "pictures": [_render_figure(folder, drawing) for drawing in section.drawings],
     }
 
 
-def _table_view(folder: Path, table: Table) -> dict[str, object]:
+def _render_table(folder: Path, table: Table) -> dict[str, object]:
     file = f"{table.name}.csv"
     formatting.write_csv(str(folder / file), table.table if table.file is None else table.file)
     filled = [name for name in table.shown or table.table if table.table[name].notna().any()]
-    shown = formatting.texts(table.table[filled].head(MOST_ROWS))
+    shown = formatting.format_table(table.table[filled].head(MAX_ROWS))
     return {
         "caption": table.caption,
         "columns": [
@@ -91,13 +91,13 @@ def _table_view(folder: Path, table: Table) -> dict[str, object]:
 
 
 def _are_numbers(texts: pd.Series) -> bool:
-    """Whether there are but numbers in a column, such as 1,234.5 or 1.20 (1.18) or 5%; these are set to the right."""
+    """Return whether a column holds only numbers, such as 1,234.5 or 1.20 (1.18) or 5%; these are right-aligned."""
     return bool(texts[texts.ne("")].str.fullmatch(r"[-+0-9.,e]+%?( \([-+0-9.,e]+\))?").all())
 
 
-def _picture(folder: Path, drawing: Drawing) -> dict[str, object]:
+def _render_figure(folder: Path, drawing: Drawing) -> dict[str, object]:
     svg, png = save(drawing, folder / "figures")
-    width, height = struct.unpack(">II", png.read_bytes()[16:24])  # of the PNG's header
+    width, height = struct.unpack(">II", png.read_bytes()[16:24])  # from the header of the PNG
     return {
         "name": drawing.name,
         "title": drawing.title,

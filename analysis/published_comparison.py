@@ -1,4 +1,4 @@
-"""Ours beside the published figures, platform by platform, with where each was measured."""
+"""Compare the runs of this project with the published values, platform by platform."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from .published_figures import published_runs
+from .published_values import build_published_runs
 from .tables import GALAXY_BYTES, GB
 
-PUBLISHED_GALAXIES = 1253  # of which the published accuracy is
+PUBLISHED_GALAXIES = 1253  # for which the accuracy is published
 MILLION = 10**6
 COLUMNS = ("measure", "platform", "published", "published_at", "source", "ours", "ours_at", "ratio")
 HEADINGS = {
@@ -19,67 +19,67 @@ HEADINGS = {
     "ours_at": "ours: run and machine",
     "ratio": "ours / published",
 }
-_ACCURACY = {"r2": False, "mae": True, "mse": True, "bias": True, "nmad": True}  # and whether less is better
+_ACCURACY = {"r2": False, "mae": True, "mse": True, "bias": True, "nmad": True}  # and whether lower is better
 
 
-def beside_published(runs: pd.DataFrame, verdicts: pd.Series) -> pd.DataFrame:
-    """COLUMNS, a row per measure and platform; `ours` is missing where no whole run of ours tells it.
+def compare_with_published(runs: pd.DataFrame, verdicts: pd.Series) -> pd.DataFrame:
+    """Return COLUMNS, a row per measure and platform; `ours` is missing if no whole run of this project has it.
 
-    Published are the figures of published.csv. Best is set against best: the settings differ, and so do machines and
-    galaxies, so that the ratio tells what a user gets and not what the code alone gained. Accuracy is compared on the
-    published galaxies alone.
+    The published values are those of published.csv. The best value of each side is shown: settings, machines and
+    galaxies differ, so that the ratio includes more than the gain of the code. Accuracy is compared for the published
+    galaxies alone.
     """
-    ours = _measured(runs[runs["origin"].eq("ours") & runs["run"].map(verdicts).eq("whole")])
-    theirs = _measured(published_runs().runs)
+    own = _add_rates(runs[runs["origin"].eq("ours") & runs["run"].map(verdicts).eq("whole")])
+    published = _add_rates(build_published_runs().runs)
     rows: list[dict[str, Any]] = []
-    for measure, column, least in (
+    for measure, column, lowest in (
         ("galaxies per second, best", "rate", False),
         ("US dollars per million galaxies, least", "dollars_per_million", True),
+        ("memory of a rank, MB, least", "peak_rss_mb", True),
     ):
-        rows += _by_platform(measure, column, least, ours, theirs)
-    rows += _by_platform("memory of a rank, MB, least", "peak_rss_mb", True, ours, theirs)
-    same = ours[ours["galaxies"].eq(PUBLISHED_GALAXIES)]
-    for column, least in _ACCURACY.items():
-        rows.append(_row(f"{column}, published galaxies", "any", column, least, same, theirs))
+        rows += _compare_platforms(measure, column, lowest, own, published)
+    same = own[own["galaxies"].eq(PUBLISHED_GALAXIES)]
+    for column, lowest in _ACCURACY.items():
+        rows.append(_make_row(f"{column}, published galaxies", "any", column, lowest, same, published))
     table = pd.DataFrame(rows, columns=[*COLUMNS])
     return table.assign(ratio=table["ours"].astype("float64") / table["published"].astype("float64"))
 
 
-def _measured(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with galaxies per second of the clock and dollars per million galaxies.
+def _add_rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with galaxies per second of wall-clock time and dollars per million galaxies.
 
-    A run that does not tell its galaxies has as many as its data size holds.
+    A run that does not state its galaxies has as many as its data size holds.
     """
     galaxies = runs["galaxies"].astype("float64").fillna(runs["data_gb"] * GB / GALAXY_BYTES)
     return runs.assign(rate=galaxies / runs["wall_seconds"], dollars_per_million=runs["dollars"] / galaxies * MILLION)
 
 
-def _by_platform(
-    measure: str, column: str, least: bool, ours: pd.DataFrame, theirs: pd.DataFrame
+def _compare_platforms(
+    measure: str, column: str, lowest: bool, own: pd.DataFrame, published: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
-    known = theirs.dropna(subset=[column])
-    for (platform, device), published in known.groupby(["platform", "device"]):
-        here = ours[ours["platform"].eq(platform) & ours["device"].eq(device)]
-        yield _row(measure, f"{platform} {device}", column, least, here, published)
+    known = published.dropna(subset=[column])
+    for (platform, device), group in known.groupby(["platform", "device"]):
+        here = own[own["platform"].eq(platform) & own["device"].eq(device)]
+        yield _make_row(measure, f"{platform} {device}", column, lowest, here, group)
 
 
-def _row(
-    measure: str, platform: str, column: str, least: bool, ours: pd.DataFrame, theirs: pd.DataFrame
+def _make_row(
+    measure: str, platform: str, column: str, lowest: bool, own: pd.DataFrame, published: pd.DataFrame
 ) -> dict[str, Any]:
-    """The best of ours and the best of theirs; ours is missing where there is none."""
-    published, own = _best(theirs, column, least), _best(ours, column, least)
-    assert published is not None
+    """Return the best own and the best published value; the own one is missing if there is none."""
+    theirs, ours = _select_best(published, column, lowest), _select_best(own, column, lowest)
+    assert theirs is not None
     return {
         "measure": measure,
         "platform": platform,
-        "published": published[column],
-        "published_at": published["run"].removeprefix("published.csv/"),
-        "source": published["source"],
-        "ours": None if own is None else own[column],
-        "ours_at": None if own is None else f"{own['run']}: {own['machine']}",
+        "published": theirs[column],
+        "published_at": theirs["run"].removeprefix("published.csv/"),
+        "source": theirs["source"],
+        "ours": None if ours is None else ours[column],
+        "ours_at": None if ours is None else f"{ours['run']}: {ours['machine']}",
     }
 
 
-def _best(runs: pd.DataFrame, column: str, least: bool) -> pd.Series | None:
-    known = runs.dropna(subset=[column]).sort_values(column, ascending=least, kind="stable")
+def _select_best(runs: pd.DataFrame, column: str, lowest: bool) -> pd.Series | None:
+    known = runs.dropna(subset=[column]).sort_values(column, ascending=lowest, kind="stable")
     return None if known.empty else known.iloc[0]

@@ -1,7 +1,9 @@
-"""For a survey: where to run it and with which settings, from what was measured.
+"""Recommend where to run a survey and with which settings, based on measured runs.
 
-A choice is on the front if no other is better in time, dollars or service units and at least as good in the other two;
-what costs no dollars or no service units costs 0 of them.
+`candidates` lists the ways to run it; this module selects the measured runs, marks the candidates that are on the
+Pareto front and that meet deadline and budget, and `recommendation_output` shows the result. A candidate is on the
+front if no other is better in time, dollars or service units and at least as good in the other two; a place that
+charges no dollars or no service units costs 0 of them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,121 +22,172 @@ from cosmicai import storage
 from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO
 from cosmicai.runs.cost import load_prices
-from cosmicai.runs.demo import named_survey
+from cosmicai.runs.demo import open_named_survey
 from cosmicai.storage.s3 import is_s3
 
 from .audit import Audit, audit
-from .candidates import Choice, Excluded, Target, choices
+from .candidates import Candidate, ExcludedCandidate, Target, list_candidates
 from .collect import collect
-from .model import Model, fit_models
-from .published_figures import published_runs
-from .recommendation import Advice, advice_table, based_on, error_table, miss, to_json
+from .published_values import build_published_runs
 from .tables import GALAXY_BYTES, Collection
+from .time_model import TimeModel, fit_models
 from .workload import ARRAY, GPU, LAMBDA, LAPTOP, NODE
 
-__all__ = [
-    "Advice", "Target", "advice_table", "advise", "advise_by", "advise_survey", "based_on", "chosen", "error_table",
-    "pareto", "parse_seconds", "target_of", "to_json",
-]  # fmt: skip
 LONGEST_SECONDS = 365 * 86400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_WANTED = {LAPTOP: "a laptop", ARRAY: "a CPU array of SLURM", GPU: "a GPU of SLURM", LAMBDA: "Lambda"}
+_PLACES = {LAPTOP: "a laptop", ARRAY: "a SLURM array on CPUs", GPU: "a GPU with SLURM", LAMBDA: "Lambda"}
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """All ways to run a survey, fastest first.
+
+    `deadline` in seconds and `budget` in US dollars are None without a limit. `on_front` and `meets` mark each of the
+    `choices`; `excluded` are ways that do not work, `models` all models, `notes` remarks for the reader.
+    """
+
+    target: Target
+    deadline: float | None
+    budget: float | None
+    choices: tuple[Candidate, ...]
+    on_front: tuple[bool, ...]
+    meets: tuple[bool, ...]
+    excluded: tuple[ExcludedCandidate, ...]
+    models: tuple[TimeModel, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def nearest(self) -> Candidate | None:
+        """The candidate that exceeds deadline and budget by the smallest factor; None without candidates."""
+        return min(
+            self.choices,
+            key=lambda one: (compute_exceedance(one, self.deadline, self.budget), one.seconds),
+            default=None,
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: how many choices meet deadline and budget, or which one comes nearest."""
+        limits = [f"{self.deadline:,.6g} s"] if self.deadline is not None else []
+        limits += [f"${self.budget:,.6g}"] if self.budget is not None else []
+        count, near = sum(self.meets), self.nearest
+        if near is None:
+            return "There are no choices: nothing that was measured can run this survey."
+        if not limits:
+            return f"{len(self.choices)} choices, {sum(self.on_front)} of them on the front."
+        if count:
+            return f"{count} of {len(self.choices)} choices stay within {' and '.join(limits)}."
+        cost = "" if near.dollars is None else f" and ${near.dollars:,.4g}"
+        return (
+            f"None of {len(self.choices)} choices stays within {' and '.join(limits)}; the nearest is {near.name}, "
+            f"with {near.seconds:,.4g} s{cost}."
+        )
+
+
+def compute_exceedance(one: Candidate, deadline: float | None, budget: float | None) -> float:
+    """Return the larger ratio of time to deadline and dollars to budget; 1 or less if the candidate meets both."""
+    late = 0.0 if deadline is None else one.seconds / deadline
+    if budget is None or not one.dollars:
+        return late
+    return max(late, one.dollars / budget if budget else math.inf)
 
 
 def parse_seconds(text: str) -> float:
-    """The seconds of a duration such as 600, 90s, 10m, 1.5h or 2d. Raises InputError if it is none, or not above 0."""
+    """Return the seconds of a duration such as 600, 90s, 10m, 1.5h or 2d. Raises InputError for any other text."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not 0 < seconds <= LONGEST_SECONDS:
         raise InputError(
-            f"{text!r} is no duration; expected a number above 0 with s, m, h or d, such as 600, 10m or 1.5h, and no "
-            "more than 365d"
+            f"{text!r} is not a duration; expected a number above 0 with s, m, h or d, such as 600, 10m or 1.5h, at "
+            "most 365d"
         )
     return seconds
 
 
-def advise(
+def recommend(
     target: Target, collection: Collection, audited: Audit, deadline: float | None = None, budget: float | None = None
-) -> Advice:
-    """What runs that were measured say about a survey; `deadline` in seconds, `budget` in US dollars.
+) -> Recommendation:
+    """Return a recommendation from collected runs; `deadline` in seconds, `budget` in US dollars.
 
-    Raises InputError if the survey has no galaxies, deadline, budget or limits cannot be, or there are no prices for
-    the region.
+    Raises InputError if the survey has no galaxies, if deadline, budget or limits are out of range, or if there are no
+    prices for the region.
     """
     models = fit_models(collection, audited)
-    return advise_by(target, chosen(of_network(models, target)), deadline, budget, _set_aside(models, target))
+    selected = prefer_own_models(select_network(models, target))
+    return recommend_from_models(target, selected, deadline, budget, _describe_unused(models, target))
 
 
-def advise_by(
-    target: Target, models: Sequence[Model], deadline: float | None, budget: float | None, notes: Sequence[str] = ()
-) -> Advice:
-    """What these models say about a survey; `notes` are told with it. Raises InputError as `advise` does."""
-    _require(target, deadline, budget)
-    found = [one for model in models for one in choices(model, target)]
-    possible = sorted((one for one in found if isinstance(one, Choice)), key=lambda one: (one.seconds, one.name))
-    return Advice(
+def recommend_from_models(
+    target: Target, models: Sequence[TimeModel], deadline: float | None, budget: float | None, notes: Sequence[str] = ()
+) -> Recommendation:
+    """Return a recommendation from models, with these notes first. Raises InputError as `recommend` does."""
+    _validate(target, deadline, budget)
+    found = [one for model in models for one in list_candidates(model, target)]
+    possible = sorted((one for one in found if isinstance(one, Candidate)), key=lambda one: (one.seconds, one.name))
+    return Recommendation(
         target,
         deadline,
         budget,
         tuple(possible),
-        tuple(map(bool, pareto(_axes(possible)))),
-        tuple(miss(one, deadline, budget) <= 1 for one in possible),
-        tuple(one for one in found if isinstance(one, Excluded)),
+        tuple(map(bool, find_pareto_front(_objectives(possible)))),
+        tuple(compute_exceedance(one, deadline, budget) <= 1 for one in possible),
+        tuple(one for one in found if isinstance(one, ExcludedCandidate)),
         tuple(models),
-        (*notes, *_notes(models, possible)),
+        (*notes, *_make_notes(models, possible)),
     )
 
 
-def advise_survey(
+def recommend_for_survey(
     survey: str,
     measured: Sequence[str] = (),
     *,
     deadline: float | None = None,
     budget: float | None = None,
     **limits: Any,
-) -> Advice:
-    """What runs at the addresses `measured` say about a survey, and for platforms of which they tell nothing, or if
-    there are none, the published figures.
+) -> Recommendation:
+    """Return a recommendation from the runs at the addresses `measured`.
 
-    `survey` is an address, `demo`, or a number of galaxies; `limits` are further fields of `Target`. Raises InputError
-    if there is no such survey or address, and as `advise` does.
+    For platforms without such runs the published values are used. `survey` is an address, `demo`, or a number of
+    galaxies; `limits` are further fields of `Target`. Raises InputError if the survey or an address does not exist, and
+    as `recommend` does.
     """
-    target, fits = target_of(survey, **limits), []
+    target, fitted = resolve_target(survey, **limits), []
     if measured:
         found = collect(measured)
-        fits = fit_models(found, audit(found))
-    models = chosen(of_network(fits, target))
-    figures = published_runs()
-    known = {_platform(model) for model in models}
-    models += [one for one in chosen(fit_models(figures, audit(figures))) if _platform(one) not in known]
-    return advise_by(target, models, deadline, budget, _set_aside(fits, target))
+        fitted = fit_models(found, audit(found))
+    models = prefer_own_models(select_network(fitted, target))
+    values = build_published_runs()
+    known = {_platform_of(model) for model in models}
+    published = prefer_own_models(fit_models(values, audit(values)))
+    models += [one for one in published if _platform_of(one) not in known]
+    return recommend_from_models(target, models, deadline, budget, _describe_unused(fitted, target))
 
 
-def target_of(survey: str, **limits: Any) -> Target:
-    """The survey at an address, `demo`, or so many galaxies at an address that is still to be named: SURVEY.
+def resolve_target(survey: str, **limits: Any) -> Target:
+    """Return the survey at an address, `demo`, or a survey of a number of galaxies with the placeholder name SURVEY.
 
     Raises InputError if there is no such survey.
     """
     if survey == DEMO:
         limits["weights"] = limits.get("weights") or DEMO
-    if re.fullmatch(r"[0-9][0-9_,]*", survey) and not storage.exists(storage.absolute(survey)):
+    if re.fullmatch(r"[0-9][0-9_,]{0,30}", survey) and not storage.exists(storage.absolute(survey)):
         galaxies = int(re.sub("[_,]", "", survey))
         return Target("SURVEY", galaxies, galaxies * GALAXY_BYTES, galaxies, **limits)
     with TemporaryDirectory(prefix="cosmicai-advise-") as folder:
-        opened = named_survey(survey, folder)
+        opened = open_named_survey(survey, folder)
         largest = max((shard.galaxies for shard in opened.shards), default=0)
         return Target(survey, opened.galaxies, opened.bytes, largest, not is_s3(opened.uri), **limits)
 
 
-def of_network(models: Iterable[Model], target: Target) -> list[Model]:
-    """The models of networks as large as the one that will run: the demo weights' is far smaller than AstroMAE's."""
+def select_network(models: Iterable[TimeModel], target: Target) -> list[TimeModel]:
+    """Return the models of networks as large as the one that will run; that of the demo weights is much smaller."""
     return [model for model in models if (model.weights == DEMO) == (target.weights == DEMO) or not model.weights]
 
 
-def _set_aside(models: Iterable[Model], target: Target) -> list[str]:
-    """What is said of runs of yours that are not used."""
+def _describe_unused(models: Iterable[TimeModel], target: Target) -> list[str]:
+    """Return a note about runs of the user that are not used, if there are any."""
     everything = list(models)
-    used = of_network(everything, target)
+    used = select_network(everything, target)
     runs = sum(len(model.runs) for model in everything if model not in used)
     return (
         [f"{runs} runs of yours are not used, since their network has another size: that of the demo weights is small"]
@@ -142,61 +196,65 @@ def _set_aside(models: Iterable[Model], target: Target) -> list[str]:
     )
 
 
-def chosen(models: Iterable[Model]) -> list[Model]:
-    """The models of each platform that advice rests on: of ours if there are any, else of published runs."""
+def prefer_own_models(models: Iterable[TimeModel]) -> list[TimeModel]:
+    """Return the models of this project's runs, and for platforms without any those of published runs."""
     everything = list(models)
-    ours = {_platform(model) for model in everything if model.origin == "ours"}
-    return [model for model in everything if model.origin == "ours" or _platform(model) not in ours]
+    own = {_platform_of(model) for model in everything if model.origin == "ours"}
+    return [model for model in everything if model.origin == "ours" or _platform_of(model) not in own]
 
 
-def pareto(axes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of the points (N, axes) are on the front: no other is less in one axis and no more in any."""
-    no_more = np.all(axes[None] <= axes[:, None], axis=2)
-    less = np.any(axes[None] < axes[:, None], axis=2)
-    return np.asarray(~np.any(no_more & less, axis=1), dtype=np.bool_)
+def find_pareto_front(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which of the points (N, objectives) are on the front.
+
+    For these no other point is smaller in one objective and not larger in any.
+    """
+    no_larger = np.all(points[None] <= points[:, None], axis=2)
+    smaller = np.any(points[None] < points[:, None], axis=2)
+    return np.asarray(~np.any(no_larger & smaller, axis=1), dtype=np.bool_)
 
 
-def _platform(model: Model) -> str:
-    """What a model's place is to who chooses: a single node tells of arrays too."""
+def _platform_of(model: TimeModel) -> str:
+    """Return the platform that a model describes: a single node of this project describes arrays too."""
     return ARRAY if model.place == NODE and model.origin == "ours" else model.place
 
 
-def _axes(possible: Sequence[Choice]) -> NDArray[np.float64]:
+def _objectives(possible: Sequence[Candidate]) -> NDArray[np.float64]:
+    """Return seconds, dollars and service units (N, 3) of N candidates."""
     rows = [(one.seconds, one.dollars or 0.0, one.service_units or 0.0) for one in possible]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def _require(target: Target, deadline: float | None, budget: float | None) -> None:
-    """Raises InputError if nothing could be said about this."""
+def _validate(target: Target, deadline: float | None, budget: float | None) -> None:
+    """Raise InputError if a value is out of range, or if there are no prices for the region."""
     if target.galaxies < 1:
-        raise InputError(f"{target.survey} holds no galaxies; expected a survey with some, or a number of 1 or more")
+        raise InputError(f"{target.survey} holds no galaxies; expected a survey with galaxies, or a number above 0")
     if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
-        raise InputError(f"a deadline of {deadline:g} s cannot be met; expected more than 0")
+        raise InputError(f"a deadline of {deadline:g} s is not possible; expected more than 0")
     if budget is not None and not (math.isfinite(budget) and budget >= 0):
-        raise InputError(f"a budget of {budget:g} dollars cannot be; expected 0 or more")
+        raise InputError(f"a budget of {budget:g} dollars is not possible; expected 0 or more")
     if not 128 <= target.memory_mb <= 10240:
-        raise InputError(f"functions of {target.memory_mb} MB cannot be; expected 128 to 10240")
+        raise InputError(f"functions of {target.memory_mb} MB are not possible; expected 128 to 10240")
     if target.concurrency < 1:
-        raise InputError(f"a concurrency of {target.concurrency} cannot be; expected 1 or more")
+        raise InputError(f"a concurrency of {target.concurrency} is not possible; expected 1 or more")
     load_prices(target.region, target.architecture)
 
 
-def _notes(models: Sequence[Model], possible: Sequence[Choice]) -> Iterable[str]:
-    there = {_platform(model) for model in models}
-    for place in (place for place in _WANTED if place not in there):
-        yield f"Of {_WANTED[place]} nothing was measured, so that there is no choice for it."
+def _make_notes(models: Sequence[TimeModel], possible: Sequence[Candidate]) -> Iterable[str]:
+    known = {_platform_of(model) for model in models}
+    for place in (place for place in _PLACES if place not in known):
+        yield f"There are no choices for {_PLACES[place]}, since no runs on it were measured."
     for model in models:
         if model.error is None:
             where = f"{model.place} ({model.machine})" if model.machine else model.place
-            yield f"How far the model for {where} is off is not known: too few configurations were measured."
+            yield f"The error of the model for {where} is not known: too few configurations were measured."
     if any(one.service_units is not None for one in possible):
         yield (
-            "Service units are for every core during the whole time, the most that a job can be charged; how long a "
-            "job waits in the queue is not in its time."
+            "Service units are for every core during the whole time, the maximum that a job can be charged; the time "
+            "that a job waits in the queue is not included."
         )
     if any(one.dollars is not None for one in possible):
         yield (
-            "Dollars are list prices for the memory that functions have, which is more than they use; with other "
-            "memory than was measured, the time to compute is taken to go with the processors. Sending a survey to S3 "
-            "is not in it."
+            "Dollars are list prices for the configured memory of functions, which is more than they use. For other "
+            "memory than was measured, the computing time is assumed to scale with the number of processors. Uploading "
+            "a survey to S3 is not included."
         )

@@ -1,4 +1,4 @@
-"""How time changes with the number of ranks, and where the time of a run's ranks goes."""
+"""Analyse how time changes with the number of ranks, and in which phases ranks spend their time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cosmicai.errors import InputError
 
-FEWEST = 3  # different numbers of ranks: two points lie on a curve of two parameters whatever they are
+MIN_NUMBERS = 3  # of different numbers of ranks: a curve with two parameters fits any two points
 PHASES = ("start", "load", "read", "predict", "write")
 
 
@@ -19,9 +19,9 @@ PHASES = ("start", "load", "read", "predict", "write")
 class Amdahl:
     """T(n) = T(1) (f + (1 - f) / n), after Amdahl 1967: `serial_fraction` is f, `one_rank_seconds` T(1).
 
-    `sigma` is the standard error of f; `residual` the root of the mean squared residual in seconds, with the degrees of
-    freedom that are left; `points` and `numbers` how many times were fitted, of how many different numbers of ranks. f
-    is as fitted: less than 0 where the speed-up is more than the number of ranks, more than 1 where ranks slow it down.
+    `sigma` is the standard error of f; `residual` is the root mean square of the residuals in seconds, over the
+    degrees of freedom; `points` is the number of times and `numbers` that of different numbers of ranks. f is as
+    fitted: below 0 if the speed-up exceeds the number of ranks, above 1 if more ranks are slower.
     """
 
     serial_fraction: float
@@ -32,36 +32,39 @@ class Amdahl:
     numbers: int
 
     def seconds(self, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The fitted time with so many ranks, s."""
+        """Return the fitted time in seconds for these numbers of ranks."""
         return self.one_rank_seconds * (self.serial_fraction + (1 - self.serial_fraction) / ranks)
 
     @property
     def largest_speed_up(self) -> float:
-        """How many times faster any number of ranks can be: 1 / f, infinite if f is 0 or less."""
+        """Largest possible speed-up with any number of ranks: 1 / f, infinite if f is 0 or less."""
         return 1 / self.serial_fraction if self.serial_fraction > 0 else float("inf")
 
 
 def fit_amdahl(ranks: Sequence[float], seconds: Sequence[float]) -> Amdahl:
-    """The law through these times, a time for each number of ranks: T(n) = a + b / n by linear least squares, so that
-    T(1) = a + b and f = a / (a + b).
+    """Fit Amdahl's law to times, one for each element of `ranks`.
 
-    Times that are missing are passed over. Raises InputError for times of fewer than FEWEST different numbers, and if
-    T(1) would not be above 0.
+    The fit is T(n) = a + b / n by linear least squares, with T(1) = a + b and f = a / (a + b). Missing times are
+    skipped. Raises InputError for fewer than MIN_NUMBERS different numbers of ranks, and if T(1) is not above 0.
     """
     n, t = np.asarray(ranks, dtype=np.float64), np.asarray(seconds, dtype=np.float64)
     known = np.isfinite(n) & np.isfinite(t)
     n, t = n[known], t[known]
     numbers = len(np.unique(n))
-    if numbers < FEWEST:
-        told = f"a fit of Amdahl's law needs times of {FEWEST} different numbers of ranks, and there are {numbers}"
-        raise InputError(f"{told}; measure more of them")
+    if numbers < MIN_NUMBERS:
+        needs = (
+            f"a fit of Amdahl's law needs times of {MIN_NUMBERS} different numbers of ranks, and there are {numbers}"
+        )
+        raise InputError(f"{needs}; measure more of them")
     terms = np.stack([np.ones_like(n), 1 / n], axis=1)
     (a, b), *_ = np.linalg.lstsq(terms, t, rcond=None)
     if a + b <= 0:
-        raise InputError("these times grow so fast with the ranks that Amdahl's law gives one rank no time; fit others")
+        raise InputError(
+            "the fitted time of one rank is not above 0, since these times grow too fast with the ranks; use others"
+        )
     variance = float(np.sum((t - terms @ (a, b)) ** 2)) / (len(t) - 2)
     covariance = variance * np.linalg.inv(terms.T @ terms)
-    slope = np.array([b, -a]) / (a + b) ** 2  # of f, by a and by b
+    slope = np.array([b, -a]) / (a + b) ** 2  # derivatives of f by a and by b
     return Amdahl(
         serial_fraction=float(a / (a + b)),
         one_rank_seconds=float(a + b),
@@ -72,10 +75,10 @@ def fit_amdahl(ranks: Sequence[float], seconds: Sequence[float]) -> Amdahl:
     )
 
 
-def speed_up(ranks: Sequence[float], seconds: Sequence[float]) -> pd.DataFrame:
-    """A row per number of ranks, in order: ranks, seconds (the median of its times), speed_up and efficiency.
+def compute_speed_up(ranks: Sequence[float], seconds: Sequence[float]) -> pd.DataFrame:
+    """Return a row per number of ranks, in order: ranks, seconds (the median of its times), speed_up and efficiency.
 
-    Both are against the fewest ranks there are, n0: T(n0) / T(n), and that times n0 / n.
+    Both are relative to the smallest number of ranks n0: T(n0) / T(n), and that times n0 / n.
     """
     n, t = np.asarray(ranks, dtype=np.float64), np.asarray(seconds, dtype=np.float64)
     times = pd.DataFrame({"ranks": n, "seconds": t}).dropna()
@@ -86,10 +89,10 @@ def speed_up(ranks: Sequence[float], seconds: Sequence[float]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Stragglers:
-    """Seconds of a run's ranks in ascending order; slowest over median; and what share of rank-seconds is idle.
+    """Seconds of a run's ranks in ascending order, the ratio of slowest to median, and the idle share of rank-seconds.
 
-    `idle` is 1 - mean / greatest: what ranks wait for the slowest, if all start at once and end together. `column` is
-    what the seconds are: `seconds`, or `cpu_seconds` where no rank says more.
+    `idle` is 1 - mean / maximum: the share spent waiting for the slowest rank if all start and end together. `column`
+    is the column of the seconds: `seconds`, or `cpu_seconds` if no rank states those.
     """
 
     seconds: NDArray[np.float64]
@@ -98,18 +101,18 @@ class Stragglers:
     column: str
 
 
-def stragglers(ranks: pd.DataFrame) -> Stragglers:
-    """How far the ranks of a run lie apart; the times of a rank's attempts add up.
+def measure_stragglers(ranks: pd.DataFrame) -> Stragglers:
+    """Return how much the times of a run's ranks differ; the times of a rank's attempts are added up.
 
-    Raises InputError if the rows are of several runs, or no rank says how long it worked.
+    Raises InputError if the rows are of several runs, or no rank states how long it worked.
     """
     if (names := ranks["run"].unique()).size > 1:
         raise InputError(f"ranks of {len(names)} runs were given, {names[0]} and others; give those of one run")
     column = "seconds" if ranks["seconds"].notna().any() else "cpu_seconds"
     seconds = np.sort(ranks.groupby("rank", dropna=False)[column].sum(min_count=1).dropna().to_numpy(np.float64))
     if not len(seconds) or not np.median(seconds):
-        told = f"the ranks of {names[0]} do not say" if len(names) else "there are no ranks that say"
-        raise InputError(f"{told} how long they worked; expected ranks with seconds above 0")
+        problem = f"the ranks of {names[0]} do not state" if len(names) else "there are no ranks that state"
+        raise InputError(f"{problem} how long they worked; expected ranks with seconds above 0")
     return Stragglers(
         seconds=seconds,
         slowest_to_median=float(seconds[-1] / np.median(seconds)),
@@ -118,25 +121,25 @@ def stragglers(ranks: pd.DataFrame) -> Stragglers:
     )
 
 
-def phases(ranks: pd.DataFrame) -> pd.DataFrame:
-    """A row per run, in their order: `run`, and the median over its ranks' attempts of the seconds in each of PHASES.
+def summarize_phases(ranks: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run, in their order: `run`, and the median seconds in each of PHASES over its ranks' attempts.
 
-    A phase of which no rank tells is NaN; a run of which no rank tells of any is left out.
+    A phase that no rank states is NaN; a run without any phases is left out.
     """
     columns = {f"{name}_seconds": name for name in PHASES}
     table = ranks.groupby("run", sort=False)[[*columns]].median().rename(columns=columns)
     return table.dropna(how="all").reset_index()
 
 
-def critical_path(ranks: pd.DataFrame) -> pd.DataFrame:
-    """A row per run, in their order: the phases of the rank that took longest, which no other rank could shorten.
+def find_critical_path(ranks: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run, in their order: the phases of the rank that took longest and so determined the time.
 
-    Columns: `run`, `rank` (the one with the most seconds over all phases), `seconds` (their sum), and each of PHASES.
-    Runs of which no rank tells of its phases are left out. Attempts of a rank add up.
+    Columns: `run`, `rank` (with the most seconds over all phases), `seconds` (their sum), and each of PHASES. The
+    attempts of a rank are added up; runs without any phases are left out.
     """
     columns = {f"{name}_seconds": name for name in PHASES}
-    told = ranks.dropna(subset=[*columns], how="all")
-    totals = told.groupby(["run", "rank"], sort=False)[[*columns]].sum(min_count=1).rename(columns=columns)
+    known = ranks.dropna(subset=[*columns], how="all")
+    totals = known.groupby(["run", "rank"], sort=False)[[*columns]].sum(min_count=1).rename(columns=columns)
     totals.insert(0, "seconds", totals.sum(axis=1))
     longest = totals.groupby("run", sort=False)["seconds"].idxmax()
     return totals.loc[[*longest]].reset_index()

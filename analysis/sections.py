@@ -1,4 +1,4 @@
-"""What a report says, section by section, from what was collected and audited."""
+"""Build the sections of a report from collected and audited runs."""
 
 from __future__ import annotations
 
@@ -12,211 +12,217 @@ from cosmicai.errors import InputError
 
 from . import figures
 from .accuracy import Accuracy, read_accuracy
-from .audit import Audit, table
-from .compare import MEASURES, average, headed
-from .figures.style import listed
+from .audit import Audit, tabulate_audit
+from .compare import MEASURES, average, format_averages
+from .figures.style import join_texts
 from .page import Section, Table
-from .published_comparison import HEADINGS as BESIDE_HEADINGS
-from .published_comparison import beside_published
-from .studies import STUDIES, Study, study_table
+from .published_comparison import HEADINGS as COMPARISON_HEADINGS
+from .published_comparison import compare_with_published
+from .studies import STUDIES, Study, build_study_table
 from .tables import Collection
 
-MOST_ACCURACIES = 3  # runs whose accuracy is drawn
+MAX_ACCURACIES = 3  # runs whose accuracy is drawn
 _MONEY = ("dollars", "galaxies_per_dollar", "service_units")
 _MEMORY = ("peak_rss_mb", "allocated_mb")
-_COVERAGE = {"asked_ranks": "ranks asked for", "findings": "what was found"}
+_COVERAGE = {"asked_ranks": "planned ranks", "findings": "findings"}
 _WORST_FIRST = ("incomplete", "doubtful", "unknown", "whole")
 _SETTINGS = ("data_gb", "partition_mb", "batch_size", "world_size")
-_NO_TIMES = {one.column for one in MEASURES} - {
+_OTHER_MEASURES = {one.column for one in MEASURES} - {
     "galaxies", "wall_seconds", "rank_seconds", "mean_cpu_seconds", "galaxies_per_second", "summed_galaxies_per_second",
 }  # fmt: skip
 Headings = Mapping[str, str]
+_ACCURACY_FIGURES = {
+    "density": figures.draw_density,
+    "dz_against_z": figures.draw_dz_by_redshift,
+    "dz_histogram": figures.draw_dz_histogram,
+    "by_magnitude": figures.draw_by_magnitude,
+}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a report is made from: `collection` with its costs (`costs.with_costs`)."""
+    """The contents of a report: `collection` with its costs (`costs.add_costs`), and its audit."""
 
     collection: Collection
     audit: Audit
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The runs with their verdicts, without those that single published figures tell of."""
+        """The runs with their verdicts, without those made from single published values."""
         runs = self.collection.runs[self.collection.runs["kind"].ne("figure")]
         return runs.assign(verdict=runs["run"].map(self.audit.verdicts))
 
     @cached_property
     def measured_on(self) -> str:
-        """Where all of this was measured, for the small print of figures."""
+        """The machines of all measurements, for the notes below figures."""
         machines = [str(name) for name in self.collection.runs["machine"].dropna().unique()]
-        return f"Measured on: {listed(machines)}." if machines else ""
+        return f"Measured on: {join_texts(machines)}." if machines else ""
 
     @cached_property
     def studies(self) -> list[tuple[Study, pd.DataFrame]]:
         """Each study with its table."""
-        return [(study, study_table(study, self.collection.runs, self.audit.verdicts)) for study in STUDIES]
+        return [(study, build_study_table(study, self.collection.runs, self.audit.verdicts)) for study in STUDIES]
 
 
-def sections(evidence: Evidence, headings: Headings) -> list[Section]:
-    """The sections of the report; `headings` are those of the columns of runs and ranks."""
+def build_sections(evidence: Evidence, headings: Headings) -> list[Section]:
+    """Return the sections of the report; `headings` are those of the columns of runs and ranks."""
     return [
-        _summary(evidence),
-        _runs(evidence, headings),
-        _coverage(evidence, headings),
-        _accuracy(evidence, headings),
-        _time(evidence, headings),
-        _cost(evidence, headings),
-        _studied(evidence, "memory", "Memory", _MEMORY.__contains__),
-        _published(evidence),
+        _build_summary(evidence),
+        _build_runs(evidence, headings),
+        _build_coverage(evidence, headings),
+        _build_accuracy(evidence, headings),
+        _build_time(evidence, headings),
+        _build_cost(evidence, headings),
+        _build_studies(evidence, "memory", "Memory", _MEMORY.__contains__),
+        _build_published(evidence),
     ]
 
 
-def _summary(evidence: Evidence) -> Section:
+def _build_summary(evidence: Evidence) -> Section:
     runs = evidence.runs
     counts = runs["verdict"].value_counts()
-    told = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items())
+    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items())
     ours = runs[runs["origin"].eq("ours")]
     prose = [
-        f"{len(runs):,} runs, {len(ours):,} of them ours, with {len(evidence.collection.ranks):,} ranks: {told}. "
-        "Incomplete runs are left out of all averages and of the figures made of these.",
+        f"{len(runs):,} runs, {len(ours):,} of them ours, with {len(evidence.collection.ranks):,} ranks: {verdicts}. "
+        "Incomplete runs are left out of all averages and of the figures made from them.",
     ]
-    if asked := ours["asked_galaxies"].sum():
-        prose.append(f"Ours predicted {ours['galaxies'].sum():,} of the {asked:,} galaxies that they were asked for.")
-    if figures := len(evidence.collection.runs) - len(runs):
-        prose.append(
-            f"{figures} published figures, each with its source, stand beside them in times, costs and memory."
-        )
+    if planned := ours["asked_galaxies"].sum():
+        prose.append(f"Our runs predicted {ours['galaxies'].sum():,} of {planned:,} planned galaxies.")
+    if values := len(evidence.collection.runs) - len(runs):
+        prose.append(f"Times, costs and memory also show {values} published values, each with its source.")
     if left_out := len(evidence.collection.left_out):
-        prose.append(f"What was found and could not be used ({left_out:,} cases) is named under Coverage.")
-    return Section("summary", "In short", prose)
+        prose.append(f"What was found but could not be used ({left_out:,} cases) is listed under Coverage.")
+    return Section("summary", "Summary", prose)
 
 
-def _runs(evidence: Evidence, headings: Headings) -> Section:
+def _build_runs(evidence: Evidence, headings: Headings) -> Section:
     place = ["origin", "platform", "device", "machine", "engine", "precision", "git_commit", "image_digest"]
     runs = evidence.runs
     machines = runs.groupby(place, dropna=False, sort=False, as_index=False).agg(
         runs=("run", "size"), ranks=("ranks", "sum"), galaxies=("galaxies", "sum"), first=("started_at", "min")
     )
     names = ["run", "verdict", "platform", "machine", "ranks", "partition_mb", "batch_size", "data_gb", "galaxies"]
-    prose = ["What each rank did is in ranks.csv; `python -m analysis columns` tells what all columns mean."]
+    prose = ["The ranks are listed in ranks.csv; `python -m analysis columns` explains all columns."]
     first = ["machine", *(name for name in machines if name != "machine")]
     tables = [
         Table("machines", "Machines and code", machines, headings, first),
         Table("runs", "Runs", runs, headings, names),
     ]
-    return Section("runs", "What ran where", prose, tables)
+    return Section("runs", "Runs and machines", prose, tables)
 
 
-def _coverage(evidence: Evidence, headings: Headings) -> Section:
-    verdicts = table(replace(evidence.collection, runs=evidence.runs), evidence.audit)
-    verdicts = verdicts.sort_values("verdict", key=lambda told: told.map(_WORST_FIRST.index), kind="stable")
+def _build_coverage(evidence: Evidence, headings: Headings) -> Section:
+    verdicts = tabulate_audit(replace(evidence.collection, runs=evidence.runs), evidence.audit)
+    verdicts = verdicts.sort_values("verdict", key=lambda verdict: verdict.map(_WORST_FIRST.index), kind="stable")
     left_out = pd.DataFrame(
         [(one.source, one.what, one.reason) for one in evidence.collection.left_out],
         columns=["source", "what", "reason"],
     )
-    caption = "Every run, counted against what was asked for or claimed; the worst first"
+    caption = "Every run, compared with its plan or its stated size; the worst first"
     tables = [Table("coverage", caption, verdicts, {**headings, **_COVERAGE})]
     if len(left_out):
-        tables.append(Table("left-out", "What was found and not used", left_out))
+        tables.append(Table("left-out", "What was found but not used", left_out))
     prose = [
-        "Whole: nothing is missing. Doubtful: its own claims contradict each other; it counts, and is marked. "
-        "Incomplete: something is missing, and it is left out of averages. Unknown: there is nothing to count against."
+        "Whole: nothing is missing. Doubtful: its own statements contradict each other; it is used, and marked. "
+        "Incomplete: something is missing, and it is left out of averages. Unknown: there is nothing to compare with."
     ]
     return Section("coverage", "Coverage", prose, tables)
 
 
-def _accuracy(evidence: Evidence, headings: Headings) -> Section:
+def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
     runs = evidence.runs
     known = runs[runs["nmad"].notna()]
     names = [
         "run", "verdict", "galaxies", "r2", "mae", "mse", "bias", "nmad", "outliers", "engine", "precision", "machine",
     ]  # fmt: skip
-    absent: list[str] = [] if len(known) else ["None of these runs has spectroscopic redshifts to compare with."]
+    not_shown: list[str] = [] if len(known) else ["None of these runs has spectroscopic redshifts to compare with."]
     drawings = []
-    for number, accuracy in enumerate(_accuracies(known, absent)):
-        for draw in (figures.density, figures.dz_against_z, figures.dz_histogram, figures.by_magnitude):
-            drawings.append(draw(accuracy, f"{draw.__name__}-{number + 1}"))
+    for number, accuracy in enumerate(_read_accuracies(known, not_shown)):
+        for name, draw in _ACCURACY_FIGURES.items():
+            drawings.append(draw(accuracy, f"{name}-{number + 1}"))
     prose = ["dz = (z_phot - z_spec) / (1 + z_spec); NMAD is the published precision, 1.48 median |dz - median dz|."]
     tables = [Table("accuracy", "Accuracy", known, headings, names)] if len(known) else []
-    return Section("accuracy", "Accuracy", prose, tables, drawings, absent)
+    return Section("accuracy", "Accuracy", prose, tables, drawings, not_shown)
 
 
-def _accuracies(known: pd.DataFrame, absent: list[str]) -> Iterator[Accuracy]:
-    """Of the largest whole runs of ours; those that have the same survey and the same metrics are drawn once."""
+def _read_accuracies(known: pd.DataFrame, not_shown: list[str]) -> Iterator[Accuracy]:
+    """Yield the accuracy of our largest whole runs, one of each group with equal galaxies and metrics."""
     ours = known[known["origin"].eq("ours") & known["verdict"].eq("whole")]
     distinct = ours.drop_duplicates(["galaxies", "mae", "nmad"]).sort_values("galaxies", ascending=False)
-    if len(distinct) > MOST_ACCURACIES:
-        absent.append(f"Of {len(distinct)} runs with different redshifts the {MOST_ACCURACIES} largest are drawn.")
-    for row in distinct.head(MOST_ACCURACIES).itertuples():
+    if len(distinct) > MAX_ACCURACIES:
+        not_shown.append(
+            f"Only the {MAX_ACCURACIES} largest of {len(distinct)} runs with different redshifts are drawn."
+        )
+    for row in distinct.head(MAX_ACCURACIES).itertuples():
         try:
             yield read_accuracy(row.source, row.run)
         except InputError as error:
-            absent.append(f"The accuracy of {row.run} is not drawn: {error}.")
+            not_shown.append(f"The accuracy of {row.run} is not drawn: {error}.")
 
 
-def _time(evidence: Evidence, headings: Headings) -> Section:
-    studied = _studied(evidence, "time", "Time", lambda measure: measure not in (*_MONEY, *_MEMORY))
+def _build_time(evidence: Evidence, headings: Headings) -> Section:
+    studied = _build_studies(evidence, "time", "Time", lambda measure: measure not in (*_MONEY, *_MEMORY))
     averages = average(evidence.runs, evidence.audit.verdicts, _SETTINGS)
     used = evidence.audit.usable(evidence.collection.runs)["run"]
     ranks = evidence.collection.ranks
-    drawings = [*studied.drawings, *_of_ranks(evidence, ranks[ranks["run"].isin(used)])]
+    drawings = [*studied.drawings, *_draw_ranks(evidence, ranks[ranks["run"].isin(used)])]
     prose = [
-        "The time of a run is that of a clock, from the start of its first rank to its end. Published tables also call "
-        "the sum of the ranks' own rates a throughput: here it is named so, since no clock ever saw it.",
-        "Averages leave out what lies more than 1.5 interquartile ranges outside the quartiles, as the published ones "
-        "do; medians, beside them, leave out nothing.",
+        "The time of a run is wall-clock time, from the start of its first rank to its end. Published tables call the "
+        "sum of the ranks' own rates throughput; here it is called a sum of rates, since it was never measured.",
+        "Averages leave out values more than 1.5 interquartile ranges outside the quartiles, as the published ones do; "
+        "the medians next to them use all values.",
     ]
-    elsewhere = [name for name in averages if name.removesuffix("_median") in _NO_TIMES]
-    shown = headed(averages.drop(columns=elsewhere))
+    dropped = [name for name in averages if name.removesuffix("_median") in _OTHER_MEASURES]
+    shown = format_averages(averages.drop(columns=dropped))
     tables = [Table("averages", "Averages over runs of the same settings: mean (median)", shown, file=averages)]
-    return Section("time", "Time", prose, tables, drawings, studied.absent)
+    return Section("time", "Time", prose, tables, drawings, studied.not_shown)
 
 
-def _of_ranks(evidence: Evidence, ranks: pd.DataFrame) -> Iterator[figures.Drawing]:
-    """Where the time of ranks goes, how far they lie apart, and how much faster more of them are; of ours if any."""
+def _draw_ranks(evidence: Evidence, ranks: pd.DataFrame) -> Iterator[figures.Drawing]:
+    """Yield figures of the phases, the spread and the speed-up of ranks; of our ranks if there are any."""
     ours = evidence.runs.loc[evidence.runs["origin"].eq("ours"), "run"]
     own = ranks[ranks["run"].isin(ours)]
     shown = own if len(own) else ranks
     if shown["predict_seconds"].notna().any():
-        yield figures.phases(shown, evidence.measured_on)
+        yield figures.draw_phases(shown, evidence.measured_on)
     if shown.groupby("run").size().gt(1).any():
-        yield figures.stragglers(shown, evidence.measured_on)
+        yield figures.draw_stragglers(shown, evidence.measured_on)
     for study, points in evidence.studies:
         if study.name == "world-size-time" and _is_line(points):
-            yield figures.speed_up(points, evidence.measured_on)
+            yield figures.draw_speed_up(points, evidence.measured_on)
 
 
 def _is_line(points: pd.DataFrame) -> bool:
-    """Whether a study has points at two places at least."""
+    """Return whether a study has points at two or more places."""
     return bool(points.dropna(subset=["value"])["x"].nunique() > 1)
 
 
-def _studied(evidence: Evidence, name: str, title: str, takes: Callable[[str], bool]) -> Section:
-    """The studies of the measures that are taken."""
-    taken = [(study, points) for study, points in evidence.studies if takes(study.measure)]
-    drawings = [figures.draw(study, points, evidence.measured_on) for study, points in taken if _is_line(points)]
-    without = "; ".join(study.title for study, points in taken if not _is_line(points))
-    told = f"Not drawn, since no two runs that may be averaged differ in what would be across: {without}."
-    return Section(name, title, drawings=drawings, absent=[told] if without else [])
+def _build_studies(evidence: Evidence, name: str, title: str, shows: Callable[[str], bool]) -> Section:
+    """Return a section with the studies of the measures for which `shows` is true."""
+    shown = [(study, points) for study, points in evidence.studies if shows(study.measure)]
+    drawings = [figures.draw_study(study, points, evidence.measured_on) for study, points in shown if _is_line(points)]
+    without = "; ".join(study.title for study, points in shown if not _is_line(points))
+    reason = f"Not drawn, since no two runs that may be averaged differ in the setting of the x axis: {without}."
+    return Section(name, title, drawings=drawings, not_shown=[reason] if without else [])
 
 
-def _cost(evidence: Evidence, headings: Headings) -> Section:
-    studied = _studied(evidence, "cost", "Cost", _MONEY.__contains__)
+def _build_cost(evidence: Evidence, headings: Headings) -> Section:
+    studied = _build_studies(evidence, "cost", "Cost", _MONEY.__contains__)
     runs = evidence.runs
     known = runs[runs["dollars"].notna() | runs["service_units"].notna()]
     names = ["run", "verdict", "platform", "galaxies", "memory_mb", "billed_seconds", "dollars", "dollars_source",
              "service_units", "service_units_source", "machine"]  # fmt: skip
     tables = [Table("costs", "Costs", known, headings, names)] if len(known) else []
-    nothing = [] if len(known) else ["None of these runs tells what it cost."]
-    return Section("cost", "Cost", (), tables, studied.drawings, [*nothing, *studied.absent])
+    no_costs = [] if len(known) else ["None of these runs states its cost."]
+    return Section("cost", "Cost", (), tables, studied.drawings, [*no_costs, *studied.not_shown])
 
 
-def _published(evidence: Evidence) -> Section:
-    beside = beside_published(evidence.runs, evidence.audit.verdicts)
+def _build_published(evidence: Evidence) -> Section:
+    comparison = compare_with_published(evidence.runs, evidence.audit.verdicts)
     prose = [
-        "Best against best. Machines, galaxies and settings differ, so that a ratio tells what a user gets, and not "
-        "what the code alone gained; for that see `cosmicai bench`, which runs both on one machine."
+        "The best of ours and the best published value of each measure. Machines, galaxies and settings differ, so "
+        "that a ratio includes more than the gain of the code; `cosmicai bench` compares both codes on one machine."
     ]
-    tables = [Table("beside-published", "Ours beside the published figures", beside, BESIDE_HEADINGS)]
-    return Section("published", "Beside the published figures", prose, tables)
+    tables = [Table("beside-published", "Our runs and the published values", comparison, COMPARISON_HEADINGS)]
+    return Section("published", "Comparison with published values", prose, tables)

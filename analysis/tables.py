@@ -1,13 +1,15 @@
-"""The two tables that all of the analysis reads: one row per run, and one row per rank of a run.
+"""The two tables that the whole analysis works on: one row per run, and one row per rank of a run.
 
-Every column is declared here with its type, its unit and its meaning; readers fill rows by these names and leave out
-what their source does not tell. A missing value is pandas' own (NA, NaN or NaT), never 0.
+Every column is declared here with its type, unit and meaning. Readers fill rows by these names and omit what their
+source does not state. A missing value is pandas' own (NA, NaN or NaT), never 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -16,15 +18,16 @@ from cosmicai.runs.record import BITS_PER_GALAXY
 
 Row = Mapping[str, Any]
 
-GALAXY_BYTES = BITS_PER_GALAXY // 8  # of cutout and magnitudes, as published data sizes count
+GALAXY_BYTES = BITS_PER_GALAXY // 8  # cutout and magnitudes, the bytes that published data sizes count
 GB = 2**30  # the published 12.6 GB are 659,857 galaxies, so a GB there is 2^30 bytes
-TOTAL_GB = 12.6  # what the published total data set is called by
-TEXT, COUNT, REAL, TRUTH, TIME = "str", "Int64", "float64", "boolean", "datetime64[us, UTC]"
+TOTAL_GB = 12.6  # name of the published total data set
+TEXT, COUNT, REAL, BOOLEAN, TIME = "str", "Int64", "float64", "boolean", "datetime64[us, UTC]"
+LARGEST_COUNT = 10**15  # sums over thousands of ranks still fit into 64 bits
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column: its pandas type, the unit of its values, and what they are."""
+class ColumnSpec:
+    """Declaration of a table column: its pandas type, the unit of its values, and their meaning."""
 
     name: str
     dtype: str
@@ -33,96 +36,102 @@ class Column:
 
 
 RUN_COLUMNS = (
-    Column("run", TEXT, "", "name of the run, by which its ranks are found; no two runs have the same"),
-    Column("source", TEXT, "", "file or folder that tells of it"),
-    Column("origin", TEXT, "", "`ours` or `published`"),
-    Column("kind", TEXT, "", "what it was read from: see analysis.readers"),
-    Column("study", TEXT, "", "`data size`, `batch size`, `world size`, or `single`: what was varied; runs of two "
-           "studies are never averaged together"),
-    Column("platform", TEXT, "", "`laptop` (any single machine), `slurm` or `lambda`"),
-    Column("device", TEXT, "", "`cpu` or `cuda`"),
-    Column("machine", TEXT, "", "where it was measured, as far as the source tells"),
-    Column("engine", TEXT, "", "what computed: `openvino`, `reference`, `cuda`, or `published` for the published code"),
-    Column("precision", TEXT, "", "`float32`, `bfloat16`, `int8`"),
-    Column("weights", TEXT, "", "what the network's weights are: `demo`, or the first 16 digits of their SHA-256"),
-    Column("partition_mb", REAL, "MB (2^20 bytes)", "target size of the partitions"),
-    Column("data_gb", REAL, "GB (2^30 bytes)", "data size that the run claims; `total` is 12.6"),
-    Column("batch_size", COUNT, "galaxies", "NA where ranks differ"),
-    Column("world_size", COUNT, "ranks", "ranks that the run had, as far as it says; at once or not"),
-    Column("concurrency", COUNT, "ranks", "most ranks at once, where that is known to be less than world_size"),
-    Column("repeat", COUNT, "", "number among runs of the same settings, from 1"),
-    Column("asked_ranks", COUNT, "ranks", "ranks, which are files on Lambda, that there should be"),
-    Column("asked_galaxies", COUNT, "galaxies", "galaxies that there should be, where that is known exactly"),
-    Column("ranks", COUNT, "ranks", "ranks that the source tells of"),
-    Column("galaxies", COUNT, "galaxies", "galaxies that were predicted, over all ranks"),
-    Column("duplicate", COUNT, "galaxies", "galaxies that are there more than once"),
-    Column("complete", TRUTH, "", "what the run says of itself; NA if it says nothing"),
-    Column("wall_seconds", REAL, "s", "from the start of the whole run to its end, by a clock; for Lambda the state "
-           "machine's duration, for SLURM the array's"),
-    Column("working_seconds", REAL, "s", "of these, those in which ranks worked; for Lambda the duration of the map"),
-    Column("rank_seconds", REAL, "s", "mean over ranks of the seconds that each worked"),
-    Column("median_rank_seconds", REAL, "s", "median over ranks of the same"),
-    Column("slowest_seconds", REAL, "s", "the same of the slowest rank"),
-    Column("cpu_seconds", REAL, "s", "CPU time of all ranks together"),
-    Column("mean_cpu_seconds", REAL, "s", "mean over ranks of their CPU time, outliers left out: the published "
-           "`total_cpu_time` of a run"),
-    Column("median_cpu_seconds", REAL, "s", "median over ranks of their CPU time"),
-    Column("galaxies_per_second", REAL, "galaxies/s", "galaxies over working_seconds, else over wall_seconds"),
-    Column("summed_galaxies_per_second", REAL, "galaxies/s", "sum of the ranks' own rates: what published tables call "
-           "throughput, and no rate that the run had unless all ranks ran at once"),
-    Column("allocated_mb", REAL, "MB (10^6 bytes)", "all that torch's profiler saw allocated, over all ranks: the "
-           "published `total_cpu_memory`, and no memory that was ever in use at once"),
-    Column("peak_rss_mb", REAL, "MB (2^20 bytes)", "largest resident memory of any rank"),
-    Column("peak_gpu_mb", REAL, "MB (2^20 bytes)", "largest memory of any rank's GPU"),
-    Column("memory_mb", REAL, "MB (2^20 bytes)", "memory of the function on Lambda"),
-    Column("billed_seconds", REAL, "s", "what Lambda billed, over all calls"),
-    Column("dollars", REAL, "US dollars", "what AWS charges at list prices, where the run tells enough"),
-    Column("mae", REAL, "", "mean |z_phot - z_spec|"),
-    Column("mse", REAL, "", "mean (z_phot - z_spec)^2"),
-    Column("bias", REAL, "", "mean dz"),
-    Column("nmad", REAL, "", "1.48 median |dz - median dz|: the published precision"),
-    Column("r2", REAL, "", "coefficient of determination"),
-    Column("outliers", REAL, "", "fraction with |dz| > 0.05"),
-    Column("started_at", TIME, "UTC", "when the first rank began"),
-    Column("catalogue", TEXT, "", "address of the catalogue"),
-    Column("git_commit", TEXT, "", "commit of the code that ran"),
-    Column("image_digest", TEXT, "", "manifest digest of the image that ran"),
+    ColumnSpec("run", TEXT, "", "unique name of the run; its ranks refer to it"),
+    ColumnSpec("source", TEXT, "", "file or folder that describes the run"),
+    ColumnSpec("origin", TEXT, "", "`ours` or `published`"),
+    ColumnSpec("kind", TEXT, "", "kind of source: see analysis.readers"),
+    ColumnSpec("study", TEXT, "", "`data size`, `batch size`, `world size`, or `single`: the setting that was varied; "
+               "runs of two studies are never averaged together"),
+    ColumnSpec("platform", TEXT, "", "`laptop` (any single machine), `slurm` or `lambda`"),
+    ColumnSpec("device", TEXT, "", "`cpu` or `cuda`"),
+    ColumnSpec("machine", TEXT, "", "machine of the measurement, as far as the source states it"),
+    ColumnSpec("engine", TEXT, "", "inference engine: `openvino`, `reference`, `cuda`, or `published` for the "
+               "published code"),
+    ColumnSpec("precision", TEXT, "", "`float32`, `bfloat16`, `int8`"),
+    ColumnSpec("weights", TEXT, "", "weights of the network: `demo`, or the first 16 digits of their SHA-256"),
+    ColumnSpec("partition_mb", REAL, "MB (2^20 bytes)", "target size of the partitions"),
+    ColumnSpec("data_gb", REAL, "GB (2^30 bytes)", "data size that the run states; `total` is 12.6"),
+    ColumnSpec("batch_size", COUNT, "galaxies", "NA where ranks differ"),
+    ColumnSpec("world_size", COUNT, "ranks", "number of ranks that the run states; not all need to run at once"),
+    ColumnSpec("concurrency", COUNT, "ranks", "most ranks at once, if known to be less than world_size"),
+    ColumnSpec("repeat", COUNT, "", "number among runs of the same settings, from 1"),
+    ColumnSpec("asked_ranks", COUNT, "ranks", "planned number of ranks, which are files on Lambda"),
+    ColumnSpec("asked_galaxies", COUNT, "galaxies", "planned number of galaxies, if known exactly"),
+    ColumnSpec("ranks", COUNT, "ranks", "ranks that the source describes"),
+    ColumnSpec("galaxies", COUNT, "galaxies", "galaxies predicted, over all ranks"),
+    ColumnSpec("duplicate", COUNT, "galaxies", "galaxies that occur more than once"),
+    ColumnSpec("complete", BOOLEAN, "", "whether the run's own summary reports it as complete; NA without a summary"),
+    ColumnSpec("wall_seconds", REAL, "s", "wall-clock time from the start of the whole run to its end; for Lambda the "
+               "duration of the state machine, for SLURM that of the array"),
+    ColumnSpec("working_seconds", REAL, "s", "part of wall_seconds in which ranks worked; for Lambda the duration of "
+               "the map"),
+    ColumnSpec("rank_seconds", REAL, "s", "working time of a rank, mean over ranks"),
+    ColumnSpec("median_rank_seconds", REAL, "s", "working time of a rank, median over ranks"),
+    ColumnSpec("slowest_seconds", REAL, "s", "working time of the slowest rank"),
+    ColumnSpec("cpu_seconds", REAL, "s", "CPU time, sum over ranks"),
+    ColumnSpec("mean_cpu_seconds", REAL, "s", "CPU time of a rank, mean over ranks without outliers: the published "
+               "`total_cpu_time` of a run"),
+    ColumnSpec("median_cpu_seconds", REAL, "s", "CPU time of a rank, median over ranks"),
+    ColumnSpec("galaxies_per_second", REAL, "galaxies/s", "galaxies over working_seconds, else over wall_seconds"),
+    ColumnSpec("summed_galaxies_per_second", REAL, "galaxies/s", "sum of the ranks' own rates: the throughput of "
+               "published tables; a rate of the run only if all ranks ran at once"),
+    ColumnSpec("allocated_mb", REAL, "MB (10^6 bytes)", "sum of all allocations that torch's profiler recorded, over "
+               "all ranks: the published `total_cpu_memory`; never in use at once"),
+    ColumnSpec("peak_rss_mb", REAL, "MB (2^20 bytes)", "largest resident memory of any rank"),
+    ColumnSpec("peak_gpu_mb", REAL, "MB (2^20 bytes)", "largest GPU memory of any rank"),
+    ColumnSpec("memory_mb", REAL, "MB (2^20 bytes)", "configured memory of the function on Lambda"),
+    ColumnSpec("billed_seconds", REAL, "s", "time billed by Lambda, over all invocations"),
+    ColumnSpec("dollars", REAL, "US dollars", "charges of AWS at list prices, if the run states enough"),
+    ColumnSpec("mae", REAL, "", "mean |z_phot - z_spec|"),
+    ColumnSpec("mse", REAL, "", "mean (z_phot - z_spec)^2"),
+    ColumnSpec("bias", REAL, "", "mean dz"),
+    ColumnSpec("nmad", REAL, "", "1.48 median |dz - median dz|: the published precision"),
+    ColumnSpec("r2", REAL, "", "coefficient of determination"),
+    ColumnSpec("outliers", REAL, "", "fraction with |dz| > 0.05"),
+    ColumnSpec("started_at", TIME, "UTC", "start of the first rank"),
+    ColumnSpec("catalogue", TEXT, "", "address of the catalogue"),
+    ColumnSpec("git_commit", TEXT, "", "commit of the code that ran"),
+    ColumnSpec("image_digest", TEXT, "", "manifest digest of the container image that ran"),
 )  # fmt: skip
 
 RANK_COLUMNS = (
-    Column("run", TEXT, "", "name of the run"),
-    Column("rank", COUNT, "", "number of the rank, from 0; published records are numbered in their order"),
-    Column("attempt", COUNT, "", "which attempt of this rank, from 1"),
-    Column("item", TEXT, "", "the file that it read; for ours the survey"),
-    Column("host", TEXT, "", "name of the machine"),
-    Column("state", TEXT, "", "`finished`, `running`, `failed` and the like, where the record tells"),
-    Column("started_at", TIME, "UTC", "when it began"),
-    Column("ended_at", TIME, "UTC", "when it last wrote"),
-    Column("galaxies", COUNT, "galaxies", "galaxies that it predicted"),
-    Column("batches", COUNT, "batches", "batches that it predicted"),
-    Column("batch_size", COUNT, "galaxies", "most galaxies in a batch"),
-    Column("seconds", REAL, "s", "wall time of its work: reading, predicting, writing; records of the published code "
-           "have none: their seconds per batch are CPU time over galaxies, times the batch size"),
-    Column("cpu_seconds", REAL, "s", "CPU time of its work"),
-    Column("start_seconds", REAL, "s", "from the start of its process to its code; on Lambda the start of the runtime"),
-    Column("load_seconds", REAL, "s", "loading the network"),
-    Column("read_seconds", REAL, "s", "waiting for galaxies"),
-    Column("predict_seconds", REAL, "s", "predicting"),
-    Column("write_seconds", REAL, "s", "waiting for results to be written"),
-    Column("galaxies_per_second", REAL, "galaxies/s", "as the record says"),
-    Column("allocated_mb", REAL, "MB (10^6 bytes)", "what torch's profiler saw allocated"),
-    Column("peak_rss_mb", REAL, "MB (2^20 bytes)", "largest resident memory"),
-    Column("peak_gpu_mb", REAL, "MB (2^20 bytes)", "largest memory of the GPU"),
-    Column("s3_requests", COUNT, "requests", "requests to S3"),
-    Column("s3_seconds", REAL, "s", "time of these requests, added up"),
-    Column("memory_mb", REAL, "MB (2^20 bytes)", "memory of the function on Lambda"),
-    Column("billed_seconds", REAL, "s", "what Lambda billed"),
+    ColumnSpec("run", TEXT, "", "name of the run"),
+    ColumnSpec("rank", COUNT, "", "number of the rank, from 0; published records are numbered in their order"),
+    ColumnSpec("attempt", COUNT, "", "attempt of this rank, from 1"),
+    ColumnSpec("item", TEXT, "", "file that it read; the survey for runs of this project"),
+    ColumnSpec("host", TEXT, "", "name of the machine"),
+    ColumnSpec("state", TEXT, "", "`finished`, `running`, `failed` and similar, if the record states it"),
+    ColumnSpec("started_at", TIME, "UTC", "start of the rank"),
+    ColumnSpec("ended_at", TIME, "UTC", "time of its last write"),
+    ColumnSpec("galaxies", COUNT, "galaxies", "galaxies that it predicted"),
+    ColumnSpec("batches", COUNT, "batches", "batches that it predicted"),
+    ColumnSpec("batch_size", COUNT, "galaxies", "most galaxies in a batch"),
+    ColumnSpec("seconds", REAL, "s", "wall-clock time of its work: reading, predicting, writing; missing in records of "
+               "the published code, whose seconds per batch are CPU time over galaxies, times the batch size"),
+    ColumnSpec("cpu_seconds", REAL, "s", "CPU time of its work"),
+    ColumnSpec("start_seconds", REAL, "s", "time from the start of its process to its code; on Lambda the start of "
+               "the runtime"),
+    ColumnSpec("load_seconds", REAL, "s", "time to load the network"),
+    ColumnSpec("read_seconds", REAL, "s", "time waiting for galaxies"),
+    ColumnSpec("predict_seconds", REAL, "s", "time predicting"),
+    ColumnSpec("write_seconds", REAL, "s", "time waiting for results to be written"),
+    ColumnSpec("galaxies_per_second", REAL, "galaxies/s", "rate that the record states"),
+    ColumnSpec("allocated_mb", REAL, "MB (10^6 bytes)", "allocations that torch's profiler recorded"),
+    ColumnSpec("peak_rss_mb", REAL, "MB (2^20 bytes)", "largest resident memory"),
+    ColumnSpec("peak_gpu_mb", REAL, "MB (2^20 bytes)", "largest memory of the GPU"),
+    ColumnSpec("s3_requests", COUNT, "requests", "requests to S3"),
+    ColumnSpec("s3_seconds", REAL, "s", "duration of these requests, added up"),
+    ColumnSpec("memory_mb", REAL, "MB (2^20 bytes)", "configured memory of the function on Lambda"),
+    ColumnSpec("billed_seconds", REAL, "s", "time billed by Lambda"),
 )  # fmt: skip
+
+
+RUN_TYPES, RANK_TYPES = ({column.name: column.dtype for column in columns} for columns in (RUN_COLUMNS, RANK_COLUMNS))
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that was found and not taken: its source, what of it (`record 3`, or the whole), and why."""
+    """Something that was found but not used: its source, the part (`record 3`, or empty for all of it), and why."""
 
     source: str
     reason: str
@@ -130,10 +139,10 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a source tells of one run: a row of RUN_COLUMNS, and rows of RANK_COLUMNS without the run's name.
+class MeasuredRun:
+    """One run as a source describes it: a row of RUN_COLUMNS, and rows of RANK_COLUMNS without the run's name.
 
-    What the ranks tell of their run (see `collect.with_sums`) need not be in its row.
+    Values that follow from the ranks (see `collect.add_rank_totals`) may be missing from the run's row.
     """
 
     run: Row
@@ -141,24 +150,27 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a reader found in one source."""
+class SourceContents:
+    """Everything that a reader found in one source."""
 
-    measured: tuple[Measured, ...] = ()
+    measured: tuple[MeasuredRun, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Everything that was found: `runs` with RUN_COLUMNS, `ranks` with RANK_COLUMNS, and what was left out."""
+    """Everything that was collected: `runs` with RUN_COLUMNS, `ranks` with RANK_COLUMNS, and what was left out."""
 
     runs: pd.DataFrame
     ranks: pd.DataFrame
     left_out: tuple[LeftOut, ...] = field(default=())
 
 
-def frame(rows: Iterable[Row], columns: tuple[Column, ...]) -> pd.DataFrame:
-    """The rows as a table with exactly these columns and types. Raises KeyError for a name that is no column."""
+def make_table(rows: Iterable[Row], columns: tuple[ColumnSpec, ...]) -> pd.DataFrame:
+    """Return the rows as a table with exactly these columns and types.
+
+    Raises KeyError for a name that is not a column.
+    """
     everything = list(rows)
     names = {column.name for column in columns}
     if unknown := {name for row in everything for name in row} - names:
@@ -167,3 +179,55 @@ def frame(rows: Iterable[Row], columns: tuple[Column, ...]) -> pd.DataFrame:
         column.name: pd.array([row.get(column.name) for row in everything], dtype=column.dtype) for column in columns
     }
     return pd.DataFrame(table)
+
+
+def validate_row(row: Row, dtypes: Mapping[str, str]) -> None:
+    """Raise ValueError, naming the column, if a value of a row does not fit its column; None always fits.
+
+    Readers call this for each row, so that one bad value costs one row and not the whole table.
+    """
+    for name, value in row.items():
+        if value is None:
+            continue
+        if not _FITS[dtypes[name]](value):
+            raise ValueError(f"its {name} is {_quote(value)}; expected {_EXPECTED[dtypes[name]]}")
+        if name == "batch_size" and not value:  # the analysis divides by it
+            raise ValueError("its batch_size is 0; expected 1 or more")
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is text that UTF-8 can encode: JSON may hold half of a surrogate pair."""
+    if type(value) is not str:
+        return False
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
+
+
+def _is_real(value: object) -> bool:
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= LARGEST_COUNT)
+
+
+def _is_boolean(value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+def _quote(value: object) -> str:
+    text = repr(value) if type(value) is not int or abs(value) <= LARGEST_COUNT else "a number of more than 15 digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_FITS = {TEXT: is_text, COUNT: _is_count, REAL: _is_real, BOOLEAN: _is_boolean, TIME: _is_time}
+_EXPECTED = {
+    TEXT: "text in Unicode",
+    COUNT: "a whole number from 0 to 10^15",
+    REAL: "a finite number",
+    BOOLEAN: "true or false",
+    TIME: "a time with a time zone",
+}

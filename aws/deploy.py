@@ -1,4 +1,4 @@
-"""`python aws/deploy.py ...`: the stack on AWS that does runs, from the template in this folder."""
+"""Deploy the stack of this folder's template on AWS: `python aws/deploy.py up` and its other commands."""
 
 from pathlib import Path
 

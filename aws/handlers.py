@@ -1,4 +1,4 @@
-"""The functions of the image on AWS Lambda, by the names under which the stack (template.yaml) calls them."""
+"""The handlers of the image on AWS Lambda, under the names that the stack (template.yaml) uses."""
 
 from cosmicai.aws_lambda.infer import infer
 from cosmicai.aws_lambda.initialize import initialize

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Redshifts by the tasks of a SLURM array. Each does its share and then what others have left; the last one makes the
-# catalogue. Tasks may come late, be requeued, or never come.
+# Predict redshifts with the tasks of a SLURM array. Each does its share and then what others have left; the last one
+# makes the catalogue. Tasks may start late, be requeued, or never start.
 #
 #   sbatch jobs/infer_array.sh                                              4,096 synthetic galaxies, demo weights
 #   sbatch --array=0-63 jobs/infer_array.sh SURVEY RUN WEIGHTS
 #   sbatch --array=0-7 --gres=gpu:1 --mem=8G jobs/infer_array.sh SURVEY     with a GPU each
 #   sbatch jobs/infer_array.sh SURVEY RUN                                   again: does what is missing in RUN
 #
-# SURVEY and WEIGHTS are paths, seen from where you are, s3:// addresses or `demo`; RUN is runs/infer_array-JOB by
-# default. A task that runs out of time puts down its work and is requeued. Variables:
+# SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_array-JOB
+# by default. A task that runs out of time drops its current item and is requeued. Variables:
 #
-# COSMICAI_INFER_OPTIONS   more options of `cosmicai infer`, such as "--precision int8"
+# COSMICAI_INFER_OPTIONS   further options of `cosmicai infer`, such as "--precision int8"
 # COSMICAI_IMAGE           run in this container; see slurm/container.sh --help
 # COSMICAI_MAX_REQUEUES    how often at most a task is requeued; default 10
 # COSMICAI_ROOT            this project's folder, if you submit from another one
@@ -32,5 +32,6 @@ root=${COSMICAI_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}
   exit 2
 }
 
-begin infer_array "$@"
-go "$root/slurm/container.sh" cosmicai infer "$survey" --weights "$weights" --out "$run" --resume "${options[@]}"
+parse_arguments infer_array "$@"
+run_command "$root/slurm/container.sh" cosmicai infer "$survey" --weights "$weights" --out "$run" --resume \
+  "${options[@]}"

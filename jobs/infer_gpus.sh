@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Redshifts by one job on several GPUs, of one node or of many: one task for each GPU. The tasks meet by
-# torch.distributed (NCCL), share a counter that says which item is next, and end with the catalogue.
+# Predict redshifts with one job on several GPUs, of one node or of several: one task per GPU. The tasks connect by
+# torch.distributed (NCCL), take items by a shared counter, and make the catalogue at the end.
 #
 #   sbatch --nodes=2 --ntasks-per-node=4 --gres=gpu:a100:4 jobs/infer_gpus.sh SURVEY RUN WEIGHTS
 #   sbatch jobs/infer_gpus.sh                    one GPU, 4,096 synthetic galaxies, demo weights
 #   sbatch ... jobs/infer_gpus.sh SURVEY RUN     again: does what is missing in RUN
 #
-# SURVEY and WEIGHTS are paths, seen from where you are, s3:// addresses or `demo`; RUN is runs/infer_gpus-JOB by
-# default. A job that runs out of time puts down its work and is requeued. Variables:
+# SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_gpus-JOB by
+# default. A job that runs out of time drops its current items and is requeued. Variables:
 #
-# COSMICAI_INFER_OPTIONS   more options of `cosmicai plan`, such as "--precision tf32"
+# COSMICAI_INFER_OPTIONS   further options of `cosmicai plan`, such as "--precision tf32"
 # COSMICAI_IMAGE           run in this container; see slurm/container.sh --help
 # COSMICAI_MAX_REQUEUES    how often at most the job is requeued; default 10
 # COSMICAI_ROOT            this project's folder, if you submit from another one
-# MASTER_PORT              where the tasks meet; default a free port of the first node
+# MASTER_PORT              port at which the tasks connect; default a free port of the first node
 #SBATCH --job-name=cosmicai
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -32,11 +32,11 @@ root=${COSMICAI_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}
   exit 2
 }
 
-begin infer_gpus "$@"
+parse_arguments infer_gpus "$@"
 # shellcheck source-path=SCRIPTDIR/.. source=slurm/master.sh
 . "$root/slurm/master.sh"
 export COSMICAI_WORLD_SIZE=$SLURM_NTASKS
-go "$root/slurm/container.sh" cosmicai plan "$survey" --weights "$weights" --out "$run" --resume \
+run_command "$root/slurm/container.sh" cosmicai plan "$survey" --weights "$weights" --out "$run" --resume \
   --ranks "$SLURM_NTASKS" "${options[@]}"
-go srun --mpi=none --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
+run_command srun --mpi=none --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
   "$root/slurm/container.sh" cosmicai work "$run"

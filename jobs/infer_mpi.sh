@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Redshifts by the ranks of one MPI job on the CPUs of one node or of many. They share a counter that says which item
-# is next, and end with the catalogue. SLURM starts them by PMIx (`srun --mpi=list` shows whether it can); where mpi4py
-# and PMIx do not fit together, use jobs/infer_array.sh.
+# Predict redshifts with the ranks of one MPI job on the CPUs of one node or of several. They take items by a shared
+# counter and make the catalogue at the end. SLURM starts them by PMIx (`srun --mpi=list` shows whether it can); where
+# mpi4py and PMIx do not fit together, use jobs/infer_array.sh.
 #
 #   sbatch --nodes=4 --ntasks=64 jobs/infer_mpi.sh SURVEY RUN WEIGHTS
 #   sbatch jobs/infer_mpi.sh                    4,096 synthetic galaxies, demo weights
 #   sbatch ... jobs/infer_mpi.sh SURVEY RUN     again: does what is missing in RUN
 #
-# SURVEY and WEIGHTS are paths, seen from where you are, s3:// addresses or `demo`; RUN is runs/infer_mpi-JOB by
-# default. A job that runs out of time puts down its work and is requeued. Variables:
+# SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_mpi-JOB by
+# default. A job that runs out of time drops its current items and is requeued. Variables:
 #
-# COSMICAI_INFER_OPTIONS   more options of `cosmicai plan`, such as "--precision int8"
+# COSMICAI_INFER_OPTIONS   further options of `cosmicai plan`, such as "--precision int8"
 # COSMICAI_IMAGE           run in this container; see slurm/container.sh --help. If `scontrol show config` says that
 #                          TmpFS is not /tmp, add it to COSMICAI_BIND
 # COSMICAI_MAX_REQUEUES    how often at most the job is requeued; default 10
@@ -31,9 +31,9 @@ root=${COSMICAI_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}
   exit 2
 }
 
-begin infer_mpi "$@"
+parse_arguments infer_mpi "$@"
 export COSMICAI_WORLD_SIZE=$SLURM_NTASKS
-go "$root/slurm/container.sh" cosmicai plan "$survey" --weights "$weights" --out "$run" --resume \
+run_command "$root/slurm/container.sh" cosmicai plan "$survey" --weights "$weights" --out "$run" --resume \
   --ranks "$SLURM_NTASKS" "${options[@]}"
-go srun --mpi=pmix --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
+run_command srun --mpi=pmix --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
   "$root/slurm/container.sh" cosmicai work "$run"

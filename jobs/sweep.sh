@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Speed by size of partition, batch size and number of ranks: one job for each combination, one after the other, so that
-# none disturbs another, and a last one that gathers all results. Run it on the login node, from the project's folder.
+# Measure the speed by partition size, batch size and number of ranks: one job for each combination, one after the other
+# so that none disturbs another, and a last one that collects all results. Run it on the login node, from the project's
+# folder.
 #
 #   jobs/sweep.sh [SURVEY [FOLDER [WEIGHTS]]]                            by default `demo`, runs/sweep and `demo`
 #   SBATCH_ACCOUNT=stars SBATCH_PARTITION=standard BATCH_SIZES=64,512 WORLD_SIZES=1,8 jobs/sweep.sh SURVEY FOLDER
 #
-# All are in FOLDER/sweep.json in the end. Run it again for what is missing. Variables, with their defaults:
+# The results are in FOLDER/sweep.json at the end. Run it again for what is missing. Variables and their defaults:
 #
-# PARTITION_MB     25,100       megabytes of each partition, as which the survey is written anew
-# BATCH_SIZES      32,512       galaxies at once
-# WORLD_SIZES      1,2,4        ranks; the jobs have a core for each of the largest number
-# REPEATS          3            runs of each combination, of which the median counts
+# PARTITION_MB     25,100       megabytes per partition, into which the survey is cut
+# BATCH_SIZES      32,512       galaxies predicted at once
+# WORLD_SIZES      1,2,4        numbers of ranks; each job has as many cores as the largest of them
+# REPEATS          3            runs of each combination; their median is reported
 # SBATCH_...                    options of sbatch: SBATCH_ACCOUNT, SBATCH_TIMELIMIT, SBATCH_EXCLUSIVE, ...
 # COSMICAI_IMAGE                run in this container; see slurm/container.sh --help
 set -euo pipefail
@@ -28,7 +29,7 @@ cores=$(printf '%s\n' "${worlds[@]}" | sort -n | tail -n 1)
 mkdir -p "$folder/logs"
 
 previous=
-submit() { # NAME PARTITION_MB,... BATCH_SIZE,... RANKS,...: a job that begins when the one before has ended, however
+submit() { # NAME PARTITION_MB,... BATCH_SIZE,... RANKS,...: a job that starts when the previous one has ended, however
   local command=("$root/slurm/container.sh" cosmicai bench sweep "$survey" --out "$folder" --weights "$weights"
     --partition-mb "$2" --batch-sizes "$3" --world-sizes "$4" --repeats "${REPEATS:-3}")
   previous=$(sbatch --parsable --output="$folder/logs/$1.log" ${previous:+--dependency="afterany:$previous"} <<END
@@ -49,5 +50,5 @@ for partition in "${partitions[@]}"; do
     done
   done
 done
-submit all "$PARTITION_MB" "$BATCH_SIZES" "$WORLD_SIZES" # finds all done, but does what may still be missing
+submit all "$PARTITION_MB" "$BATCH_SIZES" "$WORLD_SIZES" # does what may still be missing, and collects all
 echo "results in $folder/sweep.json when job $previous has ended; logs in $folder/logs; scancel --name=cosmicai-sweep"

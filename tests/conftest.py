@@ -37,7 +37,7 @@ def shared() -> Path:
 @pytest.fixture
 def bfloat16() -> None:
     """The test is skipped where the processor does not compute in bfloat16."""
-    from cosmicai.engines.openvino.engine import has_bfloat16
+    from cosmicai.engines.openvino.processor import has_bfloat16
 
     if not has_bfloat16():
         pytest.skip(NO_BFLOAT16)

@@ -1,7 +1,7 @@
-"""How all figures look, and how they are written.
+"""The common style of all figures, and how they are written to files.
 
-They are read without colour: series differ by marker and dash, bars by hatch, and the palette by its greys. At 400
-pixels across, the smallest letters are 8 pixels tall. No figure touches what other threads use: no pyplot, no settings.
+Figures are readable without colour: series differ by marker and dash, bars by hatch, and the colours by their greys. At
+a width of 400 pixels the smallest letters are 8 pixels tall. No figure changes global state: no pyplot, no settings.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from cosmicai.storage import replacing
+from cosmicai.storage import atomic_write
 
 WIDTH = 6.0  # inches
-TITLE, LABEL, TICK, NOTE = 12.0, 11.0, 10.0, 8.5  # points; at 400 pixels across a point is 0.93 pixels
+TITLE, LABEL, TICK, NOTE = 12.0, 11.0, 10.0, 8.5  # points; at a width of 400 pixels a point is 0.93 pixels
 DPI = 150
-ROOM, HANDLE = 62, 7  # letters across a legend, and how many of them a marker with its dash takes
-MOST_TICKS, DIGIT = 16, 0.02  # ticks at points, and the part of the x axis that a digit takes
-# Okabe & Ito 2008, without its yellow, which white paper swallows; neighbours differ in lightness.
+ROOM, HANDLE = 62, 7  # width of a legend and of a marker with its dash, in letters
+MAX_TICKS, DIGIT = 16, 0.02  # ticks at points, and the width of a digit as a fraction of the x axis
+# Okabe & Ito 2008, without its yellow, which is invisible on white paper; neighbours differ in lightness.
 PALETTE = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#CC79A7", "#009E73")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = (
@@ -41,7 +41,7 @@ GREYS = ("#ffffff", "#bdbdbd", "#f0f0f0", "#969696", "#d9d9d9")  # of the bars w
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: the name of its files, its title, and a sentence with its main numbers for who cannot see it."""
+    """A figure: the name of its files, its title, and a caption with its main numbers as text alternative."""
 
     name: str
     title: str
@@ -50,43 +50,45 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a series is drawn; no two of the first 64 share both marker and dash."""
+class SeriesStyle:
+    """The style of a series; no two of the first 64 share both marker and dash."""
 
     color: str
     marker: str
     dash: Any
 
 
-def look(number: int) -> Look:
-    """The look of the series with this number, from 0."""
+def series_style(number: int) -> SeriesStyle:
+    """Return the style of the series with this number, from 0."""
     turn = number // len(MARKERS)
-    return Look(PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], DASHES[(number + turn) % len(DASHES)])
+    return SeriesStyle(
+        PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)], DASHES[(number + turn) % len(DASHES)]
+    )
 
 
-def begin(height: float = 3.9) -> Figure:
-    """An empty figure, `height` in inches without legend, notes, and a second line of the title, which add to it."""
+def new_figure(height: float = 3.9) -> Figure:
+    """Return an empty figure; legend, notes and a second line of the title add to its `height` in inches."""
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
-def finish(figure: Figure, name: str, title: str, caption: str, notes: Iterable[str] = ()) -> Drawing:
-    """The figure with its title above and notes in small print below; its layout no longer changes."""
+def finish_drawing(figure: Figure, name: str, title: str, caption: str, notes: Iterable[str] = ()) -> Drawing:
+    """Return the figure with its title above and notes in small print below; its layout no longer changes."""
     figure.suptitle(above := _literal(fill(title, 56)), fontsize=TITLE, x=0.01, ha="left")
     if below := _literal("\n".join(fill(note, 90) for note in notes if note)):
         figure.supxlabel(below, fontsize=NOTE, x=0.01, ha="left", color="#404040")
     _grow(figure, TITLE * above.count("\n") + NOTE * len(below.splitlines()))
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # or every file would be laid out anew
+    figure.set_layout_engine("none")  # else the layout is computed again for every file
     return Drawing(name, title, caption, figure)
 
 
 def _grow(figure: Figure, points: float) -> None:
-    """Makes room for lines of letters of so many points in all."""
+    """Add room for lines of text with a total height in points."""
     figure.set_figheight(figure.get_figheight() + 1.35 * points / 72)
 
 
-def label(axes: Axes, x: str, y: str) -> None:
-    """Names both axes and sets their letters and grid."""
+def label_axes(axes: Axes, x: str, y: str) -> None:
+    """Label both axes and set their fonts and grid."""
     axes.set_xlabel(x, fontsize=LABEL)
     axes.set_ylabel(fill(y, 32), fontsize=LABEL)
     axes.tick_params(labelsize=TICK)
@@ -95,61 +97,61 @@ def label(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def logarithmic(axes: Axes, name: str) -> None:
-    """Makes the `x` or the `y` axis logarithmic, with plain numbers and enough of them over a short range."""
+def set_logarithmic(axes: Axes, name: str) -> None:
+    """Make the `x` or `y` axis logarithmic, with plain numbers, and more ticks over a short range."""
     getattr(axes, f"set_{name}scale")("log")
     axis = getattr(axes, f"{name}axis")
     low, high = sorted(getattr(axes, f"get_{name}lim")())
     subs = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(plain))
+    axis.set_major_formatter(FuncFormatter(format_number))
     axis.set_minor_formatter(NullFormatter())
 
 
-def linear(axes: Axes, name: str) -> None:
-    """Begins the `x` or the `y` axis at 0, unless there is less, and writes its numbers as on others."""
+def set_linear(axes: Axes, name: str) -> None:
+    """Start the `x` or `y` axis at 0, unless there are negative values, and format its numbers."""
     if (axes.dataLim.x0 if name == "x" else axes.dataLim.y0) >= 0:
         getattr(axes, f"set_{name}lim")(0, None)
-    getattr(axes, f"{name}axis").set_major_formatter(FuncFormatter(plain))
+    getattr(axes, f"{name}axis").set_major_formatter(FuncFormatter(format_number))
 
 
-def ticks_at(axes: Axes, values: Iterable[float]) -> None:
-    """Puts the ticks of the x axis where there are points, without those whose numbers would touch; if few points."""
-    wanted = sorted(set(values))
-    if len(wanted) > MOST_TICKS:
+def set_ticks(axes: Axes, values: Iterable[float]) -> None:
+    """Put the ticks of the x axis at up to MAX_TICKS points, without those whose labels would overlap."""
+    places = sorted(set(values))
+    if len(places) > MAX_TICKS:
         return
-    across = axes.transAxes.inverted().transform(axes.transData.transform([(value, 1) for value in wanted]))[:, 0]
-    taken: list[float] = []
-    end = float("-inf")  # of the last number, in parts of the axis
-    for value, place in zip(wanted, across, strict=True):
-        half = DIGIT * len(plain(value)) / 2
+    across = axes.transAxes.inverted().transform(axes.transData.transform([(value, 1) for value in places]))[:, 0]
+    ticks: list[float] = []
+    end = float("-inf")  # of the last label, as a fraction of the axis
+    for value, place in zip(places, across, strict=True):
+        half = DIGIT * len(format_number(value)) / 2
         if place - half >= end:
-            taken.append(value)
+            ticks.append(value)
             end = place + half + DIGIT
-    axes.set_xticks(taken)
-    axes.xaxis.set_major_formatter(FuncFormatter(plain))
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(format_number))
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def plain(value: float, _: object = None) -> str:
-    """A number on an axis, without powers of ten as long as it is short."""
+def format_number(value: float, _: object = None) -> str:
+    """Return a number for an axis, without powers of ten if it is short."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def shortened(name: str, letters: int) -> str:
-    """The name, of a long one beginning and end, for a legend, which leaves out what begins with an underscore."""
+def shorten(name: str, letters: int) -> str:
+    """Return a name for a legend: of a long one start and end, and no underscore first, which would hide it."""
     end = 2 * letters // 3
     short = name if len(name) <= letters else f"{name[: letters - 1 - end]}…{name[-end:]}"
     return _literal(f" {short}" if short.startswith("_") else short)
 
 
 def _literal(text: str) -> str:
-    """The text without formulas, which matplotlib sees between two dollar signs."""
+    """Return the text with escaped dollar signs, between which matplotlib expects a formula."""
     return text.replace("$", r"\$")
 
 
-def legend(axes: Axes, handles: Iterable[Artist] | None = None) -> None:
-    """The legend above the axes, where it hides no data, of as many columns as there is room for."""
+def add_legend(axes: Axes, handles: Iterable[Artist] | None = None) -> None:
+    """Add a legend above the axes, where it hides no data, with as many columns as fit."""
     shown: list[Any] = list(axes.get_legend_handles_labels()[0] if handles is None else handles)
     if shown:
         letters = max(len(str(handle.get_label())) for handle in shown)
@@ -162,34 +164,34 @@ def legend(axes: Axes, handles: Iterable[Artist] | None = None) -> None:
         _grow(axes.figure, 1.1 * TICK * ceil(len(shown) / columns))
 
 
-def listed(texts: Sequence[str], most: int = 4) -> str:
-    """The texts in a row, and of many how many more there are."""
-    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
-    return "; ".join([*texts[:most], *more])
+def join_texts(texts: Sequence[str], limit: int = 4) -> str:
+    """Return the first texts, separated by semicolons, and the number of others."""
+    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
+    return "; ".join([*texts[:limit], *more])
 
 
-def empty(axes: Axes, reason: str) -> None:
-    """Says in the axes why there is nothing in them."""
+def mark_empty(axes: Axes, reason: str) -> None:
+    """Write into empty axes why there is nothing to draw."""
     axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, _literal(fill(reason, 50)), ha="center", va="center", fontsize=LABEL, transform=axes.transAxes)
 
 
 def save(drawing: Drawing, folder: str | Path) -> tuple[Path, Path]:
-    """Writes NAME.svg and NAME.png (150 dots an inch), the same bytes for the same figure; returns their paths.
+    """Write NAME.svg and NAME.png (150 dots per inch) and return their paths; equal figures give equal bytes.
 
-    Letters in the SVG are paths, since they then look the same without the font; its title and description are the
-    drawing's. Raises StorageError if a file cannot be written.
+    Letters in the SVG are paths, which look the same without the font; its title and description are those of the
+    drawing. Raises StorageError if a file cannot be written.
     """
     svg, png = (Path(folder, f"{drawing.name}.{kind}") for kind in ("svg", "png"))
     for path, data in ((svg, to_svg(drawing)), (png, to_png(drawing))):
-        with replacing(str(path)) as beside:
-            beside.write_bytes(data)
+        with atomic_write(str(path)) as temporary:
+            temporary.write_bytes(data)
     return svg, png
 
 
-# `Figure.savefig` would draw everything once more before, to see how large it is.
+# `Figure.savefig` would draw everything twice, first to measure its size.
 def to_png(drawing: Drawing) -> bytes:
-    """The figure as PNG, of 900 pixels across."""
+    """Return the figure as PNG with a width of 900 pixels."""
     buffer = io.BytesIO()
     canvas: Any = FigureCanvasAgg(drawing.figure)
     canvas.print_png(buffer, metadata={"Software": None})
@@ -197,32 +199,32 @@ def to_png(drawing: Drawing) -> bytes:
 
 
 def to_svg(drawing: Drawing) -> bytes:
-    """The figure as SVG; what was rasterized in it has DPI dots an inch."""
+    """Return the figure as SVG; rasterized parts have DPI dots per inch."""
     buffer = io.StringIO()
     metadata = {"Title": drawing.title, "Description": drawing.caption, "Date": None, "Creator": None}
     canvas: Any = FigureCanvasSVG(drawing.figure)
     try:
         canvas.print_svg(buffer, metadata=metadata)
     finally:
-        drawing.figure.set_dpi(DPI)  # which it has changed
-    return _own_ids(buffer.getvalue(), drawing.name).encode()
+        drawing.figure.set_dpi(DPI)  # which print_svg changes
+    return _make_ids_unique(buffer.getvalue(), drawing.name).encode()
 
 
 _ID = re.compile(r'(\bid="|href="#|url\(#)([^")]+)')
 _RANDOM = re.compile(r"[a-z]+[0-9a-f]{10}")
 
 
-def _own_ids(svg: str, name: str) -> str:
-    """The SVG with ids that are no others' in a page that holds several, and the same each time.
+def _make_ids_unique(svg: str, name: str) -> str:
+    """Return the SVG with reproducible ids that are unique in a page with several figures.
 
-    By itself matplotlib takes random ones, or such that depend on a setting that all threads share.
+    matplotlib's own ids are random, or depend on a global setting.
     """
     numbers: dict[str, int] = {}
 
-    def own(found: re.Match[str]) -> str:
+    def replace(found: re.Match[str]) -> str:
         before, old = found.groups()
         if _RANDOM.fullmatch(old):
             old = f"n{numbers.setdefault(old, len(numbers))}"
         return f"{before}{name}-{old}"
 
-    return _ID.sub(own, svg)
+    return _ID.sub(replace, svg)

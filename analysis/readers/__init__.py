@@ -1,13 +1,13 @@
-"""One module per kind of source; each has `matches(source)`, which takes no damaged file, and `read(source)`.
+"""Readers of files that describe runs: one module per kind of source.
 
-Kinds of runs, by what they were read from:
+Each has `matches(source)`, which is false for damaged files, and `read(source)`. Kinds of runs, by their source:
 
-run         a run folder of ours (plan.json)
+run         a run folder of this project (plan.json)
 combined    published records of all ranks (combined_data.json, and course teams' files with the same records)
-durations   how long a run took, in a table apart from its records, of which none are there
-statistics  averages over a run's records, of which none are there
+durations   how long a run took, from a table without the records
+statistics  averages over a run's records, without the records
 array       how long a SLURM array took
-endless     a record of a process that goes on and on, as a run of the data size that it had reached
+endless     a record of an endless process, as a run of the data size that it had reached
 results     the published results of one process on a single machine
-log         what CloudWatch says of a run's invocations; of a run there are only those of one log stream
+log         a run's invocations from a CloudWatch log, which holds only those of one log stream
 """

@@ -1,4 +1,4 @@
-"""A file that may tell of runs."""
+"""A file that may describe runs, with its contents as text, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cosmicai import storage
 
 @dataclass(frozen=True)
 class Source:
-    """A file: its address, and its name below what the user gave, by which runs are called."""
+    """A file: its address, and its name relative to the addresses that the user gave, from which runs are named."""
 
     uri: str
     name: str
 
     @property
     def folder(self) -> str:
-        """Name of its folder, by which a run is called that has a folder of its own."""
+        """Name of its folder, after which a run is named that has a folder of its own."""
         return self.name.rpartition("/")[0] or self.parent
 
     @property
@@ -30,43 +30,45 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """Its name without the suffix, under which runs are called that share a file."""
+        """Its name without the suffix, which starts the names of runs that share a file."""
         return self.name.rpartition(".")[0] or self.name
 
     @property
     def file(self) -> str:
-        """Its own name, without its folder."""
+        """Its file name, without the folder."""
         return storage.basename(self.uri)
 
-    def beside(self, name: str) -> str:
-        """The address of another file of the same folder."""
+    def sibling(self, name: str) -> str:
+        """Return the address of another file of the same folder."""
         return storage.join(self.uri.rpartition("/")[0], name)
 
     @cached_property
     def text(self) -> str:
-        """Its text, read once. Raises StorageError if it cannot be read, ValueError if it is none."""
+        """Its text, read once. Raises StorageError if it cannot be read, ValueError if it is not UTF-8."""
         try:
             return storage.read_bytes(self.uri).decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise ValueError("it is no text in UTF-8") from None
+            raise ValueError("it is not UTF-8 text") from None
 
     @cached_property
     def json(self) -> Any:
-        """Its JSON, read once. Raises ValueError if it is none."""
+        """Its JSON value, read once. Raises ValueError if it is not JSON, or nested too deeply."""
         try:
             return json.loads(self.text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"it is no JSON ({error}); get it again") from None
+        except RecursionError:
+            raise ValueError("it is not usable JSON (nested too deeply); get it again") from None
+        except ValueError as error:
+            raise ValueError(f"it is not JSON ({error}); get it again") from None
 
     @cached_property
     def records(self) -> list[Any]:
-        """The values of its JSON if that is a list, else none; none also if it is no JSON."""
+        """The elements of its JSON if that is a list, else none; none also for a file that is not JSON."""
         value = self._json_or_none
         return value if isinstance(value, list) else []
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The values of its JSON by key if it has keys, else none; none also if it is no JSON."""
+        """The values of its JSON by key if that is an object, else none; none also for a file that is not JSON."""
         value = self._json_or_none
         return value if isinstance(value, dict) else {}
 
@@ -81,12 +83,21 @@ class Source:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The names of its columns if it is a CSV file, else none."""
+        """The names of its columns if it is a CSV file, else none. Raises ValueError for a damaged first line."""
         first = self.text.partition("\n")[0] if self.name.endswith(".csv") else ""
-        return tuple(name.strip() for name in next(csv.reader([first]), []))
+        return tuple(name.strip() for name in next(iter(_parse_csv([first])), []))
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows of a CSV file by column, `` where a row is too short; empty lines are none."""
-        lines = csv.reader(self.text.splitlines()[1:])
-        full = ([*line, *[""] * len(self.columns)] for line in lines if line)
-        return [dict(zip(self.columns, map(str.strip, line), strict=False)) for line in full]
+        """Return the rows of a CSV file by column, without empty lines; missing values are empty.
+
+        Raises ValueError if it is damaged.
+        """
+        padded = ([*line, *[""] * len(self.columns)] for line in _parse_csv(self.text.splitlines()[1:]) if line)
+        return [dict(zip(self.columns, map(str.strip, line), strict=False)) for line in padded]
+
+
+def _parse_csv(lines: list[str]) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines))
+    except csv.Error as error:
+        raise ValueError(f"it is not a CSV table ({error}); get it again") from None

@@ -1,10 +1,10 @@
-"""Averages that the published project made of a run's records, one row per run.
+"""Read averages over a run's records that the published project made, one row per run.
 
-result_stats.csv                        of Lambda, by partition and data size
-batch_varying_results.csv               of Lambda, by batch size
-slurm_mpi_style_result_stats.csv        of one SLURM job per data size
+result_stats.csv                        Lambda, by partition and data size
+batch_varying_results.csv               Lambda, by batch size
+slurm_mpi_style_result_stats.csv        one SLURM job per data size
 
-A row whose run is there with all its records is left out by `joining`.
+`merge` leaves out a row if all records of its run are found.
 """
 
 from __future__ import annotations
@@ -14,37 +14,39 @@ from typing import Any
 
 from cosmicai.runs.record import BITS_PER_GALAXY
 
-from ..tables import Found, LeftOut, Measured, Row
-from .durations import LAMBDA
+from ..tables import RUN_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from .durations import PUBLISHED_LAMBDA
 from .source import Source
-from .values import number, rate, whole
+from .values import count_galaxies, get_integer, get_number, get_rate
 
 
 def matches(source: Source) -> bool:
-    """Whether a file is of this kind, by its columns."""
+    """Return whether a file is of this kind, by its columns."""
     return source.columns in _TABLES
 
 
-def read(source: Source) -> Found:
-    """A run without ranks for each row but for the averages over runs."""
-    measured: list[Measured] = []
+def read(source: Source) -> SourceContents:
+    """Return a run without ranks for each row, except the averages over runs."""
+    measured: list[MeasuredRun] = []
     left_out: list[LeftOut] = []
-    row_of, rows = _TABLES[source.columns], source.rows()
+    read_row, rows = _TABLES[source.columns], source.rows()
     if means := sum(row["run"] == "mean" for row in rows):
-        left_out.append(LeftOut(source.uri, "they are averages over runs, and no runs", f"{means} rows `mean`"))
+        left_out.append(LeftOut(source.uri, "they are averages over runs, not runs", f"{means} rows `mean`"))
     for place, row in enumerate(rows, 1):
         if row["run"] != "mean":
             try:
-                measured.append(Measured({"source": source.uri, **row_of(source, row)}))
+                run = {"source": source.uri, **read_row(source, row)}
+                validate_row(run, RUN_TYPES)
+                measured.append(MeasuredRun(run))
             except ValueError as error:
                 left_out.append(LeftOut(source.uri, str(error), f"row {place}"))
-    return Found(tuple(measured), tuple(left_out))
+    return SourceContents(tuple(measured), tuple(left_out))
 
 
-def size_row(source: Source, row: dict[str, str]) -> Row:
-    """A row of result_stats.csv."""
-    partition, data, repeat = number(row, "partition (MB)"), number(row, "data (GB)"), whole(row, "run")
-    return _lambda_row(row) | {
+def read_size_row(source: Source, row: dict[str, str]) -> Row:
+    """Read a row of result_stats.csv."""
+    partition, data, repeat = get_number(row, "partition (MB)"), get_number(row, "data (GB)"), get_integer(row, "run")
+    return _read_lambda_row(row) | {
         "run": f"{source.stem}/{partition:g}MB/{data:g}GB/{repeat}",
         "study": "data size",
         "partition_mb": partition,
@@ -52,54 +54,54 @@ def size_row(source: Source, row: dict[str, str]) -> Row:
     }
 
 
-def batch_row(source: Source, row: dict[str, str]) -> Row:
-    """A row of batch_varying_results.csv, which says neither of what partition nor of what data size it is."""
-    batch_size, repeat = whole(row, "batch_size"), whole(row, "run")
+def read_batch_row(source: Source, row: dict[str, str]) -> Row:
+    """Read a row of batch_varying_results.csv, which states neither partition nor data size."""
+    batch_size, repeat = get_integer(row, "batch_size"), get_integer(row, "run")
     run = f"{source.stem}/{batch_size}/{repeat}"
-    return _lambda_row(row) | {"run": run, "study": "batch size", "batch_size": batch_size}
+    return _read_lambda_row(row) | {"run": run, "study": "batch size", "batch_size": batch_size}
 
 
-def _lambda_row(row: dict[str, str]) -> dict[str, Any]:
-    return LAMBDA | {
+def _read_lambda_row(row: dict[str, str]) -> dict[str, Any]:
+    return PUBLISHED_LAMBDA | {
         "kind": "statistics",
-        "repeat": whole(row, "run"),
-        "mean_cpu_seconds": number(row, "total_cpu_time (seconds)"),
-        "allocated_mb": number(row, "total_cpu_memory (MB)"),
-        "summed_galaxies_per_second": number(row, "throughput_bps") / BITS_PER_GALAXY,
-        "galaxies": round(number(row, "total_bits") / BITS_PER_GALAXY),
+        "repeat": get_integer(row, "run"),
+        "mean_cpu_seconds": get_number(row, "total_cpu_time (seconds)"),
+        "allocated_mb": get_number(row, "total_cpu_memory (MB)"),
+        "summed_galaxies_per_second": get_number(row, "throughput_bps") / BITS_PER_GALAXY,
+        "galaxies": count_galaxies(get_number(row, "total_bits") / BITS_PER_GALAXY),
     }
 
 
-def job_row(source: Source, row: dict[str, str]) -> Row:
-    """A row of slurm_mpi_style_result_stats.csv: its time is a mean over ranks, its memory and rate are sums.
+def read_job_row(source: Source, row: dict[str, str]) -> Row:
+    """Read a row of slurm_mpi_style_result_stats.csv: its time is a mean over ranks, its memory and rate are sums.
 
-    How many ranks there were it does not say.
+    It does not state the number of ranks.
     """
-    data, repeat = number(row, "data (GB)"), whole(row, "run")
+    data, repeat = get_number(row, "data (GB)"), get_integer(row, "run")
     return {
         "run": f"{source.stem}/{data:g}GB/{repeat}",
         "origin": "published",
         "kind": "statistics",
         "study": "data size",
         "platform": "slurm",
-        "device": "cpu",  # the rate is that of many processors' cores: a GPU of Rivanna has 23,000 galaxies a second
+        "device": "cpu",  # such rates need many CPU cores: one GPU of Rivanna reaches 23,000 galaxies per second
         "machine": "Rivanna",
         "engine": "published",
         "precision": "float32",
         "data_gb": data,
         "repeat": repeat,
-        "rank_seconds": number(row, "total_execution_time (seconds)"),
-        "summed_galaxies_per_second": rate(row, "sample_persec", "throughput_bps"),
+        "rank_seconds": get_number(row, "total_execution_time (seconds)"),
+        "summed_galaxies_per_second": get_rate(row, "sample_persec", "throughput_bps"),
     }
 
 
 _SUMS = ("total_cpu_time (seconds)", "total_cpu_memory (MB)", "throughput_bps", "total_bits")
 _S3 = ("s3_total_time", "s3_avg_time", "s3_min_time", "s3_max_time")
 _TABLES: dict[tuple[str, ...], Callable[[Source, dict[str, str]], Row]] = {
-    ("partition (MB)", "data (GB)", "run", *_SUMS, *_S3): size_row,
-    ("batch_size", "run", *_SUMS): batch_row,
+    ("partition (MB)", "data (GB)", "run", *_SUMS, *_S3): read_size_row,
+    ("batch_size", "run", *_SUMS): read_batch_row,
     (
         "data (GB)", "run", "total_execution_time (seconds)", "total_process_memory (MB)", "throughput_bps",
         "sample_persec",
-    ): job_row,
+    ): read_job_row,
 }  # fmt: skip

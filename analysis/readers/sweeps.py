@@ -1,4 +1,4 @@
-"""Runs of a sweep, which lie in folders that say what was varied: partition-25MB/batch-512/world-2/1."""
+"""Recognize runs of a sweep by their folders, which name what was varied: partition-25MB/batch-512/world-2/1."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ..tables import Measured
+from ..tables import MeasuredRun
 
-_RUN = re.compile(r"(.*/)?partition-([0-9.]+)MB/batch-([0-9]+)/world-([0-9]+)/([0-9]+)")
+_RUN = re.compile(r"(.*/)?partition-([0-9]{1,9}(?:\.[0-9]{1,9})?)MB/batch-([0-9]+)/world-([0-9]+)/([0-9]{1,9})")
 
 
-def with_studies(measured: Sequence[Measured]) -> list[Measured]:
-    """The runs, those of sweeps with their partition, their repeat and their study.
+def assign_studies(measured: Sequence[MeasuredRun]) -> list[MeasuredRun]:
+    """Return the runs, those of sweeps with their partition, repeat and study.
 
-    All runs of a sweep are of one study, that they can be compared: `world size` if that was varied, else `batch size`
-    if that was, else `data size`.
+    All runs of a sweep get the same study so that they can be compared: `world size` if that was varied, else
+    `batch size` if that was, else `data size`.
     """
-    found = {at: match for at, one in enumerate(measured) if (match := _match(one))}
+    found = {place: match for place, one in enumerate(measured) if (match := _match_folder(one))}
     varied: defaultdict[str | None, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for match in found.values():
         batch_sizes, world_sizes = varied[match[1]]
         batch_sizes.add(match[3])
         world_sizes.add(match[4])
     runs = list(measured)
-    for at, match in found.items():
+    for place, match in found.items():
         batch_sizes, world_sizes = varied[match[1]]
-        told = {
+        settings = {
             "study": "world size" if len(world_sizes) > 1 else "batch size" if len(batch_sizes) > 1 else "data size",
-            "partition_mb": float(match[2]),
+            "partition_mb": float(match[2]) or None,
             "repeat": int(match[5]),
         }
-        runs[at] = Measured({**runs[at].run, **told}, runs[at].ranks)
+        runs[place] = MeasuredRun({**runs[place].run, **settings}, runs[place].ranks)
     return runs
 
 
-def _match(one: Measured) -> re.Match[str] | None:
+def _match_folder(one: MeasuredRun) -> re.Match[str] | None:
     return _RUN.fullmatch(one.run["source"]) if one.run["kind"] == "run" else None

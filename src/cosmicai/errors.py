@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet. Each message is one sentence that says what was wrong and what to do."""
+"""The errors that a user can correct. Each message is one sentence that states the problem and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class InputError(Exception):
-    """Input, option or environment that the user can mend. The command line prints it and exits with code 2."""
+    """Input, option or environment that the user can correct. The command line prints it and exits with code 2."""
 
 
 class UnsafePickleError(InputError):
@@ -22,8 +22,8 @@ class StorageError(InputError):
 
 
 @contextmanager
-def explained(uri: str, action: str) -> Iterator[None]:
-    """Turns an operating system's or S3's error into one sentence that names the file."""
+def describe_os_errors(uri: str, action: str) -> Iterator[None]:
+    """Turn an error of the operating system or of S3 into a StorageError, one sentence that names the file."""
     try:
         yield
     except OSError as error:
@@ -37,8 +37,8 @@ def explained(uri: str, action: str) -> Iterator[None]:
 def _reason(error: OSError) -> str:
     known = {
         errno.ENOENT: "it does not exist; check the path",
-        errno.EACCES: "permission denied; choose a place you may use or mend its permissions",
-        errno.EPERM: "permission denied; choose a place you may use or mend its permissions",
+        errno.EACCES: "permission denied; choose another place or change its permissions",
+        errno.EPERM: "permission denied; choose another place or change its permissions",
         errno.EROFS: "the file system is read-only; choose another place",
         errno.ENOSPC: "no space left on the device; free some space or choose another place, then run again",
         errno.EDQUOT: "your disk quota is used up; free some space or choose another place, then run again",
@@ -46,9 +46,9 @@ def _reason(error: OSError) -> str:
         errno.ENOTDIR: "a part of its path is a file where a folder was expected",
         errno.EEXIST: "a part of its path is a file where a folder was expected",
     }
-    # HDF5 and Arrow report the system's error in their text alone.
-    told = re.search(r"errno[ =]+(\d+)", str(error))
-    code = error.errno or (int(told.group(1)) if told else 0)
+    # HDF5 and Arrow report the system's error number only in their text.
+    reported = re.search(r"errno[ =]+(\d+)", str(error))
+    code = error.errno or (int(reported.group(1)) if reported else 0)
     return known.get(code) or (os.strerror(code) if code else str(error).partition("\n")[0])
 
 
@@ -59,6 +59,6 @@ def _s3_reason(error: Exception) -> str:
         "NoSuchBucket": "the bucket does not exist; check its name and your region",
         "PreconditionFailed": "it was replaced while it was being read; run again",
     }
-    answer = getattr(error, "response", None) or {}  # of a broken connection there is none
-    code = str(answer.get("Error", {}).get("Code"))
+    response = getattr(error, "response", None) or {}  # a broken connection has no response
+    code = str(response.get("Error", {}).get("Code"))
     return known.get(code, f"{error}; check the address, your credentials and region")

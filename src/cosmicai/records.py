@@ -14,10 +14,10 @@ import msgspec
 
 from .errors import InputError
 
-Record = TypeVar("Record")
+Kind = TypeVar("Kind")
 
 
-def decode_json(data: bytes | str, kind: type[Record], *, where: str, remedy: str) -> Record:
+def decode_json(data: bytes | str, kind: type[Kind], *, where: str, remedy: str) -> Kind:
     """Return the record of type `kind` that JSON text holds.
 
     `where` names the file or variable in messages, and `remedy` says what the user can do, as in "choose another run
@@ -34,7 +34,7 @@ def decode_json(data: bytes | str, kind: type[Record], *, where: str, remedy: st
     raise InputError(f"{where} cannot be used: {problem}; {remedy}") from None
 
 
-def convert(value: object, kind: type[Record], *, where: str, remedy: str) -> Record:
+def convert(value: object, kind: type[Kind], *, where: str, remedy: str) -> Kind:
     """Return the record of type `kind` that plain values (from TOML, an event or an attribute) make up.
 
     Raises InputError as `decode_json`.

@@ -1,3 +1,3 @@
-"""Lets processes on machines behind NATs talk to each other."""
+"""Communication between processes on machines behind NATs: rendezvous server, NAT traversal, channels, collectives."""
 
-SECRET = "FMI_SECRET"  # the environment variable with what the server and all ranks know
+SECRET_VARIABLE = "FMI_SECRET"  # environment variable with the secret that the server and all ranks share

@@ -1,4 +1,4 @@
-"""One connection of the rendezvous server, and how it is listened for."""
+"""The rendezvous server's connections to its clients, and the socket at which it listens."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .messages import HEADER, Address, Message, body_size, decode, encode
 
 BACKLOG = 1024
 ROUND_TRIP = struct.Struct("68xI")  # tcpi_rtt in Linux's struct tcp_info, in microseconds
-FILES_EACH = 3  # of a relayed end: its connection and its share of two pipes
+FILES_PER_CONNECTION = 3  # of a relayed end: its socket, and its part of two pipes
 
 
 class Client:
-    """Whoever has connected. `task` is what the server does for it."""
+    """A connected client; `task` is the task that serves it."""
 
-    def __init__(self, own: socket.socket, address: Address) -> None:
-        self.socket, self.address = own, address
-        self.nonce = tokens.nonce()
+    def __init__(self, connection: socket.socket, address: Address) -> None:
+        self.socket, self.address = connection, address
+        self.nonce = tokens.new_nonce()
         self.task: asyncio.Task[None] | None = None
         self._loop, self._is_stuck = asyncio.get_running_loop(), False
 
     def send(self, message: Message) -> None:
-        """Sends, or gives the client up: one that has left so much unread that this does not fit is stuck."""
+        """Send a message, or close the connection of a client that has left so much unread that it does not fit."""
         frame = encode(message)
         try:
             if self.socket.send(frame) == len(frame):
@@ -37,38 +37,39 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection and what is done for it, unless it ends itself just now."""
+        """Cancel the task that serves this client, unless it is the caller."""
         if self.task and self.task is not asyncio.current_task():
             self.task.cancel()
 
-    async def receive(self, patience: float, rest: float) -> Message:
-        """The next message, which begins within `patience` seconds and is whole `rest` seconds later.
+    async def receive(self, start_timeout: float, completion_timeout: float) -> Message:
+        """Return the next message.
 
+        It must begin within `start_timeout` seconds, and be complete `completion_timeout` seconds later.
         Raises ProtocolError, TimeoutError or OSError.
         """
-        await asyncio.sleep(0)  # the others' turn, since what is there already is received without one
+        await asyncio.sleep(0)  # lets other clients run: data that is available is received without waiting
         if self._is_stuck:
             raise ConnectionResetError("the client does not read")
-        async with asyncio.timeout(patience):
-            header = await self._some(HEADER.size)
-        async with asyncio.timeout(rest):
-            header += await self._exactly(HEADER.size - len(header))
-            return decode(header, await self._exactly(body_size(header)))
+        async with asyncio.timeout(start_timeout):
+            header = await self._receive_some(HEADER.size)
+        async with asyncio.timeout(completion_timeout):
+            header += await self._receive_exactly(HEADER.size - len(header))
+            return decode(header, await self._receive_exactly(body_size(header)))
 
-    async def _exactly(self, size: int) -> bytes:
+    async def _receive_exactly(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            data += await self._some(size - len(data))
+            data += await self._receive_some(size - len(data))
         return data
 
-    async def _some(self, most: int) -> bytes:
-        data = await self._loop.sock_recv(self.socket, most)
+    async def _receive_some(self, max_size: int) -> bytes:
+        data = await self._loop.sock_recv(self.socket, max_size)
         if not data:
-            raise ConnectionResetError("the client is gone")
+            raise ConnectionResetError("the client has closed the connection")
         return data
 
     def round_trip(self) -> float:
-        """That of the connection in seconds, as the kernel has measured it."""
+        """Return the round-trip time of the connection in seconds, as measured by the kernel; 0 if it is unknown."""
         try:
             info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ROUND_TRIP.size)
             return float(ROUND_TRIP.unpack(info)[0]) / 1e6
@@ -76,23 +77,24 @@ class Client:
             return 0.0
 
 
-def listener(host: str, port: int, *, is_open: bool) -> socket.socket:
-    """Listens at an address. Raises OSError if that is not possible.
+def create_listener(host: str, port: int, *, has_secret: bool) -> socket.socket:
+    """Return a socket that listens at an address. Raises OSError if that is not possible.
 
-    Raises ValueError if anybody may join and the address is not one of loopback: whoever can connect could join.
+    Raises ValueError if there is no secret and the address is not a loopback address: any process that can connect
+    could join any job.
     """
-    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    if is_open and not ip_address(where[0]).is_loopback:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    if not has_secret and not ip_address(address[0]).is_loopback:
         raise ValueError(f"without a secret a server listens on loopback only, not on {host}")
-    own = socket.create_server(where[:2], family=family, backlog=BACKLOG)
-    own.setblocking(False)
-    return own
+    listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    listener.setblocking(False)
+    return listener
 
 
-def allow_files(connections: int) -> None:
-    """Lets this process have the open files that so many connections want, or as many as it may."""
-    wanted = connections * FILES_EACH
+def raise_open_file_limit(connections: int) -> None:
+    """Allow this process as many open files as these connections need, or as many as the hard limit allows."""
+    needed = connections * FILES_PER_CONNECTION
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

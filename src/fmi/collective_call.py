@@ -1,13 +1,13 @@
-"""One call of a collective by one rank: what its messages are, and how a disagreement is noticed and told.
+"""One call of a collective operation by one rank: its messages, and how a mismatch is detected and passed on.
 
-A message begins with the call that it is of, in little-endian bytes:
+A message begins with the call that it belongs to, in little-endian bytes:
 
-    0   4 bytes   0; 1 if its sender knows of a disagreement
+    0   4 bytes   0; 1 if the sender knows of a mismatch
     4   4 bytes   length of the text
-    8             the call, such as `broadcast(root=0)`, or the disagreement in a sentence; zeros to a multiple of 16
+    8             the call, such as `broadcast(root=0)`, or a sentence about the mismatch; zeros to a multiple of 16
 
-Behind a call come values (see fmi.values) or the elements of one array, and nothing behind a disagreement. The
-messages of a barrier are empty, and those of a ring, before which all ranks have agreed, are elements alone.
+A call is followed by values (see fmi.values) or by the elements of one array, a mismatch by nothing. The messages of a
+barrier are empty, and those of a ring, before which all ranks have compared their calls, contain elements only.
 """
 
 from __future__ import annotations
@@ -20,82 +20,85 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import Disagreement
-from .values import Buffer, bytes_of, new_memory, padding
+from .errors import CollectiveMismatch
+from .values import Buffer, allocate_buffer, array_bytes, padding
 
 if TYPE_CHECKING:
     from .group import Group
 
-START = struct.Struct("<II")
+HEADER = struct.Struct("<II")
 
-# What a rank has of a reduction: elements, or why there can be none, which it goes on to tell the others.
-Partial = NDArray[Any] | Disagreement
+# The intermediate result of a reduction, or a mismatch, which is passed on to the other ranks instead.
+Partial = NDArray[Any] | CollectiveMismatch
 
 
-class Call:
-    """Its tag, its deadline, and what its messages begin with."""
+class CollectiveCall:
+    """The tag of a call, its deadline, and the header of its messages."""
 
     def __init__(self, group: Group, kind: int, timeout: float | None) -> None:
-        # The tag before anything can be wrong, so that a rank that gives up does not take the same one again.
+        # Take a tag before anything can fail, so that a rank that gives up does not use the same tag again.
         self.group, self._tag = group, group.next_tag(kind)
         self._deadline = time.monotonic() + (group.timeout if timeout is None else timeout)
-        self._what, self._start = "", b""
+        self._signature, self._header = "", b""
 
-    def begin(self, what: str, peers: Iterable[int | None]) -> None:
-        """Says what is called, and begins to connect to all those that it takes."""
-        self._what, self._start = what, _start(0, what)
-        self.group.wish({peer for peer in peers if peer is not None})
+    def begin(self, signature: str, peers: Iterable[int | None]) -> None:
+        """Set the signature of the call, and request connections to all peers that it involves."""
+        self._signature, self._header = signature, _encode_header(0, signature)
+        self.group.request_connections({peer for peer in peers if peer is not None})
 
     def exchange(
-        self, source: int, room: Callable[[int], memoryview], to: int | None = None, sent: Sequence[Buffer] = ()
+        self, source: int, allocate: Callable[[int], memoryview], dest: int | None = None, data: Sequence[Buffer] = ()
     ) -> memoryview:
-        """What `source` sends, while this rank sends these bytes alone."""
-        message = self.group.exchange(self._tag, self._deadline, to=to, buffers=sent, source=source, room=room)
-        assert message is not None  # as there is a source
+        """Receive a message from `source` while sending these bytes, without a header, to `dest`."""
+        message = self.group.exchange(
+            self._tag, self._deadline, dest=dest, buffers=data, source=source, allocate=allocate
+        )
+        assert message is not None  # since there is a source
         return message
 
-    def send(self, to: int, sent: Sequence[Buffer]) -> None:
-        """Sends these bytes behind the call."""
-        self.group.exchange(self._tag, self._deadline, to=to, buffers=[self._start, *sent])
+    def send(self, dest: int, data: Sequence[Buffer]) -> None:
+        """Send the header followed by these bytes."""
+        self.group.exchange(self._tag, self._deadline, dest=dest, buffers=[self._header, *data])
 
-    def receive(self, source: int, to: int | None = None, sent: Sequence[Buffer] = ()) -> memoryview:
-        """What `source` sends behind its call, while this rank sends these bytes behind its own.
+    def receive(self, source: int, dest: int | None = None, data: Sequence[Buffer] = ()) -> memoryview:
+        """Return what `source` sends after its header, while this rank sends its header and these bytes to `dest`.
 
-        Raises Disagreement if the calls differ.
+        Raises CollectiveMismatch if the calls differ.
         """
-        return self._opened(
-            self.exchange(source, new_memory, to, [self._start, *sent] if to is not None else ()), source
-        )
+        outgoing = [self._header, *data] if dest is not None else ()
+        return self._check_header(self.exchange(source, allocate_buffer, dest, outgoing), source)
 
-    def tell(self, to: int, partial: Partial) -> None:
-        """Sends what this rank has of a reduction."""
-        self.group.exchange(self._tag, self._deadline, to=to, buffers=self._told(partial))
+    def send_partial(self, dest: int, partial: Partial) -> None:
+        """Send this rank's intermediate result of a reduction."""
+        self.group.exchange(self._tag, self._deadline, dest=dest, buffers=self._encode_partial(partial))
 
-    def trade(self, source: int, partial: Partial, to: int | None = None) -> Partial:
-        """What `source` has of a reduction, of the type of what this rank has, which it sends meanwhile."""
-        message = self.exchange(source, new_memory, to, self._told(partial) if to is not None else ())
-        if isinstance(partial, Disagreement):
+    def exchange_partial(self, source: int, partial: Partial, dest: int | None = None) -> Partial:
+        """Return the intermediate result of `source`, of the dtype of this rank's own, while sending that to `dest`."""
+        outgoing = self._encode_partial(partial) if dest is not None else ()
+        message = self.exchange(source, allocate_buffer, dest, outgoing)
+        if isinstance(partial, CollectiveMismatch):
             return partial
         try:
-            return np.frombuffer(self._opened(message, source), partial.dtype)
-        except Disagreement as found:
-            return found
+            return np.frombuffer(self._check_header(message, source), partial.dtype)
+        except CollectiveMismatch as mismatch:
+            return mismatch
 
-    def _told(self, partial: Partial) -> list[Buffer]:
-        if isinstance(partial, Disagreement):
-            return [_start(1, str(partial))]
-        return [self._start, bytes_of(partial)]
+    def _encode_partial(self, partial: Partial) -> list[Buffer]:
+        if isinstance(partial, CollectiveMismatch):
+            return [_encode_header(1, str(partial))]
+        return [self._header, array_bytes(partial)]
 
-    def _opened(self, message: memoryview, source: int) -> memoryview:
-        if message[: len(self._start)] == self._start:
-            return message[len(self._start) :]
-        is_disagreement, length = START.unpack_from(message)
-        text = str(message[START.size : START.size + length], "utf-8")
-        own = f"rank {self.group.rank} calls {self._what}"
-        raise Disagreement(text if is_disagreement else f"rank {source} calls {text} where {own}")
+    def _check_header(self, message: memoryview, source: int) -> memoryview:
+        """Return a message without its header. Raises CollectiveMismatch if it belongs to another call."""
+        if message[: len(self._header)] == self._header:
+            return message[len(self._header) :]
+        is_mismatch, length = HEADER.unpack_from(message)
+        text = str(message[HEADER.size : HEADER.size + length], "utf-8")
+        own = f"rank {self.group.rank} calls {self._signature}"
+        raise CollectiveMismatch(text if is_mismatch else f"rank {source} calls {text} while {own}")
 
 
-def _start(is_disagreement: int, text: str) -> bytes:
+def _encode_header(is_mismatch: int, text: str) -> bytes:
     data = text.encode()
-    data = START.pack(is_disagreement, len(data)) + data
+    data = HEADER.pack(is_mismatch, len(data)) + data
     return data + padding(len(data))

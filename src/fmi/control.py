@@ -1,4 +1,4 @@
-"""A rank's connection to the rendezvous server, up to the server's welcome; and how messages come and go on it."""
+"""A rank's connection to the rendezvous server: how it is made, joins a job, and carries messages."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import SECRET, messages, tokens
-from .errors import DeadlinePassed, FMIError, Refused, ServerLost
+from . import SECRET_VARIABLE, messages, tokens
+from .errors import DeadlinePassed, FMIError, RequestRefused, ServerLost
 from .messages import HEADER, Address, Message, ProtocolError, body_size, decode, encode
 
 PORT = 10000
-WRONG_SECRET = f"give all ranks and the server the same one in {SECRET}"
+SECRET_HINT = f"give all ranks and the server the same one in {SECRET_VARIABLE}"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a rendezvous server listens."""
+    """The address at which a rendezvous server listens."""
 
     host: str
     port: int
 
     @staticmethod
     def parse(text: str) -> Endpoint:
-        """From HOST:PORT, HOST or [IPV6]:PORT. Raises ValueError if it is none."""
+        """Return the endpoint for HOST:PORT, HOST or [IPV6]:PORT. Raises ValueError for any other text."""
         found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/\s]+))(?::([0-9]{1,5}))?", text)
         if not found or not 0 < (port := int(found[3] or PORT)) < 2**16:
-            raise ValueError(f"{text!r} is no address of a rendezvous server; expected HOST:PORT")
+            raise ValueError(f"{text!r} is not the address of a rendezvous server; expected HOST:PORT")
         return Endpoint(found[1] or found[2], port)
 
     def __str__(self) -> str:
@@ -36,8 +36,8 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Who wants to join: a rank of a job of so many, which knows the job's token."""
+class RankIdentity:
+    """A rank of a job of `size` ranks, with the job's token."""
 
     job: str
     rank: int
@@ -45,30 +45,30 @@ class Place:
     token: bytes
 
 
-class Reader:
-    """Messages of a socket as their bytes come."""
+class MessageReader:
+    """The messages that arrive on the connection to the server."""
 
-    def __init__(self, own: socket.socket) -> None:
-        self._socket, self._data = own, bytearray()
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._data = connection, bytearray()
 
-    def ready(self) -> Iterator[Message]:
-        """What is whole by now. Raises ServerLost if nothing more can come, or no message."""
+    def receive_available(self) -> Iterator[Message]:
+        """Yield the messages that are complete. Raises ServerLost if the connection is broken or its data invalid."""
         try:
-            more = self._socket.recv(2**16, socket.MSG_DONTWAIT)
+            received = self._connection.recv(2**16, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError as error:
             raise ServerLost(f"the connection to the rendezvous server broke ({error})") from None
-        if not more:
+        if not received:
             raise ServerLost("the rendezvous server has closed the connection")
-        self._data += more
+        self._data += received
         try:
-            while (message := self._taken()) is not None:
+            while (message := self._next_message()) is not None:
                 yield message
         except ProtocolError as error:
-            raise ServerLost(f"the rendezvous server talks nonsense: {error}") from None
+            raise ServerLost(f"the rendezvous server sent an invalid message: {error}") from None
 
-    def _taken(self) -> Message | None:
+    def _next_message(self) -> Message | None:
         if len(self._data) < HEADER.size:
             return None
         header = bytes(self._data[: HEADER.size])
@@ -80,108 +80,112 @@ class Reader:
         return decode(header, body)
 
 
-def reach(endpoint: Endpoint, deadline: float, local: Address | None = None) -> tuple[socket.socket, messages.Hello]:
-    """A connection to the server, from a port that others of this process may share, and what the server says first.
+def connect_to_server(endpoint: Endpoint, deadline: float) -> tuple[socket.socket, messages.Hello]:
+    """Return a connection to the server, from a port that this process may share, and the server's HELLO.
 
-    Raises ServerLost if there is no rendezvous server or it does not answer in time (of time.monotonic(); only the
-    system's own limit holds for looking up its name).
+    `deadline` is a time of time.monotonic(); it does not apply to the lookup of the server's name, which has the
+    system's own limit. Raises ServerLost if no rendezvous server answers in time.
     """
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ServerLost(f"{endpoint} cannot be found ({error.strerror}); check the rendezvous server's name") from None
     problem: Exception = TimeoutError("it does not answer")
-    for number, (family, kind, _, _, where) in enumerate(found):
-        own = shareable(family, kind)
+    for number, (family, kind, _, _, address) in enumerate(found):
+        connection = create_shared_port_socket(family, kind)
         try:
-            # Each of its addresses gets the same part of the time.
-            until = time.monotonic() + left(deadline) / (len(found) - number)
-            own.bind(local or ("", 0))  # a port that no other process has, as one that connect() chooses might be
-            own.settimeout(left(until))
-            own.connect(where)
-            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            hello = receive(own, until)
+            # The remaining time is divided equally between the remaining addresses.
+            until = time.monotonic() + seconds_left(deadline) / (len(found) - number)
+            connection.bind(("", 0))  # a port of this process alone, which connect() would not guarantee
+            connection.settimeout(seconds_left(until))
+            connection.connect(address)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            hello = receive_message(connection, until)
             if not isinstance(hello, messages.Hello):
-                raise ServerLost(f"it begins with {type(hello).__name__}")
-            return own, hello
+                raise ServerLost(f"its first message is {type(hello).__name__}")
+            return connection, hello
         except (OSError, FMIError) as error:
-            own.close()
+            connection.close()
             problem = error
     raise ServerLost(f"no rendezvous server answers at {endpoint} ({problem})") from None
 
 
-def shareable(family: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
-    """A socket whose port others may have too, so that a NAT gives all of them the same place outside."""
-    own = socket.socket(family, kind)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return own
+def create_shared_port_socket(family: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """Return a socket whose port other sockets may use too, so that a NAT maps all of them to one public address."""
+    shared = socket.socket(family, kind)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return shared
 
 
-def join(own: socket.socket, hello: messages.Hello, place: Place, deadline: float) -> messages.Welcome:
-    """Joins a job. Raises Refused if the server does not want this rank or does not know the secret either.
+def join_job(
+    connection: socket.socket, hello: messages.Hello, identity: RankIdentity, deadline: float
+) -> messages.Welcome:
+    """Join a job and return the server's WELCOME.
 
-    Raises ServerLost or DeadlinePassed if it does not answer.
+    Raises RequestRefused if the server refuses this rank or does not know the job's secret, and ServerLost or
+    DeadlinePassed if it does not answer.
     """
-    nonce = tokens.nonce()
-    private: Address = own.getsockname()[:2]
-    proof = tokens.join_proof(place.token, hello.nonce, place.job, place.rank, place.size, private, nonce)
-    welcome = ask(own, messages.Join(place.job, place.rank, place.size, private, nonce, proof), deadline)
+    nonce = tokens.new_nonce()
+    job, rank, size, token = identity.job, identity.rank, identity.size, identity.token
+    private: Address = connection.getsockname()[:2]
+    proof = tokens.join_proof(token, hello.nonce, job, rank, size, private, nonce)
+    welcome = request(connection, messages.Join(job, rank, size, private, nonce, proof), deadline)
     if not isinstance(welcome, messages.Welcome):
-        raise ServerLost(f"the rendezvous server answers {type(welcome).__name__}; it is of another version")
-    if not tokens.same(welcome.proof, tokens.welcome_proof(place.token, nonce, hello.nonce)):
-        raise Refused("token", f"the rendezvous server does not know this job's secret; {WRONG_SECRET}")
+        raise ServerLost(f"the rendezvous server answers {type(welcome).__name__}; it runs another version")
+    if not tokens.is_equal(welcome.proof, tokens.welcome_proof(token, nonce, hello.nonce)):
+        raise RequestRefused("token", f"the rendezvous server does not know this job's secret; {SECRET_HINT}")
     return welcome
 
 
-def ask(own: socket.socket, message: Message, deadline: float) -> Message:
-    """Sends a message and returns the answer. Raises Refused if it is that, DeadlinePassed or ServerLost."""
+def request(connection: socket.socket, message: Message, deadline: float) -> Message:
+    """Send a message and return the answer. Raises RequestRefused, DeadlinePassed or ServerLost."""
     try:
-        own.settimeout(left(deadline))
-        own.sendall(encode(message))
+        connection.settimeout(seconds_left(deadline))
+        connection.sendall(encode(message))
     except OSError:
-        pass  # before it broke the connection the server may have said why
-    return receive(own, deadline)
+        pass  # the server may have sent the reason before it closed the connection
+    return receive_message(connection, deadline)
 
 
-def receive(own: socket.socket, deadline: float) -> Message:
-    """The next message. Raises Refused if it is that, DeadlinePassed or ServerLost."""
+def receive_message(connection: socket.socket, deadline: float) -> Message:
+    """Return the next message. Raises RequestRefused if it is REFUSED, DeadlinePassed or ServerLost."""
     try:
-        header = exactly(own, HEADER.size, deadline)
-        message = decode(header, exactly(own, body_size(header), deadline))
+        header = receive_exactly(connection, HEADER.size, deadline)
+        message = decode(header, receive_exactly(connection, body_size(header), deadline))
     except ProtocolError as error:
-        raise ServerLost(f"the rendezvous server talks nonsense: {error}") from None
+        raise ServerLost(f"the rendezvous server sent an invalid message: {error}") from None
     if isinstance(message, messages.Refused):
-        raise refusal(message)
+        raise refusal_error(message)
     return message
 
 
-def refusal(message: messages.Refused) -> Refused:
-    """What the server refuses with, as an error that says what to do."""
-    hint = f"; {WRONG_SECRET}" if message.code == "token" else ""
-    return Refused(message.code, message.why + hint)
+def refusal_error(message: messages.Refused) -> RequestRefused:
+    """Return the error for a REFUSED, with a hint at what to do."""
+    hint = f"; {SECRET_HINT}" if message.code == "token" else ""
+    return RequestRefused(message.code, message.why + hint)
 
 
-def exactly(own: socket.socket, size: int, deadline: float) -> bytes:
-    """So many bytes. Raises DeadlinePassed if they do not come in time, ServerLost if they cannot come."""
+def receive_exactly(connection: socket.socket, size: int, deadline: float) -> bytes:
+    """Return the next `size` bytes. Raises DeadlinePassed or, if the connection breaks, ServerLost."""
     data = bytearray()
     while len(data) < size:
         try:
-            own.settimeout(left(deadline))
-            more = own.recv(size - len(data))
+            connection.settimeout(seconds_left(deadline))
+            received = connection.recv(size - len(data))
         except TimeoutError:
             raise DeadlinePassed("the rendezvous server does not answer") from None
         except OSError as error:
             raise ServerLost(f"the connection to the rendezvous server broke ({error})") from None
-        if not more:
+        if not received:
             raise ServerLost("the rendezvous server has closed the connection")
-        data += more
+        data += received
     return bytes(data)
 
 
-def left(deadline: float) -> float:
-    """Seconds to a deadline. Raises DeadlinePassed if there are none."""
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until `deadline` (of time.monotonic()). Raises DeadlinePassed if it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise DeadlinePassed("the time is over")
+        raise DeadlinePassed("the deadline has passed")
     return seconds

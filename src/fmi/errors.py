@@ -1,14 +1,14 @@
-"""What can go wrong between ranks. Each message is one sentence."""
+"""The errors of communication between ranks. Each message is one sentence for the user."""
 
 from __future__ import annotations
 
 
 class FMIError(Exception):
-    """Ranks cannot, or can no longer, talk to each other."""
+    """Base class: ranks cannot, or can no longer, communicate."""
 
 
-class Refused(FMIError):
-    """The rendezvous server refuses, for the reason that `code` is one word for (see PROTOCOL.md)."""
+class RequestRefused(FMIError):
+    """The rendezvous server refuses a request; `code` is one of the error codes in PROTOCOL.md."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -16,11 +16,11 @@ class Refused(FMIError):
 
 
 class ServerLost(FMIError):
-    """The rendezvous server cannot be reached, or no longer answers."""
+    """The rendezvous server cannot be reached or no longer answers."""
 
 
 class PeerLost(FMIError):
-    """A rank has died, has left, or cannot be reached."""
+    """The rank `rank` has terminated, has left the group, or cannot be reached."""
 
     def __init__(self, rank: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -28,8 +28,8 @@ class PeerLost(FMIError):
 
 
 class DeadlinePassed(FMIError):
-    """Something was not done in the time that it was given."""
+    """An operation was not completed in the time allowed."""
 
 
-class Disagreement(FMIError):
-    """Two ranks are not in the same collective operation."""
+class CollectiveMismatch(FMIError):
+    """Two ranks call different collective operations, or the same one with different arguments."""

@@ -1,6 +1,6 @@
-"""A rank among the others of its job: it finds them through the server, and then sends to them directly.
+"""A rank's view of the group of all ranks of its job: it finds its peers through the server and then sends directly.
 
-with joined(Endpoint.parse("host:10000"), "my-job", rank, size, secret) as group:
+with connect(Endpoint.parse("host:10000"), "my-job", rank, size, secret) as group:
     total = collectives.allreduce(group, array)
 """
 
@@ -15,213 +15,238 @@ from dataclasses import dataclass
 from itertools import count
 
 from . import messages, tokens
-from .channel import Channel, Incoming, Outgoing, transfer
-from .control import Endpoint, Place, join, left, reach, refusal
-from .control_thread import Attendant
+from .channel import Channel
+from .control import Endpoint, RankIdentity, connect_to_server, join_job, refusal_error, seconds_left
+from .control_thread import ControlThread
 from .errors import DeadlinePassed, FMIError, PeerLost
 from .messages import ROUTES, Message
-from .peers import Me, Peers
-from .values import Buffer, new_memory
+from .peers import LocalRank, Peers
+from .transfer import IncomingMessage, OutgoingMessage, transfer
+from .values import Buffer, allocate_buffer
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: between two signs of life, of silence after which a peer or the server is lost, for punching, and for
-    a relay after that."""
+    """Seconds between heartbeats, of silence after which a peer or the server counts as lost, for direct connections
+    ("punching"), and for a relay after that."""
 
-    beat: float = 5.0
-    patience: float = 20.0
-    punching: float = 2.0
-    relaying: float = 15.0
+    heartbeat_interval: float = 5.0
+    silence_timeout: float = 20.0
+    punching_timeout: float = 2.0
+    relay_timeout: float = 15.0
 
 
 class Group:
-    """The ranks of a job, all of which have come. One thread talks to them; any may call `next_item`.
+    """The ranks of a job. One thread exchanges messages with them; any thread may call `next_item`.
 
-    Each rank that talks to another has one connection with it, made when it is first wanted. After an error the group
-    is of no use any more. `timeout`, in seconds, is that of every operation that is not given another.
+    Each pair of ranks has one connection, made when it is first requested. The group cannot be used after an error.
+    `timeout`, in seconds, applies to every operation that is not given another one.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
-        place: Place,
+        identity: RankIdentity,
         deadline: float,
         timeout: float,
         timing: Timing,
         routes: Sequence[str],
     ) -> None:
-        self.rank, self.size, self.timeout = place.rank, place.size, timeout
-        self._job, self._patience = place.job, timing.patience
+        self.rank, self.size, self.timeout = identity.rank, identity.size, timeout
+        self._job, self._silence_timeout = identity.job, timing.silence_timeout
         self._changed = threading.Condition()
-        self._numbers: dict[int, int] = {}  # by request
+        self._numbers: dict[int, int] = {}  # received numbers of the counter, by request
         self._requests, self._tags = count(), count()
-        self._broken: FMIError | None = None
-        self._server_lost: FMIError | None = None
-        self._is_ready = self._is_closed = False
-        own, hello = reach(endpoint, deadline)
+        self._error: FMIError | None = None
+        self._server_error: FMIError | None = None
+        self._is_complete = self._is_closed = False
+        control, hello = connect_to_server(endpoint, deadline)
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK)
         try:
-            join(own, hello, place, deadline)
-            local = own.getsockname()[:2]
-            me = Me(endpoint, place, local, is_translated=hello.public != local)
-            self._peers = Peers(me, self._changed, self._tell, timing.punching, timing.relaying, routes)
-            beat, guest = self._peers.beat, self._peers.guest
-            self._attendant = Attendant(own, local, timing.beat, timing.patience, self._heard, beat, guest)
-            self._attendant.start()
+            join_job(control, hello, identity, deadline)
+            address = control.getsockname()[:2]
+            local_rank = LocalRank(endpoint, identity, address, is_translated=hello.public != address)
+            self._peers = Peers(
+                local_rank, self._changed, self._send_to_server, timing.punching_timeout, timing.relay_timeout, routes
+            )
+            self._control_thread = ControlThread(
+                control,
+                address,
+                timing.heartbeat_interval,
+                timing.silence_timeout,
+                on_message=self._handle_message,
+                on_heartbeat=self._peers.send_heartbeats,
+                on_connection=self._peers.accept,
+            )
+            self._control_thread.start()
         except BaseException:
-            own.close()
+            control.close()
             os.close(self._alarm)
             raise
 
-    def await_all(self, deadline: float) -> None:
-        """Waits for all ranks to come. Raises DeadlinePassed, Refused or ServerLost if they do not."""
-        what = f"not all {self.size} ranks of job {self._job} came in time"
-        self._wait(lambda: self._is_ready, deadline, what, lambda: self._server_lost)
+    def wait_until_complete(self, deadline: float) -> None:
+        """Wait until all ranks have joined. Raises DeadlinePassed, RequestRefused or ServerLost if they do not."""
+        problem = f"not all {self.size} ranks of job {self._job} joined in time"
+        self._wait(lambda: self._is_complete, deadline, problem, lambda: self._server_error)
 
-    def _tell(self, message: Message) -> None:
-        self._attendant.send(message)
+    def _send_to_server(self, message: Message) -> None:
+        self._control_thread.send(message)
 
-    def _heard(self, message: Message | FMIError) -> None:
-        """What the attendant tells, in its thread."""
+    def _handle_message(self, message: Message | FMIError) -> None:
+        """Handle a message of the server, or its loss; called in the control thread."""
         with self._changed:
             match message:
                 case messages.Ready():
-                    self._is_ready = True
+                    self._is_complete = True
                 case messages.Start():
-                    self._peers.begin(message)
+                    self._peers.start_pair(message)
                 case messages.Relay(pair, ticket):
-                    self._peers.relay(pair, ticket)
-                case messages.Failed(pair, why):
-                    self._peers.fail(pair, why)
+                    self._peers.start_relay(pair, ticket)
+                case messages.Failed(pair, reason):
+                    self._peers.set_failed(pair, reason)
                 case messages.Number(request, number):
                     self._numbers[request] = number
                 case messages.Left(rank, "left"):
-                    self._peers.leave(rank)
-                case messages.Left(rank, why):
-                    said = "has come anew, so that this group has ended" if why == "replaced" else "is lost"
-                    self._break(PeerLost(rank, f"rank {rank} {said}"))
+                    self._peers.set_left(rank)
+                case messages.Left(rank, reason):
+                    event = "has joined again, which ends this group" if reason == "replaced" else "is lost"
+                    self._fail(PeerLost(rank, f"rank {rank} {event}"))
                 case messages.Refused():
-                    self._server_lost = refusal(message)
-                    self._break(self._server_lost)
+                    self._server_error = refusal_error(message)
+                    self._fail(self._server_error)
                 case FMIError():
-                    self._server_lost = self._server_lost or message
-                    self._peers.be_alone()
+                    self._server_error = self._server_error or message
+                    self._peers.set_server_lost()
             self._changed.notify_all()
 
-    def _break(self, error: FMIError) -> None:
-        """Ends all that the rank waits for."""
-        if not self._broken and not self._is_closed:
-            self._broken = error
+    def _fail(self, error: FMIError) -> None:
+        """End all operations with this error, unless there was one before."""
+        if not self._error and not self._is_closed:
+            self._error = error
             os.eventfd_write(self._alarm, 1)
 
     @property
     def routes(self) -> dict[int, str]:
-        """How the peers are connected to which this rank has talked so far."""
-        return {peer: channel.how for peer, channel in sorted(self._peers.channels.copy().items())}
+        """The route to each peer to which this rank is connected."""
+        return {peer: channel.route for peer, channel in sorted(self._peers.channels.copy().items())}
 
     def next_tag(self, kind: int) -> int:
-        """A tag for the messages of the next operation, which is the same on all ranks that call the same ones."""
+        """Return a tag for the messages of the next operation, the same on all ranks that call the same operations."""
         return kind << 24 | next(self._tags) % 2**24
 
     def next_item(self) -> int:
-        """The next number of the job's counter: 0, 1, 2, ... each given once. Raises ServerLost or PeerLost."""
+        """Return the next number of the job's counter: 0, 1, 2, ..., each returned once.
+
+        Raises ServerLost, PeerLost or DeadlinePassed.
+        """
         request = next(self._requests)
         with self._changed:
-            if error := self._broken or self._server_lost:
+            if error := self._error or self._server_error:
                 raise error
-        self._tell(messages.Next(request))
-        what, deadline = "the rendezvous server does not answer", time.monotonic() + self.timeout
-        self._wait(lambda: request in self._numbers, deadline, what, lambda: self._server_lost)
+        self._send_to_server(messages.Next(request))
+        problem, deadline = "the rendezvous server does not answer", time.monotonic() + self.timeout
+        self._wait(lambda: request in self._numbers, deadline, problem, lambda: self._server_error)
         return self._numbers.pop(request)
 
-    def wish(self, peers: Iterable[int]) -> None:
-        """Begins to connect to these ranks, and returns at once; asking twice does nothing. Raises ServerLost."""
-        for peer in self._peers.strangers(peers):
+    def request_connections(self, peers: Iterable[int]) -> None:
+        """Request connections to these ranks without waiting for them; repeated requests have no effect.
+
+        Raises ValueError if a rank is not a possible peer, and ServerLost if the server is lost.
+        """
+        for peer in self._peers.register_unknown_peers(peers):
             if peer == self.rank or not 0 <= peer < self.size:
-                raise ValueError(f"rank {self.rank} of {self.size} cannot talk to rank {peer}")
-            self._tell(messages.Connect(peer))
+                raise ValueError(f"rank {self.rank} of {self.size} cannot connect to rank {peer}")
+            self._send_to_server(messages.Connect(peer))
 
     def exchange(
         self,
         tag: int,
         deadline: float,
         *,
-        to: int | None = None,
+        dest: int | None = None,
         buffers: Sequence[Buffer] = (),
         source: int | None = None,
-        room: Callable[[int], memoryview] = new_memory,
+        allocate: Callable[[int], memoryview] = allocate_buffer,
     ) -> memoryview | None:
-        """Sends one message to `to`, and at the same time receives one from `source`; either may be None.
+        """Send one message to `dest` and receive one from `source` at the same time; either rank may be None.
 
-        The buffers go one after the other, without being copied. `room` gives the memory, of the size that it is told,
-        that the received message is put into, and which is returned. `deadline` is of time.monotonic().
-        Raises PeerLost, DeadlinePassed, ServerLost if a peer cannot be found without the server, and Disagreement if
-        the message that comes has another tag.
+        The buffers are sent one after the other, without being copied. `allocate` returns memory of a given size in
+        bytes for the received message, which is returned. `deadline` is a time of time.monotonic().
+        Raises PeerLost, DeadlinePassed, ServerLost if a peer cannot be reached without the server, and
+        CollectiveMismatch if the received message has another tag.
         """
-        known = self._peers.channels
-        if not ((to is None or to in known) and (source is None or source in known)):
-            self.wish(peer for peer in (to, source) if peer is not None)
-        sender = None if to is None else self._channel(to, deadline)
+        connected = self._peers.channels
+        if not ((dest is None or dest in connected) and (source is None or source in connected)):
+            self.request_connections(peer for peer in (dest, source) if peer is not None)
+        sender = None if dest is None else self._channel(dest, deadline)
         receiver = None if source is None else self._channel(source, deadline)
         try:
-            incoming = Incoming(receiver, tag, room) if receiver else None
-            outgoing = Outgoing(sender, tag, buffers) if sender else None
-            if not transfer(outgoing, incoming, self._alarm, deadline, self._patience):
+            incoming = IncomingMessage(receiver, tag, allocate) if receiver else None
+            outgoing = OutgoingMessage(sender, tag, buffers) if sender else None
+            if not transfer(outgoing, incoming, self._alarm, deadline, self._silence_timeout):
                 self._check()
         except BaseException as error:
-            # Half a message may have gone or come.
-            self._broken = self._broken or (error if isinstance(error, FMIError) else FMIError("it was interrupted"))
+            # A message may be partly sent or received.
+            interruption = FMIError("an exchange of messages was interrupted")
+            self._error = self._error or (error if isinstance(error, FMIError) else interruption)
             raise
         return incoming.body if incoming else None
 
     def _channel(self, peer: int, deadline: float) -> Channel:
+        """Return the connection to a peer, once it is made."""
         self._check()
         if peer not in self._peers.channels:
-            what = f"rank {peer} was not connected in time"
+            problem = f"rank {peer} was not connected in time"
 
-            def why_not() -> FMIError | None:
-                return None if self._peers.is_meeting(peer) else self._server_lost or self._peers.lost.get(peer)
+            def failure() -> FMIError | None:
+                return None if self._peers.is_connecting(peer) else self._server_error or self._peers.lost.get(peer)
 
-            self._wait(lambda: peer in self._peers.channels, deadline, what, why_not)
+            self._wait(lambda: peer in self._peers.channels, deadline, problem, failure)
         return self._peers.channels[peer]
 
     def _wait(
-        self, is_done: Callable[[], bool], deadline: float, what: str, why_not: Callable[[], FMIError | None]
+        self,
+        is_done: Callable[[], bool],
+        deadline: float,
+        problem: str,
+        failure: Callable[[], FMIError | None],
     ) -> None:
-        """Waits for what the attendant tells. `why_not` says whether, and why, it can no longer come."""
+        """Wait for a change by another thread. `failure` returns why it cannot come any more, None while it can.
+
+        Raises that error, the group's error, or DeadlinePassed with `problem`.
+        """
         with self._changed:
             while not is_done():
                 self._check()
-                if error := why_not():
+                if error := failure():
                     raise error
                 try:
-                    self._changed.wait(left(deadline))
+                    self._changed.wait(seconds_left(deadline))
                 except DeadlinePassed:
-                    raise DeadlinePassed(what) from None
+                    raise DeadlinePassed(problem) from None
             self._check()
 
     def _check(self) -> None:
-        if self._broken:
-            raise self._broken
+        if self._error:
+            raise self._error
 
-    def close(self, *, orderly: bool) -> None:
-        """Leaves the job; if not `orderly`, or after an error, the other ranks learn that this one is lost."""
+    def close(self, *, graceful: bool) -> None:
+        """Leave the job; if not `graceful`, or after an error, the other ranks are notified that this one is lost."""
         with self._changed:
             self._is_closed = True
-        orderly = orderly and not self._broken
+        graceful = graceful and not self._error
         try:
-            self._peers.close(self._patience, time.monotonic() + self.timeout, orderly=orderly)
+            self._peers.close(self._silence_timeout, time.monotonic() + self.timeout, graceful=graceful)
         except BaseException:
-            orderly = False
+            graceful = False
             raise
         finally:
-            self._attendant.close(orderly=orderly)
+            self._control_thread.close(graceful=graceful)
             os.close(self._alarm)
 
 
 @contextmanager
-def joined(
+def connect(
     endpoint: Endpoint,
     job: str,
     rank: int,
@@ -233,18 +258,18 @@ def joined(
     timing: Timing = Timing(),
     routes: Sequence[str] = ROUTES,
 ) -> Iterator[Group]:
-    """A rank's place in a job, once all `size` ranks have come; it leaves with the block.
+    """Join a job as one of `size` ranks, and yield its group once all ranks have joined; leave at the end of the block.
 
-    Leaving through an exception tells the others that this rank is lost. Raises ServerLost, Refused or DeadlinePassed
-    if the job does not come together within `join_timeout` seconds.
+    If the block ends by an exception the other ranks are notified that this one is lost. Raises ServerLost,
+    RequestRefused or DeadlinePassed if not all ranks join within `join_timeout` seconds.
     """
     deadline = time.monotonic() + join_timeout
-    place = Place(job, rank, size, tokens.job_token(secret, job))
-    group = Group(endpoint, place, deadline, timeout, timing, routes)
-    orderly = False
+    identity = RankIdentity(job, rank, size, tokens.job_token(secret, job))
+    group = Group(endpoint, identity, deadline, timeout, timing, routes)
+    graceful = False
     try:
-        group.await_all(deadline)
+        group.wait_until_complete(deadline)
         yield group
-        orderly = True
+        graceful = True
     finally:
-        group.close(orderly=orderly)
+        group.close(graceful=graceful)

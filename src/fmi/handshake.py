@@ -1,4 +1,4 @@
-"""What two ranks say first to each other: each proves that it is the one that the other was told of."""
+"""The first message between two ranks: each proves that it is the peer that the server announced."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from dataclasses import dataclass
 
 from . import messages, tokens
 
-GREETING = struct.Struct(">4sB3xQI4x32s")  # magic, version, pair, rank of who greets, proof
+HANDSHAKE = struct.Struct(">4sB3xQI4x32s")  # magic, version, pair, sending rank, proof
 MAGIC = b"FMIP"
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """Two ranks that the server told of each other; `nonce` is the pair's."""
+class Handshake:
+    """The handshake of one pair of ranks, as one of them sees it; `nonce` is the pair's, `token` the job's."""
 
     pair: int
-    own: int
+    rank: int
     peer: int
     nonce: bytes
     token: bytes
 
     @property
-    def leads(self) -> bool:
-        """Whether this end selects the connection."""
-        return self.own < self.peer
+    def is_leader(self) -> bool:
+        """Whether this rank selects the connection: the lower rank does."""
+        return self.rank < self.peer
 
-    def greeting(self) -> bytes:
-        """What this end says first."""
-        proof = tokens.peer_proof(self.token, self.nonce, self.pair, self.own)
-        return GREETING.pack(MAGIC, messages.VERSION, self.pair, self.own, proof)
+    def message(self) -> bytes:
+        """Return the handshake message of this rank."""
+        proof = tokens.peer_proof(self.token, self.nonce, self.pair, self.rank)
+        return HANDSHAKE.pack(MAGIC, messages.VERSION, self.pair, self.rank, proof)
 
-    def is_from_peer(self, greeting: bytes) -> bool:
-        """Whether it is the peer who greets, and not somebody else, or this end's own greeting thrown back."""
-        magic, version, pair, rank, proof = GREETING.unpack(greeting)
+    def is_from_peer(self, message: bytes) -> bool:
+        """Return whether a message is the peer's, and not another process's or this rank's own sent back."""
+        magic, version, pair, rank, proof = HANDSHAKE.unpack(message)
         expected = tokens.peer_proof(self.token, self.nonce, self.pair, self.peer)
-        is_right = (magic, version, pair, rank) == (MAGIC, messages.VERSION, self.pair, self.peer)
-        return is_right and tokens.same(proof, expected)
+        is_for_this_pair = (magic, version, pair, rank) == (MAGIC, messages.VERSION, self.pair, self.peer)
+        return is_for_this_pair and tokens.is_equal(proof, expected)
 
 
-def pair_of(greeting: bytes) -> int | None:
-    """The number of the pair that a greeting is for; None if it is no greeting."""
-    magic, version, pair, _, _ = GREETING.unpack(greeting)
+def pair_number(message: bytes) -> int | None:
+    """Return the number of the pair that a handshake message names; None if it is not a handshake message."""
+    magic, version, pair, _, _ = HANDSHAKE.unpack(message)
     return int(pair) if (magic, version) == (MAGIC, messages.VERSION) else None

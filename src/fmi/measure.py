@@ -1,4 +1,4 @@
-"""How fast two ranks of a group are, in seconds; both of them call the same function with each other's rank."""
+"""Performance of the connection between two ranks, in seconds; both call the same function with each other's rank."""
 
 from __future__ import annotations
 
@@ -11,53 +11,56 @@ KIND = 255  # of the messages' tags
 SMALL = 8  # bytes
 
 
-def round_trips(group: Group, peer: int, repeats: int) -> list[float]:
-    """Of 8 bytes to the peer and back, as the lower rank sees them; the higher one gets the times of its own turn."""
+def measure_round_trips(group: Group, peer: int, repeats: int) -> list[float]:
+    """Return the times of `repeats` round trips of 8 bytes; those of the lower rank are the full round trips."""
     data = bytes(SMALL)
 
-    def once(tag: int, deadline: float) -> None:
+    def exchange(tag: int, deadline: float) -> None:
         if group.rank < peer:
-            group.exchange(tag, deadline, to=peer, buffers=[data])
+            group.exchange(tag, deadline, dest=peer, buffers=[data])
             group.exchange(tag, deadline, source=peer)
         else:
             group.exchange(tag, deadline, source=peer)
-            group.exchange(tag, deadline, to=peer, buffers=[data])
+            group.exchange(tag, deadline, dest=peer, buffers=[data])
 
-    return _timed(group, once, repeats)
+    return _measure(group, exchange, repeats)
 
 
-def transfers(group: Group, peer: int, size: int, repeats: int) -> list[float]:
-    """Of so many bytes from the lower to the higher rank, until the lower one knows that all have come."""
-    # Not zeros, of which the kernel may have one page for all.
+def measure_transfers(group: Group, peer: int, size: int, repeats: int) -> list[float]:
+    """Return the times of `repeats` transfers of `size` bytes from the lower to the higher rank.
+
+    A transfer ends when the lower rank knows that all bytes have arrived.
+    """
+    # Not zeros: the kernel may map all pages of zeros to a single one.
     data, memory = b"\1" * size, memoryview(bytearray(size))
 
-    def once(tag: int, deadline: float) -> None:
+    def exchange(tag: int, deadline: float) -> None:
         if group.rank < peer:
-            group.exchange(tag, deadline, to=peer, buffers=[data])
+            group.exchange(tag, deadline, dest=peer, buffers=[data])
             group.exchange(tag, deadline, source=peer)
         else:
-            group.exchange(tag, deadline, source=peer, room=lambda size: memory[:size])
-            group.exchange(tag, deadline, to=peer, buffers=[b"!"])
+            group.exchange(tag, deadline, source=peer, allocate=lambda size: memory[:size])
+            group.exchange(tag, deadline, dest=peer, buffers=[b"!"])
 
-    return _timed(group, once, repeats)
+    return _measure(group, exchange, repeats)
 
 
-def counts(group: Group, repeats: int) -> list[float]:
-    """Of asking the server for the next item."""
+def measure_counter(group: Group, repeats: int) -> list[float]:
+    """Return the times of `repeats` requests for the next item."""
     times = []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        began = time.perf_counter()
         group.next_item()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - began)
     return times
 
 
-def _timed(group: Group, once: Callable[[int, float], None], repeats: int) -> list[float]:
-    """The times after a first one, which makes the connection."""
+def _measure(group: Group, exchange: Callable[[int, float], None], repeats: int) -> list[float]:
+    """Return the times of `repeats` exchanges after a first one, which makes the connection."""
     times = []
     for _ in range(repeats + 1):
         tag, deadline = group.next_tag(KIND), time.monotonic() + group.timeout
-        begun = time.perf_counter()
-        once(tag, deadline)
-        times.append(time.perf_counter() - begun)
+        began = time.perf_counter()
+        exchange(tag, deadline)
+        times.append(time.perf_counter() - began)
     return times[1:]

@@ -1,4 +1,4 @@
-"""The messages between a rank and the rendezvous server, and how they are framed. PROTOCOL.md has every byte."""
+"""The messages between a rank and the rendezvous server, and their encoding. PROTOCOL.md documents every byte."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any, get_type_hints
 import msgpack
 
 MAGIC, VERSION = b"FM", 1
-HEADER = struct.Struct(">2sBBI")  # magic, version, type, bytes of the body
-MAX_BODY = 2048  # bytes; the longest message is a REFUSED, of less than 1,300
-MAX_NAME, MAX_TEXT = 255, 1024  # bytes of UTF-8: of a job, an address, a code; of a sentence
+HEADER = struct.Struct(">2sBBI")  # magic, version, type, size of the body in bytes
+MAX_BODY = 2048  # bytes; the longest message is a REFUSED of less than 1,300
+MAX_NAME, MAX_TEXT = 255, 1024  # bytes of UTF-8: of a job, an address or a code; of a sentence
 NONCE, PROOF = 16, 32  # bytes
-ROUTES = ("private", "punched", "relay")  # how two ranks are connected
-MOST_FIELDS = 8  # of a message
+ROUTES = ("private", "punched", "relay")  # of the connection between two ranks
+MAX_FIELDS = 8  # of a message
 
 Address = tuple[str, int]  # a numeric IPv4 or IPv6 address and a port
 
 
 class ProtocolError(Exception):
-    """Bytes that are no message of this protocol."""
+    """The bytes are not a message of this protocol."""
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Server, first: a challenge, whether a secret is needed, whom it sees, and its clock (seconds since 1970)."""
+    """Server, first: challenge, whether a secret is needed, the client's public address, seconds since 1970."""
 
     nonce: bytes
     needs_secret: bool
@@ -38,7 +38,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Join:
-    """Client: wants to be this rank of this job; `private` is the client's own address, `proof` that of the token."""
+    """Client: request to be a rank of a job; `private` is the client's own address, `proof` that of the token."""
 
     job: str
     rank: int
@@ -50,7 +50,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Welcome:
-    """Server: the rank is in this group of the job, of which others may still be missing; the server's own proof."""
+    """Server: the rank is in this group of the job, which may still be incomplete; `proof` is the server's."""
 
     group: int
     proof: bytes
@@ -58,19 +58,19 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Ready:
-    """Server: all ranks have come."""
+    """Server: all ranks have joined."""
 
 
 @dataclass(frozen=True)
 class Connect:
-    """Client: wants a connection to a rank."""
+    """Client: request for a connection to a rank."""
 
     peer: int
 
 
 @dataclass(frozen=True)
 class Start:
-    """Server, to both of a pair: where the other may be reached, and after how many seconds to begin."""
+    """Server, to both ranks of a pair: the peer's addresses, and the seconds to wait before connecting."""
 
     pair: int
     peer: int
@@ -82,7 +82,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Connected:
-    """Client, the lower rank of a pair: they talk, and how ("private", "punched" or "relay")."""
+    """Client, the lower rank of a pair: the pair is connected; `how` is the route."""
 
     pair: int
     how: str
@@ -90,14 +90,14 @@ class Connected:
 
 @dataclass(frozen=True)
 class Unreached:
-    """Client, the lower rank of a pair: no address of the other worked."""
+    """Client, the lower rank of a pair: no direct connection succeeded."""
 
     pair: int
 
 
 @dataclass(frozen=True)
 class Relay:
-    """Server, to both of a pair: connect to me anew, and show this ticket."""
+    """Server, to both ranks of a pair: open a new connection to the server and present this ticket."""
 
     pair: int
     ticket: bytes
@@ -105,7 +105,7 @@ class Relay:
 
 @dataclass(frozen=True)
 class Attach:
-    """Client, first on a new connection: this end of a pair wants to be relayed to the other end."""
+    """Client, first on a new connection: request to relay this end of a pair to the other end."""
 
     job: str
     rank: int
@@ -116,12 +116,12 @@ class Attach:
 
 @dataclass(frozen=True)
 class Attached:
-    """Server: both ends are there; what follows is the other end's."""
+    """Server: both ends are connected; all following bytes are those of the other end."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Server, to both of a pair: they cannot, or can no longer, be connected, and why."""
+    """Server, to both ranks of a pair: why they cannot, or can no longer, be connected."""
 
     pair: int
     why: str
@@ -129,14 +129,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Next:
-    """Client: wants the next number of the job's counter; the answer has the same `request`."""
+    """Client: request for the next number of the job's counter."""
 
     request: int
 
 
 @dataclass(frozen=True)
 class Number:
-    """Server: a number that nobody else gets."""
+    """Server: answer to NEXT, a number that is sent once."""
 
     request: int
     number: int
@@ -144,21 +144,21 @@ class Number:
 
 @dataclass(frozen=True)
 class Ping:
-    """Client: is here; wants to know whether the server is."""
+    """Client: heartbeat, to be answered by the server."""
 
     echo: int
 
 
 @dataclass(frozen=True)
 class Pong:
-    """Server: the answer."""
+    """Server: answer to PING."""
 
     echo: int
 
 
 @dataclass(frozen=True)
 class Left:
-    """Server: a rank is gone; `why` is "left", "lost" or "replaced"."""
+    """Server: a rank has left the group; `why` is "left", "lost" or "replaced"."""
 
     rank: int
     why: str
@@ -166,12 +166,12 @@ class Left:
 
 @dataclass(frozen=True)
 class Leave:
-    """Client: goes, having done all."""
+    """Client: the rank has completed its work and leaves."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Server, last: a code in one word, and a sentence for the user."""
+    """Server, last: an error code, and a sentence for the user."""
 
     code: str
     why: str
@@ -186,39 +186,45 @@ TYPES: tuple[type[Message], ...] = (
     Next, Number, Ping, Pong, Left, Leave, Refused,
 )  # fmt: skip
 _CODES = {kind: code for code, kind in enumerate(TYPES, start=1)}
-_HINTS = {kind: get_type_hints(kind) for kind in TYPES}
+_FIELD_TYPES = {kind: get_type_hints(kind) for kind in TYPES}
 
 
 def encode(message: Message) -> bytes:
-    """The frame of a message: header, then its fields as a msgpack array. Raises ProtocolError if a field is wrong."""
+    """Return the frame of a message: header, then its fields as a msgpack array.
+
+    Raises ProtocolError if a field is invalid.
+    """
     kind = type(message)
     values = [getattr(message, field.name) for field in fields(message)]
-    _check(kind, values)
-    body = packed(*values)
+    _check_fields(kind, values)
+    body = pack(*values)
     return HEADER.pack(MAGIC, VERSION, _CODES[kind], len(body)) + body
 
 
-def packed(*values: Any) -> bytes:
-    """Values as a msgpack array; what is proved by a token is written the same way."""
+def pack(*values: Any) -> bytes:
+    """Return values as a msgpack array, which is also the form in which proofs contain them."""
     return bytes(msgpack.packb(list(values)))
 
 
 def body_size(header: bytes) -> int:
-    """How many bytes follow a header. Raises ProtocolError if it is none, of another version, or announces too many."""
+    """Return the size in bytes of the body that follows a header.
+
+    Raises ProtocolError if it is not a header, of another version, or announces too large a body.
+    """
     magic, version, code, size = HEADER.unpack(header)
     if magic != MAGIC:
         raise ProtocolError(f"the first bytes are {magic.hex()}; expected {MAGIC.hex()}")
     if version != VERSION:
         raise ProtocolError(f"the message is of version {version} of the protocol; expected {VERSION}")
     if not 1 <= code <= len(TYPES):
-        raise ProtocolError(f"there is no message of type {code}")
+        raise ProtocolError(f"the message is of the unknown type {code}; expected 1 to {len(TYPES)}")
     if size > MAX_BODY:
         raise ProtocolError(f"the message announces {size} bytes; expected at most {MAX_BODY}")
     return int(size)
 
 
 def decode(header: bytes, body: bytes) -> Message:
-    """The message of a frame. Raises ProtocolError if a field is missing, too many, too large or of another type."""
+    """Return the message of a frame. Raises ProtocolError if its fields are not exactly as documented."""
     if len(body) != body_size(header):
         raise ProtocolError(f"the message announces {body_size(header)} bytes and has {len(body)}")
     kind = TYPES[header[3] - 1]
@@ -228,35 +234,35 @@ def decode(header: bytes, body: bytes) -> Message:
             use_list=False,
             max_str_len=MAX_TEXT,
             max_bin_len=PROOF,
-            max_array_len=MOST_FIELDS,
+            max_array_len=MAX_FIELDS,
             max_map_len=0,
             max_ext_len=0,
         )
     except ValueError as error:
-        raise ProtocolError(f"the body of {kind.__name__} is no msgpack ({error})") from None
+        raise ProtocolError(f"the body of {kind.__name__} is not valid msgpack ({error})") from None
     if not isinstance(values, tuple) or len(values) != len(fields(kind)):
-        raise ProtocolError(f"the body of {kind.__name__} is no array of {len(fields(kind))}")
-    _check(kind, values)
+        raise ProtocolError(f"the body of {kind.__name__} is not an array of {len(fields(kind))} fields")
+    _check_fields(kind, values)
     return kind(*values)
 
 
-def _check(kind: type[Message], values: Sequence[Any]) -> None:
-    for (name, hint), value in zip(_HINTS[kind].items(), values, strict=True):
-        if not _fits(name, value, hint):
-            raise ProtocolError(f"{kind.__name__} has a {name} that is none")
+def _check_fields(kind: type[Message], values: Sequence[Any]) -> None:
+    for (name, field_type), value in zip(_FIELD_TYPES[kind].items(), values, strict=True):
+        if not _is_valid(name, value, field_type):
+            raise ProtocolError(f"{kind.__name__} has an invalid {name}")
 
 
-def _fits(name: str, value: Any, kind: Any) -> bool:
+def _is_valid(name: str, value: Any, kind: Any) -> bool:
     if kind == Address:
-        return (
-            type(value) is tuple and len(value) == 2 and _fits("host", value[0], str) and _fits("port", value[1], int)
-        )
+        is_pair = type(value) is tuple and len(value) == 2
+        return is_pair and _is_valid("host", value[0], str) and _is_valid("port", value[1], int)
     if type(value) is not kind:
         return False
     if kind is bytes:
         return len(value) == (PROOF if name == "proof" else NONCE)
     if kind is str:
-        return len(value.encode()) <= (MAX_TEXT if name == "why" else MAX_NAME) and (name != "host" or _is_ip(value))
+        max_size = MAX_TEXT if name == "why" else MAX_NAME
+        return len(value.encode()) <= max_size and (name != "host" or _is_ip_address(value))
     if kind is int:
         return bool(0 <= value < (2**16 if name == "port" else 2**63))
     if kind is float:
@@ -264,7 +270,7 @@ def _fits(name: str, value: Any, kind: Any) -> bool:
     return True
 
 
-def _is_ip(host: str) -> bool:
+def _is_ip_address(host: str) -> bool:
     try:
         ip_address(host)
     except ValueError:

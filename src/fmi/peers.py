@@ -1,4 +1,4 @@
-"""A rank's connections to the others, each of which a thread makes when the server says so."""
+"""A rank's connections to its peers, each made in a thread of its own when the server announces the peer."""
 
 from __future__ import annotations
 
@@ -13,186 +13,195 @@ from functools import partial
 
 from . import messages
 from .channel import Channel
-from .control import Endpoint, Place
+from .control import Endpoint, RankIdentity
 from .errors import FMIError, PeerLost, ServerLost
-from .handshake import Meeting
+from .handshake import Handshake
 from .messages import Address, Message
-from .nat_traversal import Guests, meet, relayed
-from .shutdown import part
+from .nat_traversal import connect_by_relay, connect_directly
+from .pending import PendingConnections
+from .shutdown import close_gracefully
 
 
 @dataclass(frozen=True)
-class Me:
-    """Who this rank is, and where: its own address, and whether the server sees it by another."""
+class LocalRank:
+    """The rank of this process: its identity, its own address, and whether the server sees a different one."""
 
     endpoint: Endpoint
-    place: Place
-    local: Address
+    identity: RankIdentity
+    address: Address
     is_translated: bool
 
 
 class Peers:
-    """The others that a rank has met or is meeting.
+    """The peers to which a rank is connected or is being connected.
 
-    `changed` is held where anything changes, and notified. `tell` sends a message to the server. `punching` is how
-    many seconds are for direct connections, if `routes` has them, and `relaying` for a relay after that.
+    `changed` is held for every change, and notified. `send_to_server` sends a message. `punching_timeout` is the time
+    in seconds for direct connections, if `routes` contains their routes, `relay_timeout` that for a relay afterwards.
     """
 
     def __init__(
         self,
-        me: Me,
+        local_rank: LocalRank,
         changed: threading.Condition,
-        tell: Callable[[Message], None],
-        punching: float,
-        relaying: float,
+        send_to_server: Callable[[Message], None],
+        punching_timeout: float,
+        relay_timeout: float,
         routes: Sequence[str],
     ) -> None:
-        self._me, self._changed, self._tell = me, changed, tell
-        self._punching, self._relaying, self._routes = punching, relaying, routes
+        self._local_rank, self._changed, self._send_to_server = local_rank, changed, send_to_server
+        self._punching_timeout, self._relay_timeout, self._routes = punching_timeout, relay_timeout, routes
         self.channels: dict[int, Channel] = {}
-        self.lost: dict[int, PeerLost] = {}  # why there is no connection, unless one is just being made
-        self._known: set[int] = set()  # asked for, or that have asked for this rank
-        self._meetings: dict[int, Meeting] = {}  # by pair
-        self._guests: dict[int, Guests] = {}  # by pair, while it is being met
+        self.lost: dict[int, PeerLost] = {}  # why there is no connection, unless one is being made
+        self._known: set[int] = set()  # requested by this rank or announced by the server
+        self._handshakes: dict[int, Handshake] = {}  # by pair
+        self._pending: dict[int, PendingConnections] = {}  # by pair, while it is being connected directly
         self._threads: Counter[int] = Counter()  # by peer
         self._is_closed = False
 
-    def strangers(self, peers: Iterable[int]) -> list[int]:
-        """Those of some ranks that nobody has asked the server for yet; from now on they are none."""
-        if not (new := set(peers) - self._known):  # as most of the time
+    def register_unknown_peers(self, peers: Iterable[int]) -> list[int]:
+        """Return those of these peers that are unknown so far, and register them as known."""
+        if not (unknown := set(peers) - self._known):  # the usual case, without the lock
             return []
         with self._changed:
-            new -= self._known
-            self._known |= new
-        return sorted(new)
+            unknown -= self._known
+            self._known |= unknown
+        return sorted(unknown)
 
-    def is_meeting(self, peer: int) -> bool:
-        """Whether a connection is just being made."""
+    def is_connecting(self, peer: int) -> bool:
+        """Return whether a connection to the peer is being made."""
         return self._threads[peer] > 0
 
-    def beat(self) -> None:
-        """Gives all a sign of life."""
+    def send_heartbeats(self) -> None:
+        """Send a heartbeat to all peers."""
         for channel in list(self.channels.values()):
-            channel.beat()
+            channel.send_heartbeat()
 
-    def guest(self, pair: int, guest: socket.socket) -> None:
-        """Somebody who says to belong to a pair has connected."""
+    def accept(self, pair: int, connection: socket.socket) -> None:
+        """Take over a connection whose handshake message names this pair."""
         with self._changed:
-            if guests := self._guests.get(pair):
-                guests.add(guest)
+            if pending := self._pending.get(pair):
+                pending.add(connection)
             else:
-                guest.close()
+                connection.close()
 
-    def begin(self, start: messages.Start) -> None:
-        """The server tells of a peer."""
-        meeting = Meeting(start.pair, self._me.place.rank, start.peer, start.nonce, self._me.place.token)
+    def start_pair(self, start: messages.Start) -> None:
+        """Begin to connect directly to a peer that the server has announced."""
+        identity = self._local_rank.identity
+        handshake = Handshake(start.pair, identity.rank, start.peer, start.nonce, identity.token)
         with self._changed:
             self._known.add(start.peer)
-            self._meetings[start.pair] = meeting
-            self._guests[start.pair] = guests = Guests()
-            self._in_thread(meeting, partial(self._meet, meeting, start, guests))
+            self._handshakes[start.pair] = handshake
+            self._pending[start.pair] = pending = PendingConnections()
+            self._run_in_thread(handshake, partial(self._connect_directly, handshake, start, pending))
 
-    def relay(self, pair: int, ticket: bytes) -> None:
-        """The server tells that the lower rank of a pair has found no way."""
+    def start_relay(self, pair: int, ticket: bytes) -> None:
+        """Begin to connect by a relay, as the lower rank of a pair has found no direct connection."""
         with self._changed:
-            if not (meeting := self._meetings.get(pair)):
+            if not (handshake := self._handshakes.get(pair)):
                 return
-            if guests := self._guests.get(pair):
-                guests.end()
-            if channel := self.channels.get(meeting.peer):
-                channel.cut()  # the other end has given it up, and what was sent on it is lost
+            if pending := self._pending.get(pair):
+                pending.expire()
+            if channel := self.channels.get(handshake.peer):
+                channel.abort()  # the peer has given this connection up, and what was sent on it is lost
             else:
-                self._in_thread(meeting, partial(self._by_relay, meeting, ticket))
+                self._run_in_thread(handshake, partial(self._connect_by_relay, handshake, ticket))
 
-    def fail(self, pair: int, why: str) -> None:
-        """The server tells that there will be no connection."""
+    def set_failed(self, pair: int, reason: str) -> None:
+        """Record that a pair cannot be connected."""
         with self._changed:
-            if meeting := self._meetings.get(pair):
-                self._lose(meeting.peer, f"cannot be reached: {why}")
+            if handshake := self._handshakes.get(pair):
+                self._set_lost(handshake.peer, f"cannot be reached: {reason}")
 
-    def leave(self, peer: int) -> None:
-        """The server tells that a peer has left. What it has sent before is still to be received."""
+    def set_left(self, peer: int) -> None:
+        """Record that a peer has left. What it has sent before can still be received."""
         with self._changed:
-            self._lose(peer, "has left")
-            self._hurry(pair for pair in self._guests if self._meetings[pair].peer == peer)
+            self._set_lost(peer, "has left")
+            self._expire_soon(pair for pair in self._pending if self._handshakes[pair].peer == peer)
 
-    def be_alone(self) -> None:
-        """The server is lost, so that there will be no relays."""
+    def set_server_lost(self) -> None:
+        """Record that the server is lost, so that no relays will follow."""
         with self._changed:
-            self._hurry(self._guests)
+            self._expire_soon(self._pending)
 
-    def _hurry(self, pairs: Iterable[int]) -> None:
-        """Connections that come about must do so now."""
+    def _expire_soon(self, pairs: Iterable[int]) -> None:
+        """Allow the direct connections of these pairs only the usual time from now on."""
         for pair in pairs:
-            self._guests[pair].end(self._punching)
+            self._pending[pair].expire(self._punching_timeout)
 
-    def _lose(self, peer: int, what: str) -> None:
-        self.lost.setdefault(peer, PeerLost(peer, f"rank {peer} {what}"))
+    def _set_lost(self, peer: int, reason: str) -> None:
+        self.lost.setdefault(peer, PeerLost(peer, f"rank {peer} {reason}"))
 
-    def _in_thread(self, meeting: Meeting, what: Callable[[], None]) -> None:
-        def guarded() -> None:
+    def _run_in_thread(self, handshake: Handshake, function: Callable[[], None]) -> None:
+        def run() -> None:
             try:
-                what()
+                function()
             except (FMIError, OSError) as error:
                 with self._changed:
-                    self._lose(meeting.peer, f"cannot be reached: {error}")
+                    self._set_lost(handshake.peer, f"cannot be reached: {error}")
             finally:
                 with self._changed:
-                    self._threads[meeting.peer] -= 1
+                    self._threads[handshake.peer] -= 1
                     self._changed.notify_all()
 
-        self._threads[meeting.peer] += 1
-        threading.Thread(target=guarded, name=f"meets rank {meeting.peer}", daemon=True).start()
+        self._threads[handshake.peer] += 1
+        threading.Thread(target=run, name=f"connect to rank {handshake.peer}", daemon=True).start()
 
-    def _meet(self, meeting: Meeting, start: messages.Start, guests: Guests) -> None:
-        time.sleep(min(start.after, self._punching))
-        # The higher rank waits for what the lower one decides.
-        seconds = self._punching if meeting.leads else self._punching + self._relaying
-        wanted = [one for one in self._candidates(start) if one[1] in self._routes]
+    def _connect_directly(self, handshake: Handshake, start: messages.Start, pending: PendingConnections) -> None:
+        time.sleep(min(start.after, self._punching_timeout))
+        # The higher rank also waits for the decision of the lower one.
+        seconds = self._punching_timeout if handshake.is_leader else self._punching_timeout + self._relay_timeout
+        candidates = [candidate for candidate in self._candidates(start) if candidate[1] in self._routes]
+        found = None
         try:
-            found = meet(meeting, wanted, self._me.local, guests, time.monotonic() + seconds) if wanted else None
+            if candidates:
+                deadline = time.monotonic() + seconds
+                found = connect_directly(handshake, candidates, self._local_rank.address, pending, deadline)
         finally:
             with self._changed:
-                del self._guests[start.pair]
-            guests.close()
+                del self._pending[start.pair]
+            pending.close()
         if found:
-            self._add(meeting, *found)
-        elif meeting.leads and not self._is_closed:
-            self._tell(messages.Unreached(meeting.pair))
+            self._add(handshake, *found)
+        elif handshake.is_leader and not self._is_closed:
+            self._send_to_server(messages.Unreached(handshake.pair))
 
     def _candidates(self, start: messages.Start) -> list[tuple[Address, str]]:
-        """A peer's addresses, and how each would be reached; a connection that a NAT changes counts as punched."""
+        """Return a peer's addresses and their routes; a connection through a NAT counts as punched."""
         if start.private == start.public:
-            return [(start.public, "punched" if self._me.is_translated else "private")]
-        found = [(start.private, "private"), (start.public, "punched")]
-        return found[1:] if start.private == self._me.local else found  # somebody else's network is like this one
+            return [(start.public, "punched" if self._local_rank.is_translated else "private")]
+        if start.private == self._local_rank.address:  # the peer is in another network with the same addresses
+            return [(start.public, "punched")]
+        return [(start.private, "private"), (start.public, "punched")]
 
-    def _by_relay(self, meeting: Meeting, ticket: bytes) -> None:
-        deadline = time.monotonic() + self._relaying
-        self._add(meeting, relayed(self._me.endpoint, self._me.place, meeting, ticket, deadline), "relay")
+    def _connect_by_relay(self, handshake: Handshake, ticket: bytes) -> None:
+        endpoint, identity = self._local_rank.endpoint, self._local_rank.identity
+        deadline = time.monotonic() + self._relay_timeout
+        self._add(handshake, connect_by_relay(endpoint, identity, handshake, ticket, deadline), "relay")
 
-    def _add(self, meeting: Meeting, own: socket.socket, how: str) -> None:
+    def _add(self, handshake: Handshake, connection: socket.socket, route: str) -> None:
         with self._changed:
             if self._is_closed:
-                own.close()
+                connection.close()
                 return
-            self.channels[meeting.peer] = Channel(own, meeting.peer, how)
+            self.channels[handshake.peer] = Channel(connection, handshake.peer, route)
             self._changed.notify_all()
-        if meeting.leads:
-            with suppress(ServerLost):  # which it need not know
-                self._tell(messages.Connected(meeting.pair, how))
+        if handshake.is_leader:
+            with suppress(ServerLost):  # the connection does not depend on the server
+                self._send_to_server(messages.Connected(handshake.pair, route))
 
-    def close(self, patience: float, deadline: float, *, orderly: bool) -> None:
-        """Ends all connections; if `orderly`, once the others' kernels have all that was sent.
+    def close(self, silence_timeout: float, deadline: float, *, graceful: bool) -> None:
+        """Close all connections; if `graceful`, after the peers' kernels have received everything.
 
-        A peer is not waited for that is silent for `patience` seconds, and none after `deadline` (of time.monotonic()).
+        A peer that is silent for `silence_timeout` seconds is not waited for, nor is any after `deadline` (of
+        time.monotonic()).
         """
         with self._changed:
             self._is_closed = True
-            for guests in self._guests.values():
-                guests.end()
-        if orderly:
-            part([channel.farewell() for channel in self.channels.values()], patience, deadline)
+            for pending in self._pending.values():
+                pending.expire()
+        if graceful:
+            shutdowns = [channel.begin_close() for channel in self.channels.values()]
+            close_gracefully(shutdowns, silence_timeout, deadline)
         else:
             for channel in self.channels.values():
                 channel.close()

@@ -1,8 +1,8 @@
-"""Which ranks are there, and who shall be connected to whom: all that the server knows, without any network.
+"""The registry of jobs and ranks: everything that the rendezvous server knows, without any network code.
 
-A job's ranks are a group. It is complete when all have come, and ends when all have gone. If a rank of a complete
-group comes anew the group has ended for the others, since what they have said to each other the newcomer does not
-know; the newcomer is then the first of the job's next group.
+The ranks that have joined a job are its group. It is complete when all have joined, and ends when all have left. If a
+rank joins a complete group again, that group has ended: the new process does not know what was sent before, and is
+the first member of the job's next group.
 """
 
 from __future__ import annotations
@@ -10,60 +10,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol
+from typing import Protocol
 
 from . import messages, tokens
-from .errors import Refused
+from .errors import RequestRefused
+from .limits import Limits
 from .messages import Address, Message
 
-SHOWN = 10  # ranks that a sentence names
-
-
-def _limit(default: float, meaning: str) -> Any:
-    return field(default=default, metadata={"help": meaning})
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one server allows. Times are in seconds."""
-
-    connections: int = _limit(4096, "Connections at once.")
-    jobs: int = _limit(1000, "Jobs at once.")
-    ranks: int = _limit(4096, "Ranks of a job.")
-    wait: float = _limit(600.0, "Seconds for all ranks of a job to come.")
-    deadline: float = _limit(86400.0, "Seconds of a job, once all ranks are there.")
-    first: float = _limit(10.0, "Seconds for a client's first message, and for the rest of one that has begun.")
-    silence: float = _limit(20.0, "Seconds without a word from a rank, which says PING every 5, or on a relay.")
-    meeting: float = _limit(15.0, "Seconds for the second end of a relay to come.")
-    relays: int = _limit(256, "Relays of a job.")
-    relayed_bytes: int = _limit(10 * 2**30, "Bytes that are relayed for a job.")
+MAX_NAMED = 10  # missing ranks that a sentence names
 
 
 class Connection(Protocol):
     """A rank's connection to the server."""
 
     def send(self, message: Message) -> None:
-        """Sends, or gives the client up; never waits and never raises."""
+        """Send a message, or close the connection if that is not possible at once; never wait and never raise."""
 
     def close(self) -> None:
-        """Ends it, and with it what the server does for it."""
+        """Close the connection, and end the task that serves it."""
 
 
 @dataclass(eq=False)
 class Member:
-    """A rank that is there. `round_trip` is that of its connection, in seconds; `introduced` are those it knows."""
+    """A rank of a group. `round_trip` is that of its connection in seconds, `peers` the ranks it is paired with."""
 
     rank: int
     connection: Connection
     public: Address
     private: Address
     round_trip: float = 0.0
-    introduced: set[int] = field(default_factory=set)
+    peers: set[int] = field(default_factory=set)
 
 
 @dataclass
 class Pair:
-    """Two ranks that are to be connected. `ends` are the connections of those that have come to be relayed."""
+    """Two ranks to be connected. `ends` are the connections of those that have attached to their relay, by rank."""
 
     number: int
     low: Member
@@ -72,14 +53,14 @@ class Pair:
     ends: dict[int, Connection] = field(default_factory=dict)
 
     def send(self, message: Message) -> None:
-        """To both."""
+        """Send a message to both ranks."""
         self.low.connection.send(message)
         self.high.connection.send(message)
 
 
 @dataclass
-class Group:
-    """The ranks of a job. `began` is when the first came or, once it `is_complete`, when the last did."""
+class RegisteredGroup:
+    """The ranks of a job. `began` is when the first one joined or, once it `is_complete`, when the last one did."""
 
     job: str
     size: int
@@ -87,50 +68,51 @@ class Group:
     began: float
     members: dict[int, Member] = field(default_factory=dict)
     is_complete: bool = False
-    has_lost: bool = False
+    has_lost_rank: bool = False
     pairs: dict[int, Pair] = field(default_factory=dict)
     counter: Iterator[int] = field(default_factory=count)
     relays: int = 0
     relayed_bytes: int = 0
 
 
-class Jobs:
-    """All groups by their jobs' names. Times are seconds of any clock that never goes back."""
+class Registry:
+    """All groups by the names of their jobs. Times are in seconds of any monotonic clock."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._groups: dict[str, Group] = {}
-        self._numbers, self._pairs = count(1), count(1)
+        self._groups: dict[str, RegisteredGroup] = {}
+        self._group_numbers, self._pair_numbers = count(1), count(1)
 
     @property
-    def groups(self) -> list[Group]:
-        """Those that wait for ranks or are complete."""
+    def groups(self) -> list[RegisteredGroup]:
+        """The groups that are complete or waiting for ranks."""
         return list(self._groups.values())
 
-    def join(self, job: str, size: int, member: Member, now: float) -> Group:
-        """Takes a rank into its job's group, which this may complete. Raises Refused if it cannot belong to it."""
+    def join(self, job: str, size: int, member: Member, now: float) -> RegisteredGroup:
+        """Add a rank to its job's group, and return the group. Raises RequestRefused if that is not possible."""
         if not 0 <= member.rank < size <= self._limits.ranks:
             allowed = self._limits.ranks
-            raise Refused("rank", f"there is no rank {member.rank} of {size}; a job has 1 to {allowed} ranks")
+            raise RequestRefused("rank", f"there is no rank {member.rank} of {size}; a job has 1 to {allowed} ranks")
         group = self._groups.get(job)
         if group and group.size != size:
-            raise Refused("size", f"job {job} has {group.size} ranks and this one says {size}; start all of them alike")
-        anew = Refused("replaced", f"rank {member.rank} of job {job} has come anew")
+            problem = f"job {job} has {group.size} ranks and this one states {size}; start all ranks with the same size"
+            raise RequestRefused("size", problem)
+        replaced = RequestRefused("replaced", f"rank {member.rank} of job {job} has joined again")
         if group and group.is_complete:
-            self._end(group, anew, newcomer=member.rank)
+            self._end_group(group, replaced, replaced_rank=member.rank)
             group = None
         if group is None:
             if len(self._groups) >= self._limits.jobs:
-                raise Refused("busy", f"there are {len(self._groups)} jobs already; try again later")
-            group = self._groups[job] = Group(job, size, next(self._numbers), now)
-        elif before := group.members.get(member.rank):
-            before.connection.send(_refusal(anew))
-            before.connection.close()
+                raise RequestRefused("busy", f"this server has {len(self._groups)} jobs already; try again later")
+            group = self._groups[job] = RegisteredGroup(job, size, next(self._group_numbers), now)
+        elif previous := group.members.get(member.rank):
+            previous.connection.send(_refused(replaced))
+            previous.connection.close()
         group.members[member.rank] = member
         return group
 
-    def complete(self, group: Group, now: float) -> bool:
-        """Tells all ranks that they are all there, once they are; says whether this was just now."""
+    def complete(self, group: RegisteredGroup, now: float) -> bool:
+        """Mark a group as complete and send READY once all ranks have joined; return whether this was done now."""
         if group.is_complete or len(group.members) < group.size:
             return False
         group.is_complete, group.began = True, now
@@ -138,124 +120,132 @@ class Jobs:
             member.connection.send(messages.Ready())
         return True
 
-    def _end(self, group: Group, refused: Refused, newcomer: int | None = None) -> None:
-        """Forgets a group, and ends the connections of its ranks and relays.
+    def _end_group(self, group: RegisteredGroup, refusal: RequestRefused, replaced_rank: int | None = None) -> None:
+        """Remove a group, and close the connections of its ranks and relays.
 
-        They are refused; if there is a newcomer, this is only for whom it replaces, and the others learn of it.
+        All ranks receive REFUSED; if one is replaced by a new client, only that one does, and the others receive LEFT.
         """
         del self._groups[group.job]
         for member in group.members.values():
-            if newcomer is None or newcomer == member.rank:
-                member.connection.send(_refusal(refused))
+            if replaced_rank is None or replaced_rank == member.rank:
+                member.connection.send(_refused(refusal))
             else:
-                member.connection.send(messages.Left(newcomer, "replaced"))
+                member.connection.send(messages.Left(replaced_rank, "replaced"))
             member.connection.close()
         group.members.clear()
         for pair in group.pairs.values():
             for end in pair.ends.values():
                 end.close()
 
-    def leave(self, group: Group, member: Member, why: str) -> bool:
-        """Takes a rank out that has "left" or is "lost"; False if it was out already.
+    def leave(self, group: RegisteredGroup, member: Member, reason: str) -> bool:
+        """Remove a rank that has "left" or is "lost"; return False if it was removed before.
 
-        The first that is lost ends the group's work, so all learn of it and of no other. That one has left concerns
-        those who were told to connect to it; whoever asks for it later is told then.
+        The first lost rank ends the work of a complete group: all ranks are notified of it, and of no other one. If a
+        rank has left, only its peers are notified; ranks that request a connection later are notified then.
         """
         if group.members.get(member.rank) is not member:
             return False
         del group.members[member.rank]
-        if group.is_complete and not group.has_lost:
-            group.has_lost = why == "lost"
+        if group.is_complete and not group.has_lost_rank:
+            group.has_lost_rank = reason == "lost"
             for other in group.members.values():
-                if group.has_lost or other.rank in member.introduced:
-                    other.connection.send(messages.Left(member.rank, why))
+                if group.has_lost_rank or other.rank in member.peers:
+                    other.connection.send(messages.Left(member.rank, reason))
         if not group.members:
             del self._groups[group.job]
         return True
 
-    def next_item(self, group: Group, member: Member) -> int:
-        """The next number of a complete group's counter."""
+    def next_item(self, group: RegisteredGroup, member: Member) -> int:
+        """Return the next number of a group's counter. Raises RequestRefused if the group is not complete."""
         if not group.is_complete:
-            raise Refused("order", f"rank {member.rank} of {group.size} counts before all have come")
+            problem = f"rank {member.rank} of {group.size} requests an item before all ranks have joined"
+            raise RequestRefused("order", problem)
         return next(group.counter)
 
-    def connect(self, group: Group, member: Member, peer: int) -> Pair | None:
-        """Tells two ranks of each other, unless that was done; returns the new pair."""
+    def connect(self, group: RegisteredGroup, member: Member, peer: int) -> Pair | None:
+        """Announce two ranks to each other, unless that was done before; return the new pair.
+
+        Raises RequestRefused if the group is not complete, or if there is no such peer.
+        """
         if not group.is_complete or not 0 <= peer < group.size or peer == member.rank:
-            raise Refused("order", f"rank {member.rank} of {group.size} asks for rank {peer}, which cannot be")
-        if peer in member.introduced:
+            problem = f"rank {member.rank} of {group.size} requests a connection to rank {peer}, which is not possible"
+            raise RequestRefused("order", problem)
+        if peer in member.peers:
             return None
         other = group.members.get(peer)
         if other is None:
             member.connection.send(messages.Left(peer, "left"))
             return None
-        member.introduced.add(peer)
-        other.introduced.add(member.rank)
+        member.peers.add(peer)
+        other.peers.add(member.rank)
         low, high = (member, other) if member.rank < peer else (other, member)
-        number, nonce = next(self._pairs), tokens.nonce()
+        number, nonce = next(self._pair_numbers), tokens.new_nonce()
         pair = group.pairs[number] = Pair(number, low, high)
-        # Both get it after half of their round trip, so the nearer one begins later.
-        latest = max(low.round_trip, high.round_trip)
+        # START takes half a round trip to arrive; the nearer rank waits for the difference.
+        longest = max(low.round_trip, high.round_trip)
         for one, two in ((low, high), (high, low)):
-            after = (latest - one.round_trip) / 2
+            after = (longest - one.round_trip) / 2
             one.connection.send(messages.Start(number, two.rank, nonce, two.public, two.private, after))
         return pair
 
-    def led(self, group: Group, member: Member, number: int) -> Pair:
-        """A pair of which this is the lower rank. Raises Refused if there is none."""
+    def find_led_pair(self, group: RegisteredGroup, member: Member, number: int) -> Pair:
+        """Return a pair of which this is the lower rank. Raises RequestRefused if it is not."""
         pair = group.pairs.get(number)
         if pair is None or pair.low is not member:
-            raise Refused("order", f"rank {member.rank} speaks of pair {number}, which is not its to speak of")
+            raise RequestRefused("order", f"rank {member.rank} is not the lower rank of pair {number}")
         return pair
 
-    def relay(self, group: Group, member: Member, number: int) -> Pair | None:
-        """Sends both ends of a pair to a relay, or tells them why not; only the lower rank asks for it, and once."""
-        pair = self.led(group, member, number)
+    def start_relay(self, group: RegisteredGroup, member: Member, number: int) -> Pair | None:
+        """Send both ranks of a pair a ticket for a relay, or FAILED if the job has reached its limits.
+
+        Raises RequestRefused if this is not the lower rank, or has requested the relay before.
+        """
+        pair = self.find_led_pair(group, member, number)
         if pair.ticket is not None:
-            raise Refused("order", f"rank {member.rank} asks again for a relay of pair {number}")
+            raise RequestRefused("order", f"rank {member.rank} has requested a relay of pair {number} before")
         if group.relays >= self._limits.relays or group.relayed_bytes >= self._limits.relayed_bytes:
-            pair.send(messages.Failed(number, f"job {group.job} has used up what this server relays for one job"))
+            pair.send(messages.Failed(number, f"job {group.job} has reached this server's relay limit"))
             return None
         group.relays += 1
-        pair.ticket = tokens.nonce()
+        pair.ticket = tokens.new_nonce()
         pair.send(messages.Relay(number, pair.ticket))
         return pair
 
-    def attach(self, job: str, rank: int, number: int, ticket: bytes, end: Connection) -> tuple[Group, Pair]:
-        """The pair of which this rank may come to a relay, on a connection of its own. Raises Refused if it may not."""
+    def attach(self, job: str, rank: int, number: int, ticket: bytes, end: Connection) -> tuple[RegisteredGroup, Pair]:
+        """Attach one end of a pair to its relay; `end` is its new connection. Raises RequestRefused if it may not."""
         group = self._groups.get(job)
         pair = group.pairs.get(number) if group else None
-        if not group or not pair or pair.ticket is None or not tokens.same(pair.ticket, ticket):
-            raise Refused("ticket", "nobody is to be relayed by this ticket")
+        if not group or not pair or pair.ticket is None or not tokens.is_equal(pair.ticket, ticket):
+            raise RequestRefused("ticket", "this ticket is not valid for a relay")
         if rank not in (pair.low.rank, pair.high.rank) or rank in pair.ends:
-            raise Refused("ticket", f"rank {rank} is not to be relayed by this ticket, or no more")
+            raise RequestRefused("ticket", f"this ticket is not valid for rank {rank}, or was used before")
         pair.ends[rank] = end
         return group, pair
 
-    def expire(self, now: float) -> list[Group]:
-        """Ends groups whose ranks did not all come in time, or whose deadline has passed; returns them."""
-        ended = []
+    def expire(self, now: float) -> list[RegisteredGroup]:
+        """End the groups whose ranks did not all join in time, or whose deadline has passed; return them."""
+        expired = []
         for group in self.groups:
             if now - group.began >= (self._limits.deadline if group.is_complete else self._limits.wait):
-                self._end(group, self._expired(group))
-                ended.append(group)
-        return ended
+                self._end_group(group, self._expiry(group))
+                expired.append(group)
+        return expired
 
-    def forget(self) -> None:
-        """Forgets all groups and tells nobody, since the server stops: what ranks have with each other goes on."""
+    def clear(self) -> None:
+        """Remove all groups without notifying their ranks, whose connections with each other outlive the server."""
         for group in self.groups:
             group.members.clear()
         self._groups.clear()
 
-    def _expired(self, group: Group) -> Refused:
+    def _expiry(self, group: RegisteredGroup) -> RequestRefused:
         if group.is_complete:
-            return Refused("deadline", f"job {group.job} has taken {self._limits.deadline:g} s, all that it may")
+            problem = f"job {group.job} has reached its time limit of {self._limits.deadline:g} s"
+            return RequestRefused("deadline", problem)
         missing = [str(rank) for rank in range(group.size) if rank not in group.members]
-        named = ", ".join(missing[:SHOWN]) + f" and {len(missing) - SHOWN} more" * (len(missing) > SHOWN)
-        return Refused(
-            "expired", f"job {group.job} waited {self._limits.wait:g} s for all {group.size} ranks; missing {named}"
-        )
+        more = f" and {len(missing) - MAX_NAMED} more" * (len(missing) > MAX_NAMED)
+        waited = f"job {group.job} waited {self._limits.wait:g} s for all {group.size} ranks"
+        return RequestRefused("expired", f"{waited}; missing {', '.join(missing[:MAX_NAMED])}{more}")
 
 
-def _refusal(refused: Refused) -> messages.Refused:
-    return messages.Refused(refused.code, str(refused))
+def _refused(refusal: RequestRefused) -> messages.Refused:
+    return messages.Refused(refusal.code, str(refusal))

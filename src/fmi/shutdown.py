@@ -1,4 +1,4 @@
-"""How connections end so that all that was sent arrives."""
+"""Graceful shutdown of connections: everything that was sent arrives before the socket is closed."""
 
 from __future__ import annotations
 
@@ -9,53 +9,62 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-LOOK_EVERY = 0.002  # seconds between two looks at what is still on its way
-DISCARDED = 2**16  # bytes at once
+POLL_INTERVAL = 0.002  # seconds between two checks of what the peer's kernel has acknowledged
+DISCARD_SIZE = 2**16  # bytes read and discarded at once
 
 
-class Farewell:
-    """The last words on a connection, of which the end follows; with `to_the_end`, of the other's side too.
+class GracefulClose:
+    """The graceful shutdown of one connection: it sends a final message and then closes the sending side.
 
-    If anything came and was not read, the kernel would throw away what it has still to send when the socket is closed.
+    With `wait_for_peer` the shutdown also waits until the peer has closed its own sending side. Incoming bytes are
+    discarded: the kernel would drop data that is still to be sent if the socket were closed with unread data.
     """
 
-    def __init__(self, own: socket.socket, words: bytes, *, to_the_end: bool = False) -> None:
-        own.setblocking(False)
-        self.socket, self._words, self._is_said, self._is_waiting = own, words, False, to_the_end
-        self._heard = time.monotonic()
-        self._queued = bytearray(4)
+    def __init__(self, connection: socket.socket, final_message: bytes, *, wait_for_peer: bool = False) -> None:
+        connection.setblocking(False)
+        self.socket = connection
+        self._unsent = final_message
+        self._is_sent = False
+        self._is_waiting_for_peer = wait_for_peer
+        self._last_received = time.monotonic()
+        self._unacknowledged = bytearray(4)
 
-    def is_over(self, patience: float) -> bool:
-        """Whether the other's kernel has everything, or nobody has been there for `patience` seconds to have it."""
+    def advance(self, silence_timeout: float) -> bool:
+        """Send and receive what is possible now, and return whether the shutdown is complete.
+
+        It is complete when the peer's kernel has acknowledged everything, when the connection is broken, or when the
+        peer has been silent for `silence_timeout` seconds.
+        """
         try:
             with suppress(BlockingIOError):
-                while self.socket.recv(DISCARDED):
-                    self._heard = time.monotonic()
-                self._is_waiting = False
+                while self.socket.recv(DISCARD_SIZE):
+                    self._last_received = time.monotonic()
+                self._is_waiting_for_peer = False
             with suppress(BlockingIOError):
-                self._say()
-            self.socket.getpeername()  # fails once the other has broken it: the end that it said before hides that
-            fcntl.ioctl(self.socket, termios.TIOCOUTQ, self._queued)
+                self._send_final_message()
+            # Fails once the peer has reset the connection, which its earlier end of stream would hide.
+            self.socket.getpeername()
+            fcntl.ioctl(self.socket, termios.TIOCOUTQ, self._unacknowledged)
         except OSError:
             return True
-        has_all = self._is_said and not self._is_waiting and not any(self._queued)
-        return has_all or time.monotonic() - self._heard > patience
+        is_delivered = self._is_sent and not self._is_waiting_for_peer and not any(self._unacknowledged)
+        return is_delivered or time.monotonic() - self._last_received > silence_timeout
 
-    def _say(self) -> None:
-        while self._words:
-            self._words = self._words[self.socket.send(self._words) :]
-        if not self._is_said:
+    def _send_final_message(self) -> None:
+        while self._unsent:
+            self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        if not self._is_sent:
             self.socket.shutdown(socket.SHUT_WR)
-            self._is_said = True
+            self._is_sent = True
 
 
-def part(farewells: Sequence[Farewell], patience: float, deadline: float) -> None:
-    """Waits until all are over, or until the deadline (of time.monotonic()), and closes them."""
+def close_gracefully(shutdowns: Sequence[GracefulClose], silence_timeout: float, deadline: float) -> None:
+    """Wait until all shutdowns are complete, or until `deadline` (of time.monotonic()), and close the sockets."""
     try:
-        rest = [one for one in farewells if not one.is_over(patience)]
-        while rest and time.monotonic() < deadline:
-            time.sleep(LOOK_EVERY)
-            rest = [one for one in rest if not one.is_over(patience)]
+        pending = [one for one in shutdowns if not one.advance(silence_timeout)]
+        while pending and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL)
+            pending = [one for one in pending if not one.advance(silence_timeout)]
     finally:
-        for one in farewells:
+        for one in shutdowns:
             one.socket.close()

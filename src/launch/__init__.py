@@ -1,1 +1,1 @@
-"""Launchers: they decide where ranks run, nothing else. Every rank runs `cosmicai work` on the run folder."""
+"""`python -m launch`: the command line for runs with several ranks; `cosmicai.cli.launch` has its commands."""

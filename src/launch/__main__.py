@@ -1,4 +1,4 @@
-"""`python -m launch ...`: a run by several ranks."""
+"""`python -m launch ...`: runs with several ranks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cosmicai.cli.launch import cancel, resume, run, status
 from cosmicai.console.command_line import run_command
 
 
-class _Launch(click.Group):
-    """A group whose command `run` needs not be named."""
+class _LaunchGroup(click.Group):
+    """A group whose command `run` does not need to be named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
@@ -17,9 +17,9 @@ class _Launch(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Launch, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LaunchGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def launch() -> None:
-    """Predict the redshifts of a survey with several ranks, and look after them.
+    """Predict the redshifts of a survey with several ranks, and manage such runs.
 
     `python -m launch SURVEY ...` is short for `python -m launch run SURVEY ...`, whose --help lists the options. Exit
     codes: 0 complete, 2 bad input, 3 not complete, 130 interrupted.

@@ -28,7 +28,7 @@ from moto.ecr.models import Repository
 from moto.iam.models import ManagedPolicy, iam_backends
 
 from cosmicai.launchers.aws.clients import Account
-from cosmicai.launchers.aws.stack import described
+from cosmicai.launchers.aws.stack import describe_stack
 from cosmicai.storage.s3 import s3_client
 from support.s3 import started_server, use_endpoint
 
@@ -96,7 +96,7 @@ class Aws:
 
     def stack(self) -> dict[str, Any] | None:
         """What CloudFormation says of the stack; None if there is none."""
-        return described(self.account, self.name)
+        return describe_stack(self.account, self.name)
 
     def parameters(self) -> dict[str, str]:
         """The stack's parameters."""

@@ -11,8 +11,9 @@ from typing import Any
 import handlers
 
 from cosmicai import storage
+from cosmicai.runs.part import Part
 from cosmicai.runs.plan import Plan, WorkItem
-from cosmicai.runs.store import Part, RunFolder
+from cosmicai.runs.store import RunFolder
 from support.fault_orders import OF_FUNCTIONS, take
 
 # Seconds that are left after the first question: too few to begin another item, and too few to end one.

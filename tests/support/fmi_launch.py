@@ -1,6 +1,6 @@
-"""Starts SIZE ranks that meet at a rendezvous server of their own: `python -m support.fmi_launch SIZE PROGRAM ...`.
+"""Start SIZE ranks that use a rendezvous server of their own: `python -m support.fmi_launch SIZE PROGRAM ...`.
 
-Ends with 0, or with the exit code of the first rank that has failed.
+The exit code is 0, or that of the first rank that has failed.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import subprocess
 import sys
 
 from cosmicai.ranks.environment import RENDEZVOUS, Rank, environment_for
-from cosmicai.ranks.fmi import JOB
-from fmi import SECRET as SECRET_NAME
-from support.rendezvous import SECRET, serving
+from cosmicai.ranks.fmi import RENDEZVOUS_JOB
+from fmi import SECRET_VARIABLE
+from support.rendezvous import SECRET, rendezvous_server
 
 
 def main(size: int, program: list[str]) -> int:
-    with serving() as server:
-        place = {SECRET_NAME: SECRET.decode(), RENDEZVOUS: str(server.endpoint), JOB: "test"}
+    with rendezvous_server() as server:
+        settings = {SECRET_VARIABLE: SECRET.decode(), RENDEZVOUS: str(server.endpoint), RENDEZVOUS_JOB: "test"}
         ranks = [
             subprocess.Popen(
                 [sys.executable, *program],
-                env=os.environ | place | environment_for(Rank(rank, size, local_rank=rank, local_size=size)),
+                env=os.environ | settings | environment_for(Rank(rank, size, local_rank=rank, local_size=size)),
             )
             for rank in range(size)
         ]

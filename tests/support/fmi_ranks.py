@@ -1,8 +1,8 @@
 """Ranks of a job with a real server: threads of this process, or processes that can be killed.
 
-`python ranks.py ENDPOINT JOB RANK SIZE TIMING ROUTES` is such a process: when all have met in a barrier it says so, and
-then does what the lines that it reads say (see ACTIONS), each of which it answers by one line of JSON. An error is the
-last.
+`python fmi_ranks.py ENDPOINT JOB RANK SIZE TIMING ROUTES` is such a process. It prints a line after a barrier of all
+ranks, then reads the names of ACTIONS from its standard input, and prints one line of JSON for each. It ends after an
+error.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import pytest
 from fmi import collectives
 from fmi.control import Endpoint
 from fmi.errors import FMIError
-from fmi.group import Group, Timing, joined
+from fmi.group import Group, Timing, connect
 from fmi.messages import ROUTES
 
-SECRET = b"a secret of the tests"  # that of rendezvous.py, which a process of this file does not find
-SOON = 20.0  # seconds that nothing here takes
-LATE = 4.0  # seconds in which this machine certainly has noticed what there is to notice at once
+SECRET = b"a secret of the tests"  # as in rendezvous.py, which a process of this file cannot import
+TIMEOUT = 20.0  # seconds, more than anything here takes
+MAX_DELAY = 4.0  # seconds within which failures are detected that can be detected at once
 USUAL = Timing()
-QUICK = Timing(beat=0.1, patience=1.0, punching=1.0, relaying=5.0)
+QUICK = Timing(heartbeat_interval=0.1, silence_timeout=1.0, punching_timeout=1.0, relay_timeout=5.0)
 
 ACTIONS: dict[str, Callable[[Group], Any]] = {
     "barrier": collectives.barrier,
@@ -46,7 +46,7 @@ ACTIONS: dict[str, Callable[[Group], Any]] = {
 
 @dataclass
 class Outcome:
-    """What a rank has got: a value or an error, and when (time.monotonic() of this machine)."""
+    """The result of a rank: a value or an error, and its time (of time.monotonic())."""
 
     at: float
     value: Any = None
@@ -54,56 +54,56 @@ class Outcome:
 
 
 def new_job() -> str:
-    """A name that no other job has."""
+    """Return a unique name of a job."""
     return f"job-{secrets.token_hex(8)}"
 
 
-def outcomes(
+def run_ranks(
     endpoint: Endpoint,
-    whats: Sequence[Callable[[Group], Any]],
+    functions: Sequence[Callable[[Group], Any]],
     *,
     job: str | None = None,
-    places: Sequence[Callable[[], AbstractContextManager[None]]] | None = None,
+    hosts: Sequence[Callable[[], AbstractContextManager[None]]] | None = None,
     secret: bytes = SECRET,
     **options: Any,
 ) -> list[Outcome]:
-    """Each rank, in a thread, joins and does its part; `places` are where (Host.inside)."""
-    name, found = job or new_job(), [Outcome(0.0) for _ in whats]
-    options = {"join_timeout": SOON, "timeout": SOON} | options
+    """Run one function for each rank in threads, after joining; `hosts` are contexts of other hosts (Host.enter)."""
+    name, outcomes = job or new_job(), [Outcome(0.0) for _ in functions]
+    options = {"join_timeout": TIMEOUT, "timeout": TIMEOUT} | options
 
     def run(rank: int) -> None:
         try:
-            with joined(endpoint, name, rank, len(whats), secret, **options) as group:
-                found[rank].value = whats[rank](group)
+            with connect(endpoint, name, rank, len(functions), secret, **options) as group:
+                outcomes[rank].value = functions[rank](group)
         except BaseException as error:
-            found[rank].error = error
-        found[rank].at = time.monotonic()
+            outcomes[rank].error = error
+        outcomes[rank].at = time.monotonic()
 
     threads = []
-    for rank in range(len(whats)):
+    for rank in range(len(functions)):
         thread = threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True)
-        with places[rank]() if places else nullcontext():
+        with hosts[rank]() if hosts else nullcontext():
             thread.start()
         threads.append(thread)
-    deadline = time.monotonic() + 3 * SOON
+    deadline = time.monotonic() + 3 * TIMEOUT
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads), [thread.name for thread in threads if thread.is_alive()]
-    return found
+    return outcomes
 
 
-def together(endpoint: Endpoint, size: int, what: Callable[[Group], Any], **options: Any) -> list[Any]:
-    """What all ranks, which do the same, return; the first error is raised."""
-    found = outcomes(endpoint, [what] * size, **options)
-    for outcome in found:
+def run_all(endpoint: Endpoint, size: int, function: Callable[[Group], Any], **options: Any) -> list[Any]:
+    """Run the same function for all ranks and return its values, or raise the first error."""
+    outcomes = run_ranks(endpoint, [function] * size, **options)
+    for outcome in outcomes:
         if outcome.error:
             raise outcome.error
-    return [outcome.value for outcome in found]
+    return [outcome.value for outcome in outcomes]
 
 
 def deadline() -> float:
-    """That of an operation that must not take longer."""
-    return time.monotonic() + SOON
+    """Return a deadline for an operation."""
+    return time.monotonic() + TIMEOUT
 
 
 class Process:
@@ -119,21 +119,21 @@ class Process:
         routes: Sequence[str],
         popen: Callable[..., subprocess.Popen[str]] = subprocess.Popen,
     ) -> None:
-        words = [endpoint, job, rank, size, json.dumps(astuple(timing)), json.dumps(routes)]
-        command = [sys.executable, str(Path(__file__)), *map(str, words)]
+        arguments = [endpoint, job, rank, size, json.dumps(astuple(timing)), json.dumps(routes)]
+        command = [sys.executable, str(Path(__file__)), *map(str, arguments)]
         environment = os.environ | {"FMI_SECRET": SECRET.decode()}
         self.rank = rank
         self.process = popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
         )
 
-    def tell(self, action: str) -> None:
-        """Tells it to do something."""
+    def start(self, action: str) -> None:
+        """Start an action."""
         assert self.process.stdin
         self.process.stdin.write(f"{action}\n")
 
-    def answer(self) -> dict[str, Any]:
-        """What it says next: {"at": seconds, "value": ...} or {"at": ..., "error": name, "text": ..., "rank": ...}."""
+    def receive_answer(self) -> dict[str, Any]:
+        """Return its next line as a dict with `at` (seconds) and `value`, or `error`, `text` and `rank`."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, f"rank {self.rank} has ended"
@@ -142,21 +142,21 @@ class Process:
 
 
 @contextmanager
-def processes(
+def rank_processes(
     endpoint: Endpoint,
     size: int,
     timing: Timing = USUAL,
     routes: Sequence[str] = ROUTES,
     popens: Sequence[Callable[..., subprocess.Popen[str]]] | None = None,
 ) -> Iterator[list[Process]]:
-    """The ranks of a new job, all of which have met."""
+    """Start the ranks of a new job, and yield them after a barrier."""
     job, ranks = new_job(), list[Process]()
     try:
         for rank in range(size):
             popen = popens[rank] if popens else subprocess.Popen
             ranks.append(Process(endpoint, job, rank, size, timing, routes, popen))
         for one in ranks:
-            assert one.answer()["value"] == "met"
+            assert one.receive_answer()["value"] == "ready"
         yield ranks
     finally:
         for one in ranks:
@@ -168,24 +168,24 @@ def processes(
 def main(endpoint: str, job: str, rank: str, size: str, timing: str, routes: str) -> None:
     secret = os.environ["FMI_SECRET"].encode()
     options: dict[str, Any] = {"timing": Timing(*json.loads(timing)), "routes": json.loads(routes)}
-    options |= {"join_timeout": 3 * SOON, "timeout": 3 * SOON}
-    with joined(Endpoint.parse(endpoint), job, int(rank), int(size), secret, **options) as group:
+    options |= {"join_timeout": 3 * TIMEOUT, "timeout": 3 * TIMEOUT}
+    with connect(Endpoint.parse(endpoint), job, int(rank), int(size), secret, **options) as group:
         collectives.barrier(group)
-        _say(value="met")
+        _print_answer(value="ready")
         for line in sys.stdin:
             try:
-                _say(value=ACTIONS[line.strip()](group))
+                _print_answer(value=ACTIONS[line.strip()](group))
             except FMIError as error:
-                _say(error=type(error).__name__, text=str(error), rank=getattr(error, "rank", None))
+                _print_answer(error=type(error).__name__, text=str(error), rank=getattr(error, "rank", None))
                 sys.exit(1)
 
 
-def _say(**answer: Any) -> None:
+def _print_answer(**answer: Any) -> None:
     print(json.dumps({"at": time.monotonic(), **answer}), flush=True)
 
 
-def raised(outcome: Outcome, kind: type[FMIError]) -> str:
-    """The sentence of the error that a rank has got, which is of this kind."""
+def error_text(outcome: Outcome, kind: type[FMIError]) -> str:
+    """Return the message of a rank's error, and check that it is of this kind."""
     with pytest.raises(kind) as caught:
         if outcome.error:
             raise outcome.error

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cosmicai.runs.record import git_commit
+from cosmicai.runs.provenance import git_commit
 from support.scripts import NO_APPTAINER
 from support.slurm_cluster import surroundings
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cosmicai.bench.emulator import await_listener, free_ports
+from cosmicai.bench.lambda_emulator import find_free_ports, wait_for_listener
 
 NO_REGISTRY = "docker-registry or skopeo is not installed"
 
@@ -23,7 +23,7 @@ def installed() -> bool:
 @contextmanager
 def registry(folder: Path) -> Iterator[str]:
     """Its HOST:PORT; what it holds lies in the folder."""
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     config = {
         "version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}},
         "http": {"addr": f"127.0.0.1:{port}"},
@@ -33,7 +33,7 @@ def registry(folder: Path) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log)
         try:
-            await_listener(process, port, folder / "log")
+            wait_for_listener(process, port, folder / "log")
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()

@@ -1,6 +1,7 @@
-"""Kills a run with SIGKILL at random moments, resumes it each time, and compares the catalogue with an undisturbed one.
+"""Kill a run with SIGKILL at random moments, resume it each time, and compare the catalogue with an uninterrupted run.
 
-`python tests/support/kill_and_resume.py --kills 30` is the long form of the test in test_faults.py.
+`python tests/support/kill_and_resume.py --kills 30` is the long form of the test in
+tests/integration/runs/test_faults.py.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from pathlib import Path
 from cosmicai.storage import sha256
 
 
-def command(survey: Path, out: Path, *more: str) -> list[str]:
-    """A run with small items, so that kills find some of them done."""
+def infer_command(survey: Path, out: Path, *more: str) -> list[str]:
+    """Return the command of a run with small items, so that some are completed before it is killed."""
     return [sys.executable, "-m", "cosmicai", "infer", str(survey), "--out", str(out), "--batch-size", "64", *more]
 
 
 def kill_and_resume(folder: Path, kills: int, galaxies: int, seed: int = 0) -> dict[str, int]:
-    """Runs until there were `kills` kills and the run is complete; starts anew whenever a run gets through before.
+    """Kill a run `kills` times and resume it until it is complete; start a new one whenever it completes before.
 
-    Returns how many runs were completed and how many kills came after the first part. Raises AssertionError if a
-    catalogue differs by a bit.
+    Return how many runs were completed and how many kills came after the first part. Raise AssertionError if a
+    catalogue differs in one bit.
     """
-    survey, calm, disturbed = folder / "survey", folder / "calm", folder / "disturbed"
+    survey, uninterrupted, killed = folder / "survey", folder / "uninterrupted", folder / "killed"
     make = ["synthetic", "--galaxies", str(galaxies), "--out", str(survey), "--partition-mb", "10"]
     subprocess.run([sys.executable, "-m", "cosmicai", *make], check=True, capture_output=True)
     begun = time.monotonic()
-    subprocess.run(command(survey, calm), check=True, capture_output=True)
+    subprocess.run(infer_command(survey, uninterrupted), check=True, capture_output=True)
     duration = time.monotonic() - begun
-    expected, rng = sha256(str(calm / "catalogue.parquet")), random.Random(seed)
+    expected, rng = sha256(str(uninterrupted / "catalogue.parquet")), random.Random(seed)
     done = completed = in_mid_run = 0
     while done < kills or completed == 0:
         process = subprocess.Popen(
-            command(survey, disturbed, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            infer_command(survey, killed, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             code = process.wait(rng.uniform(0, duration) if done < kills else None)
@@ -46,13 +47,13 @@ def kill_and_resume(folder: Path, kills: int, galaxies: int, seed: int = 0) -> d
             process.kill()
             process.wait()
             done += 1
-            in_mid_run += any((disturbed / "parts").glob("*.h5"))
+            in_mid_run += any((killed / "parts").glob("*.h5"))
             continue
         assert code == 0, f"the resumed run ended with exit code {code}"
-        found = sha256(str(disturbed / "catalogue.parquet"))
-        assert found == expected, f"the catalogue after {done} kills is {found}, undisturbed {expected}"
+        found = sha256(str(killed / "catalogue.parquet"))
+        assert found == expected, f"the catalogue after {done} kills is {found}, uninterrupted {expected}"
         completed += 1
-        shutil.rmtree(disturbed)
+        shutil.rmtree(killed)
     return {"kills": done, "kills in mid-run": in_mid_run, "completed runs": completed}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import LifoQueue
 from typing import Any
 
-from cosmicai.bench.emulator import INVOCATIONS
+from cosmicai.bench.lambda_emulator import INVOCATIONS
 
 OUTSIDE, INSIDE = 8080, 9001  # ports, which no connection of others ever gets by chance
 TIMEOUT = "AWS_LAMBDA_FUNCTION_TIMEOUT"

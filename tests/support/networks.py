@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
+from msgspec.structs import replace
 
 from cosmicai.models.astromae import AstroMAE
 from cosmicai.models.config import AstroMAEConfig, InceptionConfig

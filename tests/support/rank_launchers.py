@@ -1,4 +1,4 @@
-"""The ways in which tests start ranks that communicate."""
+"""Command lines that start ranks that communicate."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LAUNCHERS: dict[str, Callable[[int], list[str]]] = {
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours, without what launchers around these tests may have set; root may run mpirun."""
+    """The environment without variables of a launcher that runs these tests; root may run mpirun."""
     launchers = ("COSMICAI_", "SLURM_", "OMPI_", "PMI", "MPI_", "TORCHELASTIC_", "AWS_LAMBDA_", "MASTER_")
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(launchers) and name not in names}
-    return ours | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(launchers) and name not in names}
+    return own | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""A real rendezvous server as a process of its own, on this machine or on a host of the networks' Internet."""
+"""A real rendezvous server in a process of its own, on this machine or on a host of an emulated Internet."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from cosmicai.bench.networks import Internet, missing
+from cosmicai.bench.nat_lab.networks import Internet, explain_unsupported
 from fmi.control import Endpoint
 
 SECRET = b"a secret of the tests"
-SOON = 20  # seconds that nothing here takes
+TIMEOUT = 20  # seconds, more than anything here takes
 
 
 class Server:
-    """A server that runs, at `endpoint`; `events` are those that it has logged so far."""
+    """A running server at `endpoint`; `events` are those that it has logged so far."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process, self.events = process, list[dict[str, Any]]()
@@ -45,40 +45,40 @@ class Server:
             self._changed.notify_all()
 
     def await_event(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The first event of this name and with these fields, once it has come."""
+        """Wait for the first event of this name with these fields, and return it."""
 
-        def found() -> dict[str, Any] | None:
-            wanted = {"event": event, **fields}
-            return next((one for one in self.events if wanted.items() <= one.items()), None)
+        def find() -> dict[str, Any] | None:
+            expected = {"event": event, **fields}
+            return next((one for one in self.events if expected.items() <= one.items()), None)
 
         with self._changed:
-            self._changed.wait_for(lambda: found() or self.events[-1:] == [{"event": "ended"}], SOON)
-            one = found()
+            self._changed.wait_for(lambda: find() or self.events[-1:] == [{"event": "ended"}], TIMEOUT)
+            one = find()
         assert one, f"no {event} {fields} in {self.events}"
         return one
 
     def kill(self) -> None:
-        """As if its machine had crashed, but that its kernel still closes the connections."""
+        """Kill the process; its kernel still closes the connections."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """Stops it, unless it has been killed, and waits for the end of what it logs."""
+        """Stop it, unless it has been killed, and wait for the end of its log."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
-        self.process.wait(SOON)
-        self._reader.join(SOON)
+        self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
 
 
 @contextmanager
-def serving(
+def rendezvous_server(
     *options: str,
     host: str = "127.0.0.1",
     secret: bytes = SECRET,
     popen: Callable[..., subprocess.Popen[str]] = subprocess.Popen,
 ) -> Iterator[Server]:
-    """`python -m fmi serve` on a free port of `host`, by `popen` (as that of a Host), until the block's end."""
+    """Run `python -m fmi serve` on a free port of `host` for the block; `popen` may be that of another host."""
     command = [sys.executable, "-m", "fmi", "serve", "--host", host, "--port", "0", *options]
     environment = os.environ | {"FMI_SECRET": secret.decode()}
     process = popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -96,8 +96,8 @@ def serving(
 
 @pytest.fixture
 def internet() -> Iterator[Internet]:
-    """An Internet of the test's own, which is skipped where there can be none."""
-    if why := missing():
+    """Return an emulated Internet; the test is skipped on machines that do not support it."""
+    if why := explain_unsupported():
         pytest.skip(why)
     with Internet() as internet:
         yield internet

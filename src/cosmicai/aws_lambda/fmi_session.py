@@ -1,59 +1,50 @@
-"""Ranks of one map that talk to each other: a counter says who does what, whenever a rank is free for more.
+"""Let the ranks of one map share the work through FMI: a counter gives each item to the rank that is free first.
 
-Every rank still has a share of its own, as without talking, and ends only when that is done. So it decides nothing but
-the time whether the ranks find each other, and whether one of them dies.
+Every rank still has the share that it would have without a connection, and ends only when that share is done. Whether
+the ranks find each other, and whether one of them dies, therefore affects nothing but the time that a run takes.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
-from fmi import SECRET
+from fmi import SECRET_VARIABLE
 from fmi.errors import FMIError
 
-from ..errors import InputError, explained
+from ..errors import InputError, describe_os_errors
 from ..ranks.environment import RENDEZVOUS
 from ..ranks.invocation import Invocation
 from ..runs.plan import WorkItem
-from ..runs.schedule import agree_on_missing, counted, largest_first
+from ..runs.record import Record
 from ..runs.store import RunFolder
 from ..storage.s3 import client_config
+from ..worker.sources import CounterSource, WorkSource, find_missing
+from .events import FMISession, RankEvent
 from .payload import Payload
 
 if TYPE_CHECKING:
     from ..ranks.fmi import FMICommunicator
 
 SECRET_ARN = "FMI_SECRET_ARN"
-NAMED = 50  # characters of a run folder that are in the name of a job, for those who read the server's log
-CHECKING = 20.0  # seconds that a server has to answer before a run is planned
-JOINING, JOINING_SHARE = 60.0, 0.25  # seconds that ranks wait for each other, and no more of the time than this share
-RESERVE = 5.0  # seconds before the time limit from which on a rank that is done waits for nobody
-
-Record = dict[str, Any]
+NAME_LENGTH = 50  # characters of the run folder in the name of an FMI job, for readers of the server's log
+CHECK_TIMEOUT = 20.0  # seconds in which the server must answer before a run is planned
+JOIN_TIMEOUT, JOIN_SHARE = 60.0, 0.25  # seconds that ranks wait for each other, at most this share of their time
+RESERVE = 5.0  # seconds before the time limit from which on a rank that is done does not wait for others
 
 
-@dataclass(frozen=True)
-class Together:
-    """What one rank's event says of talking: where, in which job, as which of how many, and how many parts of the run
-    there were before. Once there are more, the dealing has begun, and whoever comes now comes too late for it."""
+def find_endpoint(payload: Payload) -> str | None:
+    """Return the rendezvous server of a run once it has answered; None if the ranks are not to be connected.
 
-    endpoint: str
-    job: str
-    rank: int
-    size: int
-    parts: int
-
-
-def endpoint_of(payload: Payload) -> str | None:
-    """Where ranks shall meet; None if they are not to talk. Raises InputError if nobody says where, or no ranks can
-    meet there."""
+    Raises InputError if no server is given, or if ranks cannot be connected through it.
+    """
     if not payload.fmi_enabled:
         return None
     endpoint = payload.rendezvous_endpoint or os.environ.get(RENDEZVOUS)
@@ -62,92 +53,85 @@ def endpoint_of(payload: Payload) -> str | None:
             "fmi_enabled is true and there is no rendezvous server: name one in rendezvous_endpoint, or give the stack "
             "one with `python aws/deploy.py up --rendezvous-vpc`"
         )
-    from ..ranks.fmi import connected_by_fmi, meeting_at
+    from ..ranks.fmi import connect_fmi, rendezvous_at  # only where ranks are connected: it imports all of FMI
 
-    with connected_by_fmi(0, 1, meeting_at(endpoint, f"check-{uuid.uuid4()}", shared_secret()), CHECKING):
+    with connect_fmi(0, 1, rendezvous_at(endpoint, f"check-{uuid.uuid4()}", read_secret()), CHECK_TIMEOUT):
         return endpoint
 
 
-def talking_events(calls: Iterable[Mapping[str, Any]], endpoint: str, run: RunFolder) -> list[Record]:
-    """The events of ranks that shall talk: all of these, and no others. One alone has nobody to talk to."""
-    calls, job = list(calls), f"{run.uri[-NAMED:]} {uuid.uuid4()}"
-    if len(calls) == 1:
-        return [dict(calls[0])]
-    parts = len(run.parts())
+def add_session(events: Sequence[RankEvent], endpoint: str, run: RunFolder) -> list[RankEvent]:
+    """Return the events of ranks that share their work in one FMI job; a single rank needs no job."""
+    if len(events) == 1:
+        return list(events)
+    job, parts = f"{run.uri[-NAME_LENGTH:]} {uuid.uuid4()}", len(run.parts())
     return [
-        {**call, "FMI": asdict(Together(endpoint, job, rank, len(calls), parts))} for rank, call in enumerate(calls)
+        structs.replace(event, fmi=FMISession(endpoint, job, rank, len(events), parts))
+        for rank, event in enumerate(events)
     ]
 
 
-def together_of(event: Mapping[str, Any]) -> Together | None:
-    """What an event says of talking, if anything. Raises InputError if that is none."""
-    told = event.get("FMI")
-    try:
-        return Together(**told) if told else None
-    except TypeError:
-        raise InputError(f"the event's FMI is {told!r}; expected it as initialize writes it") from None
-
-
-def do_together(
-    together: Together, run: RunFolder, invocation: Invocation, do: Callable[[Iterable[WorkItem]], Record]
+def run_session(
+    session: FMISession, run: RunFolder, invocation: Invocation, work: Callable[[WorkSource], Record]
 ) -> tuple[Record | None, str | None]:
-    """The record of what a rank `did` of all that is missing of the run, and why the ranks do not talk any more.
+    """Do everything that is missing of the run together with the other ranks, by `work`, which returns the record.
 
-    There is no record if they never did. Raises what `do` raises, and InputError if the secret cannot be read.
+    Returns the record, None if the ranks were never connected, and why the connection ended early, if it did.
+    Raises InputError if the secret cannot be read, and what `work` raises.
     """
-    from ..ranks.fmi import Disconnected, connected_by_fmi, meeting_at
+    from ..ranks.fmi import Disconnected, connect_fmi, rendezvous_at
 
     record: Record | None = None
-    if len(run.parts()) > together.parts:
-        return record, "the dealing had begun before this call"
-    patience = min(JOINING, JOINING_SHARE * invocation.seconds_left())
+    if len(run.parts()) > session.parts:
+        return record, "the ranks had begun to share the work before this invocation"
+    join_timeout = min(JOIN_TIMEOUT, JOIN_SHARE * invocation.seconds_left())
 
-    def waiting() -> float:
+    def collective_timeout() -> float:
         return invocation.seconds_left() - RESERVE
 
-    def noted(record: Record, what: Record) -> Record:
-        return run.amend_record(record, **{"fmi": what, "lambda": invocation.record()})
+    def amend(record: Record, outcome: dict[str, Any]) -> Record:
+        return run.amend_record(record, fmi=outcome, invocation=invocation.record())
 
     try:
-        meeting = meeting_at(together.endpoint, together.job, shared_secret())
-        with connected_by_fmi(together.rank, together.size, meeting, patience, waiting) as talking:
-            done = run.parts() if talking.rank == 0 else set()
-            missing = agree_on_missing(run.plan().items, done, talking)
-            record = do(_until_broken(counted(largest_first(missing), talking)))
-            record = noted(record, _account(together, talking, record))
+        rendezvous = rendezvous_at(session.endpoint, session.job, read_secret())
+        with connect_fmi(session.rank, session.size, rendezvous, join_timeout, collective_timeout) as communicator:
+            record = work(_CounterUntilLost(find_missing(run, communicator), communicator))
+            record = amend(record, _describe_session(session, communicator, record))
     except Disconnected as error:
-        return record and noted(record, {"ended": str(error)}), str(error)
+        return record and amend(record, {"ended": str(error)}), str(error)
     return record, None
 
 
-def _until_broken(items: Iterator[WorkItem]) -> Iterator[WorkItem]:
-    """Ends early if a rank or the server is lost, which whoever talks next is told."""
-    try:
-        yield from items
-    except FMIError:
-        return
+class _CounterUntilLost(CounterSource):
+    """Items of the shared counter; they end early if a rank or the server is lost, as the next collective reports."""
+
+    def __iter__(self) -> Iterator[WorkItem]:
+        with suppress(FMIError):
+            yield from super().__iter__()
 
 
-def _account(together: Together, talking: FMICommunicator, record: Record) -> Record:
-    """What a record says of talking; waits for all ranks to be done."""
-    galaxies = talking.allreduce(np.array([record["galaxies"]], np.float64))
+def _describe_session(session: FMISession, communicator: FMICommunicator, record: Record) -> dict[str, Any]:
+    """Return what the record of a rank holds of the session; waits until all ranks are done."""
+    galaxies = communicator.allreduce(np.array([record.galaxies], np.float64))
     return {
-        "endpoint": together.endpoint,
-        "rank": talking.rank,
-        "size": talking.size,
-        "routes": talking.routes,
+        "endpoint": session.endpoint,
+        "rank": communicator.rank,
+        "size": communicator.size,
+        "routes": communicator.routes,
         "galaxies_of_all": int(galaxies[0]),
     }
 
 
 @cache
-def shared_secret() -> bytes:
-    """What all ranks and the server know, from Secrets Manager or the environment. Raises InputError if AWS refuses."""
+def read_secret() -> bytes:
+    """Return the secret shared by all ranks and the server, from Secrets Manager or the environment.
+
+    Raises InputError if AWS refuses it.
+    """
     arn = os.environ.get(SECRET_ARN)
     if not arn:
-        return os.environ.get(SECRET, "").encode()
+        return os.environ.get(SECRET_VARIABLE, "").encode()
     import boto3
 
-    with explained(arn, "read the secret"):
-        told = boto3.client("secretsmanager", config=client_config()).get_secret_value(SecretId=arn)
-    return str(told["SecretString"]).encode()
+    with describe_os_errors(arn, "read the secret"):
+        response = boto3.client("secretsmanager", config=client_config()).get_secret_value(SecretId=arn)
+    return str(response["SecretString"]).encode()

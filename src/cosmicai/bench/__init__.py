@@ -1,1 +1,1 @@
-"""The one place where speed is measured: `cosmicai bench`. Every figure comes with its machine; none is guessed."""
+"""Benchmarks, `cosmicai bench`: every figure is measured and comes with a description of the machine."""

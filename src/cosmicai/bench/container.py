@@ -1,4 +1,4 @@
-"""`cosmicai bench container`: what a container costs beside plain Python, at its start and in a run."""
+"""`cosmicai bench container`: start and run in a container, compared with plain Python."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import InputError
-from ..measurement.machine import machine
-from ..measurement.report import Column, Report
-from ..measurement.subprocesses import output_of
-from ..runs.create import begin
-from ..runs.demo import write_synthetic_survey
+from ..measurement.machine import describe_machine
+from ..measurement.subprocesses import capture_output
+from ..measurement.table import MeasurementColumn, MeasurementTable
+from ..runs.create import create_run
+from ..runs.request import RunRequest
 from ..runs.store import RunFolder
-from .emulator import emulated
+from ..surveys.synthetic import write_synthetic_survey
 from .galaxies import SEED
-from .timing import interleaved, spread
+from .lambda_emulator import require_success, run_emulator
+from .timing import measure_interleaved, summarize_spread
 
 COLUMNS = (
-    Column("name", "where"),
-    Column("first_seconds", "first redshifts s", ".2f"),
-    Column("first_seconds_min", "min", ".2f"),
-    Column("first_seconds_max", "max", ".2f"),
-    Column("cold_first_seconds", "cold", ".2f"),
-    Column("command_seconds", "whole run s", ".2f"),
-    Column("command_ratio", "x Python", ".3f"),
-    Column("galaxies_per_second", "galaxies/s", ",.0f"),
-    Column("rate_ratio", "x Python", ".3f"),
+    MeasurementColumn("name", "where"),
+    MeasurementColumn("first_seconds", "first redshifts s", ".2f"),
+    MeasurementColumn("first_seconds_min", "min", ".2f"),
+    MeasurementColumn("first_seconds_max", "max", ".2f"),
+    MeasurementColumn("cold_first_seconds", "cold", ".2f"),
+    MeasurementColumn("command_seconds", "whole run s", ".2f"),
+    MeasurementColumn("command_ratio", "x Python", ".3f"),
+    MeasurementColumn("galaxies_per_second", "galaxies/s", ",.0f"),
+    MeasurementColumn("rate_ratio", "x Python", ".3f"),
 )
 FIRST = 64  # galaxies, one inner batch
 
 
-class _Place:
-    """Somewhere to run the same programs: a command that starts Python, and a cache of its own."""
+class _Environment:
+    """An environment for the same programs: a command that starts its Python, and a cache folder of its own."""
 
     def __init__(self, python: list[str], folder: Path, weights: str, galaxies: int) -> None:
         self._python, self._folder, self._weights, self._numbers = python, folder, weights, count()
@@ -48,95 +49,100 @@ class _Place:
         self._survey = write_synthetic_survey(str(folder / "survey"), galaxies, SEED, galaxies).uri
         self._few = write_synthetic_survey(str(folder / "few"), FIRST, SEED, FIRST)
 
-    def begun(self) -> str:
-        """A new run of FIRST galaxies with nothing done yet."""
-        return begin(self._few, self._weights, str(self._folder / str(next(self._numbers)))).uri
+    def create_run(self) -> str:
+        """Create a run of FIRST galaxies and return its address."""
+        out = str(self._folder / str(next(self._numbers)))
+        return create_run(RunRequest(self._few.uri, out, self._weights), self._few).uri
 
-    def first(self, run: str) -> float:
-        """Seconds from the start of the command to the first redshifts."""
-        at = time.time()
-        told = self._output("cosmicai.measurement.first_prediction", run)
-        return float(json.loads(told)["first_prediction_at"]) - at
+    def time_first_prediction(self, run: str) -> float:
+        """Return seconds from the start of the command to the first redshifts."""
+        begin = time.time()
+        printed = self._run("cosmicai.measurement.first_prediction", run)
+        return float(json.loads(printed)["first_prediction_at"]) - begin
 
-    def whole(self) -> tuple[float, float]:
-        """Seconds of the command for all galaxies, and galaxies per second from the first read to the last write."""
-        out, at = str(self._folder / str(next(self._numbers))), time.perf_counter()
-        self._output("cosmicai", "infer", self._survey, "--weights", self._weights, "--out", out)
-        seconds = time.perf_counter() - at
+    def time_whole_run(self) -> tuple[float, float]:
+        """Return seconds of the command for all galaxies, and galaxies per second from first read to last write."""
+        out, begin = str(self._folder / str(next(self._numbers))), time.perf_counter()
+        self._run("cosmicai", "infer", self._survey, "--weights", self._weights, "--out", out)
+        seconds = time.perf_counter() - begin
         summary = RunFolder(out).complete_summary()
         assert summary
-        return seconds, float(summary["totals"]["galaxies_per_second"])
+        return seconds, float(summary.totals.galaxies_per_second)
 
-    def _output(self, *arguments: str) -> str:
-        return output_of([*self._python, "-m", *arguments], {"COSMICAI_CACHE": str(self._folder / "cache")})
+    def _run(self, *arguments: str) -> str:
+        return capture_output([*self._python, "-m", *arguments], {"COSMICAI_CACHE": str(self._folder / "cache")})
 
 
 def bench_container(
-    image: str, weights: str, galaxies: int, repeats: int, emulator: str | None, tell: Callable[[str], None]
-) -> Report:
-    """Does the same in plain Python and in an image of Apptainer, in turns.
+    image: str, weights: str, galaxies: int, repeats: int, emulator: str | None, notify: Callable[[str], None]
+) -> MeasurementTable:
+    """Measure the same programs in plain Python and in an Apptainer image, interleaved.
 
-    `first` counts from the start of the command to the first redshifts, with the compiled network in the cache;
-    `cold_first` is the first such time, with nothing compiled and the image's file not in the system's cache. `command`
-    is all of `cosmicai infer` for so many galaxies in one partition, `galaxies_per_second` its rate from the first read
-    to the last write. With an `emulator` of AWS Lambda there is a row of the image under it: from the event that starts
-    it to the answer, when the redshifts of FIRST galaxies are written. Raises InputError for bad input.
+    `first` is from the start of the command to the first redshifts, with the compiled network in the cache;
+    `cold_first` is the first such time, with nothing compiled and the image file not in the file system's cache.
+    `command` is the whole `cosmicai infer` on this number of galaxies in one partition; `galaxies_per_second` is its
+    rate from first read to last write. With an `emulator` of AWS Lambda there is a row for the image as a function:
+    from the event that starts it to its result, after the redshifts of FIRST galaxies are written. Raises InputError if
+    input or options are invalid or the function fails.
     """
-    here = machine()
+    here = describe_machine()
     if not Path(image).is_file():
-        raise InputError(f"{image} is not there; make it with containers/sif.sh")
+        raise InputError(f"{image} does not exist; build it with containers/sif.sh")
     with TemporaryDirectory(prefix="cosmicai-bench-") as name:
         folder = Path(name)
-        seen = [str(folder), *([] if weights == "demo" else [str(Path(weights).resolve().parent)])]
-        options = [*(["--no-privs"] if os.getuid() == 0 else []), *(f"--bind={path}" for path in seen)]
-        python = _Place([sys.executable], folder / "python", weights, galaxies)
-        boxed = _Place(["apptainer", "exec", *options, image, "python"], folder / "image", weights, galaxies)
-        cold = [_forgetting(image, place.first, place.begun()) for place in (python, boxed)]
-        turns: list[Callable[[], Any]] = []
-        for place in (python, boxed):
-            turns += [partial(place.first, place.begun()), place.whole]
+        bound = [str(folder), *([] if weights == "demo" else [str(Path(weights).resolve().parent)])]
+        options = [*(["--no-privs"] if os.getuid() == 0 else []), *(f"--bind={path}" for path in bound)]
+        python = _Environment([sys.executable], folder / "python", weights, galaxies)
+        container = _Environment(["apptainer", "exec", *options, image, "python"], folder / "image", weights, galaxies)
+        environments = (python, container)
+        cold = [_measure_uncached(image, own.time_first_prediction, own.create_run()) for own in environments]
+        trials: list[Callable[[], Any]] = []
+        for own in environments:
+            trials += [partial(own.time_first_prediction, own.create_run()), own.time_whole_run]
         if emulator:
             serve = ["apptainer", "run", *options, "--pwd=/", image, "handlers.infer"]
-            answer = partial(_answer, Path(emulator), serve, folder / "log", boxed)
-            cold.append(_forgetting(image, answer, folder / "image/lambda"))
-            turns.append(partial(answer, folder / "image/cache"))
-        measured = interleaved(turns, repeats, tell)
+            time_function = partial(_time_function, Path(emulator), serve, folder / "log", container)
+            cold.append(_measure_uncached(image, time_function, folder / "image/lambda"))
+            trials.append(partial(time_function, folder / "image/cache"))
+        measured = measure_interleaved(trials, repeats, notify)
     bare = measured[1]
-    rows = [_row("Python", cold[0], measured[0], bare, bare), _row("image", cold[1], measured[2], measured[3], bare)]
+    rows = [
+        _make_row("Python", cold[0], measured[0], bare, bare),
+        _make_row("image", cold[1], measured[2], measured[3], bare),
+    ]
     if emulator:
-        rows.append(_row("image, Lambda's emulator", cold[2], measured[4], [], []))
+        rows.append(_make_row("image, Lambda's emulator", cold[2], measured[4], [], []))
     facts = {"image": image, "weights": weights, "galaxies": galaxies, "repeats": repeats}
-    return Report("Container", COLUMNS, rows, here, facts, {"weights": weights, "galaxies": f"{galaxies:,}"})
+    return MeasurementTable("Container", COLUMNS, rows, here, facts, {"weights": weights, "galaxies": f"{galaxies:,}"})
 
 
-def _row(
+def _make_row(
     name: str,
     cold: float,
     first: list[float],
     whole: list[tuple[float, float]],
     bare: list[tuple[float, float]],
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, **spread("first_seconds", first), "cold_first_seconds": cold}
+    row: dict[str, Any] = {"name": name, **summarize_spread("first_seconds", first), "cold_first_seconds": cold}
     figures = ("command_seconds", "command_ratio"), ("galaxies_per_second", "rate_ratio")
     for column, (value, ratio) in enumerate(figures):
-        own, other = ([turn[column] for turn in turns] for turns in (whole, bare))
+        own, other = ([result[column] for result in results] for results in (whole, bare))
         row[value], row[ratio] = (median(own), median(own) / median(other)) if whole else (None, None)
     return row
 
 
-def _forgetting(image: str, measure: Callable[..., float], *arguments: object) -> float:
-    """A measurement that finds nothing of the image in the system's cache."""
+def _measure_uncached(image: str, measure: Callable[..., float], *arguments: object) -> float:
+    """Measure while the image file is not in the file system's cache."""
     with Path(image).open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return measure(*arguments)
 
 
-def _answer(emulator: Path, serve: list[str], log: Path, place: _Place, cache: Path) -> float:
-    """Seconds to the answer of a function that is not running yet. Raises InputError if it fails."""
-    with emulated(emulator, serve, os.environ | {"COSMICAI_CACHE": str(cache)}, log) as function:
-        event, at = {"run": place.begun(), "rank": 0, "world_size": 1}, time.perf_counter()
-        answer = function(event)
-        seconds = time.perf_counter() - at
-    if answer.get("galaxies") != FIRST:
-        raise InputError(f"the function failed: {answer.get('errorMessage', answer)}")
+def _time_function(emulator: Path, serve: list[str], log: Path, environment: _Environment, cache: Path) -> float:
+    """Return seconds from an event to the result of a function that it starts. Raises InputError if it fails."""
+    with run_emulator(emulator, serve, os.environ | {"COSMICAI_CACHE": str(cache)}, log) as function:
+        event, begin = {"run": environment.create_run(), "rank": 0, "world_size": 1}, time.perf_counter()
+        result = function(event)
+        seconds = time.perf_counter() - begin
+    require_success(result, FIRST)
     return seconds

@@ -1,4 +1,4 @@
-"""`cosmicai bench end-to-end`: how much of its engine's speed a run keeps, from disk to catalogue."""
+"""`cosmicai bench end-to-end`: the fraction of the engine's speed that a run achieves, from disk to catalogue."""
 
 from __future__ import annotations
 
@@ -12,97 +12,105 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..measurement.engine_spec import open_planned, parse_engines, plan_run
-from ..measurement.machine import machine
-from ..measurement.report import Column, Report
+from ..measurement.engine_spec import create_engine_run, open_run_engine, parse_engine_specs
+from ..measurement.machine import describe_machine
+from ..measurement.table import MeasurementColumn, MeasurementTable
 from ..ranks.cores import available_cores
 from ..ranks.environment import Rank
-from ..runs.demo import GALAXIES_PER_SHARD, write_synthetic_survey
+from ..runs.demo import GALAXIES_PER_SHARD
 from ..runs.store import RunFolder
-from ..runs.summary import summarize
+from ..runs.summarize import summarize
 from ..surveys.survey import Survey
-from ..worker.loop import work
-from .galaxies import SEED, read_all
-from .timing import in_own_process, interleaved, predict_all, spread
+from ..surveys.synthetic import write_synthetic_survey
+from ..worker import loop
+from ..worker.sources import select_source
+from .galaxies import SEED, read_galaxies
+from .timing import build_in_process, measure_interleaved, predict_all, summarize_spread
 
 COLUMNS = (
-    Column("name", "engine"),
-    Column("engine_galaxies_per_second", "engine alone, galaxies/s", ",.0f"),
-    Column("run_galaxies_per_second", "run", ",.0f"),
-    Column("run_galaxies_per_second_min", "min", ",.0f"),
-    Column("run_galaxies_per_second_max", "max", ",.0f"),
-    Column("run_fraction", "of the engine", ".1%"),
-    Column("catalogue_galaxies_per_second", "with catalogue", ",.0f"),
-    Column("catalogue_fraction", "of the engine", ".1%"),
+    MeasurementColumn("name", "engine"),
+    MeasurementColumn("engine_galaxies_per_second", "engine alone, galaxies/s", ",.0f"),
+    MeasurementColumn("run_galaxies_per_second", "run", ",.0f"),
+    MeasurementColumn("run_galaxies_per_second_min", "min", ",.0f"),
+    MeasurementColumn("run_galaxies_per_second_max", "max", ",.0f"),
+    MeasurementColumn("run_fraction", "of the engine", ".1%"),
+    MeasurementColumn("catalogue_galaxies_per_second", "with catalogue", ",.0f"),
+    MeasurementColumn("catalogue_fraction", "of the engine", ".1%"),
 )
 
 
-def bench_end_to_end(weights: str, galaxies: int, repeats: int, engines: str, tell: Callable[[str], None]) -> Report:
-    """Runs a synthetic survey and, in turn with it, gives the engine alone the same galaxies in memory.
+def bench_end_to_end(
+    weights: str, galaxies: int, repeats: int, engines: str, notify: Callable[[str], None]
+) -> MeasurementTable:
+    """Run a synthetic survey and, interleaved with it, the engine alone on the same galaxies in memory.
 
-    `run` counts from the first read to the last write, `catalogue` adds the time that catalogue, plot and summary
-    take. The files are not in the system's cache when a run begins; the process has imported what it needs. Raises
-    InputError for bad input.
+    `run` counts from the first read to the last write; `catalogue` adds the time for catalogue, plot and summary. The
+    files are not in the file system's cache when a run starts; the process has imported all modules. Raises InputError
+    if input or options are invalid.
     """
-    here = machine()
+    here = describe_machine()
     with TemporaryDirectory(prefix="cosmicai-bench-") as folder, ExitStack() as stack:
         survey = write_synthetic_survey(str(Path(folder, "survey")), galaxies, SEED, GALAXIES_PER_SHARD)
-        names, turns = [], []
-        for own in parse_engines(engines):
-            if run := plan_run(own, survey, weights, str(Path(folder, own.name)), None, tell):
-                turn = in_own_process(stack, both_turns, run.uri, str(Path(folder, f"{own.name} again")))
-                names.append(own.name)
-                turns += [partial(turn, False), partial(turn, True)]
-        measured = interleaved(turns, repeats, tell)
-    rows = [_row(*own) for own in zip(names, measured[::2], measured[1::2], strict=True)]
+        names, trials = [], []
+        for spec in parse_engine_specs(engines):
+            if run := create_engine_run(spec, survey, weights, str(Path(folder, spec.name)), None, notify):
+                trial = build_in_process(stack, prepare_trials, run.uri, str(Path(folder, f"{spec.name} again")))
+                names.append(spec.name)
+                trials += [partial(trial, False), partial(trial, True)]
+        measured = measure_interleaved(trials, repeats, notify)
+    rows = [_make_row(*results) for results in zip(names, measured[::2], measured[1::2], strict=True)]
     facts = {"weights": weights, "galaxies": galaxies, "repeats": repeats}
     notes = {"weights": weights, "galaxies": f"{galaxies:,} synthetic ones"}
-    return Report("End to end", COLUMNS, rows, here, facts, notes)
+    return MeasurementTable("End to end", COLUMNS, rows, here, facts, notes)
 
 
-def both_turns(begun: str, out: str) -> Callable[[bool], tuple[float, ...]]:
-    """`turn(False)` is the engine alone, `turn(True)` a run of the same plan, each time in a new folder under `out`."""
-    plan = RunFolder(begun).plan()
+def prepare_trials(planned: str, out: str) -> Callable[[bool], tuple[float, ...]]:
+    """Return a trial of the plan in the run folder `planned`.
+
+    `trial(False)` runs the engine alone, `trial(True)` the whole run, each time in a new folder under `out`.
+    """
+    plan = RunFolder(planned).plan()
     survey, threads, numbers = Survey(plan.survey, plan.shards), available_cores(), count()
-    in_memory, engine = read_all(survey), open_planned(RunFolder(begun))
+    in_memory, engine = read_galaxies(survey), open_run_engine(RunFolder(planned))
 
-    def turn(whole_run: bool) -> tuple[float, ...]:
+    def trial(whole_run: bool) -> tuple[float, ...]:
         if whole_run:
-            _forget(survey)
-            return _run(RunFolder(begun), RunFolder(str(Path(out, str(next(numbers))))), threads)
+            _drop_file_cache(survey)
+            return _run(RunFolder(planned), RunFolder(str(Path(out, str(next(numbers))))), threads)
         begin = time.perf_counter()
         predict_all(engine, plan.choice, in_memory, plan.batch_size, threads)
         return (len(in_memory) / (time.perf_counter() - begin),)
 
-    return turn
+    return trial
 
 
-def _run(begun: RunFolder, run: RunFolder, threads: int) -> tuple[float, float]:
-    """Galaxies per second of a run by another one's plan, without and with its catalogue."""
-    plan = begun.plan()
+def _run(planned: RunFolder, run: RunFolder, threads: int) -> tuple[float, float]:
+    """Return galaxies per second of a run by the plan of another folder, without and with its catalogue."""
+    plan = planned.plan()
     run.write_plan(plan)
     if name := plan.quantized:
-        run.write_quantized(begun.read_quantized(name))
-    work(run, Rank(threads=threads))
+        run.write_quantized(planned.read_quantized(name))
+    rank = Rank(threads=threads)
+    loop.run(run, rank, select_source(run, rank))
     begin = time.perf_counter()
-    totals = summarize(run)["totals"]
-    with_catalogue = totals["working_seconds"] + time.perf_counter() - begin
-    return totals["galaxies_per_second"], totals["galaxies"] / with_catalogue
+    totals = summarize(run).totals
+    with_catalogue = totals.working_seconds + time.perf_counter() - begin
+    return totals.galaxies_per_second, totals.galaxies / with_catalogue
 
 
-def _forget(survey: Survey) -> None:
+def _drop_file_cache(survey: Survey) -> None:
     for entry in survey.shards:
         with survey.open(entry) as shard:
-            shard.forget(0, shard.galaxies)
+            shard.drop_cached(0, shard.galaxies)
 
 
-def _row(name: str, alone: list[tuple[float, ...]], runs: list[tuple[float, ...]]) -> dict[str, Any]:
+def _make_row(name: str, alone: list[tuple[float, ...]], runs: list[tuple[float, ...]]) -> dict[str, Any]:
     engine, run, catalogue = (list(rates) for rates in (*zip(*alone, strict=True), *zip(*runs, strict=True)))
     return {
         "name": name,
-        **spread("engine_galaxies_per_second", engine),
-        **spread("run_galaxies_per_second", run),
+        **summarize_spread("engine_galaxies_per_second", engine),
+        **summarize_spread("run_galaxies_per_second", run),
         "run_fraction": median(run) / median(engine),
-        **spread("catalogue_galaxies_per_second", catalogue),
+        **summarize_spread("catalogue_galaxies_per_second", catalogue),
         "catalogue_fraction": median(catalogue) / median(engine),
     }

@@ -1,17 +1,16 @@
-"""How much arithmetic one galaxy is: floating-point operations of matrix products and convolutions.
+"""Floating-point operations per galaxy in matrix products and convolutions.
 
-A multiplication and an addition are two operations. What lies between the products (softmax, norms, activations) is
-left out, as is usual.
+A multiplication and an addition are two operations. Softmax, norms and activations are not counted, as is usual.
 """
 
 from __future__ import annotations
 
 from ..models.config import AstroMAEConfig
-from ..models.fold import Folded
+from ..models.fold import FoldedWeights
 
 
-def published_flop(config: AstroMAEConfig) -> int:
-    """Operations per galaxy of the network as it was published, counted by torch."""
+def count_published_flop(config: AstroMAEConfig) -> int:
+    """Return operations per galaxy of the network as published, counted by torch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,11 +25,11 @@ def published_flop(config: AstroMAEConfig) -> int:
     return int(counter.get_total_flops())
 
 
-def folded_flop(folded: Folded) -> int:
-    """Operations per galaxy of the folded network.
+def count_folded_flop(folded: FoldedWeights) -> int:
+    """Return operations per galaxy of the folded network.
 
-    Every weight of a layer is used once per row or pixel that the layer sees; zeros that an engine adds, to merge the
-    groups of a convolution, do not count.
+    Every weight of a layer is used once per row or pixel of its input. Zeros that an engine adds to merge the groups of
+    a convolution do not count.
     """
     config = folded.config
     tokens, patches = config.tokens, config.patches
@@ -39,7 +38,7 @@ def folded_flop(folded: Folded) -> int:
     for block in folded.blocks:
         queries = patches if block is last else tokens
         products += block.qkv.weight.size // 3 * (queries + 2 * tokens)
-        products += 2 * queries * tokens * config.attention_width  # scores, and the values they weigh
+        products += 2 * queries * tokens * config.attention_width  # scores, and values weighted by them
         products += (block.proj.weight.size + block.mlp_in.weight.size) * queries
         products += block.mlp_out.weight.size * (1 if block is last else tokens)
         products += (block.convolution_in.weight.size + block.convolution_out.weight.size) * patches

@@ -1,4 +1,4 @@
-"""`cosmicai bench fmi`: ranks that talk by package fmi, beside plain TCP and beside gloo."""
+"""`cosmicai bench fmi`: communication of ranks by package fmi, compared with plain TCP and gloo."""
 
 from __future__ import annotations
 
@@ -15,67 +15,72 @@ from statistics import median
 from typing import Any
 
 from ..errors import InputError
-from ..measurement.machine import machine
-from ..measurement.report import Column, Report
+from ..measurement.machine import describe_machine
+from ..measurement.subprocesses import last_line
+from ..measurement.table import MeasurementColumn, MeasurementTable
 from .fmi_rank import LARGE, SECRET
-from .networks import Internet, Nat, missing
-from .timing import spread
+from .nat_lab.networks import Internet, Nat, explain_unsupported
+from .timing import summarize_spread
 
 SERVE = (sys.executable, "-m", "fmi", "serve", "--port", "0")
 ENVIRONMENT = {"FMI_SECRET": SECRET.decode(), "OMP_NUM_THREADS": "1"}
 COLUMNS = (
-    Column("figure", "figure"),
-    Column("network", "network"),
-    Column("ranks", "ranks", "d"),
-    Column("by", "by"),
-    Column("microseconds", "us", ",.0f"),
-    Column("microseconds_min", "min", ",.0f"),
-    Column("microseconds_max", "max", ",.0f"),
-    Column("mb_per_second", "MB/s", ",.0f"),
-    Column("relative", "speed, of the first", ".2f"),
+    MeasurementColumn("figure", "figure"),
+    MeasurementColumn("network", "network"),
+    MeasurementColumn("ranks", "ranks", "d"),
+    MeasurementColumn("by", "by"),
+    MeasurementColumn("microseconds", "us", ",.0f"),
+    MeasurementColumn("microseconds_min", "min", ",.0f"),
+    MeasurementColumn("microseconds_max", "max", ",.0f"),
+    MeasurementColumn("mb_per_second", "MB/s", ",.0f"),
+    MeasurementColumn("relative", "speed, of the first", ".2f"),
 )
-Start = Callable[..., "subprocess.Popen[str]"]
+StartProcess = Callable[..., "subprocess.Popen[str]"]
+Times = dict[str, list[float]]  # seconds by figure
 Key = tuple[str, str, int]  # figure, network, ranks
 
 
-def bench_fmi(ranks: Sequence[int], joining: int, repeats: int, tell: Callable[[str], None]) -> Report:
-    """Times in microseconds: median, least and largest of the medians of each of so many passes.
+def bench_fmi(ranks: Sequence[int], joining: int, repeats: int, notify: Callable[[str], None]) -> MeasurementTable:
+    """Measure times in microseconds: median and range over `repeats` passes of the median of each pass.
 
-    `round trip` is of 8 bytes, `transfer` of 64 MB (2^20 bytes) until the sender knows that they have come: between
-    two hosts behind NATs of their own in network namespaces (root alone can make them) and on loopback. `relative` is
-    the speed against plain TCP there. `barrier` and `allreduce` (of float32) are on loopback, against torch's gloo.
-    `join` is from the start of so many ranks until all know that all are there. Raises InputError if a rank fails.
+    `round trip` is for 8 bytes, and `transfer` for 64 MB (2^20 bytes) until the sender knows that they were received:
+    between two hosts behind separate NATs, which needs network namespaces and hence root, and on loopback. `relative`
+    is the speed relative to plain TCP. `barrier` and `allreduce` (of float32) are on loopback, relative to torch's
+    gloo. `join` is from the start of `joining` ranks until all know that all have joined. Raises InputError if a rank
+    fails.
     """
-    if why := missing():
-        tell(f"no NATs: {why}")
-    found: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    if reason := explain_unsupported():
+        notify(f"no NATs: {reason}")
+    medians: dict[Key, Times] = defaultdict(lambda: defaultdict(list))
     for number in range(1, repeats + 1):
-        tell(f"pass {number} of {repeats}")
-        if not why:
-            _add(found, "NATs", 2, _between_nats())
-        with _served(subprocess.Popen, "127.0.0.1") as endpoint:
-            _add(found, "loopback", 2, _on_loopback(endpoint))
+        notify(f"pass {number} of {repeats}")
+        if not reason:
+            _add(medians, "NATs", 2, _measure_between_nats())
+        with _serve(subprocess.Popen, "127.0.0.1") as endpoint:
+            _add(medians, "loopback", 2, _measure_on_loopback(endpoint))
             for size in ranks:
-                by = {"gloo": _together("gloo", size, str(_free_port())), "fmi": _together("fmi", size, endpoint)}
-                _add(found, "loopback", size, by)
-            begun, ready, met = _joined(joining, endpoint)
-            _add(found, "loopback", joining, {"fmi": {"join": [ready - begun], "join, barrier": [met - begun]}})
-    rows = [_row(key, by, times) for key, ways in found.items() for by, times in _in_order(ways)]
-    return Report("Ranks that talk", COLUMNS, rows, machine(), {"repeats": repeats})
+                gloo = _measure_ranks("gloo", size, str(_find_free_port()))
+                _add(medians, "loopback", size, {"gloo": gloo, "fmi": _measure_ranks("fmi", size, endpoint)})
+            _add(medians, "loopback", joining, {"fmi": _measure_joining(joining, endpoint)})
+    rows = [_make_row(key, by, times) for key, ways in medians.items() for by, times in _compare(ways)]
+    return MeasurementTable("Communication of ranks", COLUMNS, rows, describe_machine(), {"repeats": repeats})
 
 
-def _add(found: dict[Key, dict[str, list[float]]], network: str, ranks: int, by: dict[str, Any]) -> None:
-    for way, figures in by.items():
+def _add(medians: dict[Key, Times], network: str, ranks: int, times_by_way: dict[str, Times]) -> None:
+    for way, figures in times_by_way.items():
         for figure, times in figures.items():
-            found[figure, network, ranks][way].append(median(times))
+            medians[figure, network, ranks][way].append(median(times))
 
 
-def _in_order(ways: dict[str, list[float]]) -> list[tuple[str, dict[str, float]]]:
+def _compare(ways: Times) -> list[tuple[str, dict[str, float]]]:
+    """Return median, range and speed relative to the first way, for each way to communicate."""
     first = median(next(iter(ways.values())))
-    return [(way, {**spread("seconds", times), "relative": first / median(times)}) for way, times in ways.items()]
+    return [
+        (way, {**summarize_spread("seconds", times), "relative": first / median(times)}) for way, times in ways.items()
+    ]
 
 
-def _row(key: Key, by: str, times: dict[str, float]) -> dict[str, Any]:
+def _make_row(key: Key, by: str, times: dict[str, float]) -> dict[str, Any]:
     figure, network, ranks = key
     row: dict[str, Any] = {"figure": figure, "network": network, "ranks": ranks, "by": by}
     for end in ("", "_min", "_max"):
@@ -85,49 +90,49 @@ def _row(key: Key, by: str, times: dict[str, float]) -> dict[str, Any]:
     return row
 
 
-def _between_nats() -> dict[str, dict[str, list[float]]]:
-    """Two hosts behind NATs that keep ports and drop what nobody asked for."""
+def _measure_between_nats() -> dict[str, Times]:
+    """Measure between two hosts behind NATs that preserve ports and drop unsolicited packets."""
     with Internet() as internet:
         server, one, other = internet.host(), internet.host(Nat()), internet.host(Nat())
-        with _served(server.popen, "0.0.0.0", server.address) as endpoint:
+        with _serve(server.popen, "0.0.0.0", server.address) as endpoint:
             places = {"plain": (other.public_address, one.public_address)}
             places |= dict.fromkeys(("punched", "relay"), (endpoint, endpoint))
             return {
-                f"{way} TCP" if way == "plain" else way: _answers(
-                    [_started(host.popen, way, rank, 2, at[rank]) for rank, host in enumerate((one, other))],
+                f"{way} TCP" if way == "plain" else way: _collect(
+                    [_start_rank(host.popen, way, rank, 2, at[rank]) for rank, host in enumerate((one, other))],
                     way == "plain",
                 )[0]
                 for way, at in places.items()
             }
 
 
-def _on_loopback(endpoint: str) -> dict[str, dict[str, list[float]]]:
-    places = {"loopback": str(_free_port()), "private": endpoint, "relay": endpoint}
-    return {"plain TCP" if way == "loopback" else way: _together(way, 2, at) for way, at in places.items()}
+def _measure_on_loopback(endpoint: str) -> dict[str, Times]:
+    places = {"loopback": str(_find_free_port()), "private": endpoint, "relay": endpoint}
+    return {"plain TCP" if way == "loopback" else way: _measure_ranks(way, 2, at) for way, at in places.items()}
 
 
-def _together(what: str, size: int, where: str) -> dict[str, list[float]]:
-    """What rank 0 of so many on this machine measures."""
-    return _answers([_started(subprocess.Popen, what, rank, size, where) for rank in range(size)])[0]
+def _measure_ranks(measurement: str, size: int, place: str) -> Times:
+    """Return what rank 0 of `size` ranks on this machine measures."""
+    return _collect([_start_rank(subprocess.Popen, measurement, rank, size, place) for rank in range(size)])[0]
 
 
-def _joined(size: int, endpoint: str) -> tuple[float, float, float]:
-    """When the first of so many began, the last knew that all were there, and had met all in a barrier."""
-    ranks = [_started(subprocess.Popen, "join", rank, size, endpoint) for rank in range(size)]
-    begun, ready, met = zip(*(answer["join"] for answer in _answers(ranks, True)), strict=True)
-    return min(begun), max(ready), max(met)
+def _measure_joining(size: int, endpoint: str) -> Times:
+    """Return seconds from the start of the first rank until the last one has joined, and has passed a barrier."""
+    ranks = [_start_rank(subprocess.Popen, "join", rank, size, endpoint) for rank in range(size)]
+    started, joined, passed = zip(*(times["join"] for times in _collect(ranks, synchronize=True)), strict=True)
+    return {"join": [max(joined) - min(started)], "join, barrier": [max(passed) - min(started)]}
 
 
-def _started(start: Start, what: str, rank: int, size: int, where: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"{__package__}.fmi_child", what, str(rank), str(size), where]
+def _start_rank(start: StartProcess, measurement: str, rank: int, size: int, place: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"{__package__}.fmi_rank", measurement, str(rank), str(size), place]
     pipe = subprocess.PIPE
     return start(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=os.environ | ENVIRONMENT)
 
 
-def _answers(ranks: Sequence[subprocess.Popen[str]], at_once: bool = False) -> list[dict[str, list[float]]]:
-    """What each rank printed; those that begin `at_once` are told when all are there. Raises InputError."""
+def _collect(ranks: Sequence[subprocess.Popen[str]], synchronize: bool = False) -> list[Times]:
+    """Return what each rank printed, after a common start with `synchronize`. Raises InputError if one fails."""
     try:
-        if at_once:
+        if synchronize:
             for rank in ranks:
                 assert rank.stdout
                 rank.stdout.readline()
@@ -135,22 +140,21 @@ def _answers(ranks: Sequence[subprocess.Popen[str]], at_once: bool = False) -> l
                 assert rank.stdin
                 rank.stdin.write("go\n")
                 rank.stdin.flush()
-        told = [rank.communicate() for rank in ranks]
+        outputs = [rank.communicate() for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    for rank, (_, complaint) in zip(ranks, told, strict=True):
+    for rank, (_, errors) in zip(ranks, outputs, strict=True):
         if rank.returncode:
-            last = (complaint.strip().splitlines() or ["it said nothing"])[-1]
-            raise InputError(f"a rank of `bench fmi` failed: {last}")
-    return [json.loads(answer) for answer, _ in told]
+            raise InputError(f"a rank of `bench fmi` failed: {last_line(errors)}")
+    return [json.loads(output) for output, _ in outputs]
 
 
 @contextmanager
-def _served(start: Start, host: str, address: str = "127.0.0.1") -> Iterator[str]:
-    """The endpoint of a rendezvous server."""
-    quiet = partial(start, [*SERVE, "--host", host], stdout=subprocess.PIPE, text=True)
-    with quiet(env=os.environ | ENVIRONMENT) as server:
+def _serve(start: StartProcess, host: str, address: str = "127.0.0.1") -> Iterator[str]:
+    """Run a rendezvous server and yield its endpoint."""
+    server_process = partial(start, [*SERVE, "--host", host], stdout=subprocess.PIPE, text=True)
+    with server_process(env=os.environ | ENVIRONMENT) as server:
         assert server.stdout
         try:
             yield f"{address}:{json.loads(server.stdout.readline())['port']}"
@@ -159,7 +163,7 @@ def _served(start: Start, host: str, address: str = "127.0.0.1") -> Iterator[str
             server.communicate()
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as own:
         own.bind(("127.0.0.1", 0))
         return int(own.getsockname()[1])

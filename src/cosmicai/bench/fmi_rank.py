@@ -1,4 +1,4 @@
-"""One rank of `cosmicai bench fmi`: `... WHAT RANK SIZE WHERE` measures something with the others, prints JSON."""
+"""One rank of `cosmicai bench fmi`: `... MEASUREMENT RANK SIZE PLACE` measures with the other ranks and prints JSON."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ PORT = 7000  # at both ends of a plain connection
 SMALL, LARGE = 8, 64 * 2**20  # bytes
 ROUND_TRIPS, TRANSFERS = 300, 3
 REDUCED = {"1 KB": 2**10, "16 MB": 16 * 2**20}  # bytes of float32
-MOST, LEAST_SECONDS, FEWEST = 200, 1.0, 3  # repeats of a collective: at least so long or so often, and no more
+MAX_REPEATS, MIN_SECONDS, MIN_REPEATS = 200, 1.0, 3  # of a collective
 SECRET = b"bench"
-PATIENCE = 120.0  # seconds
+TIMEOUT = 120.0  # seconds
 
 
-def plain(rank: int, _: int, where: str) -> dict[str, list[float]]:
-    """A TCP connection that both ends open at once, with nothing on it but the bytes."""
+def measure_plain(rank: int, _: int, place: str) -> dict[str, list[float]]:
+    """Measure a TCP connection that both ends open at the same time, without any protocol on it."""
     own = socket.socket()
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     own.bind(("", PORT))
-    own.settimeout(PATIENCE)
-    _at_the_same_time()
-    own.connect((where, PORT))
+    own.settimeout(TIMEOUT)
+    _wait_for_start()
+    own.connect((place, PORT))
     own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return both_ways(own, rank)
+    return measure_socket(own, rank)
 
 
-def loopback(rank: int, _: int, where: str) -> dict[str, list[float]]:
-    """The same on one machine, where one end listens."""
+def measure_loopback(rank: int, _: int, place: str) -> dict[str, list[float]]:
+    """Measure a TCP connection on one machine, where one end listens."""
     if rank == 0:
-        with socket.create_server(("127.0.0.1", int(where))) as listener:
+        with socket.create_server(("127.0.0.1", int(place))) as listener:
             own, _address = listener.accept()
     else:
-        own = _connected(int(where))
+        own = _connect(int(place))
     own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    own.settimeout(PATIENCE)
-    return both_ways(own, rank)
+    own.settimeout(TIMEOUT)
+    return measure_socket(own, rank)
 
 
-def _connected(port: int) -> socket.socket:
-    until = time.monotonic() + PATIENCE
+def _connect(port: int) -> socket.socket:
+    deadline = time.monotonic() + TIMEOUT
     while True:
         try:
             return socket.create_connection(("127.0.0.1", port))
         except ConnectionRefusedError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
 
-def both_ways(own: socket.socket, rank: int) -> dict[str, list[float]]:
-    """Times of round trips and transfers as `fmi.measure` has them, without it."""
+def measure_socket(own: socket.socket, rank: int) -> dict[str, list[float]]:
+    """Return times of round trips and transfers defined as in `fmi.measure`, without package fmi."""
     memory = memoryview(bytearray(b"\1" * LARGE))
 
     def receive(size: int) -> None:
@@ -66,33 +66,33 @@ def both_ways(own: socket.socket, rank: int) -> dict[str, list[float]]:
         while done < size:
             done += own.recv_into(memory[done:size])
 
-    def once(size: int, answer: int) -> float:
-        begun = time.perf_counter()
+    def exchange(size: int, answer: int) -> float:
+        begin = time.perf_counter()
         if rank == 0:
             own.sendall(memory[:size])
             receive(answer)
         else:
             receive(size)
             own.sendall(memory[:answer])
-        return time.perf_counter() - begun
+        return time.perf_counter() - begin
 
     return {
-        "round trip": [once(SMALL, SMALL) for _ in range(ROUND_TRIPS + 1)][1:],
-        "transfer": [once(LARGE, 1) for _ in range(TRANSFERS + 1)][1:],
+        "round trip": [exchange(SMALL, SMALL) for _ in range(ROUND_TRIPS + 1)][1:],
+        "transfer": [exchange(LARGE, 1) for _ in range(TRANSFERS + 1)][1:],
     }
 
 
-def by_route(route: str) -> Callable[[int, int, str], dict[str, list[float]]]:
-    """A channel of the package fmi."""
+def make_route_measurement(route: str) -> Callable[[int, int, str], dict[str, list[float]]]:
+    """Return a function that measures a channel of package fmi by this route."""
 
-    def measure(rank: int, size: int, where: str) -> dict[str, list[float]]:
+    def measure(rank: int, size: int, place: str) -> dict[str, list[float]]:
         from fmi.control import Endpoint
-        from fmi.group import joined
-        from fmi.measure import round_trips, transfers
+        from fmi.group import connect
+        from fmi.measure import measure_round_trips, measure_transfers
 
-        with joined(Endpoint.parse(where), route, rank, size, SECRET, routes=(route,)) as group:
-            small = round_trips(group, 1 - rank, ROUND_TRIPS)
-            found = {"round trip": small, "transfer": transfers(group, 1 - rank, LARGE, TRANSFERS)}
+        with connect(Endpoint.parse(place), route, rank, size, SECRET, routes=(route,)) as group:
+            small = measure_round_trips(group, 1 - rank, ROUND_TRIPS)
+            found = {"round trip": small, "transfer": measure_transfers(group, 1 - rank, LARGE, TRANSFERS)}
             if group.routes != {1 - rank: route}:
                 raise RuntimeError(f"the ranks are connected by {group.routes}, not by {route}")
             return found
@@ -100,90 +100,95 @@ def by_route(route: str) -> Callable[[int, int, str], dict[str, list[float]]]:
     return measure
 
 
-def join(rank: int, size: int, where: str) -> dict[str, list[float]]:
-    """Joins when all are told to; says when it began and when all were there (seconds since 1970)."""
+def measure_join(rank: int, size: int, place: str) -> dict[str, list[float]]:
+    """Join when all ranks are ready; return when this began, when all had joined and when all had passed a barrier.
+
+    Times are in seconds since 1970.
+    """
     from fmi.collectives import barrier
     from fmi.control import Endpoint
-    from fmi.group import joined
+    from fmi.group import connect
 
-    _at_the_same_time()
-    begun = time.time()
-    with joined(Endpoint.parse(where), "join", rank, size, SECRET) as group:
-        ready = time.time()
+    _wait_for_start()
+    begin = time.time()
+    with connect(Endpoint.parse(place), "join", rank, size, SECRET) as group:
+        joined = time.time()
         barrier(group)
-        return {"join": [begun, ready, time.time()]}
+        return {"join": [begin, joined, time.time()]}
 
 
-def fmi(rank: int, size: int, where: str) -> dict[str, list[float]]:
-    """Barrier and allreduce of the package fmi."""
+def measure_fmi(rank: int, size: int, place: str) -> dict[str, list[float]]:
+    """Measure barrier and allreduce of package fmi."""
     from fmi import collectives
     from fmi.control import Endpoint
-    from fmi.group import joined
+    from fmi.group import connect
 
-    with joined(Endpoint.parse(where), "collectives", rank, size, SECRET) as group:
-        return repeated(
+    with connect(Endpoint.parse(place), "collectives", rank, size, SECRET) as group:
+        return measure_collectives(
             lambda: collectives.barrier(group),
             lambda values: collectives.allreduce(group, values),
-            lambda go_on: bool(collectives.broadcast(group, go_on)),
-            rank,
+            lambda is_continued: bool(collectives.broadcast(group, is_continued)),
         )
 
 
-def gloo(rank: int, size: int, where: str) -> dict[str, list[float]]:
-    """Those of torch's gloo, in place, as gloo likes it."""
+def measure_gloo(rank: int, size: int, place: str) -> dict[str, list[float]]:
+    """Measure barrier and allreduce of torch's gloo, in place, which is its fastest form."""
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{where}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{place}", rank=rank, world_size=size)
 
-    def agreed(go_on: bool) -> bool:
-        told = torch.tensor([float(go_on)])
-        dist.broadcast(told, 0)
-        return bool(told)
+    def broadcast(is_continued: bool) -> bool:
+        flag = torch.tensor([float(is_continued)])
+        dist.broadcast(flag, 0)
+        return bool(flag)
 
-    found = repeated(lambda: dist.barrier(), lambda values: dist.all_reduce(torch.from_numpy(values)), agreed, rank)
+    times = measure_collectives(
+        lambda: dist.barrier(), lambda values: dist.all_reduce(torch.from_numpy(values)), broadcast
+    )
     dist.destroy_process_group()
-    return found
+    return times
 
 
-def repeated(
-    barrier: Callable[[], Any], allreduce: Callable[[Any], Any], agreed: Callable[[bool], bool], rank: int
+def measure_collectives(
+    barrier: Callable[[], Any], allreduce: Callable[[Any], Any], broadcast: Callable[[bool], bool]
 ) -> dict[str, list[float]]:
-    """Times of each collective after a first one; rank 0 says how often."""
-    turns: dict[str, Callable[[], Any]] = {"barrier": barrier}
+    """Return times of each collective after a warm-up; rank 0 decides by `broadcast` when to stop."""
+    trials: dict[str, Callable[[], Any]] = {"barrier": barrier}
     for name, size in REDUCED.items():
         values = np.full(size // 4, 1e-3, np.float32)
-        turns[f"allreduce {name}"] = partial(allreduce, values)
-    found = {}
-    for name, turn in turns.items():
+        trials[f"allreduce {name}"] = partial(allreduce, values)
+    measured = {}
+    for name, trial in trials.items():
         times: list[float] = []
-        turn()
-        go_on = True
-        while go_on:
+        trial()
+        is_continued = True
+        while is_continued:
             barrier()
             for _ in range(1 if "MB" in name else 20):
-                begun = time.perf_counter()
-                turn()
-                times.append(time.perf_counter() - begun)
-            enough = len(times) >= MOST or (sum(times) > LEAST_SECONDS and len(times) >= FEWEST)
-            go_on = agreed(not enough)
-        found[name] = times
-    return found
+                begin = time.perf_counter()
+                trial()
+                times.append(time.perf_counter() - begin)
+            enough = len(times) >= MAX_REPEATS or (sum(times) > MIN_SECONDS and len(times) >= MIN_REPEATS)
+            is_continued = broadcast(not enough)
+        measured[name] = times
+    return measured
 
 
-def _at_the_same_time() -> None:
+def _wait_for_start() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
 
 
-MEASURED: dict[str, Callable[[int, int, str], dict[str, list[float]]]] = {
-    "plain": plain, "loopback": loopback, "join": join, "fmi": fmi, "gloo": gloo,
-    **{route: by_route(route) for route in ("private", "punched", "relay")},
+MEASUREMENTS: dict[str, Callable[[int, int, str], dict[str, list[float]]]] = {
+    "plain": measure_plain, "loopback": measure_loopback, "join": measure_join, "fmi": measure_fmi,
+    "gloo": measure_gloo,
+    **{route: make_route_measurement(route) for route in ("private", "punched", "relay")},
 }  # fmt: skip
 
 
 if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    what, number, count, place = sys.argv[1:]
-    print(json.dumps(MEASURED[what](int(number), int(count), place)), flush=True)
+    measurement, rank_text, size_text, where = sys.argv[1:]
+    print(json.dumps(MEASUREMENTS[measurement](int(rank_text), int(size_text), where)), flush=True)

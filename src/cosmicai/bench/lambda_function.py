@@ -1,4 +1,4 @@
-"""`cosmicai bench lambda`: the function under Lambda's own emulator, from its event to its answer, over S3."""
+"""`cosmicai bench lambda`: the function in AWS Lambda's emulator, from its event to its result, on S3."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ import torch
 
 from .. import storage
 from ..errors import InputError
-from ..measurement.machine import machine
-from ..measurement.report import Column, Report
-from ..measurement.subprocesses import child_json
+from ..measurement.machine import describe_machine
+from ..measurement.subprocesses import run_module_json
+from ..measurement.table import MeasurementColumn, MeasurementTable
 from ..models.weights import DEMO, find_weights
-from ..runs.create import begin
+from ..runs.create import create_run
+from ..runs.request import RunRequest
 from ..storage.s3 import is_s3
 from ..surveys.shard import Galaxies
 from ..surveys.survey import galaxies_per_partition, open_survey
-from .emulator import Function, emulated
-from .galaxies import noise
-from .published_loop import published_dataset
-from .timing import interleaved, spread
+from .galaxies import generate_noise
+from .lambda_emulator import Function, FunctionResult, require_success, run_emulator
+from .published_loop import make_published_dataset
+from .timing import measure_interleaved, summarize_spread
 
 COLUMNS = (
-    Column("name", "what"),
-    Column("galaxies", "galaxies", ","),
-    Column("seconds", "seconds", ".2f"),
-    Column("seconds_min", "min", ".2f"),
-    Column("seconds_max", "max", ".2f"),
-    Column("peak_rss_mb", "peak MB", ",.0f"),
-    Column("s3_reads", "S3 reads", ","),
-    Column("gb_seconds_per_million", "GB-s per million", ",.0f"),
-    Column("gb_seconds_ratio", "of published", ".2f"),
+    MeasurementColumn("name", "what"),
+    MeasurementColumn("galaxies", "galaxies", ","),
+    MeasurementColumn("seconds", "seconds", ".2f"),
+    MeasurementColumn("seconds_min", "min", ".2f"),
+    MeasurementColumn("seconds_max", "max", ".2f"),
+    MeasurementColumn("peak_rss_mb", "peak MB", ",.0f"),
+    MeasurementColumn("s3_reads", "S3 reads", ","),
+    MeasurementColumn("gb_seconds_per_million", "GB-s per million", ",.0f"),
+    MeasurementColumn("gb_seconds_ratio", "of published", ".2f"),
 )
 FIRST = 64  # galaxies, one inner batch
 HANDLER = "cosmicai.aws_lambda.infer.infer"
@@ -57,19 +58,19 @@ def bench_lambda(
     memory: int,
     repeats: int,
     emulator: str,
-    tell: Callable[[str], None],
-) -> Report:
-    """The function in a process that starts for the event (cold) or is there (warm), and the published method.
+    notify: Callable[[str], None],
+) -> MeasurementTable:
+    """Measure the function in a process that starts for the event (cold) or exists (warm), and the published method.
 
-    Seconds are from the event to the answer: for FIRST galaxies, which is the time to the first redshifts, and for a
-    partition of noise. The compiled network is in the cache but for `nothing cached`. The published method is a process
-    that reads a partition whole from S3 and computes as the published loop. GB-seconds are seconds times `memory` in
-    MB, which should be what Lambda gives for this machine's cores (1,769 MB for each). All lies in a new folder below
-    `folder` on S3, wherever boto3 finds that. Raises InputError for bad input or if a function fails.
+    Seconds are from the event to the result: for FIRST galaxies, which is the time to the first redshifts, and for a
+    partition of noise. The compiled network is in the cache except in `nothing cached`. The published method is a
+    process that reads a complete partition from S3 and predicts it with the published loop. GB-seconds are seconds
+    times `memory` in MB, which should be what Lambda assigns for this machine's cores (1,769 MB per core). All files
+    are in a new folder below `folder` on S3. Raises InputError if input or options are invalid or a function fails.
     """
     if not is_s3(folder):
         raise InputError(f"{folder} is not on S3; expected s3://BUCKET/FOLDER (AWS_ENDPOINT_URL may name a server)")
-    here, local = machine(), find_weights(weights).uri
+    here, local = describe_machine(), find_weights(weights).uri
     folder = storage.join(folder, secrets.token_hex(4))
     if weights != DEMO:
         weights = storage.join(folder, "weights.safetensors")
@@ -78,28 +79,40 @@ def bench_lambda(
     for name, galaxies in sizes.items():
         _write_partition(storage.join(folder, name, "1.pt"), galaxies)
     with TemporaryDirectory(prefix="cosmicai-bench-") as own:
-        place = _Place(folder, weights, memory, Path(emulator), Path(own))
+        setup = _Setup(folder, weights, memory, Path(emulator), Path(own))
         published = ("cosmicai.bench.published_loop", storage.join(folder, WHOLE, "1.pt"), local)
-        with place.served("cache") as warm:
-            turns: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
-                ("first redshifts, cold", FEW): partial(place.cold, FEW, "cache"),
-                ("first redshifts, nothing cached", FEW): partial(place.cold, FEW, None),
-                ("first redshifts, warm", FEW): partial(place.call, warm, FEW),
-                (f"{partition_mb:g} MB, cold", WHOLE): partial(place.cold, WHOLE, "cache"),
-                (f"{partition_mb:g} MB, warm", WHOLE): partial(place.call, warm, WHOLE),
-                (f"{partition_mb:g} MB, published method", WHOLE): partial(_timed, child_json, *published),
+        with setup.serve("cache") as warm:
+            trials: dict[tuple[str, str], Callable[[], _Call]] = {
+                ("first redshifts, cold", FEW): partial(setup.call_cold, FEW, "cache"),
+                ("first redshifts, nothing cached", FEW): partial(setup.call_cold, FEW, None),
+                ("first redshifts, warm", FEW): partial(setup.call, warm, FEW),
+                (f"{partition_mb:g} MB, cold", WHOLE): partial(setup.call_cold, WHOLE, "cache"),
+                (f"{partition_mb:g} MB, warm", WHOLE): partial(setup.call, warm, WHOLE),
+                (f"{partition_mb:g} MB, published method", WHOLE): partial(
+                    _time_call, run_module_json, *published, galaxies=sizes[WHOLE]
+                ),
             }
-            measured = interleaved(list(turns.values()), repeats, tell)
-    rows = [_row(name, sizes[what], memory, values) for (name, what), values in zip(turns, measured, strict=True)]
+            measured = measure_interleaved(list(trials.values()), repeats, notify)
+    rows = [
+        _make_row(name, sizes[survey], memory, calls) for (name, survey), calls in zip(trials, measured, strict=True)
+    ]
     for row in rows:
         row["gb_seconds_ratio"] = row["gb_seconds_per_million"] / rows[-1]["gb_seconds_per_million"]
     facts = {"weights": local, "memory_mb": memory, "repeats": repeats, "s3": os.environ.get("AWS_ENDPOINT_URL", "AWS")}
-    return Report("Lambda", COLUMNS, rows, here, facts, {name: str(value) for name, value in facts.items()})
+    return MeasurementTable("Lambda", COLUMNS, rows, here, facts, {name: str(value) for name, value in facts.items()})
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the function runs, and the runs that it is called for."""
+class _Call:
+    """Seconds from an event to the result of the function, and the result."""
+
+    seconds: float
+    result: FunctionResult
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """Where the function runs, and the surveys and runs that it is called for."""
 
     folder: str
     weights: str
@@ -108,46 +121,45 @@ class _Place:
     local: Path
     numbers: count[int] = field(default_factory=count)
 
-    def served(self, cache: str) -> AbstractContextManager[Function]:
-        """The function, which starts at its first event."""
+    def serve(self, cache: str) -> AbstractContextManager[Function]:
+        """Run the emulator; the function starts at its first event."""
         command = [sys.executable, "-m", "awslambdaric", HANDLER]
         own = {"COSMICAI_CACHE": str(self.local / cache), "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.memory)}
-        return emulated(self.emulator, command, os.environ | own, self.local / f"log-{next(self.numbers)}")
+        return run_emulator(self.emulator, command, os.environ | own, self.local / f"log-{next(self.numbers)}")
 
-    def cold(self, what: str, cache: str | None) -> dict[str, Any]:
-        """A call that starts the function; without a cache one that finds nothing."""
-        with self.served(cache or f"cache-{next(self.numbers)}") as function:
-            return self.call(function, what)
+    def call_cold(self, name: str, cache: str | None) -> _Call:
+        """Start the function and call it; without a `cache` it finds nothing compiled."""
+        with self.serve(cache or f"cache-{next(self.numbers)}") as function:
+            return self.call(function, name)
 
-    def call(self, function: Function, what: str) -> dict[str, Any]:
-        """The rank's record and the seconds of the call. Raises InputError if it fails."""
-        survey = open_survey(storage.join(self.folder, what))
-        run = begin(survey, self.weights, storage.join(self.folder, "runs", str(next(self.numbers))), device="cpu")
-        record = _timed(function, {"run": run.uri, "rank": 0, "world_size": 1})
-        if record.get("galaxies") != survey.galaxies:
-            raise InputError(f"the function failed: {record.get('errorMessage', record)}")
-        return record
+    def call(self, function: Function, name: str) -> _Call:
+        """Call the function for a new run of the survey of this name. Raises InputError if it fails."""
+        survey = open_survey(storage.join(self.folder, name))
+        out = storage.join(self.folder, "runs", str(next(self.numbers)))
+        run = create_run(RunRequest(survey.uri, out, self.weights, device="cpu"), survey)
+        return _time_call(function, {"run": run.uri, "rank": 0, "world_size": 1}, galaxies=survey.galaxies)
 
 
-def _timed(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    begun = time.perf_counter()
-    return function(*arguments) | {"call_seconds": time.perf_counter() - begun}
+def _time_call(function: Callable[..., Any], *arguments: Any, galaxies: int) -> _Call:
+    begin = time.perf_counter()
+    result = function(*arguments)
+    return _Call(time.perf_counter() - begin, require_success(result, galaxies))
 
 
 def _write_partition(uri: str, galaxies: int) -> None:
-    """A partition of noise as the published ones are."""
+    """Write a partition of noise in the published format."""
     data = io.BytesIO()
-    torch.save(published_dataset(Galaxies.concatenate(noise(galaxies))), data)
+    torch.save(make_published_dataset(Galaxies.concatenate(generate_noise(galaxies))), data)
     storage.write_bytes(uri, data.getbuffer())
 
 
-def _row(name: str, galaxies: int, memory: int, calls: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds = [call["call_seconds"] for call in calls]
+def _make_row(name: str, galaxies: int, memory: int, calls: list[_Call]) -> dict[str, Any]:
+    seconds = [call.seconds for call in calls]
     return {
         "name": name,
         "galaxies": galaxies,
-        **spread("seconds", seconds),
-        "peak_rss_mb": max(call["peak_rss_mb"] for call in calls),
-        "s3_reads": calls[-1].get("s3_num_requests"),
+        **summarize_spread("seconds", seconds),
+        "peak_rss_mb": max(call.result.peak_rss_mb for call in calls),
+        "s3_reads": calls[-1].result.s3_num_requests,
         "gb_seconds_per_million": median(seconds) * memory / 1024 / galaxies * 1e6,
     }

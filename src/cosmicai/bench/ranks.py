@@ -1,4 +1,4 @@
-"""`cosmicai bench ranks`: how speed and memory of a run grow with its ranks, and how thousands would share a survey."""
+"""`cosmicai bench ranks`: speed and memory of runs by number of ranks, and simulated schedules of thousands."""
 
 from __future__ import annotations
 
@@ -8,41 +8,44 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
+from msgspec import structs
+
 from ..errors import InputError
-from ..measurement.engine_spec import Wanted, of_devices, parse_engines, plan_run
-from ..measurement.machine import machine
-from ..measurement.report import Column, Report
-from ..measurement.subprocesses import child_with_peak
+from ..measurement.engine_spec import EngineSpec, create_engine_run, parse_engine_specs, select_by_device
+from ..measurement.machine import describe_machine
+from ..measurement.subprocesses import last_line, run_module_with_peak
+from ..measurement.table import MeasurementColumn, MeasurementTable
 from ..ranks.cores import allowed_cores, available_cores
-from ..runs.demo import GALAXIES_PER_SHARD, write_synthetic_survey
-from ..runs.schedule import cut
+from ..runs.demo import GALAXIES_PER_SHARD
+from ..runs.schedule import split_work
 from ..runs.store import RunFolder
 from ..surveys.survey import Survey
+from ..surveys.synthetic import write_synthetic_survey
 from .galaxies import SEED
 from .simulation import FITTED_TO, read_rates, simulate
-from .timing import in_own_process, spread
+from .timing import build_in_process, summarize_spread
 
 WORLD_SIZES = (1_000, 10_000)  # ranks that are simulated
-SHARDS, RECORDS = 1_000_000, 10_000  # that are planned, and summarized
-SAMPLE_EVERY = 0.1  # seconds between looks at the memory of all ranks
+SHARDS, RECORDS = 1_000_000, 10_000  # to plan, and to summarize
+SAMPLE_INTERVAL = 0.1  # seconds between samples of the memory of all ranks
 COLUMNS = (
-    Column("name", "engine"),
-    Column("ranks", "ranks", "d"),
-    Column("galaxies_per_second", "galaxies/s", ",.0f"),
-    Column("galaxies_per_second_min", "min", ",.0f"),
-    Column("galaxies_per_second_max", "max", ",.0f"),
-    Column("speedup", "x one rank", ".2f"),
-    Column("pss_mb", "MB of all ranks", ",.0f"),
-    Column("added_mb", "MB of an added rank", ",.0f"),
+    MeasurementColumn("name", "engine"),
+    MeasurementColumn("ranks", "ranks", "d"),
+    MeasurementColumn("galaxies_per_second", "galaxies/s", ",.0f"),
+    MeasurementColumn("galaxies_per_second_min", "min", ",.0f"),
+    MeasurementColumn("galaxies_per_second_max", "max", ",.0f"),
+    MeasurementColumn("speedup", "x one rank", ".2f"),
+    MeasurementColumn("pss_mb", "MB of all ranks", ",.0f"),
+    MeasurementColumn("added_mb", "MB of an added rank", ",.0f"),
 )
-# A launcher divides the cores that it may use among its ranks; so it gets one for each rank, as far as they go.
+# A launcher divides its available cores among its ranks, so it gets one core per rank while there are enough.
 _ON_CORES = """
 import os, sys
 os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
@@ -51,8 +54,8 @@ os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
 
 
 @dataclass(frozen=True)
-class _Launched:
-    """A run that is complete: its galaxies per second, and the memory of its ranks in MB where it was looked at."""
+class _RunFigures:
+    """Galaxies per second of a complete run, and the peak memory of all its ranks in MB if it was sampled."""
 
     galaxies_per_second: float
     pss_mb: float | None
@@ -65,36 +68,36 @@ def bench_ranks(
     repeats: int,
     engines: str,
     simulated: str | None,
-    tell: Callable[[str], None],
-) -> Report:
-    """Runs a synthetic survey with each number of ranks of one thread, each on a core of its own while there are any.
+    notify: Callable[[str], None],
+) -> MeasurementTable:
+    """Run a synthetic survey with each number of single-threaded ranks, one per core while there are enough cores.
 
-    `galaxies_per_second` is the run's own, from the first read of any rank to the last write: median and range of the
-    repeats, which take turns. `speedup` is against one rank, which is always measured. `pss_mb` is the largest sum of
-    what all ranks hold (PSS: a page that several processes share counts to each in part) while all of them are there,
-    in a first pass, which is not timed; `added_mb` is what each rank after the first adds to it. The launcher is no
-    rank. MB are 2^20 bytes. `simulation`, `planning` and `summarizing` are of module `simulation`; its service times
-    are drawn from the records in the folder `simulated`. Raises InputError for bad input or if a run fails.
+    `galaxies_per_second` is the rate of the run, from the first read of any rank to the last write: median and range of
+    the repeats, which are interleaved. `speedup` is relative to one rank, which is always measured. `pss_mb` is the
+    peak memory of all ranks together (PSS: a page shared by n processes counts 1/n for each) while all of them run, in
+    a first pass that is not timed; `added_mb` is the increase per rank after the first. The launcher is not included.
+    MB are 2^20 bytes. `simulation`, `planning` and `summarizing` come from module `simulation`; its service times are
+    drawn from the records in the folder `simulated`. Raises InputError if input or options are invalid or a run fails.
     """
     if sys.platform != "linux":
         raise InputError("the memory of ranks is measured with Linux's smaps_rollup; run `bench ranks` on Linux")
-    if not (wanted := of_devices(parse_engines(engines), ["cpu"])):
+    if not (specs := select_by_device(parse_engine_specs(engines), ["cpu"])):
         raise InputError(f"--engines {engines}: ranks of one thread run on CPUs; use openvino or reference")
     drawn = None if simulated is None else read_rates(simulated)
-    here, numbers = machine(), sorted({1, *ranks})
+    here, numbers = describe_machine(), sorted({1, *ranks})
     with TemporaryDirectory(prefix="cosmicai-bench-") as folder:
         survey = write_synthetic_survey(str(Path(folder, "survey")), galaxies, SEED, GALAXIES_PER_SHARD)
-        begun = _begun(wanted, survey, weights, folder, tell)
-        turns = {(own.name, number): partial(_launched, run, number) for own, run in begun for number in numbers}
-        tell("memory")
-        held = {key: turn(str(Path(folder, "memory", *map(str, key))), True).pss_mb for key, turn in turns.items()}
-        rates: dict[tuple[str, int], list[float]] = {key: [] for key in turns}
+        planned = _plan_runs(specs, survey, weights, folder, notify)
+        trials = {(spec.name, number): partial(_run_plan, run, number) for spec, run in planned for number in numbers}
+        notify("memory")
+        memory = {key: trial(str(Path(folder, "memory", *map(str, key))), True).pss_mb for key, trial in trials.items()}
+        rates: dict[tuple[str, int], list[float]] = {key: [] for key in trials}
         for repeat in range(1, repeats + 1):
-            tell(f"pass {repeat} of {repeats}")
-            for key, turn in turns.items():
-                rates[key].append(turn(str(Path(folder, str(repeat), *map(str, key))), False).galaxies_per_second)
-    rows = [_row(name, number, rates, held) for name, number in turns]
-    tell("simulation, planning, summarizing")
+            notify(f"pass {repeat} of {repeats}")
+            for key, trial in trials.items():
+                rates[key].append(trial(str(Path(folder, str(repeat), *map(str, key))), False).galaxies_per_second)
+    rows = [_make_row(name, number, rates, memory) for name, number in trials]
+    notify("simulation, planning, summarizing")
     facts = {
         "weights": weights, "galaxies": galaxies, "repeats": repeats,
         "simulation": {
@@ -103,109 +106,112 @@ def bench_ranks(
                 simulate(size, planned_for, drawn) for size in WORLD_SIZES for planned_for in (1, size)
             ],
         },
-        "planning": _in_child("planning", SHARDS),
-        "summarizing": _in_child("summarizing", RECORDS),
+        "planning": _run_simulation("planning", SHARDS),
+        "summarizing": _run_simulation("summarizing", RECORDS),
     }  # fmt: skip
-    return Report("Ranks", COLUMNS, rows, here, facts, _notes(facts))
+    return MeasurementTable("Ranks", COLUMNS, rows, here, facts, _describe_facts(facts))
 
 
-def _begun(
-    wanted: Sequence[Wanted], survey: Survey, weights: str, folder: str, tell: Callable[[str], None]
-) -> list[tuple[Wanted, RunFolder]]:
-    """Runs whose plans the measured ones take over. They are begun in a process that ends: as long as it lives, the
-    pages of its libraries would count to the ranks in part only."""
-    found = []
+def _plan_runs(
+    specs: Sequence[EngineSpec], survey: Survey, weights: str, folder: str, notify: Callable[[str], None]
+) -> list[tuple[EngineSpec, RunFolder]]:
+    """Return a planned run for each engine, whose plan the measured runs use.
+
+    They are created in a process that ends before anything is measured: while it exists, the pages of its libraries
+    are shared with the ranks and would lower their PSS.
+    """
+    planned = []
     with ExitStack() as stack:
-        plan = in_own_process(stack, _planner)
-        for own in wanted:
-            run, notices = plan(own, survey, weights, str(Path(folder, "begun", own.name)))
+        plan = build_in_process(stack, _planner)
+        for spec in specs:
+            run, notices = plan(spec, survey, weights, str(Path(folder, "planned", spec.name)))
             for notice in notices:
-                tell(notice)
+                notify(notice)
             if run:
-                found.append((own, run))
-    return found
+                planned.append((spec, run))
+    return planned
 
 
 def _planner() -> Callable[..., tuple[RunFolder | None, list[str]]]:
-    def plan(own: Wanted, survey: Survey, weights: str, out: str) -> tuple[RunFolder | None, list[str]]:
+    def plan(spec: EngineSpec, survey: Survey, weights: str, out: str) -> tuple[RunFolder | None, list[str]]:
         notices: list[str] = []
-        return plan_run(own, survey, weights, out, None, notices.append), notices
+        return create_engine_run(spec, survey, weights, out, None, notices.append), notices
 
     return plan
 
 
-def _launched(begun: RunFolder, ranks: int, out: str, sampled: bool) -> _Launched:
-    """Runs a plan anew, cut for so many ranks, in the folder `out`. Raises InputError if it is not completed."""
-    run, plan = RunFolder(out), begun.plan()
-    run.write_plan(replace(plan, items=cut(plan.shards, plan.batch_size, plan.inner_batch, ranks)))
+def _run_plan(planned: RunFolder, ranks: int, out: str, sample_memory: bool) -> _RunFigures:
+    """Run a plan, split for `ranks` ranks, in the folder `out`. Raises InputError if it is not completed."""
+    run, plan = RunFolder(out), planned.plan()
+    run.write_plan(structs.replace(plan, items=split_work(plan.shards, plan.batch_size, plan.inner_batch, ranks)))
     if name := plan.quantized:
-        run.write_quantized(begun.read_quantized(name))
+        run.write_quantized(planned.read_quantized(name))
     cores = ",".join(map(str, allowed_cores()[: min(ranks, available_cores())]))
     command = ["launch", "resume", run.uri, "--procs", str(ranks)]
     largest = None
     with (
-        TemporaryFile() as said,
+        TemporaryFile() as errors,
         subprocess.Popen(
-            [sys.executable, "-c", _ON_CORES, cores, *command], stdout=subprocess.DEVNULL, stderr=said
+            [sys.executable, "-c", _ON_CORES, cores, *command], stdout=subprocess.DEVNULL, stderr=errors
         ) as process,
     ):
-        while sampled and process.poll() is None:
-            if (now := _pss_of_ranks_mb(run, ranks)) is not None:
+        while sample_memory and process.poll() is None:
+            if (now := _read_ranks_pss_mb(run, ranks)) is not None:
                 largest = max(now, largest or 0.0)
-            time.sleep(SAMPLE_EVERY)
+            time.sleep(SAMPLE_INTERVAL)
         if process.wait():
-            said.seek(0)
-            last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            errors.seek(0)
+            last = last_line(errors.read().decode(errors="replace"))
             raise InputError(f"`python -m {' '.join(command)}` failed: {last}")
-    totals = (run.summary() or {})["totals"]
-    return _Launched(totals["galaxies_per_second"], largest)
+    summary = run.summary()
+    assert summary, "a launcher that exits with 0 has written the summary"
+    return _RunFigures(summary.totals.galaxies_per_second, largest)
 
 
-def _pss_of_ranks_mb(run: RunFolder, ranks: int) -> float | None:
-    """What all ranks of a run hold now; None unless all of them are there."""
-    pids = {record["rank"]: record["pid"] for record in run.records().values() if record["state"] == "running"}
-    return pss_mb(pids.values()) if len(pids) == ranks else None
+def _read_ranks_pss_mb(run: RunFolder, ranks: int) -> float | None:
+    """Return the memory of all ranks of a run in MB, or None unless all of them are running."""
+    pids = {record.rank: record.pid for record in run.records().values() if record.state == "running"}
+    return read_pss_mb(pids.values()) if len(pids) == ranks else None
 
 
-def pss_mb(pids: Iterable[int]) -> float | None:
-    """Memory that these processes hold in MB (2^20 bytes), a page that they share with others in part; None if one of
-    them is gone."""
+def read_pss_mb(pids: Iterable[int]) -> float | None:
+    """Return the proportional set size of these processes in MB (2^20 bytes), or None if one of them has ended."""
     total = 0
     for pid in pids:
         try:
             lines = Path("/proc", str(pid), "smaps_rollup").read_text().splitlines()
             total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except (OSError, StopIteration):  # it has ended, or is just about to
+        except (OSError, StopIteration):  # it has ended or is ending
             return None
     return total / 1024
 
 
-def _row(
-    name: str, ranks: int, rates: dict[tuple[str, int], list[float]], held: dict[tuple[str, int], float | None]
+def _make_row(
+    name: str, ranks: int, rates: dict[tuple[str, int], list[float]], memory: dict[tuple[str, int], float | None]
 ) -> dict[str, Any]:
-    own, one = held[name, ranks], held[name, 1]
+    own, one = memory[name, ranks], memory[name, 1]
     return {
         "name": name,
         "ranks": ranks,
-        **spread("galaxies_per_second", rates[name, ranks]),
+        **summarize_spread("galaxies_per_second", rates[name, ranks]),
         "speedup": median(rates[name, ranks]) / median(rates[name, 1]),
         "pss_mb": own,
         "added_mb": None if own is None or one is None or ranks == 1 else (own - one) / (ranks - 1),
     }
 
 
-def _in_child(what: str, count: int) -> dict[str, Any]:
-    """Of module `simulation`: what it printed, and `peak_rss_mb` of the process."""
-    printed, peak = child_with_peak("cosmicai.bench.simulation", what, str(count))
+def _run_simulation(step: str, count: int) -> dict[str, Any]:
+    """Return what module `simulation` printed, and `peak_rss_mb` of its process."""
+    printed, peak = run_module_with_peak("cosmicai.bench.simulation", step, str(count))
     return {**json.loads(printed), "peak_rss_mb": peak}
 
 
-def _notes(facts: dict[str, Any]) -> dict[str, str]:
-    """What is no row of the table, for people."""
+def _describe_facts(facts: dict[str, Any]) -> dict[str, str]:
+    """Return the figures that are not in the table, as notes for people."""
     notes = {
         "weights": facts["weights"],
         "galaxies": f"{facts['galaxies']:,} synthetic ones",
-        "ranks": f"of one thread, each on its own core; more than {available_cores()} share the cores that there are",
+        "ranks": f"of one thread, one per core; more than {available_cores()} share the available cores",
         "simulation": f"time over the lower bound (range of draws); {facts['simulation']['service_times']}",
     }
     for own in facts["simulation"]["rows"]:

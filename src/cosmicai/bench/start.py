@@ -9,55 +9,56 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..measurement.engine_spec import parse_engines, plan_run
-from ..measurement.machine import machine
-from ..measurement.report import Column, Report
-from ..measurement.subprocesses import child_json
-from .galaxies import galaxies_in_memory, write_galaxies
-from .timing import interleaved, spread
+from ..measurement.engine_spec import create_engine_run, parse_engine_specs
+from ..measurement.machine import describe_machine
+from ..measurement.subprocesses import run_module_json
+from ..measurement.table import MeasurementColumn, MeasurementTable
+from .galaxies import load_galaxies, write_galaxies
+from .timing import measure_interleaved, summarize_spread
 
 GALAXIES = 512
 COLUMNS = (
-    Column("name", "engine"),
-    Column("imports_seconds", "imports s", ".2f"),
-    Column("engine_seconds", "engine open s", ".2f"),
-    Column("first_prediction_seconds", "first prediction s", ".2f"),
-    Column("first_prediction_seconds_min", "min", ".2f"),
-    Column("first_prediction_seconds_max", "max", ".2f"),
-    Column("cold_first_prediction_seconds", "first prediction s, nothing cached", ".2f"),
+    MeasurementColumn("name", "engine"),
+    MeasurementColumn("imports_seconds", "imports s", ".2f"),
+    MeasurementColumn("engine_seconds", "engine open s", ".2f"),
+    MeasurementColumn("first_prediction_seconds", "first prediction s", ".2f"),
+    MeasurementColumn("first_prediction_seconds_min", "min", ".2f"),
+    MeasurementColumn("first_prediction_seconds_max", "max", ".2f"),
+    MeasurementColumn("cold_first_prediction_seconds", "first prediction s, nothing cached", ".2f"),
 )
 
 
-def bench_start(weights: str, repeats: int, engines: str, tell: Callable[[str], None]) -> Report:
-    """Starts a process per engine and repeat, which does what a rank does (`start_child`), one at a time.
+def bench_start(weights: str, repeats: int, engines: str, notify: Callable[[str], None]) -> MeasurementTable:
+    """Start one process per engine and repeat, one at a time, which does what a rank does (`first_prediction`).
 
-    All seconds count from the start of the process, of which the kernel tells hundredths. The cache folder of an
-    engine is its own and empty at first: the first process makes the compiled network (but for the choice of its inner
-    batch, which was made before), the others find it. Raises InputError for bad input.
+    All seconds count from the start of the process, which the kernel reports in hundredths. Each engine has a cache
+    folder of its own that is empty at first: the first process compiles the network (the inner batch was chosen
+    before), the others load it. Raises InputError if options are invalid.
     """
-    here = machine()
+    here = describe_machine()
     with TemporaryDirectory(prefix="cosmicai-bench-") as folder:
-        survey = write_galaxies(str(Path(folder, "survey")), galaxies_in_memory(None, GALAXIES))
+        survey = write_galaxies(str(Path(folder, "survey")), load_galaxies(None, GALAXIES))
         runs = {}
-        for engine in parse_engines(engines):
-            if run := plan_run(engine, survey, weights, str(Path(folder, engine.name)), None, tell):
-                runs[engine] = run
+        for spec in parse_engine_specs(engines):
+            if run := create_engine_run(spec, survey, weights, str(Path(folder, spec.name)), None, notify):
+                runs[spec] = run
 
-        def turn(own: str, cache: Path) -> dict[str, Any]:
-            return child_json("cosmicai.measurement.first_prediction", own, COSMICAI_CACHE=str(cache))
+        def start_rank(run: str, cache: Path) -> dict[str, Any]:
+            return run_module_json("cosmicai.measurement.first_prediction", run, COSMICAI_CACHE=str(cache))
 
-        caches = {engine: Path(folder, f"cache {engine.name}") for engine in runs}
-        cold = {engine: turn(run.uri, caches[engine]) for engine, run in runs.items()}
-        turns = [partial(turn, run.uri, caches[engine]) for engine, run in runs.items()]
-        measured = interleaved(turns, repeats, tell)
+        caches = {spec: Path(folder, f"cache {spec.name}") for spec in runs}
+        cold = {spec: start_rank(run.uri, caches[spec]) for spec, run in runs.items()}
+        trials = [partial(start_rank, run.uri, caches[spec]) for spec, run in runs.items()]
+        measured = measure_interleaved(trials, repeats, notify)
     rows = [
         {
-            "name": engine.name,
+            "name": spec.name,
             "imports_seconds": median(seconds["imports"] for seconds in all_seconds),
             "engine_seconds": median(seconds["engine"] for seconds in all_seconds),
-            **spread("first_prediction_seconds", [seconds["first_prediction"] for seconds in all_seconds]),
-            "cold_first_prediction_seconds": cold[engine]["first_prediction"],
+            **summarize_spread("first_prediction_seconds", [seconds["first_prediction"] for seconds in all_seconds]),
+            "cold_first_prediction_seconds": cold[spec]["first_prediction"],
         }
-        for engine, all_seconds in zip(runs, measured, strict=True)
+        for spec, all_seconds in zip(runs, measured, strict=True)
     ]
-    return Report("Start", COLUMNS, rows, here, {"weights": weights, "repeats": repeats}, {"weights": weights})
+    facts = {"weights": weights, "repeats": repeats}
+    return MeasurementTable("Start", COLUMNS, rows, here, facts, {"weights": weights})

@@ -1,7 +1,7 @@
-"""How rates are measured: everyone in turn, again and again, so that what disturbs the machine disturbs all alike.
+"""Interleaved measurements: trials take turns, several times, so that other load on the machine affects them alike.
 
-Everyone has a process of its own, in which nobody else's settings hold. That matters: the OpenVINO engine tells malloc
-to give large blocks back to the system, which costs torch a quarter of its speed in the same process.
+Each trial has a process of its own, free of the settings of the others. The OpenVINO engine makes malloc return large
+blocks to the system, for example, which would cost torch a quarter of its speed in the same process.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.base import Choice, Engine, calls_at_once, pieces
+from ..engines.base import Engine, EngineChoice, choose_concurrency, split_rows
 from ..surveys.shard import Galaxies
 
 T = TypeVar("T")
-_made: Callable[..., Any]  # in a process of its own: what it was started for
+_function: Callable[..., Any]  # set in a process that `build_in_process` started
 
 
-def in_own_process(stack: ExitStack, make: Callable[..., Callable[..., T]], *arguments: object) -> Callable[..., T]:
-    """The function that `make(*arguments)` gives, made and called in a new process, which ends with the stack.
+def build_in_process(stack: ExitStack, make: Callable[..., Callable[..., T]], *arguments: object) -> Callable[..., T]:
+    """Return a function that calls `make(*arguments)`'s result in a new process, which ends with the stack.
 
-    `make` is a function of a module; arguments and results are pickled. Raises what `make` or the function raises.
+    `make` is a function of a module and is called in the new process; arguments and results are pickled. Raises what
+    `make` or the function raises.
     """
     pool = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
     pool.submit(_make, make, arguments).result()
@@ -34,35 +35,37 @@ def in_own_process(stack: ExitStack, make: Callable[..., Callable[..., T]], *arg
 
 
 def _make(make: Callable[..., Callable[..., Any]], arguments: Sequence[object]) -> None:
-    global _made
-    _made = make(*arguments)
+    global _function
+    _function = make(*arguments)
 
 
 def _call(arguments: Sequence[object]) -> Any:
-    return _made(*arguments)
+    return _function(*arguments)
 
 
-def interleaved(turns: Sequence[Callable[[], T]], repeats: int, tell: Callable[[str], None]) -> list[list[T]]:
-    """What each turn gave in each of the passes through all of them; a pass before those warms up and is left out."""
+def measure_interleaved(
+    trials: Sequence[Callable[[], T]], repeats: int, notify: Callable[[str], None]
+) -> list[list[T]]:
+    """Return the results of each trial in `repeats` passes through all of them, after one pass as a warm-up."""
     passes = []
     for number in range(repeats + 1):
-        tell(f"pass {number} of {repeats}" if number else "warming up")
-        passes.append([turn() for turn in turns])
-    return [list(own) for own in zip(*passes[1:], strict=True)]
+        notify(f"pass {number} of {repeats}" if number else "warming up")
+        passes.append([trial() for trial in trials])
+    return [list(results) for results in zip(*passes[1:], strict=True)]
 
 
-def spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Median and range of some values, under `name`, `name_min` and `name_max`."""
+def summarize_spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Return median, minimum and maximum of the values as `name`, `name_min` and `name_max`."""
     return {name: median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
 
 
 def predict_all(
-    engine: Engine, choice: Choice, galaxies: Galaxies, batch_size: int, threads: int
+    engine: Engine, choice: EngineChoice, galaxies: Galaxies, batch_size: int, threads: int
 ) -> NDArray[np.float32]:
-    """Redshifts (N,) of galaxies in memory, with as many calls at once as a run has (`run.work`)."""
-    rows, at_once = calls_at_once(choice, threads, batch_size)
-    with ThreadPoolExecutor(at_once, "caller") as caller:
-        found = caller.map(
-            lambda own: engine.predict(galaxies.image[own], galaxies.magnitude[own]), pieces(len(galaxies), rows)
+    """Return redshifts (N,) of galaxies in memory, with as many concurrent calls of the engine as in a run."""
+    size, calls = choose_concurrency(choice, threads, batch_size)
+    with ThreadPoolExecutor(calls, "caller") as caller:
+        redshifts = caller.map(
+            lambda rows: engine.predict(galaxies.image[rows], galaxies.magnitude[rows]), split_rows(len(galaxies), size)
         )
-        return np.concatenate(list(found))
+        return np.concatenate(list(redshifts))

@@ -1,4 +1,4 @@
-"""What is measured, each in a process of its own (`timing.in_own_process`): an engine, and galaxies in memory.
+"""Trials of an engine on galaxies in memory, each made in a process of its own (`timing.build_in_process`).
 
 torch is imported only by those that need it, as in a run.
 """
@@ -12,57 +12,62 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..measurement.engine_spec import open_planned
-from ..models.weights import build, load_weights
+from ..measurement.engine_spec import open_run_engine
+from ..models.weights import build_network, load_weights
 from ..ranks.cores import available_cores
 from ..runs.store import RunFolder
 from ..surveys.survey import open_survey
-from .galaxies import read_all
+from .galaxies import read_galaxies
 from .timing import predict_all
 
 Redshift = NDArray[np.float32]
-# Galaxies per second, and their redshifts where they were predicted.
-Turn = Callable[..., tuple[float, Redshift | None]]
+# Returns galaxies per second, and their redshifts unless the galaxies were noise.
+Trial = Callable[..., tuple[float, Redshift | None]]
 
 
-def published_row(weights: str, survey: str, device: str) -> Turn:
-    """The published loop with all cores; `turn(tf32)` says whether the convolutions of a GPU may round to TF32, which
-    is torch's default."""
+def prepare_published_loop(weights: str, survey: str, device: str) -> Trial:
+    """Return a trial of the published loop on all cores.
+
+    `trial(tf32)` sets whether convolutions on a GPU may round to TF32, which is torch's default.
+    """
     import torch
 
-    from .published_loop import published_dataset, published_loop
+    from .published_loop import make_published_dataset, run_published_loop
 
     torch.set_num_threads(available_cores())
-    network, dataset = build(load_weights(weights)).to(device), published_dataset(read_all(open_survey(survey)))
+    network = build_network(load_weights(weights)).to(device)
+    dataset = make_published_dataset(read_galaxies(open_survey(survey)))
 
-    def turn(tf32: bool = True) -> tuple[float, Redshift]:
+    def trial(tf32: bool = True) -> tuple[float, Redshift]:
         torch.backends.cudnn.allow_tf32 = tf32
-        return _timed(lambda: published_loop(network, dataset, device))
+        return _time(lambda: run_published_loop(network, dataset, device))
 
-    return turn
+    return trial
 
 
-def engine_row(run: str, survey: str, compiled: bool = False) -> Turn:
-    """The engine of a run, on a GPU also with the kernels that torch writes; `turn(resident)` without the way of the
-    galaxies to the GPU."""
-    plan, galaxies = RunFolder(run).plan(), read_all(open_survey(survey))
+def prepare_engine(run: str, survey: str, compiled: bool = False) -> Trial:
+    """Return a trial of the engine of a run, with `compiled` on a GPU with kernels that torch.compile generates.
+
+    `trial(resident)` measures the network on the GPU alone, without copying galaxies to it.
+    """
+    plan, galaxies = RunFolder(run).plan(), read_galaxies(open_survey(survey))
     engine: Any
     if compiled:
         from ..engines.cuda import CudaEngine
 
         engine = CudaEngine(plan.weights_file.load(), plan.precision, plan.inner_batch, compiled=True)
     else:
-        engine = open_planned(RunFolder(run))
+        engine = open_run_engine(RunFolder(run))
 
-    def turn(resident: bool = False) -> tuple[float, Redshift | None]:
+    def trial(resident: bool = False) -> tuple[float, Redshift | None]:
         if resident:
-            return engine.resident_rate(), None
-        return _timed(lambda: predict_all(engine, plan.choice, galaxies, plan.batch_size, available_cores()))
+            return engine.measure_resident_rate(), None
+        return _time(lambda: predict_all(engine, plan.choice, galaxies, plan.batch_size, available_cores()))
 
-    return turn
+    return trial
 
 
-def _timed(predict: Callable[[], Redshift]) -> tuple[float, Redshift]:
+def _time(predict: Callable[[], Redshift]) -> tuple[float, Redshift]:
     begin = time.perf_counter()
     redshift = predict()
     return len(redshift) / (time.perf_counter() - begin), redshift

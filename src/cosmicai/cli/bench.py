@@ -1,4 +1,4 @@
-"""bench engines, start, memory, end-to-end, ranks, slurm, container, lambda, fmi, analysis, sweep."""
+"""The commands `cosmicai bench ...`, which measure speed and memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from ..console import notify
 from ..engines.registry import ENGINES
 from .options import PRECISION_NAMES
 
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
+)
 
-def _output(command: Callable[..., Any]) -> Callable[..., Any]:
+
+def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="JSON on standard output, the table on standard error."),
-        click.option("--out", type=click.Path(), help="File for the JSON."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
+        ),
+        click.option("--out", type=click.Path(), help="File to write the JSON to."),
     ):
         command = option(command)
     return command
 
 
-def _numbers(name: str, kind: type[int] | type[float], default: str) -> Callable[..., Any]:
+def _numbers_option(name: str, kind: type[int] | type[float], default: str) -> Callable[..., Any]:
     def parse(context: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
         try:
             values = tuple(kind(part) for part in text.split(","))
@@ -35,17 +41,17 @@ def _numbers(name: str, kind: type[int] | type[float], default: str) -> Callable
     return click.option(name, default=default, show_default=True, callback=parse, metavar="NUMBER,...")
 
 
-def _weights(command: Callable[..., Any]) -> Callable[..., Any]:
+def _weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--weights", default="demo", show_default=True, help="Weights file, or `demo` (a small network)."
     )(command)
 
 
-def _repeats(default: int) -> Callable[..., Any]:
+def _repeats_option(default: int) -> Callable[..., Any]:
     return click.option("--repeats", default=default, show_default=True, type=click.IntRange(1))
 
 
-def _engines(default: str) -> Callable[..., Any]:
+def _engines_option(default: str) -> Callable[..., Any]:
     return click.option(
         "--engines", default=default, show_default=True, help="ENGINE or ENGINE:PRECISION, separated by commas."
     )
@@ -57,197 +63,217 @@ def bench() -> None:
 
 
 @bench.command()
-@_weights
-@click.option("--survey", "--partition", "survey", help="Galaxies to measure with; default synthetic ones.")
+@_weights_option
+@click.option("--survey", "--partition", "survey", help="Survey whose galaxies are used; default synthetic galaxies.")
 @click.option("--galaxies", "count", default=2048, show_default=True, type=click.IntRange(1))
-@click.option("--batch-size", type=click.IntRange(1), help="Galaxies at once; default as a run's.")
-@_repeats(5)
-@_engines("reference,openvino,cuda")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default both, where there is a GPU.")
-@_output
+@click.option("--batch-size", type=click.IntRange(1), help="Galaxies per batch; default as in a run.")
+@_repeats_option(5)
+@_engines_option("reference,openvino,cuda")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device; default CPU and any visible GPU.")
+@_output_options
 def engines(as_json: bool, out: str | None, **options: Any) -> None:
-    """Galaxies per second of every engine and precision, beside the published loop."""
+    """Measure galaxies per second of every engine and precision, compared with the published loop."""
     from ..bench.engines import bench_engines
 
-    _show(bench_engines, as_json, out, options)
+    _measure(bench_engines, as_json, out, options)
 
 
 @bench.command()
-@_weights
-@_repeats(5)
-@_engines("openvino:float32,openvino:bfloat16,reference")
-@_output
+@_weights_option
+@_repeats_option(5)
+@_engines_option("openvino:float32,openvino:bfloat16,reference")
+@_output_options
 def start(as_json: bool, out: str | None, **options: Any) -> None:
-    """Seconds from the start of a process to its first redshifts."""
+    """Measure seconds from the start of a process to its first redshifts."""
     from ..bench.start import bench_start
-    from ..measurement.report import show
+    from ..measurement.table import print_measurements
 
-    _note_demo(options)
-    show(bench_start(**options, tell=notify), as_json, out)
+    _warn_about_demo(options)
+    print_measurements(bench_start(**options, notify=notify), as_json, out)
 
 
 @bench.command()
-@_weights
-@_numbers("--partition-mb", float, "25,50,75,100")
+@_weights_option
+@_numbers_option("--partition-mb", float, "25,50,75,100")
 @click.option("--survey-mb", default=1000.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
-@_engines("openvino:float32,openvino:bfloat16,reference")
-@_output
+@_engines_option("openvino:float32,openvino:bfloat16,reference")
+@_output_options
 def memory(as_json: bool, out: str | None, **options: Any) -> None:
-    """Largest memory of a run on surveys of noise, by the size of their partitions in MB (2^20 bytes)."""
+    """Measure the peak memory of runs on surveys of noise, by size of their partitions in MB (2^20 bytes)."""
     from ..bench.memory import bench_memory
 
-    _show(bench_memory, as_json, out, options)
+    _measure(bench_memory, as_json, out, options)
 
 
 @bench.command()
-@_weights
+@_weights_option
 @click.option("--galaxies", default=20000, show_default=True, type=click.IntRange(1))
-@_repeats(3)
-@_engines("openvino:float32,openvino:bfloat16")
-@_output
+@_repeats_option(3)
+@_engines_option("openvino:float32,openvino:bfloat16")
+@_output_options
 def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
-    """How much of the engine's speed a run keeps, from disk to catalogue."""
+    """Measure which fraction of the engine's speed a run achieves, from disk to catalogue."""
     from ..bench.end_to_end import bench_end_to_end
 
-    _show(bench_end_to_end, as_json, out, options)
+    _measure(bench_end_to_end, as_json, out, options)
 
 
 @bench.command()
-@_weights
+@_weights_option
 @click.option("--galaxies", default=16384, show_default=True, type=click.IntRange(1))
-@_numbers("--ranks", int, "1,2,4,8")
-@_repeats(3)
-@_engines("openvino:float32")
+@_numbers_option("--ranks", int, "1,2,4,8")
+@_repeats_option(3)
+@_engines_option("openvino:float32")
 @click.option(
     "--simulate",
     "simulated",
     metavar="FOLDER",
-    help="Draw simulated service times from the combined_data.json files in it; default a fit to published ones.",
+    help="Draw simulated service times from the combined_data.json files in FOLDER; default a fit to published ones.",
 )
-@_output
+@_output_options
 def ranks(as_json: bool, out: str | None, **options: Any) -> None:
-    """Speed and memory by number of ranks of one thread; schedules of 1,000 and 10,000 ranks, simulated."""
+    """Measure speed and memory by number of single-threaded ranks; simulate schedules of 1,000 and 10,000 ranks."""
     from ..bench.ranks import bench_ranks
 
-    _show(bench_ranks, as_json, out, options)
+    _measure(bench_ranks, as_json, out, options)
 
 
 @bench.command()
-@_weights
+@_weights_option
 @click.option("--galaxies", default=65536, show_default=True, type=click.IntRange(1))
 @click.option("--tasks", default=64, show_default=True, type=click.IntRange(1))
-@click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Of each task.")
-@_repeats(3)
+@click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Cores per task.")
+@_repeats_option(3)
 @click.option(
-    "--folder", default=".", show_default=True, type=click.Path(), help="Where survey and runs lie; nodes must see it."
+    "--folder",
+    default=".",
+    show_default=True,
+    type=click.Path(),
+    help="Folder for survey and runs, visible to the nodes.",
 )
-@_output
+@_output_options
 def slurm(as_json: bool, out: str | None, **options: Any) -> None:
-    """A SLURM array from sbatch to catalogue, beside one process on this machine.
+    """Measure a SLURM array from sbatch to catalogue, compared with one process on this machine.
 
-    Account and partition are those of SBATCH_ACCOUNT and SBATCH_PARTITION.
+    SBATCH_ACCOUNT and SBATCH_PARTITION set the SLURM account and partition.
     """
     from ..bench.slurm import bench_slurm
 
-    _show(bench_slurm, as_json, out, options)
+    _measure(bench_slurm, as_json, out, options)
 
 
 @bench.command()
 @click.argument("image")
-@_weights
-@click.option("--galaxies", default=5113, show_default=True, type=click.IntRange(1), help="Default: those of 100 MB.")
-@_repeats(5)
-@click.option("--emulator", help="AWS Lambda's, a program aws-lambda-rie-...; for the image under it.")
-@_output
+@_weights_option
+@click.option("--galaxies", default=5113, show_default=True, type=click.IntRange(1), help="Default: 100 MB of them.")
+@_repeats_option(5)
+@click.option(
+    "--emulator",
+    help="Emulator of AWS Lambda (aws-lambda-rie-...), to measure the image as a function, too.",
+)
+@_output_options
 def container(as_json: bool, out: str | None, **options: Any) -> None:
-    """The file IMAGE of Apptainer beside plain Python: start, and a run."""
+    """Measure start and run in the Apptainer image file IMAGE, compared with plain Python."""
     from ..bench.container import bench_container
 
-    _show(bench_container, as_json, out, options)
+    _measure(bench_container, as_json, out, options)
 
 
 @bench.command("lambda")
 @click.argument("folder")
-@_weights
+@_weights_option
 @click.option("--partition-mb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
-@click.option("--memory", default=3538, show_default=True, type=click.IntRange(128), help="MB that are paid for.")
-@_repeats(5)
-@click.option("--emulator", required=True, help="AWS Lambda's, a program aws-lambda-rie-...")
-@_output
+@click.option(
+    "--memory", default=3538, show_default=True, type=click.IntRange(128), help="MB of memory that are billed."
+)
+@_repeats_option(5)
+@click.option("--emulator", required=True, help="Emulator of AWS Lambda (aws-lambda-rie-...).")
+@_output_options
 def lambda_(as_json: bool, out: str | None, **options: Any) -> None:
-    """The function of AWS Lambda under its emulator, cold and warm, over partitions in the S3 address FOLDER."""
+    """Measure the AWS Lambda function in its emulator, cold and warm, on partitions in the S3 prefix FOLDER."""
     from ..bench.lambda_function import bench_lambda
 
-    _show(bench_lambda, as_json, out, options)
+    _measure(bench_lambda, as_json, out, options)
 
 
 @bench.command()
-@_numbers("--ranks", int, "2,8,32")
-@click.option("--joining", default=64, show_default=True, type=click.IntRange(2), help="Ranks that join at once.")
-@_repeats(5)
-@_output
+@_numbers_option("--ranks", int, "2,8,32")
+@click.option(
+    "--joining",
+    default=64,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Ranks that join at once.",
+)
+@_repeats_option(5)
+@_output_options
 def fmi(as_json: bool, out: str | None, **options: Any) -> None:
-    """Ranks that meet at a rendezvous server, beside plain TCP and gloo, on this machine."""
+    """Measure communication of ranks through a rendezvous server on this machine, compared with plain TCP and gloo."""
     from ..bench.fmi import bench_fmi
-    from ..measurement.report import show
+    from ..measurement.table import print_measurements
 
-    show(bench_fmi(**options, tell=notify), as_json, out)
+    print_measurements(bench_fmi(**options, notify=notify), as_json, out)
 
 
 @bench.command()
 @click.option("--runs", default=10, show_default=True, type=click.IntRange(1))
-@click.option("--ranks", default=10000, show_default=True, type=click.IntRange(1), help="Of each run.")
-@_repeats(3)
-@_output
+@click.option("--ranks", default=10000, show_default=True, type=click.IntRange(1), help="Ranks per run.")
+@_repeats_option(3)
+@_output_options
 def analysis(as_json: bool, out: str | None, **options: Any) -> None:
-    """Speed and memory of `python -m analysis` over made-up runs of very many ranks."""
+    """Measure speed and memory of `python -m analysis` on generated runs with many ranks."""
     from ..bench.analysis import bench_analysis
-    from ..measurement.report import show
+    from ..measurement.table import print_measurements
 
-    show(bench_analysis(**options, tell=notify), as_json, out)
+    print_measurements(bench_analysis(**options, notify=notify), as_json, out)
 
 
 @bench.command()
 @click.argument("survey")
 @click.option(
-    "--out", "folder", required=True, help="Folder for surveys, runs and sweep.json; an old one is gone on with."
+    "--out",
+    "folder",
+    required=True,
+    help="Folder for surveys, runs and sweep.json; a sweep that is there is continued.",
 )
-@_weights
-@_numbers("--batch-sizes", int, "1,2,4,8,16,32,64,128,256,512")
-@_numbers("--world-sizes", int, "1,2,4")
-@_numbers("--partition-mb", float, "10,25,50,75,100")
-@_repeats(3)
-@click.option("--engine", type=click.Choice(ENGINES), help="Default: the run's own choice.")
-@click.option("--precision", type=click.Choice(PRECISION_NAMES), help="Default: the run's own choice.")
-@click.option("--dry-run", is_flag=True, help="Print the commands that would be run, and run nothing.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output, the table on standard error.")
+@_weights_option
+@_numbers_option("--batch-sizes", int, "1,2,4,8,16,32,64,128,256,512")
+@_numbers_option("--world-sizes", int, "1,2,4")
+@_numbers_option("--partition-mb", float, "10,25,50,75,100")
+@_repeats_option(3)
+@click.option("--engine", type=click.Choice(ENGINES), help="Inference engine; default as in a run.")
+@click.option(
+    "--precision", type=click.Choice(PRECISION_NAMES), help="Precision of the arithmetic; default as in a run."
+)
+@click.option("--dry-run", is_flag=True, help="Print the commands of the missing runs without running them.")
+@_json_option
 def sweep(as_json: bool, dry_run: bool, **options: Any) -> int:
-    """Run SURVEY by size of partition, batch size and number of ranks."""
+    """Run SURVEY for all combinations of partition size, batch size and number of ranks."""
     from ..bench.sweep import Sweep, bench_sweep
-    from ..measurement.report import show
+    from ..measurement.table import print_measurements
     from ..storage import join
 
-    asked = Sweep(**options)
+    planned = Sweep(**options)
     if dry_run:
-        for own in asked.missing():
-            click.echo(f"python -m {shlex.join(asked.command(*own))}")
+        for setting in planned.missing():
+            click.echo(f"python -m {shlex.join(planned.command(*setting))}")
         return 0
-    _note_demo(options)
-    report, complete = bench_sweep(asked, notify)
-    show(report, as_json, join(asked.folder, "sweep.json"))
+    _warn_about_demo(options)
+    measurements, complete = bench_sweep(planned, notify)
+    print_measurements(measurements, as_json, join(planned.folder, "sweep.json"))
     return 0 if complete else 3
 
 
-def _show(measure: Callable[..., Any], as_json: bool, out: str | None, options: dict[str, Any]) -> None:
-    from ..measurement.report import show
+def _measure(measure: Callable[..., Any], as_json: bool, out: str | None, options: dict[str, Any]) -> None:
+    from ..measurement.table import print_measurements
 
-    _note_demo(options)
-    show(measure(**options, tell=notify), as_json, out)
+    _warn_about_demo(options)
+    print_measurements(measure(**options, notify=notify), as_json, out)
 
 
-def _note_demo(options: dict[str, Any]) -> None:
+def _warn_about_demo(options: dict[str, Any]) -> None:
     if options["weights"] == "demo":
-        notify("the demo network is small; figures of the full size need AstroMAE's --weights")
+        notify("the demo network is small; for figures of the full network pass its --weights")
 
 
 COMMANDS = (bench,)

@@ -1,4 +1,4 @@
-"""cost."""
+"""`cosmicai cost`: what a run, the published runs or given amounts cost on AWS."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 import click
 
-from ..runs.cost import ARCHITECTURES
+from ..console import make_console
+from ..ranks.invocation import ARCHITECTURES
 
 
 class Amount(click.FloatRange):
-    """A number above zero; a range alone lets NaN pass."""
+    """A number above zero; a range alone accepts NaN."""
 
-    def __init__(self, most: float = 1e9) -> None:
-        super().__init__(0, most, min_open=True)
+    def __init__(self, maximum: float = 1e9) -> None:
+        super().__init__(0, maximum, min_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number. Raises click's BadParameter for any other."""
+        """Return the number. Raises BadParameter of click for any other value."""
         number = float(super().convert(value, param, ctx))
         if math.isnan(number):
             self.fail(f"{value} is not a number.", param, ctx)
@@ -27,30 +28,29 @@ class Amount(click.FloatRange):
 
 @click.command()
 @click.argument("what", required=False)
-@click.option("--region", help="Default that of the run, else us-east-1.")
-@click.option("--architecture", type=click.Choice(ARCHITECTURES), help="Default that of the run, else x86_64.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output, the table on standard error.")
-@click.option("--seconds", type=Amount(900), help="How long one execution on Lambda takes.")
-@click.option("--memory", type=click.IntRange(128, 10240), help="MB of that execution.")
-@click.option("--invocations", type=click.IntRange(1, 10**9), help="How many such executions; default 1.")
-@click.option("--ephemeral-mb", type=click.IntRange(512, 10240), help="MB of its /tmp; default 512, which is free.")
-@click.option("--stored-gb-months", type=Amount(), help="What S3 keeps.")
-@click.option("--image-gb-months", type=Amount(), help="What ECR keeps.")
+@click.option("--region", help="AWS region; default that of the run, else us-east-1.")
+@click.option("--architecture", type=click.Choice(ARCHITECTURES), help="Processor; default the run's, else x86_64.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, the table on standard error.")
+@click.option("--seconds", type=Amount(900), help="Duration of one invocation on Lambda.")
+@click.option("--memory", type=click.IntRange(128, 10240), help="Memory of that invocation, in MB.")
+@click.option("--invocations", type=click.IntRange(1, 10**9), help="Number of such invocations; default 1.")
+@click.option("--ephemeral-mb", type=click.IntRange(512, 10240), help="Size of its /tmp, in MB; default 512 (free).")
+@click.option("--stored-gb-months", type=Amount(), help="Storage in S3.")
+@click.option("--image-gb-months", type=Amount(), help="Storage in ECR.")
 @click.option("--fargate-vcpu", type=Amount(), help="Processors of a task on Fargate.")
-@click.option("--fargate-gb", type=Amount(), help="Memory of that task.")
-@click.option("--fargate-hours", type=Amount(), help="How long that task runs.")
+@click.option("--fargate-gb", type=Amount(), help="Memory of that task, in GB.")
+@click.option("--fargate-hours", type=Amount(), help="Duration of that task.")
 def cost(what: str | None, region: str | None, architecture: str | None, as_json: bool, **amounts: Any) -> None:
-    """What something costs on AWS, at list prices that are dated in the table.
+    """Compute costs on AWS at list prices, whose date is in the table.
 
-    WHAT is a run folder of which ranks ran on Lambda, local or s3://, or `published`: the published cost table,
-    computed anew. Without WHAT, the amounts given are priced: `cosmicai cost --seconds 5.1 --memory 128` is one
-    execution.
+    WHAT is a run folder, local or s3://, whose ranks ran on Lambda, or `published` to compute the published cost table
+    again. Without WHAT, the given amounts are priced: `cosmicai cost --seconds 5.1 --memory 128` is one invocation.
     """
     from ..errors import InputError
     from ..runs.cost import ARCHITECTURE, REGION
 
     if what and any(amount is not None for amount in amounts.values()):
-        raise InputError(f"amounts such as --seconds go without a run, but {what} was given; leave one of them out")
+        raise InputError(f"amounts such as --seconds cannot be combined with {what}; leave one of them out")
     if what == "published":
         _show_published(region or REGION, architecture or ARCHITECTURE, as_json)
     elif what:
@@ -78,22 +78,27 @@ def _show_published(region: str, architecture: str, as_json: bool) -> None:
 
 
 def _show_run(what: str, region: str | None, architecture: str | None, as_json: bool) -> None:
+    import msgspec
+
     from .. import storage
     from ..errors import InputError
     from ..runs.cost import cost_of_run
     from ..runs.store import RunFolder
 
     run = RunFolder(storage.absolute(what))
-    run.plan()  # what is no run folder is told so
+    run.plan()  # refuses what is not a run folder
     found = cost_of_run(run.records().values(), run.functions(), run.invocations(), region, architecture)
     if found is None:
         raise InputError(f"{run.uri} cost nothing on Lambda, since nothing of it ran there; expected a run that did")
-    if found["unpriced"]:
-        raise InputError(found["unpriced"])
-    billed, noted = found["billed_from_reports"], found["billed_from_records"]
-    told = f"{billed} of {billed + noted} durations as billed, {noted} as noted by the functions themselves, which is "
-    told += "less; transitions are an estimate"
-    _show({"run": run.uri} | found, _parts_table(run.uri, found["usage"], found["dollars"]), as_json, told)
+    if found.dollars is None:
+        raise InputError(found.unpriced)
+    billed, noted = found.billed_from_reports, found.billed_from_records
+    remark = (
+        f"{billed} of {billed + noted} durations as billed, {noted} as noted by the functions themselves, which is "
+        "less; transitions are an estimate"
+    )
+    content = {"run": run.uri} | msgspec.to_builtins(found)
+    _show(content, _parts_table(run.uri, found.usage, found.dollars), as_json, remark)
 
 
 def _show_amounts(
@@ -120,7 +125,7 @@ def _show_amounts(
     if seconds and memory:
         usage += (invocations or 1) * invocation_usage(seconds, memory, ephemeral_mb or FREE_EPHEMERAL_MB)
     elif seconds or memory or invocations or ephemeral_mb:
-        raise InputError("an execution on Lambda is priced by --seconds and --memory together; give both")
+        raise InputError("an invocation on Lambda is priced by --seconds and --memory together; give both")
     if fargate_vcpu and fargate_gb and fargate_hours:
         usage += fargate_hours * Usage(fargate_vcpu_hours=fargate_vcpu, fargate_gb_hours=fargate_gb)
     elif fargate_vcpu or fargate_gb or fargate_hours:
@@ -145,11 +150,10 @@ _LABELS = {
     "fargate_vcpu_hours": "Fargate: vCPU-hours",
     "fargate_gb_hours": "Fargate: GB-hours",
 }
-_PLAIN_WIDTH = 140  # characters of a table that goes to no terminal
 
 
 def _parts_table(title: str, usage: dict[str, float], found: dict[str, float]) -> Any:
-    """What was used and its dollars, a row per part."""
+    """Return a table of the amounts and their dollars."""
     from rich.table import Table
 
     table = Table("used", title=title, title_justify="left", show_footer=True)
@@ -162,23 +166,19 @@ def _parts_table(title: str, usage: dict[str, float], found: dict[str, float]) -
     return table
 
 
-def _show(found: dict[str, Any], table: Any, as_json: bool, told: str | None = None) -> None:
-    """Prints the table, or with `as_json` the JSON, the table then going to standard error."""
-    from rich.console import Console
-
+def _show(found: dict[str, Any], table: Any, as_json: bool, remark: str | None = None) -> None:
+    """Print the table, or with `as_json` the JSON on standard output and the table on standard error."""
     if as_json:
         click.echo(json.dumps(found, indent=1, allow_nan=False))
-    console = Console(stderr=as_json, highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = _PLAIN_WIDTH
+    console = make_console(stderr=as_json)
     console.print(table)
     console.print(
         f"{found['region']}, {found['architecture']}, list prices of {found['prices_as_of']} in US dollars, without "
         "free tier, tax, data transfer and logs",
         soft_wrap=True,
     )
-    if told:
-        console.print(told, soft_wrap=True)
+    if remark:
+        console.print(remark, soft_wrap=True)
 
 
 COMMANDS = (cost,)

@@ -1,4 +1,7 @@
-"""up, status, logs, down, doctor: the commands of `python aws/deploy.py`, which says where the template is."""
+"""The commands of `python aws/deploy.py`: up, status, logs, down, doctor.
+
+The script passes the folder of the template as click's `obj`.
+"""
 
 from __future__ import annotations
 
@@ -10,102 +13,104 @@ import click
 
 from .. import storage
 from ..console import notify
-from ..console.command_line import INCOMPLETE
+from ..console.command_line import COMPLETE, INCOMPLETE
 from ..errors import InputError
 from ..launchers.aws import deployment
 from ..launchers.aws.clients import Account
 from ..launchers.aws.image_push import ARCHIVE
-from ..launchers.aws.stack import find_stack, outputs_of, present, running
-from ..launchers.submission import cloud_run
+from ..launchers.aws.stack import find_stack, list_running_executions, read_outputs, require_stack
+from ..launchers.submission import read_cloud_run
 from ..runs.store import RunFolder
 from ..storage.s3 import is_s3
-from . import deploy_tables
-from .deploy_options import PARAMETERS, TAGS, YES, asking, given_parameters, given_tags, on_aws
+from . import deploy_output
+from .deploy_options import PARAMETERS, TAGS, YES, confirm_changes, read_parameters, read_tags, with_account
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def deploy() -> None:
-    """Make, look at and remove the stack on AWS that does runs.
+    """Create, inspect and remove the stack on AWS that executes runs.
 
-    Exit codes: 0 done, 2 bad input or refused by AWS, 3 the doctor found something, 130 interrupted.
+    Exit codes: 0 done, 2 bad input or refused by AWS, 3 a check of the doctor failed, 130 interrupted.
     """
 
 
 @deploy.command()
-@on_aws(
-    click.option("--image", type=click.Path(), help=f"OCI archive; default {ARCHIVE} in this folder, if it is there."),
+@with_account(
+    click.option("--image", type=click.Path(), help=f"OCI archive; default {ARCHIVE} here, if it exists."),
     *PARAMETERS,
     TAGS,
     YES,
 )
 def up(account: Account, stack: str, image: str | None, tags: Sequence[str], yes: bool, **options: Any) -> None:
-    """Make the stack, or bring it up to date; what is not given remains as it is."""
+    """Create the stack or update it; parameters that are not given keep their values."""
     folder: Path = click.get_current_context().obj
-    changed = deployment.up(
+    changed = deployment.deploy_stack(
         account,
         stack,
         (folder / "template.yaml").read_text(),
         (folder / "state_machine.asl.json").read_bytes(),
-        given_parameters(options),
-        asking(yes, "Do this?"),
+        read_parameters(options),
+        confirm_changes(yes, "Apply these changes?"),
         notify,
         image=image,
-        tags=given_tags(tags),
+        tags=read_tags(tags),
     )
     if not changed:
-        click.echo(f"nothing to change: the stack {stack} is as it should be")
+        click.echo(f"nothing to change: the stack {stack} is up to date")
     _show(account, stack)
 
 
 @deploy.command()
-@on_aws()
+@with_account()
 def status(account: Account, stack: str) -> None:
-    """Show the stack and the runs that are going on."""
+    """Show the stack and the runs in progress."""
     _show(account, stack)
 
 
 @deploy.command()
-@on_aws(
-    click.option("--keep-data", is_flag=True, help="Keep the bucket, and for it the stack, without all the rest."), YES
+@with_account(
+    click.option("--keep-data", is_flag=True, help="Keep the bucket and the stack, without everything else."), YES
 )
 def down(account: Account, stack: str, keep_data: bool, yes: bool) -> None:
-    """Remove the stack with all that is in its bucket; a bucket that was there before remains as it is."""
-    question = "Remove this?" if keep_data else "Remove this, with everything in a bucket that is among it?"
-    deployment.down(account, stack, asking(yes, question), click.echo, keep_data=keep_data)
+    """Remove the stack with everything in its bucket; a bucket that existed before is left unchanged."""
+    question = "Remove these resources" + ("?" if keep_data else ", and everything in a bucket among them?")
+    deployment.remove_stack(account, stack, confirm_changes(yes, question), click.echo, keep_data=keep_data)
 
 
 @deploy.command()
-@on_aws(click.argument("run"))
+@with_account(click.argument("run"))
 def logs(account: Account, stack: str, run: str) -> None:
-    """Fetch what the logs say of each invocation of RUN, a run folder on S3 or its local copy."""
-    from ..launchers.aws.logs import collect
+    """Fetch the reports of all invocations of RUN, a run folder on S3 or its local copy, from the logs."""
+    from ..launchers.aws.logs import collect_reports
 
-    given = folder = RunFolder(storage.absolute(run))
-    if known := cloud_run(given):
+    copy = folder = RunFolder(storage.absolute(run))
+    if known := read_cloud_run(copy):
         folder, stack = RunFolder(known.run), known.stack
         account = Account(known.region, account.endpoint_url or known.endpoint_url, account.profile or known.profile)
-        account.use()
+        account.activate()
     elif not is_s3(run):
-        raise InputError(f"{given.uri} is no copy of a run in the cloud (it has no cloud.json); expected one, or s3://")
-    count = collect(account, find_stack(account, stack), folder)
-    if folder != given:
-        storage.write_bytes(given.invocations_path, storage.read_bytes(folder.invocations_path))
-    click.echo(f"{count:,} invocations in {given.invocations_path}")
+        raise InputError(
+            f"{copy.uri} is not a copy of a run in the cloud (it has no cloud.json); expected one, or s3://"
+        )
+    count = collect_reports(account, find_stack(account, stack), folder)
+    if folder != copy:
+        storage.write_bytes(copy.invocations_path, storage.read_bytes(folder.invocations_path))
+    click.echo(f"{count:,} invocations in {copy.invocations_path}")
 
 
 @deploy.command()
-@on_aws(click.option("--image", default=ARCHIVE, show_default=True, type=click.Path(), help="OCI archive."))
+@with_account(click.option("--image", default=ARCHIVE, show_default=True, type=click.Path(), help="OCI archive."))
 def doctor(account: Account, stack: str, image: str) -> int:
-    """Check everything that a deployment or a run could fail at, and say what mends it."""
-    from ..launchers.aws.doctor import checks
+    """Check what could make a deployment or a run fail, and suggest remedies."""
+    from ..launchers.aws.doctor import diagnose
 
-    found = checks(account, stack, image)
-    deploy_tables.show_checks(found)
-    return 0 if all(one.passed for one in found) else INCOMPLETE
+    diagnoses = diagnose(account, stack, image)
+    deploy_output.show_diagnoses(diagnoses)
+    return COMPLETE if all(diagnosis.passed for diagnosis in diagnoses) else INCOMPLETE
 
 
 def _show(account: Account, stack: str) -> None:
-    there = present(account, stack)
-    outputs = outputs_of(there)
-    names = running(account, outputs["StateMachineArn"]) if "StateMachineArn" in outputs else []
-    deploy_tables.show_stack(stack, there["StackStatus"], outputs, names)
+    description = require_stack(account, stack)
+    outputs = read_outputs(description)
+    names = list_running_executions(account, outputs["StateMachineArn"]) if "StateMachineArn" in outputs else []
+    deploy_output.show_stack(stack, description["StackStatus"], outputs, names)

@@ -1,55 +1,50 @@
-"""run, resume, status, cancel."""
+"""run, resume, status, cancel: the commands of `python -m launch`."""
 
 from __future__ import annotations
 
 from functools import partial
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import notify
+from ..console.command_line import COMPLETE, INCOMPLETE
 from ..errors import InputError
-from .launch_options import cloud_options, detach_option, on_command_line, rank_options, taken_cloud, taken_request
+from .launch_options import (
+    cloud_options,
+    detach_option,
+    explicit_options,
+    parse_launch_options,
+    parse_rank_options,
+    rank_options,
+)
 from .options import run_options
+
+# Commands import what they need when they run, which keeps `--help` and mistakes in options fast.
+if TYPE_CHECKING:
+    from ..launchers.base import Submission
+    from ..runs.store import RunFolder
 
 
 @click.command()
-@run_options
+@partial(run_options, survey_required=False)
 @rank_options
 @cloud_options
-@click.option("--dry-run", is_flag=True, help="Print plan, ranks, and estimates of time and memory; run nothing.")
-def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> int:
-    """Predict the redshift of every galaxy in SURVEY with several ranks."""
-    from ..launchers.estimate import estimate
-    from ..launchers.request import require_room, settled
-    from ..runs.create import begin
-    from ..runs.demo import named_survey
+@click.option("--dry-run", is_flag=True, help="Print the plan, the ranks and estimates; start nothing.")
+def run(dry_run: bool, **options: Any) -> int:
+    """Predict the redshift of every galaxy in SURVEY with several ranks.
 
-    if cloud := taken_cloud(options):
-        from ..launchers.aws.launcher import launch
+    SURVEY is a folder, an s3:// prefix, a .h5 or .pt file, or `demo`. Without SURVEY, synthetic galaxies are predicted
+    with the demo weights in a new folder below runs/.
+    """
+    from ..launchers.registry import launcher_by_name
 
-        return launch(survey, out, cloud, options, dry_run=dry_run, resume=resume)
-    request, mpi, batch, wait = taken_request(options)
-    _require_no_copy(out)
-    if batch:
-        from ..launchers.slurm.launcher import submit_run
-
-        return submit_run(survey, out, request, batch, options | {"resume": resume}, dry_run=dry_run, wait=wait)
-    if request.gpus:
-        options["device"] = _only(options["device"], "cuda")
-    elif request.procs:
-        options["device"] = _only(options["device"], "cpu")
-    with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
-        opened = named_survey(survey, folder if dry_run else out)
-        if not dry_run:
-            approve = partial(require_room, request, mpi=mpi)
-            begun = begin(opened, out=out, resume=resume, ranks=request.ranks, approve=approve, **options, tell=notify)
-            return _go_on(begun, request, mpi)
-        begun = begin(opened, out=folder, ranks=request.ranks, **options, tell=notify)
-        for line in estimate(begun, settled(request, begun.plan())):
+    name, request = parse_launch_options(options)
+    launcher = launcher_by_name(name)
+    if dry_run:
+        for line in launcher.estimate(request):
             click.echo(line)
-    return 0
+        return COMPLETE
+    return _report(launcher.submit(request))
 
 
 @click.command()
@@ -59,94 +54,64 @@ def run(survey: str, out: str, dry_run: bool, resume: bool, **options: Any) -> i
 def resume(run: str, detach: bool, **options: Any) -> int:
     """Finish the run in the folder RUN: do what is missing, nothing else.
 
-    A run that was submitted to SLURM is submitted again as it was, unless other ranks are asked for. A run in the cloud
-    goes on there, and its results are fetched.
+    A run that was submitted to SLURM is submitted again as it was, unless other ranks are requested. A run in the cloud
+    continues there, and its results are fetched.
     """
-    from ..launchers.submission import cloud_run, submissions
+    from ..launchers.base import ResumeRequest
+    from ..launchers.registry import launcher_by_name, submitter_of
 
-    submitted, others = cloud_run(folder := _folder(run)), on_command_line(options)
-    if submitted and not (others and folder.uri == submitted.run):
-        return _go_on_in_cloud(folder, submitted, others, detach)
-    if detach:
-        raise InputError(f"--detach is for runs in the cloud, and {folder.uri} is none")
-    from ..launchers.slurm.launcher import submit_again
-
-    before = submissions(folder)
-    if before and not on_command_line(set(options) - {"wait"}):
-        return submit_again(folder, *before[-1].asked(), options["wait"])
-    request, mpi, batch, wait = taken_request(options)
-    return submit_again(folder, request, batch, wait) if batch else _go_on(folder, request, mpi)
+    folder, explicit = _run_folder(run), explicit_options(options)
+    launcher = submitter_of(folder, explicit)
+    if detach and (launcher is None or launcher.name != "aws"):
+        raise InputError(f"--detach is for runs in the cloud, and {folder.uri} is not one")
+    if launcher is not None:
+        request = ResumeRequest(wait=options["wait"], detach=detach, options=explicit)
+        return _report(launcher.resume(folder, request))
+    name, ranks, slurm = parse_rank_options(options)
+    return _report(launcher_by_name(name).resume(folder, ResumeRequest(ranks, slurm, options["wait"])))
 
 
 @click.command()
 @click.argument("run")
-@click.option("--watch", is_flag=True, help="Go on until the run is complete.")
+@click.option("--watch", is_flag=True, help="Update until the run is complete.")
 def status(run: str, watch: bool) -> int:
-    """How the run in the folder RUN stands."""
+    """Show how the run in the folder RUN stands."""
     from ..launchers.status import show_status
 
-    return show_status(_folder(run), watch)
+    return show_status(_run_folder(run), watch)
 
 
 @click.command()
 @click.argument("run")
-def cancel(run: str) -> int:
-    """Stop all that is at work on the run in the folder RUN; what is done remains."""
-    from ..launchers.submission import cancel as stop
+def cancel(run: str) -> None:
+    """Stop everything that is at work on the run in the folder RUN, and keep what is done."""
+    from ..launchers.registry import launchers_of
 
-    stopped = stop(folder := _folder(run))
-    told = [f"job {job}" for job in stopped.jobs] + ([f"process {stopped.process}"] if stopped.process else [])
-    told += [f"execution {stopped.execution}"] if stopped.execution else []
-    click.echo(f"stopped {', '.join(told)}" if told else f"nothing is at work on {folder.uri}")
-    return 0
+    folder = _run_folder(run)
+    stopped = [what for launcher in launchers_of(folder) for what in launcher.cancel(folder)]
+    click.echo(f"stopped {', '.join(stopped)}" if stopped else f"nothing is at work on {folder.uri}")
 
 
-def _folder(run: str) -> Any:
+def _run_folder(run: str) -> RunFolder:
     from .. import storage
     from ..runs.store import RunFolder
 
     return RunFolder(storage.absolute(run))
 
 
-def _only(asked: str | None, device: str) -> str:
-    if asked not in (None, device):
-        raise InputError(f"--{'gpus' if device == 'cuda' else 'procs'} and --device {asked} contradict each other")
-    return device
+def _report(submission: Submission) -> int:
+    """Print what became of a run and return the exit code."""
+    for line in submission.lines:
+        click.echo(line)
+    if not submission.has_ended:
+        return COMPLETE
+    if submission.incomplete:
+        click.echo(submission.incomplete, err=True)
+        return INCOMPLETE
+    from ..runs.summarize import summarize
+    from ..runs.summary_text import print_summary
 
-
-def _require_no_copy(out: str) -> None:
-    """Raises InputError if the folder is for the results of a run in the cloud."""
-    from ..launchers.submission import cloud_run
-    from ..storage.s3 import is_s3
-
-    if not is_s3(out) and (submitted := cloud_run(folder := _folder(out))):
-        raise InputError(
-            f"{folder.uri} is for the results of {submitted.run}, a run in the cloud; choose another --out, or go on "
-            f"with it by `python -m launch resume {folder.uri}`"
-        )
-
-
-def _go_on_in_cloud(folder: Any, submitted: Any, others: list[str], detach: bool) -> int:
-    """Finishes a run in the cloud and returns the exit code. Raises InputError if ranks elsewhere are asked for."""
-    if others:
-        raise InputError(
-            f"{others[0]} means nothing to a run in the cloud; leave it out, or finish the run from elsewhere with "
-            f"`python -m launch resume {submitted.run} {others[0]} ...`"
-        )
-    from ..launchers.aws.launcher import resume
-
-    return resume(folder, submitted, detach)
-
-
-def _go_on(run: Any, request: Any, mpi: bool) -> int:
-    """Launches the ranks for what is missing of a run, summarizes it, and returns the exit code."""
-    from ..launchers import mpi as by_mpi
-    from ..launchers.local import supervisor
-    from ..launchers.request import require_room, settled
-    from ..runs.summary import summarize
-    from ..runs.summary_text import conclude
-
-    plan = run.plan()
-    require_room(request, plan, mpi)
-    (by_mpi if mpi else supervisor).launch(run, settled(request, plan))
-    return conclude(summarize(run))
+    code = print_summary(submission.summary or summarize(submission.run))
+    for line in submission.closing:
+        click.echo(line)
+    return code

@@ -1,4 +1,4 @@
-"""`cosmicai ...`: every command, and what a user sees when one fails."""
+"""The command line `cosmicai`: all of its commands and its entry point."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import bench, cost, reproduce, runs, surveys, train, weights
 def cli() -> None:
     """Photometric redshifts for millions of galaxy cutouts.
 
-    Exit codes: 0 done, 2 bad input, 3 a run that is not complete, 130 interrupted.
+    Exit codes: 0 success, 2 invalid input, 3 the run is not complete, 130 interrupted.
     """
 
 
@@ -24,5 +24,5 @@ for command in (command for module in _modules for command in module.COMMANDS):
 
 
 def main() -> None:
-    """Entry point of `cosmicai` and `python -m cosmicai`."""
+    """Run the command line of `cosmicai` and `python -m cosmicai`, and exit with its code."""
     run_command(cli, "cosmicai")

@@ -11,29 +11,29 @@ from ..engines.registry import BATCH_SIZE, ENGINES, PRECISIONS
 
 _sizes = ", ".join(f"{size} ({device})" for device, size in BATCH_SIZE.items())
 PRECISION_NAMES = sorted({precision for offered in PRECISIONS.values() for precision in offered})
+_weights = click.option(
+    "--weights", default="demo", show_default=True, help="Weights file, or `demo` (for synthetic galaxies)."
+)
 _RUN_OPTIONS = (
-    click.argument("survey"),
-    click.option("--weights", default="demo", show_default=True, help="Weights file, or `demo` (synthetic galaxies)."),
-    click.option("--out", required=True, help="Run folder: a new local folder or s3:// prefix."),
-    click.option("--batch-size", type=click.IntRange(1), help=f"Galaxies at once; default {_sizes}."),
+    click.option("--batch-size", type=click.IntRange(1), help=f"Galaxies predicted at once; default {_sizes}."),
     click.option(
         "--engine",
         default="auto",
         show_default=True,
         type=click.Choice(ENGINES),
-        help="What computes; `auto` takes a GPU, else OpenVINO, and says why.",
+        help="Inference engine; `auto` uses a GPU if there is one, else OpenVINO, and reports why.",
     ),
     click.option(
         "--precision",
         type=click.Choice(PRECISION_NAMES),
-        help="Of the engine's arithmetic; default float32, on a GPU bfloat16.",
+        help="Precision of the engine's arithmetic; default float32, on a GPU bfloat16.",
     ),
-    click.option("--accept-precision-loss", is_flag=True, help="Run in a precision that changes the redshifts."),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where the engine runs; default its own."),
+    click.option("--accept-precision-loss", is_flag=True, help="Run even if the precision changes the redshifts."),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device of the engine; default: its own."),
     click.option(
-        "--limit-files", "--file-limit", type=click.IntRange(1), help="Only the first N shards of the survey."
+        "--limit-files", "--file-limit", type=click.IntRange(1), help="Use only the first N shards of the survey."
     ),
-    click.option("--resume", is_flag=True, help="Finish the run that is in --out: do what is missing, nothing else."),
+    click.option("--resume", is_flag=True, help="Finish the run in --out: compute only what is missing."),
 )
 
 schedule_option = click.option(
@@ -41,12 +41,15 @@ schedule_option = click.option(
     default="dynamic",
     show_default=True,
     type=click.Choice(["dynamic", "static"]),
-    help="Items to whoever is free, or dealt beforehand by size; the latter wherever ranks cannot talk.",
+    help="Assign work items to ranks when they are free, or by size in advance. Ranks that cannot communicate always "
+    "use the latter.",
 )
 
 
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """SURVEY and the options of every command that starts a run."""
-    for option in reversed(_RUN_OPTIONS):
+def run_options(command: Callable[..., Any], *, survey_required: bool = True) -> Callable[..., Any]:
+    """Add SURVEY, --out and the other options of every command that starts a run."""
+    survey = click.argument("survey", required=survey_required)
+    out = click.option("--out", required=survey_required, help="Run folder: a new local folder or s3:// prefix.")
+    for option in reversed((survey, _weights, out, *_RUN_OPTIONS)):
         command = option(command)
     return command

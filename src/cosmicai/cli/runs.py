@@ -1,13 +1,19 @@
-"""infer, plan, work, summarize, catalogue, demo, selftest."""
+"""Commands that make and read runs: infer, plan, work, summarize, catalogue, demo, selftest."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console import notify
 from .options import run_options, schedule_option
+
+# Commands import what they need when they run, so that `cosmicai --help` and each command start without the others'
+# libraries (numpy, torch, OpenVINO, pyarrow).
+if TYPE_CHECKING:
+    from ..ranks.environment import Rank
+    from ..runs.store import RunFolder
 
 
 @click.command()
@@ -15,48 +21,53 @@ from .options import run_options, schedule_option
 def infer(survey: str, **options: Any) -> int:
     """Predict the redshift of every galaxy in SURVEY: a folder, an s3:// prefix, a .h5 or .pt file, or `demo`.
 
-    The tasks of a SLURM array that run this with --resume share the work; the last one makes the catalogue.
+    The tasks of a SLURM array that run this with --resume share the work; the last one writes the catalogue.
     """
     from ..ranks.environment import rank_from_environment
-    from ..runs.create import begin
-    from ..runs.demo import named_survey
-    from ..worker.entry import run_rank
+    from ..runs.create import create_run
+    from ..runs.demo import open_named_survey
+    from ..runs.request import RunRequest
+    from ..worker.rank_process import run_rank
 
     rank = rank_from_environment()
-    run = begin(named_survey(survey, options["out"]), **options, ranks=rank.world_size, tell=notify)
+    request = RunRequest(survey, **options)
+    run = create_run(request, open_named_survey(survey, request.out), ranks=rank.world_size, notify=notify)
     return _finish(run, rank) if rank.world_size == 1 else run_rank(run, rank, "dynamic")
 
 
-def _finish(run: Any, rank: Any) -> int:
-    """Does what is missing of a run in this process, summarizes it, and returns the exit code."""
-    from ..console.progress import progress
-    from ..worker.loop import work as work_on
+def _finish(run: RunFolder, rank: Rank) -> int:
+    """Do in this process what is missing of a run, summarize it, and return the exit code."""
+    from ..console.progress import show_progress
+    from ..worker import loop
+    from ..worker.sources import select_source
 
     plan = run.plan()
-    done = plan.galaxies_of(run.parts())
-    if done < plan.galaxies:
-        with progress(plan.galaxies, done) as advance:
-            work_on(run, rank, advance)
-    # Only now, when the engine has given its memory back: tables and plots bring 50 MB of code.
-    from ..runs.summary import summarize
-    from ..runs.summary_text import conclude
+    completed = plan.galaxies_of(run.parts())
+    if completed < plan.galaxies:
+        with show_progress(plan.galaxies, completed) as advance:
+            loop.run(run, rank, select_source(run, rank), loop.WorkerOptions(advance))
+    # Imported after the engine has released its memory, since tables and plots need 50 MB of code.
+    from ..runs.summarize import summarize
+    from ..runs.summary_text import print_summary
 
-    return conclude(summarize(run))
+    return print_summary(summarize(run))
 
 
 @click.command()
 @run_options
 @click.option(
-    "--ranks", default=1, show_default=True, type=click.IntRange(1), help="For how many ranks to cut the work."
+    "--ranks", default=1, show_default=True, type=click.IntRange(1), help="Number of ranks to split the work for."
 )
 def plan(survey: str, ranks: int, **options: Any) -> int:
-    """Write the plan of a run and do nothing of it yet; several `cosmicai work` can then share it."""
-    from ..runs.create import begin
-    from ..runs.demo import named_survey
+    """Write the plan of a run without predicting anything; several `cosmicai work` can then share the work."""
+    from ..runs.create import create_run
+    from ..runs.demo import open_named_survey
+    from ..runs.request import RunRequest
 
-    run = begin(named_survey(survey, options["out"]), **options, ranks=ranks, tell=notify)
-    made = run.plan()
-    click.echo(f"{made.galaxies} galaxies in {len(made.items)} items; do them with `cosmicai work {run.uri}`")
+    request = RunRequest(survey, **options)
+    run = create_run(request, open_named_survey(survey, request.out), ranks=ranks, notify=notify)
+    written = run.plan()
+    click.echo(f"{written.galaxies} galaxies in {len(written.items)} items; do them with `cosmicai work {run.uri}`")
     return 0
 
 
@@ -64,15 +75,15 @@ def plan(survey: str, ranks: int, **options: Any) -> int:
 @click.argument("run")
 @schedule_option
 def work(run: str, schedule: str) -> int:
-    """Do one rank's part of the run folder RUN.
+    """Do the share of one rank of the run in the folder RUN.
 
-    Start it with mpirun, torchrun or srun, or as a SLURM array; `python -m launch` starts it too. Ranks that can talk
-    to each other end with the catalogue.
+    Start it with mpirun, torchrun or srun, or as a SLURM array; `python -m launch` starts it too. Ranks that can
+    communicate write the catalogue at the end.
     """
     from .. import storage
     from ..ranks.environment import rank_from_environment
     from ..runs.store import RunFolder
-    from ..worker.entry import run_rank
+    from ..worker.rank_process import run_rank
 
     return run_rank(RunFolder(storage.absolute(run)), rank_from_environment(), schedule)
 
@@ -80,21 +91,21 @@ def work(run: str, schedule: str) -> int:
 @click.command()
 @click.argument("run")
 def summarize(run: str) -> int:
-    """Make catalogue, plot and summary of the run folder RUN from whatever is done."""
+    """Write catalogue, plot and summary of the run in the folder RUN from what is completed."""
     from .. import storage
     from ..runs.store import RunFolder
-    from ..runs.summary import summarize as summarize_run
-    from ..runs.summary_text import conclude
+    from ..runs.summarize import summarize as summarize_run
+    from ..runs.summary_text import print_summary
 
-    return conclude(summarize_run(RunFolder(storage.absolute(run))))
+    return print_summary(summarize_run(RunFolder(storage.absolute(run))))
 
 
 @click.command()
 @click.argument("run")
-@click.option("--to", "kind", required=True, type=click.Choice(["fits", "csv", "hdf5"]))
-@click.option("--out", type=click.Path(), help="File to write; default RUN/catalogue.<kind>.")
+@click.option("--to", "kind", required=True, type=click.Choice(["fits", "csv", "hdf5"]), help="Format.")
+@click.option("--out", type=click.Path(), help="File to write; default RUN/catalogue.<format>.")
 def catalogue(run: str, kind: str, out: str | None) -> None:
-    """Write the catalogue of the run folder RUN in another format."""
+    """Write the catalogue of the run in the folder RUN in another format."""
     from .. import storage
     from ..runs.catalogue import convert_catalogue
     from ..runs.store import RunFolder
@@ -107,24 +118,24 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
 
 @click.command()
 @click.option("--out", default="demo", show_default=True, help="Folder for the synthetic survey and the run.")
-@click.option("--galaxies", default=4096, show_default=True, type=click.IntRange(1))
+@click.option("--galaxies", default=4096, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
 def demo(out: str, galaxies: int) -> int:
-    """Make synthetic galaxies and turn them into a catalogue of redshifts with the demo weights."""
+    """Predict the redshifts of synthetic galaxies with the demo weights and write their catalogue."""
     from ..ranks.environment import rank_from_environment
-    from ..runs.demo import demo_run
+    from ..runs.demo import create_demo_run
 
-    return _finish(demo_run(out, galaxies), rank_from_environment())
+    return _finish(create_demo_run(out, galaxies), rank_from_environment())
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output, the table on standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error.")
 def selftest(as_json: bool) -> int:
-    """Turn synthetic galaxies into redshifts with every engine that can run here, and check them."""
-    from ..measurement.report import show
+    """Predict the redshifts of synthetic galaxies with every engine that can run here, and check them."""
+    from ..measurement.table import print_measurements
     from ..verification.selftest import selftest as run_selftest
 
     report = run_selftest(notify)
-    show(report, as_json, None)
+    print_measurements(report, as_json, None)
     failed = [row["name"] for row in report.rows if not row["passed"]]
     if failed:
         click.echo(f"the redshifts of {', '.join(failed)} are wrong", err=True)

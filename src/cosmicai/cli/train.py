@@ -1,8 +1,7 @@
-"""train."""
+"""The command `train`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,37 +11,44 @@ from ..errors import InputError
 
 @click.command()
 @click.argument("survey")
-@click.option("--out", required=True, help="Weights file (safetensors) to write.")
-@click.option("--from", "initial", help="Weights to start from: fine-tune them on SURVEY.")
-@click.option("--freeze-encoder", is_flag=True, help="Leave the transformer as it is, as published.")
-@click.option("--network", default="published", show_default=True, type=click.Choice(["published", "demo"]), help="Size of a fresh network; `demo` also takes the demo's recipe where no option says otherwise.")  # fmt: skip  # noqa: E501
-@click.option("--epochs", type=click.IntRange(1))
-@click.option("--batch-size", type=click.IntRange(1))
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True))
-@click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True))
-@click.option("--seed", type=click.IntRange(0))
-@click.option("--device", type=click.Choice(["cpu", "cuda"]))
-@click.option("--resume", is_flag=True, help="Go on after the last finished epoch.")
-def train(survey: str, out: str, initial: str | None, network: str, resume: bool, **given: Any) -> None:
-    """Fit a network on the spectroscopic redshifts of SURVEY, fresh or --from existing weights."""
+@click.option("--out", required=True, help="Weights file to write (safetensors).")
+@click.option("--from", "initial", help="Weights to fine-tune on SURVEY.")
+@click.option(
+    "--freeze-encoder", is_flag=True, help="Keep the weights of the transformer fixed, as in the published fine-tuning."
+)
+@click.option("--network", default="published", show_default=True, type=click.Choice(["published", "demo"]), help="Size of a new network; `demo` also uses the demo's training options unless others are given.")  # fmt: skip  # noqa: E501
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training galaxies.")
+@click.option("--batch-size", type=click.IntRange(1), help="Galaxies per training step.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Highest learning rate of the schedule."
+)
+@click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Fraction of the galaxies held out for validation.")  # fmt: skip  # noqa: E501
+@click.option("--seed", type=click.IntRange(0), help="Seed of initial weights, batches and validation galaxies.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device to train on.")
+@click.option("--resume", is_flag=True, help="Continue after the last completed epoch.")
+def train(survey: str, out: str, initial: str | None, network: str, resume: bool, **options_given: Any) -> None:
+    """Train a network on the spectroscopic redshifts of SURVEY, a new one or --from existing weights."""
+    from msgspec.structs import replace
+
     from ..models.config import AstroMAEConfig
     from ..models.weights import load_weights
     from ..ranks.cores import available_cores
     from ..surveys.survey import open_survey
-    from ..training.loop import train as fit
-    from ..training.options import DEMO_CONFIG, DEMO_OPTIONS, TrainingOptions
+    from ..training.fit import train as fit
+    from ..training.recipe import DEMO_CONFIG, DEMO_OPTIONS, TrainingOptions
 
     if initial and network == "demo":
-        raise InputError("--from brings its own network; leave out --network demo")
-    start = load_weights(initial) if initial else None
-    fresh = DEMO_CONFIG if network == "demo" else AstroMAEConfig()
+        raise InputError("--from determines the network; leave out --network demo")
+    initial_weights = load_weights(initial) if initial else None
+    new_config = DEMO_CONFIG if network == "demo" else AstroMAEConfig()
+    config = initial_weights.config if initial_weights else new_config
     options = DEMO_OPTIONS if network == "demo" else TrainingOptions(threads=available_cores())
-    options = replace(options, **{name: value for name, value in given.items() if value is not None})
-    fit(open_survey(survey), out, start.config if start else fresh, options, start, resume, _print)
+    options = replace(options, **{name: value for name, value in options_given.items() if value is not None})
+    fit(open_survey(survey), out, config, options, initial_weights, resume, _print_epoch)
     click.echo(out)
 
 
-def _print(epoch: Any) -> None:
+def _print_epoch(epoch: Any) -> None:
     metrics = epoch.metrics
     click.echo(
         f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.loss:.5f}  R2 {metrics.r2:.4f}  MAE {metrics.mae:.5f}  "

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import make_console
 
 PLAIN_EVERY = 5.0  # seconds between plain lines
 POLL_EVERY = 2.0  # seconds between counts
@@ -17,7 +18,7 @@ POLL_SHARE = 20  # times as long as a count takes, before the next
 
 
 @contextmanager
-def progress(total: int, done: int = 0, unit: str = "galaxies") -> Iterator[Callable[[int], None]]:
+def show_progress(total: int, done: int = 0, unit: str = "galaxies") -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many more are done. `done` of them were done before and do not count as speed.
 
     Everything goes to standard error.
@@ -29,7 +30,7 @@ def progress(total: int, done: int = 0, unit: str = "galaxies") -> Iterator[Call
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+    with Progress(*columns, console=make_console(stderr=True), refresh_per_second=4) as bar:
         task = bar.add_task(unit, total=total, completed=done, rate="")
         begin, since = time.monotonic(), 0
 
@@ -63,7 +64,7 @@ def _plain(total: int, done: int, unit: str) -> Callable[[int], None]:
 
 
 @contextmanager
-def polled(total: int, count: Callable[[], int], unit: str = "galaxies") -> Iterator[None]:
+def poll_progress(total: int, count: Callable[[], int], unit: str = "galaxies") -> Iterator[None]:
     """Shows a progress that others make, by counting what is done now and then, and once more at the end."""
     done = count()
     over = threading.Event()
@@ -77,7 +78,7 @@ def polled(total: int, count: Callable[[], int], unit: str = "galaxies") -> Iter
             shown, pause = now, max(POLL_EVERY, POLL_SHARE * (time.monotonic() - begin))
         advance(count() - shown)
 
-    with progress(total, done, unit) as advance:
+    with show_progress(total, done, unit) as advance:
         thread = threading.Thread(target=follow, args=(advance,), name="progress", daemon=True)
         thread.start()
         try:

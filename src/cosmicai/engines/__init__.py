@@ -1,8 +1,8 @@
-"""Engines: what computes redshifts.
+"""Engines: implementations of the network that compute redshifts on a device.
 
-OpenVINO reports each of its imports to a web analytics service, from a forked process. What is computed here is nobody
-else's business, and a fork beside numpy's threads can hang both; where the package that does it cannot be imported,
-OpenVINO goes on without.
+OpenVINO reports each import to a web analytics service, from a forked process. Users of this package have not agreed to
+that, and a fork while numpy's threads are running can deadlock. OpenVINO works without its telemetry package, so that
+package is made impossible to import.
 """
 
 import sys

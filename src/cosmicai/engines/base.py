@@ -1,4 +1,4 @@
-"""What every engine offers, and what decides its numbers."""
+"""The protocol that every engine implements, and the choices that decide the numbers it computes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..errors import InputError
 from ..models.config import AstroMAEConfig
 from ..surveys.shard import BANDS, IMAGE_SHAPE
 
-GPU_SLOTS = 3  # batches on their way to, on and from a GPU
+GPU_SLOTS = 3  # batches that are copied to, computed on and copied from a GPU at the same time
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An engine and all that decides its numbers; part of every plan.
+class EngineChoice:
+    """An engine and everything that decides its numbers; part of every plan.
 
-    `inner_batch` is how many galaxies one call of the network sees: a batch is cut into pieces of that size, the last
-    one filled up, so that a galaxy meets the same neighbours whoever predicts it.
+    `inner_batch` is the number of galaxies in one call of the network. A batch is split into inner batches and the last
+    one is padded, so that a galaxy is computed together with the same others whichever rank predicts it.
     """
 
     engine: str
@@ -30,43 +30,46 @@ class Choice:
 
 
 class Engine(Protocol):
-    """A loaded network on a device."""
+    """A network loaded on a device."""
 
     name: str
     precision: str
     device: str
 
     def predict(self, image: NDArray[np.float32], magnitude: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Redshifts (B,) of cutouts (B, 5, 32, 32) and magnitudes (B, 5), all finite; from any number of threads."""
+        """Return redshifts (B,) of cutouts (B, 5, 32, 32) and magnitudes (B, 5), all finite.
+
+        Any number of threads may call this at the same time.
+        """
 
     def peak_gpu_mb(self) -> float:
-        """Largest GPU memory held so far in MB; 0 on a CPU."""
+        """Return the largest GPU memory allocated so far in MB (2^20 bytes); 0 on a CPU."""
 
 
-def calls_at_once(choice: Choice, threads: int, batch_size: int) -> tuple[int, int]:
-    """How many galaxies of a batch one call of `predict` gets, and how many calls keep the device busy.
+def choose_concurrency(choice: EngineChoice, threads: int, batch_size: int) -> tuple[int, int]:
+    """Return the galaxies per call of `predict`, and the number of concurrent calls that keep the device busy.
 
-    No more than it takes, since they all are in memory: a piece for everyone who computes, and one more, so that nobody
-    waits for it.
+    All of them are in memory, so there are no more calls than needed: one per computing thread or GPU slot, and one
+    that is ready when any of these finishes.
     """
     return min(batch_size, choice.inner_batch), 1 + (threads if choice.device == "cpu" else GPU_SLOTS)
 
 
-def pieces(rows: int, size: int) -> list[slice]:
-    """Consecutive slices of at most `size` rows."""
+def split_rows(rows: int, size: int) -> list[slice]:
+    """Return consecutive slices of at most `size` rows that cover `rows` rows."""
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def inner_batch(batch_size: int, largest: int) -> int:
-    """The smallest piece with which a batch takes as few pieces as with the largest: nothing is filled up in vain."""
+def choose_inner_batch(batch_size: int, largest: int) -> int:
+    """Return the smallest inner batch that splits a batch into as few pieces as the largest one: least padding."""
     return -(-batch_size // -(-batch_size // largest))
 
 
-def require_our_galaxies(config: AstroMAEConfig, uri: str) -> None:
-    """Raises InputError if a network of this configuration does not read the cutouts and magnitudes of our shards."""
-    wanted = (config.bands, config.image_size, config.image_size)
-    if wanted != IMAGE_SHAPE or config.magnitudes != len(BANDS):
+def require_compatible_network(config: AstroMAEConfig, uri: str) -> None:
+    """Raise InputError if a network of this configuration does not read the cutouts and magnitudes of shards."""
+    expected = (config.bands, config.image_size, config.image_size)
+    if expected != IMAGE_SHAPE or config.magnitudes != len(BANDS):
         raise InputError(
-            f"{uri} is for cutouts {wanted} and {config.magnitudes} magnitudes; expected a network for {IMAGE_SHAPE} "
+            f"{uri} is for cutouts {expected} and {config.magnitudes} magnitudes; expected a network for {IMAGE_SHAPE} "
             f"and {len(BANDS)}"
         )

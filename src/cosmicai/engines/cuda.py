@@ -1,12 +1,13 @@
-"""The folded network on an NVIDIA GPU, replayed as one CUDA graph of `batch` rows.
+"""The CUDA engine: the folded network on an NVIDIA GPU, replayed as one CUDA graph of `batch` rows.
 
-The way of a batch through its slot, and what each step waits for; one is copied while another is computed:
+Each batch passes through a slot of buffers. One batch is copied while another is computed:
 
-    a thread         rows into the slot's pinned buffers           a free slot
-    copy stream      those into the slot's buffers on the GPU      what is ahead in the stream
-    compute stream   those into the graph's inputs; replay;        `copied`, and what is ahead in the stream
-                     predictions into a pinned buffer
-    the thread       predictions to the caller; slot free again    `done`
+    where             what is done                                   after
+    calling thread    copy rows to the slot's pinned buffers         a slot is free
+    copy stream       copy them to the slot's buffers on the GPU     earlier work of the stream
+    compute stream    copy them to the graph's inputs, replay,       event `copied`, earlier work of the stream
+                      copy predictions to a pinned buffer
+    calling thread    return predictions, free the slot              event `done`
 """
 
 from __future__ import annotations
@@ -26,37 +27,40 @@ from torch import Tensor
 from ..errors import InputError
 from ..models.fold import fold
 from ..models.folded import FoldedAstroMAE
-from ..models.weights import Weights, WeightsFile, check
+from ..models.weights import Weights, WeightsFile, check_architecture
 from ..surveys.shard import BANDS, IMAGE_SHAPE
-from .base import GPU_SLOTS, Choice, inner_batch, pieces, require_our_galaxies
+from .base import GPU_SLOTS, EngineChoice, choose_inner_batch, require_compatible_network, split_rows
 from .reference import require_device
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}
-LARGEST = 1024  # galaxies in one replay
-WARM_UP = 3  # passes before capture: libraries load, choose their kernels and take their workspaces
-REPLAYS = 20  # between two looks at the clock
+LARGEST_BATCH = 1024  # galaxies per replay
+WARM_UP_PASSES = 3  # before capture: libraries load, choose kernels and allocate workspaces
+REPLAYS = 20  # between two readings of the clock
 
 
-def choose_cuda(weights: WeightsFile, precision: str, batch_size: int) -> Choice:
-    """What a run with this engine will do. Raises InputError if the weights cannot be used or `CudaEngine` would."""
+def choose_cuda(weights: WeightsFile, precision: str, batch_size: int) -> EngineChoice:
+    """Return the choices for a run with this engine.
+
+    Raises InputError if the weights cannot be used, no GPU is visible or it does not support this precision.
+    """
     require_precision(precision)
-    require_our_galaxies(check(weights.load()), weights.uri)
-    return Choice("cuda", precision, "cuda", inner_batch(batch_size, LARGEST))
+    require_compatible_network(check_architecture(weights.load()), weights.uri)
+    return EngineChoice("cuda", precision, "cuda", choose_inner_batch(batch_size, LARGEST_BATCH))
 
 
 def require_precision(precision: str) -> None:
-    """Raises InputError if there is no such precision, no GPU is visible, or it does not compute in this precision."""
+    """Raise InputError if the precision is unknown, no GPU is visible, or it does not support this precision."""
     if precision not in PRECISIONS:
         raise InputError(f"the engine cuda has no precision {precision}; expected {' or '.join(PRECISIONS)}")
     require_device("cuda")
-    # Both came with the same generation of GPUs.
+    # The same generation of GPUs introduced bfloat16 and TF32.
     if precision != "float32" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(f"{torch.cuda.get_device_name()} does not compute in {precision}; use --precision float32")
 
 
 @contextmanager
-def _arithmetic(tf32: bool) -> Iterator[None]:
-    """What the captured kernels may do: round float32 to TF32 or not, and nothing that would change from run to run."""
+def _set_arithmetic(tf32: bool) -> Iterator[None]:
+    """Let captured kernels round float32 to TF32 or not, and allow only deterministic ones."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = tf32, tf32, True
@@ -67,7 +71,7 @@ def _arithmetic(tf32: bool) -> Iterator[None]:
 
 
 class _Slot:
-    """The buffers of one batch, in pinned memory and on the GPU, and the events that order its way."""
+    """Buffers of one batch in pinned memory and on the GPU, and the events that order the work on them."""
 
     def __init__(self, batch: int, device: str) -> None:
         self.image = torch.zeros(batch, *IMAGE_SHAPE, pin_memory=True)
@@ -76,16 +80,16 @@ class _Slot:
         self.gpu_image = torch.zeros(batch, *IMAGE_SHAPE, device=device)
         self.gpu_magnitude = torch.zeros(batch, len(BANDS), dtype=torch.float64, device=device)
         self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        # Its waiting thread sleeps: the core is for reading galaxies.
+        # A thread that waits for it sleeps, so that its core can read galaxies.
         self.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
 
 class CudaEngine:
-    """The folded network on the current GPU, `in_flight` batches of `batch` galaxies at once.
+    """The folded network on the current GPU, with up to `in_flight` batches of `batch` galaxies at the same time.
 
-    `precision` is "bfloat16", "tf32" or "float32"; redshifts are float32 in each. `compiled` lets torch.compile write
-    the kernels: it chooses them by timing, so two processes may differ in the last bits.
-    While an engine is made no other thread may use the GPU: the capture of its graph would fail.
+    `precision` is "bfloat16", "tf32" or "float32"; redshifts are float32 in each. With `compiled`, torch.compile
+    generates the kernels and selects them by timing, so the last bits may differ between processes.
+    No other thread may use the GPU while an engine is created, or the capture of its graph fails.
     Raises InputError as `require_precision`, or if the weights cannot be used.
     """
 
@@ -94,54 +98,57 @@ class CudaEngine:
     in_flight = GPU_SLOTS
 
     def __init__(
-        self, weights: Weights, precision: str = "bfloat16", batch: int = LARGEST, *, compiled: bool = False
+        self, weights: Weights, precision: str = "bfloat16", batch: int = LARGEST_BATCH, *, compiled: bool = False
     ) -> None:
         require_precision(precision)
         self.precision, self._batch = precision, batch
         dtype = PRECISIONS[precision]
         network = FoldedAstroMAE(fold(weights, np.float32), dtype).to(self.device)
-        # Kept with the graph, which reads the parameters where they lie.
+        # The graph reads the parameters from the network's memory, which must stay allocated.
         self._network = torch.compile(network, mode="max-autotune-no-cudagraphs") if compiled else network
         self._image = torch.zeros(batch, *IMAGE_SHAPE, dtype=dtype, device=self.device)
         self._magnitude = torch.zeros(batch, len(BANDS), dtype=torch.float64, device=self.device)
         self._copying = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._computing = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()  # held while work is given to the streams, never while it is waited for
+        self._lock = threading.Lock()  # held while work is enqueued on the streams, never while waiting for it
         self._free: SimpleQueue[_Slot] = SimpleQueue()
         for _ in range(self.in_flight):
             self._free.put(_Slot(batch, self.device))
         self._pool = ThreadPoolExecutor(self.in_flight)
         self._graph = torch.cuda.CUDAGraph()
-        with _arithmetic(precision == "tf32"):
+        with _set_arithmetic(precision == "tf32"):
             self._redshift = self._capture()
 
     @torch.inference_mode()
     def _capture(self) -> Tensor:
-        """Captures the graph; returns where it leaves its predictions, (batch,) float32."""
+        """Capture the graph and return the tensor (batch,), float32, that it writes predictions to."""
         torch.cuda.synchronize()  # parameters and buffers were written on another stream
-        # Warm-up, capture and every replay are on one stream, and so share the libraries' workspaces.
+        # Warm-up, capture and all replays use one stream and so share the libraries' workspaces.
         with torch.cuda.stream(self._computing):
-            for _ in range(WARM_UP):
+            for _ in range(WARM_UP_PASSES):
                 self._network(self._image, self._magnitude)
         with torch.cuda.graph(self._graph, stream=self._computing):
             redshift: Tensor = self._network(self._image, self._magnitude)
         return redshift
 
     def predict(self, image: NDArray[np.float32], magnitude: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Redshifts (B,) of cutouts (B, 5, 32, 32) and magnitudes (B, 5), all finite; from any number of threads."""
+        """Return redshifts (B,) of cutouts (B, 5, 32, 32) and magnitudes (B, 5), all finite.
+
+        Any number of threads may call this at the same time.
+        """
         redshift = np.empty(len(image), np.float32)
 
-        def predict_piece(rows: slice) -> None:
+        def predict_rows(rows: slice) -> None:
             slot = self._free.get()
             try:
-                self._predict(slot, image[rows], magnitude[rows], redshift[rows])
+                self._predict_in_slot(slot, image[rows], magnitude[rows], redshift[rows])
             finally:
                 self._free.put(slot)
 
-        list(self._pool.map(predict_piece, pieces(len(image), self._batch)))
+        list(self._pool.map(predict_rows, split_rows(len(image), self._batch)))
         return redshift
 
-    def _predict(
+    def _predict_in_slot(
         self, slot: _Slot, image: NDArray[np.float32], magnitude: NDArray[np.float64], redshift: NDArray[np.float32]
     ) -> None:
         rows = len(image)
@@ -149,11 +156,14 @@ class CudaEngine:
         slot.magnitude.numpy()[:rows] = magnitude
         with self._lock:
             self._enqueue(slot, rows)
-        slot.done.synchronize()  # without the GIL
+        slot.done.synchronize()  # releases the GIL
         redshift[:] = slot.redshift.numpy()[:rows]
 
     def _enqueue(self, slot: _Slot, rows: int) -> None:
-        """Gives a batch to the streams. What lies behind `rows` is of another batch: no galaxy sees its neighbours."""
+        """Enqueue a batch on the streams.
+
+        Rows after the first `rows` keep values of an earlier batch; the network computes each row independently.
+        """
         with torch.cuda.stream(self._copying):
             slot.gpu_image[:rows].copy_(slot.image[:rows], non_blocking=True)
             slot.gpu_magnitude[:rows].copy_(slot.magnitude[:rows], non_blocking=True)
@@ -166,8 +176,8 @@ class CudaEngine:
             slot.redshift[:rows].copy_(self._redshift[:rows], non_blocking=True)
             slot.done.record()
 
-    def resident_rate(self, seconds: float = 2.0) -> float:
-        """Galaxies per second of the graph alone, on noise that is on the GPU already, for at least `seconds`."""
+    def measure_resident_rate(self, seconds: float = 2.0) -> float:
+        """Return galaxies per second of the graph alone, on noise already on the GPU, over at least `seconds`."""
 
         def replay() -> int:
             for _ in range(REPLAYS):
@@ -176,7 +186,7 @@ class CudaEngine:
             return REPLAYS * self._batch
 
         with self._lock, torch.cuda.stream(self._computing):
-            self._image.normal_()  # with zeros a GPU is faster than with galaxies
+            self._image.normal_()  # a GPU is faster with zeros than with galaxies
             self._magnitude.uniform_(15, 22)
             replay()
             start, galaxies, elapsed = time.perf_counter(), 0, 0.0
@@ -186,5 +196,5 @@ class CudaEngine:
         return galaxies / elapsed
 
     def peak_gpu_mb(self) -> float:
-        """Largest GPU memory held so far in MB."""
+        """Return the largest GPU memory allocated so far in MB (2^20 bytes)."""
         return torch.cuda.max_memory_allocated() / 2**20

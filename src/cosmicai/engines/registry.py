@@ -1,4 +1,7 @@
-"""From what the user asked for to an engine; each is imported only when it is needed."""
+"""The registry of engines: choose one for a request and open it.
+
+Each engine is imported only when it is used, since torch and OpenVINO take seconds to import.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models.weights import WeightsFile
-from ..ranks.image_identity import image_variant
-from .base import Choice, Engine
+from ..ranks.container_image import image_variant
+from .base import Engine, EngineChoice
 
 ENGINES = ("auto", "openvino", "cuda", "reference")
 PRECISIONS = {
@@ -22,31 +25,32 @@ DEVICES = {"openvino": ("cpu",), "cuda": ("cuda",), "reference": ("cpu", "cuda")
 BATCH_SIZE = {"cpu": 512, "cuda": 4096}
 
 
-def choose(
+def choose_engine(
     weights: WeightsFile, engine: str, precision: str | None, device: str | None, batch_size: int | None
-) -> tuple[Choice, int, list[str]]:
-    """The engine that will run here and all that decides its numbers, the batch size, and what the user should know.
+) -> tuple[EngineChoice, int, list[str]]:
+    """Return the engine for a request with all that decides its numbers, the batch size, and notices for the user.
 
-    None, and the engine `auto`, leave it to us. Raises InputError if what is asked for does not exist or cannot run
-    here, or the weights cannot be used.
+    None means the default, and `auto` the fastest engine of this machine. Raises InputError if the request names
+    something that does not exist or cannot run here, or if the weights cannot be used.
     """
     notices = []
     if device == "cuda" or (device is None and engine in ("auto", "cuda")):
         _require_image_for_gpus()
     if engine == "auto":
-        engine, why = _automatic(device)
-        notices.append(f"engine {engine}: {why}")
+        engine, reason = _choose_automatically(device)
+        notices.append(f"engine {engine}: {reason}")
     if engine not in PRECISIONS:
         raise InputError(f"there is no engine {engine!r}; expected one of {', '.join(ENGINES)}")
     device = device or DEVICES[engine][0]
     precision = precision or PRECISIONS[engine][0]
-    for what, asked, offered in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
-        if asked not in offered[engine]:
-            raise InputError(f"the engine {engine} has no {what} {asked}; expected {' or '.join(offered[engine])}")
+    for option, requested, offered in (("precision", precision, PRECISIONS), ("device", device, DEVICES)):
+        if requested not in offered[engine]:
+            expected = " or ".join(offered[engine])
+            raise InputError(f"the engine {engine} has no {option} {requested}; expected {expected}")
     batch_size = batch_size or BATCH_SIZE[device]
     if engine == "openvino":
-        if missing := missing_for_openvino():
-            raise InputError(f"{missing}; use --engine reference")
+        if problem := find_openvino_problem():
+            raise InputError(f"{problem}; use --engine reference")
         from .openvino.engine import choose_openvino
 
         choice, notice = choose_openvino(weights, precision, batch_size)
@@ -62,8 +66,17 @@ def choose(
     return choice, batch_size, notices
 
 
-def open_engine(choice: Choice, weights: WeightsFile, threads: int, quantized: bytes | None = None) -> Engine:
-    """Loads the network, `quantized` in its int8 form, into the chosen engine. Raises InputError if it cannot run."""
+def open_engine(choice: EngineChoice, weights: WeightsFile, threads: int, quantized: bytes | None = None) -> Engine:
+    """Load the network into the chosen engine, with its int8 form in `quantized`.
+
+    Raises InputError if the engine cannot run here or the weights cannot be used.
+    """
+    another = "the run was planned with another version of this program"
+    if choice.engine not in PRECISIONS:
+        raise InputError(f"there is no engine {choice.engine!r}; {another}")
+    for option, planned, offered in (("precision", choice.precision, PRECISIONS), ("device", choice.device, DEVICES)):
+        if planned not in offered[choice.engine]:
+            raise InputError(f"the engine {choice.engine} has no {option} {planned!r}; {another}")
     if choice.engine == "openvino":
         from .openvino.engine import OpenVINOEngine
 
@@ -72,31 +85,29 @@ def open_engine(choice: Choice, weights: WeightsFile, threads: int, quantized: b
         from .cuda import CudaEngine
 
         return CudaEngine(weights.load(), choice.precision, choice.inner_batch)
-    if choice.engine == "reference":
-        from .reference import ReferenceEngine
+    from .reference import ReferenceEngine
 
-        return ReferenceEngine(weights, choice, threads)
-    raise InputError(f"there is no engine {choice.engine!r}; the run was planned with another version of this program")
+    return ReferenceEngine(weights, choice, threads)
 
 
-def _automatic(device: str | None) -> tuple[str, str]:
-    """The fastest engine that can run here, and why it was taken."""
-    gpus = visible_gpus()
+def _choose_automatically(device: str | None) -> tuple[str, str]:
+    """Return the fastest engine that can run here, and the reason for it."""
+    gpus = count_visible_gpus()
     if device != "cpu" and gpus:
         import torch
 
         if torch.cuda.is_available():
             return "cuda", f"{gpus} GPU{'s are' if gpus > 1 else ' is'} visible"
     if device == "cuda":
-        return "cuda", "a GPU was asked for"
-    why = "no GPU is visible" if not gpus else "the CPU was asked for" if device else "this torch is for CPUs alone"
-    missing = missing_for_openvino()
-    return ("reference", f"{why}, and {missing}") if missing else ("openvino", why)
+        return "cuda", "a GPU was requested"
+    reason = "no GPU is visible" if not gpus else "the CPU was requested" if device else "this torch supports CPUs only"
+    problem = find_openvino_problem()
+    return ("reference", f"{reason}, and {problem}") if problem else ("openvino", reason)
 
 
 def _require_image_for_gpus() -> None:
-    """Raises InputError in an image that was built without CUDA, if there are GPUs that it cannot use."""
-    gpus = visible_gpus() if image_variant() == "cpu" else 0
+    """Raise InputError in an image that was built without CUDA if GPUs are visible, which it would leave idle."""
+    gpus = count_visible_gpus() if image_variant() == "cpu" else 0
     if gpus:
         raise InputError(
             f"{gpus} GPU{'s are' if gpus > 1 else ' is'} visible and this image was built without CUDA; build another "
@@ -104,8 +115,8 @@ def _require_image_for_gpus() -> None:
         )
 
 
-def missing_for_openvino() -> str | None:
-    """Why OpenVINO cannot run here, None if it can. It would wait forever for facts about the processor in /proc."""
+def find_openvino_problem() -> str | None:
+    """Return why OpenVINO cannot run here, or None if it can. Without /proc/cpuinfo it would wait forever."""
     if not find_spec("openvino"):
         return "OpenVINO is not installed"
     if sys.platform == "linux" and not Path("/proc/cpuinfo").exists():
@@ -113,8 +124,8 @@ def missing_for_openvino() -> str | None:
     return None
 
 
-def visible_gpus() -> int:
-    """How many GPUs the CUDA driver shows to this process, found without torch."""
+def count_visible_gpus() -> int:
+    """Return the number of GPUs that the CUDA driver shows to this process, without importing torch."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

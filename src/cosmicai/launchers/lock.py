@@ -1,4 +1,4 @@
-"""One launcher at a time: two would do everything twice, to the same result."""
+"""A lock for the run folder: one launcher at a time, since two would do everything twice, to the same result."""
 
 from __future__ import annotations
 
@@ -10,86 +10,105 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from .. import storage
 from ..errors import InputError
+from ..records import decode_json
 from ..runs.store import RunFolder
 
-BEAT_EVERY = 10.0  # seconds
-MISSED = 3  # beats after which a launcher on another machine is taken for dead
+HEARTBEAT_SECONDS = 10.0
+MISSED_HEARTBEATS = 3  # after which a launcher on another machine is considered dead
+
+
+class LauncherLock(msgspec.Struct, frozen=True):
+    """The process that holds the lock, as `launcher.json` describes it.
+
+    `process_start` is when the process started, as the system counts it: process numbers are used again.
+    """
+
+    host: str
+    pid: Annotated[int, msgspec.Meta(ge=1)]
+    process_start: str | None = msgspec.field(name="born")
+    started_at: str
+    beats: int = 0
+
+    def to_json(self) -> bytes:
+        """Return the content of `launcher.json`."""
+        return (json.dumps(msgspec.to_builtins(self), indent=1) + "\n").encode()
 
 
 @contextmanager
-def claimed(run: RunFolder, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Makes this process the run's launcher; gives a function to call again and again as a sign of life.
+def run_lock(run: RunFolder, notify: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a run, and yield a function to be called again and again, which writes a heartbeat when due.
 
-    What a dead launcher left is taken over: one of this machine at once, one of another machine when it has given no
-    sign for MISSED beats, told by our own clock alone. Raises InputError if the run has a living launcher.
+    The lock of a dead launcher is taken over: on this machine at once, from another machine after MISSED_HEARTBEATS
+    without a heartbeat by this machine's clock. Raises InputError if another launcher is alive.
     """
-    mine = {
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "born": _born(os.getpid()),
-        "started_at": datetime.now(UTC).isoformat(),
-    }
-    beats, last = 0, time.monotonic()
-    while not storage.create_bytes(run.launcher_path, _text(mine, beats)):
-        _remove_dead(run, tell)
+    pid = os.getpid()
+    lock = LauncherLock(platform.node(), pid, process_start_time(pid), datetime.now(UTC).isoformat())
+    written = time.monotonic()
+    while not storage.create_bytes(run.launcher_path, lock.to_json()):
+        _remove_dead_lock(run, notify)
 
-    def beat() -> None:
-        nonlocal beats, last
-        if time.monotonic() - last > BEAT_EVERY:
-            beats, last = beats + 1, time.monotonic()
-            storage.write_bytes(run.launcher_path, _text(mine, beats))
+    def heartbeat() -> None:
+        nonlocal lock, written
+        if time.monotonic() - written > HEARTBEAT_SECONDS:
+            lock, written = msgspec.structs.replace(lock, beats=lock.beats + 1), time.monotonic()
+            storage.write_bytes(run.launcher_path, lock.to_json())
 
     try:
-        yield beat
+        yield heartbeat
     finally:
         storage.remove(run.launcher_path)
 
 
-def current_launcher(run: RunFolder) -> dict[str, Any] | None:
-    """Host, pid and start of the launcher that is, or was when it died, at work on the run."""
-    found = storage.read_if_there(run.launcher_path)
-    return None if found is None else dict(json.loads(found))
+def read_lock(run: RunFolder) -> LauncherLock | None:
+    """Return the lock of a run, whose launcher may have died; None if there is none.
 
-
-def is_dead(launcher: dict[str, Any]) -> bool | None:
-    """Whether a launcher is gone; None if it was on another machine, where we cannot look."""
-    if launcher["host"] != platform.node():
+    Raises InputError if its file is damaged.
+    """
+    data = storage.read_if_exists(run.launcher_path)
+    if data is None:
         return None
-    return bool(_born(launcher["pid"]) != launcher["born"])
+    remedy = "remove it if no launcher is at work on the run"
+    return decode_json(data, LauncherLock, where=run.launcher_path, remedy=remedy)
 
 
-def _remove_dead(run: RunFolder, tell: Callable[[str], None]) -> None:
-    """Removes what a dead launcher left. Raises InputError if it lives."""
-    other = now = current_launcher(run)
-    if other is None:
-        return
-    dead, deadline = is_dead(other), time.monotonic() + MISSED * BEAT_EVERY
-    if dead is None:
-        tell(f"a launcher on {other['host']} may be at work on this run; looking for {MISSED * BEAT_EVERY:g} s")
-    while dead is None and now == other and time.monotonic() < deadline:
-        time.sleep(BEAT_EVERY / 10)
-        now = current_launcher(run)
-    if dead is False or now not in (other, None):
-        raise InputError(
-            f"a launcher is at work on {run.uri} (process {other['pid']} on {other['host']}, since "
-            f"{other['started_at']}); watch it with `python -m launch status --watch {run.uri}`"
-        )
-    if now is not None:
-        storage.remove(run.launcher_path)
+def is_dead(lock: LauncherLock) -> bool | None:
+    """Return whether a launcher has ended; None if it ran on another machine, where that cannot be seen."""
+    if lock.host != platform.node():
+        return None
+    return process_start_time(lock.pid) != lock.process_start
 
 
-def _born(pid: int) -> str | None:
-    """When a process was started, in the system's own count; None if there is none of this number, or it has ended."""
+def process_start_time(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot; None if no such process is alive."""
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return None
-    return None if state in "ZX" else numbers[18]  # a zombie stays where nobody asks how it ended
+    return None if state in "ZX" else numbers[18]  # a zombie remains where its parent does not wait for it
 
 
-def _text(launcher: dict[str, Any], beats: int) -> bytes:
-    return (json.dumps(launcher | {"beats": beats}, indent=1) + "\n").encode()
+def _remove_dead_lock(run: RunFolder, notify: Callable[[str], None]) -> None:
+    """Remove the lock of a dead launcher. Raises InputError if the launcher is alive."""
+    first = now = read_lock(run)
+    if first is None:
+        return
+    dead, wait = is_dead(first), MISSED_HEARTBEATS * HEARTBEAT_SECONDS
+    deadline = time.monotonic() + wait
+    if dead is None:
+        notify(f"a launcher on {first.host} may be at work on this run; waiting {wait:g} s for its heartbeat")
+    while dead is None and now == first and time.monotonic() < deadline:
+        time.sleep(HEARTBEAT_SECONDS / 10)
+        now = read_lock(run)
+    if dead is False or now not in (first, None):
+        raise InputError(
+            f"a launcher is at work on {run.uri} (process {first.pid} on {first.host}, since {first.started_at}); "
+            f"watch it with `python -m launch status --watch {run.uri}`"
+        )
+    if now is not None:
+        storage.remove(run.launcher_path)

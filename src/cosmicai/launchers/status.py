@@ -3,184 +3,218 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from ..console import make_console
+from ..runs.record import Failure, Record
 from ..runs.store import RunFolder
 from ..runs.summary import count_coverage
-from .lock import current_launcher, is_dead
-from .slurm.accounting import KINDS, account
-from .slurm.queue import queued
-from .submission import CloudRun, cloud_run, jobs_of, submissions
+from .base import Launcher, RemoteStatus
+from .lock import LauncherLock, is_dead, read_lock
+from .registry import launchers_of
 
-LOOK_EVERY = 2.0  # seconds
-ASK_EVERY = 10.0  # seconds between questions to SLURM or AWS
+REFRESH_INTERVAL = 2.0  # seconds
+REMOTE_INTERVAL = 10.0  # seconds between requests to SLURM or AWS
 RECENT = 120.0  # seconds
-PLAIN_WIDTH = 140  # characters of a table that goes to no terminal
-
-
-def show_status(run: RunFolder, watch: bool) -> int:
-    """Prints the state of a run, with `watch` until it is complete or its execution in the cloud has ended; returns 0
-    if it is complete, else 3.
-
-    Raises InputError if there is no plan, nor a job in SLURM's queue or an execution that will write one.
-    """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    cloud = cloud_run(run)
-    if cloud and run.complete_summary():
-        cloud = None  # all is in the folder, and nobody need be asked
-    look = _watcher(run, cloud)
-    others = look()
-    state = _state(run, cloud, others)
-    if not watch:
-        console.print(rendered(state, others))
-        return 0 if state["complete"] else 3
-    asked = time.monotonic()
-    with Live(rendered(state, others), console=console, auto_refresh=False) as live:
-        while others.working if cloud else not state["complete"]:
-            time.sleep(LOOK_EVERY)
-            if time.monotonic() - asked > ASK_EVERY or (cloud and state["complete"]):
-                others, asked = look(), time.monotonic()
-            state = _state(run, cloud, others)
-            live.update(rendered(state, others), refresh=True)
-        live.update(rendered(state, look()), refresh=True)
-    return 0 if state["complete"] else 3
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """Lines about who works on a run in SLURM or in the cloud or waits for that, and about what became of others."""
+class RankStatus:
+    """How one attempt of a rank stands; `silent_seconds` is the time since it wrote its record."""
 
-    working: tuple[str, ...] = ()
-    ended: tuple[str, ...] = ()
-
-
-def _watcher(run: RunFolder, cloud: CloudRun | None) -> Callable[[], Elsewhere]:
-    """What looks elsewhere."""
-    if cloud is None:
-        return lambda: _slurm_state(run)
-    from .aws.launcher import watcher  # which imports what AWS needs
-
-    return watcher(run, cloud)
+    rank: int
+    attempt: int
+    state: str
+    host: str
+    items: int
+    galaxies: int
+    galaxies_per_second: float
+    silent_seconds: float
 
 
-def _state(run: RunFolder, cloud: CloudRun | None, others: Elsewhere) -> dict[str, Any]:
-    """The state of a run, of which a job or an execution may still have to write the plan. In the cloud nobody is at
-    work when no execution is, whatever was written last."""
-    there = RunFolder(cloud.run) if cloud else run
-    if not there.has_plan() and (cloud or submissions(run)):
-        first = "its execution" if cloud else "the first of its ranks"
-        over = cloud and not others.working
-        begins = f"go on with `python -m launch resume {run.uri}`" if over else f"{first} writes the plan"
-        return {"run": run.uri, "complete": False, "begins": begins}
-    state = run_status(there) | {"run": run.uri}
-    return state | {"at_work": 0, "seconds_left": None} if cloud and not others.working else state
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands: numbers of galaxies, the rate of the ranks at work, the launcher, and every attempt of a rank.
 
-
-def _slurm_state(run: RunFolder) -> Elsewhere:
-    jobs = jobs_of(run)
-    waiting = queued(jobs) or []
-    queue = [f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING") for job in waiting]
-    if not (told := account(run, jobs)):
-        return Elsewhere(tuple(queue))
-    counted = [f"{told[kind]} {kind.replace('_', ' ')}" for kind in dict.fromkeys(KINDS.values()) if told[kind]]
-    wall = "" if told["wall_seconds"] is None else f", {timedelta(seconds=told['wall_seconds'])} from start to end"
-    memory = "" if told["max_rss_mb"] is None else f", up to {told['max_rss_mb']:,.0f} MB"
-    line = (
-        f"SLURM's account of {told['tasks']} tasks: {', '.join(counted)}{wall}, "
-        f"{told['core_seconds'] / 3600:,.2f} core-hours{memory}"
-    )
-    return Elsewhere(tuple(queue), (line,))
-
-
-def run_status(run: RunFolder) -> dict[str, Any]:
-    """Galaxies asked, done, missing and failed, the rate of those ranks that are at work, seconds left, the launcher,
-    and a row for every attempt of every rank.
-
-    A rank is at work if its last attempt has not finished and wrote within RECENT seconds. Rates are of the ranks' own
-    clocks; only how long ago one wrote compares a clock with ours.
+    `launcher` is None if there is none or it has died, and `launcher_state` says how it is known to be alive.
+    `seconds_left` is None if no rank is at work. `problems` names damaged files, which are left out.
     """
-    plan, parts, failures = run.plan(), run.parts(), run.failures()
-    coverage, launcher = count_coverage(plan, parts), current_launcher(run)
-    dead = launcher is not None and is_dead(launcher)
-    if launcher is not None:
-        launcher = None if dead else launcher | {"state": "at work" if dead is False else "on another machine"}
+
+    run: str
+    planned: int
+    completed: int
+    missing: int
+    failed: int
+    galaxies_per_second: float
+    seconds_left: float | None
+    launcher: LauncherLock | None
+    launcher_state: str
+    at_work: int
+    failures: tuple[Failure, ...]
+    problems: tuple[str, ...]
+    ranks: tuple[RankStatus, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every galaxy of the plan is done."""
+        return self.completed == self.planned
+
+
+@dataclass(frozen=True)
+class UnplannedRun:
+    """A run that was submitted and has no plan yet; `next_step` says what will make one."""
+
+    run: str
+    next_step: str
+
+    @property
+    def is_complete(self) -> bool:
+        """Never, without a plan."""
+        return False
+
+
+def show_status(run: RunFolder, watch: bool) -> int:
+    """Print how a run stands and return the exit code: 0 if it is complete, else 3.
+
+    With `watch` this goes on until the run is complete, or its execution in the cloud has ended. Raises InputError if
+    there is no plan, nor a job in SLURM's queue or an execution that will write one.
+    """
+    console = make_console()
+    launchers = launchers_of(run)
+    remote = remote_status(run, launchers)
+    status = _read_status(run, remote)
+    if not watch:
+        console.print(render_status(status, remote))
+        return 0 if status.is_complete else 3
+    requested_at = time.monotonic()
+    with Live(render_status(status, remote), console=console, auto_refresh=False) as live:
+        while remote.working if remote.is_exclusive else not status.is_complete:
+            time.sleep(REFRESH_INTERVAL)
+            is_due = time.monotonic() - requested_at > REMOTE_INTERVAL
+            if is_due or (remote.is_exclusive and status.is_complete):
+                remote, requested_at = remote_status(run, launchers), time.monotonic()
+            status = _read_status(run, remote)
+            live.update(render_status(status, remote), refresh=True)
+        live.update(render_status(status, remote_status(run, launchers)), refresh=True)
+    return 0 if status.is_complete else 3
+
+
+def remote_status(run: RunFolder, launchers: Iterable[Launcher]) -> RemoteStatus:
+    """Return how the work of all launchers on a run stands together."""
+    found = [launcher.status(run) for launcher in launchers]
+    return RemoteStatus(
+        working=tuple(line for status in found for line in status.working),
+        ended=tuple(line for status in found for line in status.ended),
+        writer=next((status.writer for status in found if status.writer), None),
+        run=next((status.run for status in found if status.run), None),
+        is_exclusive=any(status.is_exclusive for status in found),
+    )
+
+
+def run_status(run: RunFolder) -> RunStatus:
+    """Return how a run with a plan stands.
+
+    A rank is at work if its last attempt has not finished and wrote within RECENT seconds. Rates are by the ranks' own
+    clocks; only the time since a rank wrote compares its clock with this machine's. Raises InputError if the run has no
+    plan.
+    """
+    problems: list[str] = []
+    plan, parts, failures = run.plan(), run.parts(), run.failures(problems.append)
+    coverage, lock = count_coverage(plan, parts), read_lock(run)
+    dead = lock is not None and is_dead(lock)
     now = datetime.now(UTC)
-    ranks = [_rank_row(record, now) for record in sorted(run.records().values(), key=_order)]
-    latest = {row["rank"]: row for row in ranks}.values()
-    working = [row for row in latest if row["state"] == "running" and row["silent_seconds"] < RECENT and not dead]
-    rate = sum(row["galaxies_per_second"] for row in working)
-    failed = {failure["item"] for failure in failures}
-    return {
-        "run": run.uri,
-        "complete": coverage["done"] == coverage["asked"],
-        "asked": coverage["asked"],
-        "done": coverage["done"],
-        "missing": coverage["missing"],
-        "failed": sum(item.galaxies for item in plan.items if item.name in failed),
-        "galaxies_per_second": rate,
-        "seconds_left": coverage["missing"] / rate if rate else None,
-        "launcher": launcher,
-        "at_work": len(working),
-        "failures": failures,
-        "ranks": ranks,
-    }
+    records = sorted(run.records(problems.append).values(), key=lambda record: (record.rank, record.attempt))
+    ranks = tuple(_rank_status(record, now) for record in records)
+    latest = {rank.rank: rank for rank in ranks}.values()
+    working = [rank for rank in latest if rank.state == "running" and rank.silent_seconds < RECENT and not dead]
+    rate = sum((rank.galaxies_per_second for rank in working), 0.0)
+    failed = {failure.item for failure in failures}
+    return RunStatus(
+        run=run.uri,
+        planned=coverage.planned,
+        completed=coverage.completed,
+        missing=coverage.missing,
+        failed=sum(item.galaxies for item in plan.items if item.name in failed),
+        galaxies_per_second=rate,
+        seconds_left=coverage.missing / rate if rate else None,
+        launcher=None if dead else lock,
+        launcher_state="" if dead or lock is None else "at work" if dead is False else "on another machine",
+        at_work=len(working),
+        failures=tuple(failures),
+        problems=tuple(problems),
+        ranks=ranks,
+    )
 
 
-def rendered(state: dict[str, Any], others: Elsewhere) -> RenderableType:
-    """The state as lines and a table, with what SLURM says of its jobs or AWS of an execution."""
-    if "asked" not in state:
-        return Group(f"{state['run']}: not begun; {state['begins']}", *others.working, *others.ended)
-    left, launcher = state["seconds_left"], state["launcher"]
+def render_status(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> RenderableType:
+    """Return the status of a run as lines and a table, with those of remote work; all words are shown as they are."""
+    if isinstance(status, UnplannedRun):
+        lines = [f"{status.run}: not begun; {status.next_step}", *remote.working, *remote.ended]
+        return Group(*map(Text, lines))
+    lock = status.launcher
     lines = [
-        f"{state['run']}: {'complete' if state['complete'] else 'not complete'}",
-        f"{state['done']:,} of {state['asked']:,} galaxies done, {state['missing']:,} missing, "
-        f"{state['failed']:,} of them failed",
+        f"{status.run}: {'complete' if status.is_complete else 'not complete'}",
+        f"{status.completed:,} of {status.planned:,} galaxies done, {status.missing:,} missing, "
+        f"{status.failed:,} of them failed",
     ]
-    if launcher:
-        lines.append(f"launcher: process {launcher['pid']} on {launcher['host']}, since {launcher['started_at']}")
-    elif state["at_work"]:
-        lines.append(f"no launcher of ours; {state['at_work']} ranks wrote in the last {RECENT:g} s")
-    elif not state["complete"] and not others.working:
-        lines.append(f"nobody is seen at work; go on with `python -m launch resume {state['run']}`")
-    if left is not None and not state["complete"]:
-        lines.append(f"{state['galaxies_per_second']:,.0f} galaxies/s, {timedelta(seconds=round(left))} left")
-    lines += [*others.working, *others.ended]
-    lines += [f"failed: {failure['item']}: {failure['reason']}" for failure in state["failures"]]
+    if lock:
+        lines.append(f"launcher: process {lock.pid} on {lock.host}, since {lock.started_at}")
+    elif status.at_work:
+        ranks = "1 rank" if status.at_work == 1 else f"{status.at_work} ranks"
+        lines.append(f"no launcher; {ranks} wrote in the last {RECENT:g} s")
+    elif not status.is_complete and not remote.working:
+        lines.append(f"no rank is at work; finish the run with `python -m launch resume {status.run}`")
+    if status.seconds_left is not None and not status.is_complete:
+        left = timedelta(seconds=round(status.seconds_left))
+        lines.append(f"{status.galaxies_per_second:,.0f} galaxies/s, {left} left")
+    lines += [*remote.working, *remote.ended]
+    lines += [f"failed: {failure.item}: {failure.reason}" for failure in status.failures]
+    lines += [f"left out: {problem}" for problem in status.problems]
+    return Group(*map(Text, lines), _rank_table(status.ranks)) if status.ranks else Group(*map(Text, lines))
+
+
+def _read_status(run: RunFolder, remote: RemoteStatus) -> RunStatus | UnplannedRun:
+    """Return the status of a run, the plan of which may still have to be written by a job or an execution."""
+    folder = remote.run or run
+    is_over = remote.is_exclusive and not remote.working
+    if not folder.has_plan() and remote.writer:
+        resume = f"finish it with `python -m launch resume {run.uri}`"
+        return UnplannedRun(run.uri, resume if is_over else f"{remote.writer} writes the plan")
+    status = replace(run_status(folder), run=run.uri)
+    # Whatever was written last: without an execution no rank is at work.
+    return replace(status, at_work=0, seconds_left=None) if is_over else status
+
+
+def _rank_table(ranks: Iterable[RankStatus]) -> Table:
     table = Table()
-    headings = ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote")
-    for heading in headings:
+    for heading in ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote"):
         table.add_column(heading, justify="left" if heading in ("state", "host") else "right")
-    for row in state["ranks"]:
-        table.add_row(
-            str(row["rank"]), str(row["attempt"]), row["state"], row["host"], str(row["items"]),
-            f"{row['galaxies']:,}", f"{row['galaxies_per_second']:,.0f}", f"{row['silent_seconds']:,.0f} s ago",
+    for rank in ranks:
+        cells = (
+            str(rank.rank), str(rank.attempt), rank.state, rank.host, str(rank.items), f"{rank.galaxies:,}",
+            f"{rank.galaxies_per_second:,.0f}", f"{rank.silent_seconds:,.0f} s ago",
         )  # fmt: skip
-    return Group(*lines, table) if state["ranks"] else Group(*lines)
+        table.add_row(*map(Text, cells))
+    return table
 
 
-def _order(record: dict[str, Any]) -> tuple[int, int]:
-    return record["rank"], record["attempt"]
-
-
-def _rank_row(record: dict[str, Any], now: datetime) -> dict[str, Any]:
-    begun, wrote = (datetime.fromisoformat(record[name]) for name in ("working_at", "updated_at"))
-    working = (wrote - begun).total_seconds()
-    return {
-        "rank": record["rank"],
-        "attempt": record["attempt"],
-        "state": record["state"],
-        "host": record["host"],
-        "items": record["items"],
-        "galaxies": record["galaxies"],
-        "galaxies_per_second": record["galaxies"] / working if working > 0 else 0.0,
-        "silent_seconds": max(0.0, (now - wrote).total_seconds()),
-    }
+def _rank_status(record: Record, now: datetime) -> RankStatus:
+    begin, wrote = (datetime.fromisoformat(time) for time in (record.working_at, record.updated_at))
+    working = (wrote - begin).total_seconds()
+    return RankStatus(
+        rank=record.rank,
+        attempt=record.attempt,
+        state=record.state,
+        host=record.host,
+        items=record.items,
+        galaxies=record.galaxies,
+        galaxies_per_second=record.galaxies / working if working > 0 else 0.0,
+        silent_seconds=max(0.0, (now - wrote).total_seconds()),
+    )

@@ -1,62 +1,52 @@
-"""What was submitted to SLURM or to the cloud for a run: the run folder is all that need be kept."""
+"""What a run folder keeps about where the run was submitted, so that any copy of it can inspect, stop or resume it."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import msgspec
 
 from .. import storage
 from ..errors import InputError
+from ..records import decode_json
 from ..runs.store import RunFolder
-from .lock import current_launcher, is_dead
-from .request import Batch, Request
-from .slurm.queue import ANSWER, queued
+from ..storage.s3 import is_s3
+from .base import RankRequest, SlurmRequest
 
 
-@dataclass(frozen=True)
-class Submission:
-    """Jobs that work on a run as one: their SLURM numbers, what was asked for, and the worker's command line."""
+class SubmittedRequest(msgspec.Struct, frozen=True):
+    """What was requested of SLURM, under the names that a submission's file has for it."""
+
+    ranks: RankRequest = msgspec.field(name="request")
+    slurm: SlurmRequest = msgspec.field(name="batch")
+
+
+class SlurmSubmission(msgspec.Struct, frozen=True):
+    """Jobs that work on a run together.
+
+    `folder` holds what they print and what submitit needs, `worker` is the command line of `cosmicai` that each rank
+    runs, and `jobs` are SLURM's numbers. Times are ISO 8601.
+    """
 
     name: str
-    folder: str  # of logs and what submitit needs
-    options: dict[str, Any]
+    folder: str
+    options: SubmittedRequest
     worker: tuple[str, ...]
     submitted_at: str
     jobs: tuple[str, ...] = ()
 
-    def asked(self) -> tuple[Request, Batch]:
-        """What was asked for, to ask for it again."""
-        return Request(**self.options["request"]), Batch(**self.options["batch"])
-
     def save(self, run: RunFolder) -> None:
-        """Writes it into the run folder."""
-        run.write_json(run.submission_path(self.name), asdict(self))
+        """Write the submission into the run folder."""
+        run.write_json(run.submission_path(self.name), msgspec.to_builtins(self))
 
 
-def submissions(run: RunFolder) -> list[Submission]:
-    """All submissions of a run, oldest first."""
-    found = [json.loads(data) for path in run.submission_paths() if (data := storage.read_if_there(path))]
-    return [
-        Submission(**one | {"worker": tuple(one["worker"]), "jobs": tuple(one["jobs"])})
-        for one in sorted(found, key=lambda one: one["submitted_at"])
-    ]
+class CloudRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run in the cloud, as `cloud.json` in the local folder of its results describes it.
 
-
-def jobs_of(run: RunFolder) -> list[str]:
-    """SLURM's numbers of all jobs that were submitted for a run or have worked on it, without those of array tasks."""
-    told = [str(record["job"]).partition("_")[0] for record in run.records().values()]
-    known = {job for submission in submissions(run) for job in submission.jobs}
-    return sorted(known.union(job for job in told if job.isdecimal()), key=int)
-
-
-@dataclass(frozen=True)
-class CloudRun:
-    """A run in the cloud, as the cloud.json of its folder here says: its address on S3, the stack and how to reach it,
-    its executions (ARNs, oldest first) and what they were started with."""
+    `run` is its address on S3; `stack`, `region`, `profile` and `endpoint_url` say how to reach it; `executions` are
+    the ARNs of its executions, oldest first, the newest of which is `execution`; `payload` is what they start with.
+    """
 
     run: str
     stack: str
@@ -66,63 +56,42 @@ class CloudRun:
     executions: tuple[str, ...]
     payload: dict[str, Any]
     submitted_at: str
-
-    @property
-    def execution(self) -> str | None:
-        """The newest one."""
-        return self.executions[-1] if self.executions else None
-
-    def to_json(self) -> bytes:
-        """As it is written."""
-        return (json.dumps(asdict(self) | {"execution": self.execution}, indent=1) + "\n").encode()
-
-
-def cloud_run(run: RunFolder) -> CloudRun | None:
-    """The run in the cloud that a folder is for; None if there is none. Raises InputError if its file is damaged."""
-    data = storage.read_if_there(run.cloud_path)
-    if data is None:
-        return None
-    try:
-        told = json.loads(data)
-        del told["execution"]
-        return CloudRun(**told | {"executions": tuple(told["executions"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run.cloud_path} is damaged ({error!r}); put back what `python -m launch` wrote") from None
-
-
-@dataclass
-class Cancelled:
-    """What was stopped: SLURM's jobs, the process of a launcher, and an execution in the cloud."""
-
-    jobs: list[str] = field(default_factory=list)
-    process: int | None = None
     execution: str | None = None
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "execution", self.executions[-1] if self.executions else None)
 
-def cancel(run: RunFolder) -> Cancelled:
-    """Stops all that is at work on a run; what is done remains, and the run can be resumed.
+    def to_json(self) -> bytes:
+        """Return the content of `cloud.json`."""
+        return (json.dumps(msgspec.to_builtins(self), indent=1) + "\n").encode()
 
-    Raises InputError if SLURM or AWS does not stop it, or a launcher is at work on another machine.
+
+def read_submissions(run: RunFolder) -> list[SlurmSubmission]:
+    """Return all submissions of a run to SLURM, oldest first. Raises InputError if a file of one is damaged."""
+    found = [(path, storage.read_if_exists(path)) for path in run.submission_paths()]
+    remedy = "put back what `python -m launch` wrote, or remove it"
+    read = [decode_json(data, SlurmSubmission, where=path, remedy=remedy) for path, data in found if data]
+    return sorted(read, key=lambda submission: submission.submitted_at)
+
+
+def read_cloud_run(run: RunFolder) -> CloudRun | None:
+    """Return the run in the cloud whose results a folder is for; None if there is none.
+
+    Raises InputError if its file is damaged.
     """
-    if submitted := cloud_run(run):
-        from .aws.launcher import stop
+    data = storage.read_if_exists(run.cloud_path)
+    if data is None:
+        return None
+    return decode_json(data, CloudRun, where=run.cloud_path, remedy="put back what `python -m launch` wrote")
 
-        return Cancelled(execution=stop(submitted))
-    jobs = queued(jobs_of(run))
-    if jobs is None:
-        raise InputError(f"squeue does not answer here; stop the jobs {', '.join(jobs_of(run))} where it does")
-    stopped = Cancelled(sorted({job.number.partition("_")[0] for job in jobs}, key=int))
-    if stopped.jobs:
-        # Without it only the steps get SIGTERM, and a batch script would not end its worker in order.
-        done = subprocess.run(["scancel", "--full", *stopped.jobs], capture_output=True, text=True, timeout=ANSWER)
-        if done.returncode:
-            raise InputError(f"scancel {' '.join(stopped.jobs)}: {done.stderr.strip()}")
-    launcher = current_launcher(run)
-    if launcher is not None:
-        dead = is_dead(launcher)
-        if dead is None:
-            raise InputError(f"process {launcher['pid']} on {launcher['host']} is at work on {run.uri}; stop it there")
-        if not dead:
-            os.kill(launcher["pid"], signal.SIGTERM)
-            stopped.process = launcher["pid"]
-    return stopped
+
+def require_no_cloud_run(out: str) -> None:
+    """Raise InputError if a folder is for the results of a run in the cloud, and so cannot hold another run."""
+    if is_s3(out):
+        return
+    folder = RunFolder(storage.absolute(out))
+    if submitted := read_cloud_run(folder):
+        raise InputError(
+            f"{folder.uri} is for the results of {submitted.run}, a run in the cloud; choose another --out, or finish "
+            f"it with `python -m launch resume {folder.uri}`"
+        )

@@ -1,4 +1,4 @@
-"""Where a figure was measured."""
+"""The machine and the command that measured a figure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..ranks.container_image import image_digest
 from ..ranks.cores import available_cores
-from ..ranks.image_identity import image_digest
-from ..runs.record import cpu_model, git_commit, gpu_model
+from ..runs.provenance import cpu_model, git_commit, gpu_model
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GB (2^30 bytes), processes that wanted to run in the last minute
-    (call it before measuring: few, or the figures are no good), GPU, system, versions, commit, image and UTC date."""
+def describe_machine() -> dict[str, Any]:
+    """Return processor, available cores, memory in GB (2^30 bytes), load average, GPU, system, versions and UTC date.
+
+    Call it before measuring: the load average of the last minute shows whether other processes disturb the figures.
+    """
     import torch
 
     return {
@@ -37,8 +39,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def command_line() -> str:
-    """The command as it was typed."""
+def format_command() -> str:
+    """Return the command line of this process as typed."""
     return shlex.join(["cosmicai", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""Processes of which something is measured."""
+"""Start processes to measure them or what they print."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from ..errors import InputError
 
-# The kernel counts the memory of a process from before its exec, too, and after vfork (or posix_spawn) that is the
-# memory of whoever started it: seen from here ru_maxrss of a small child is our own peak. So a small process in between
-# starts the command, and the least that can be measured is the 11 MB of that one.
+# The kernel counts the memory of a process from before its exec, too. After vfork (or posix_spawn) that is the memory
+# of its parent, so that ru_maxrss of a small child of this process would be the peak of this process. Hence a small
+# process in between starts the command; the least that can be measured is its own 11 MB.
 _PEAK = """
 import os, subprocess, sys
 process = subprocess.Popen(sys.argv[2:])
@@ -24,29 +24,33 @@ sys.exit(os.waitstatus_to_exitcode(status) != 0)
 """
 
 
-def child(*arguments: str, **environment: str) -> str:
-    """Runs `python -m ARGUMENTS` and returns what it printed. Raises InputError with its last words if it fails."""
-    return output_of([sys.executable, "-m", *arguments], environment)
+def run_module(*arguments: str, **environment: str) -> str:
+    """Run `python -m ARGUMENTS` and return what it printed. Raises InputError with its last message if it fails."""
+    return capture_output([sys.executable, "-m", *arguments], environment)
 
 
-def child_json(*arguments: str, **environment: str) -> dict[str, Any]:
-    """Runs `python -m ARGUMENTS`, which prints JSON; raises as `child`."""
-    values: dict[str, Any] = json.loads(child(*arguments, **environment))
+def run_module_json(*arguments: str, **environment: str) -> dict[str, Any]:
+    """Run `python -m ARGUMENTS` and return the JSON object that it printed; raises as `run_module`."""
+    values: dict[str, Any] = json.loads(run_module(*arguments, **environment))
     return values
 
 
-def child_with_peak(*arguments: str) -> tuple[str, float]:
-    """What `child` returns, and the largest resident memory of that process in MB (2^20 bytes); raises as `child`."""
+def run_module_with_peak(*arguments: str) -> tuple[str, float]:
+    """Return what `run_module` does and the peak resident memory of the process in MB (2^20 bytes); raises alike."""
     with TemporaryDirectory(prefix="cosmicai-bench-") as folder:
         peak = Path(folder, "peak")
-        printed = output_of([sys.executable, "-c", _PEAK, str(peak), sys.executable, "-m", *arguments], {})
+        printed = capture_output([sys.executable, "-c", _PEAK, str(peak), sys.executable, "-m", *arguments], {})
         return printed, float(peak.read_text())
 
 
-def output_of(command: list[str], environment: dict[str, str]) -> str:
-    """Runs a command with more environment and returns what it printed; raises as `child`."""
+def capture_output(command: list[str], environment: dict[str, str]) -> str:
+    """Run a command with additional environment variables and return what it printed; raises as `run_module`."""
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(f"`{' '.join(command)}` failed: {last}")
+        raise InputError(f"`{' '.join(command)}` failed: {last_line(done.stderr)}")
     return done.stdout
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a process printed, which usually says why it failed."""
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]

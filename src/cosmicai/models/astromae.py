@@ -1,7 +1,7 @@
 """AstroMAE: the redshift network of Fathkouhi & Fox (2024, IEEE e-Science), in one file.
 
-Three branches look at one galaxy: a vision transformer and an Inception network at the cutout, a multilayer
-perceptron at the five magnitudes. Their outputs are concatenated and mapped to one number, the photometric redshift.
+Three branches process one galaxy: a vision transformer and an Inception network the cutout, a multilayer perceptron
+the five magnitudes. Their outputs are concatenated and mapped to one number, the photometric redshift.
 
 Shapes in comments: B batch, T tokens (patches, and the class token where there is one), C width.
 """
@@ -88,7 +88,7 @@ class ConvBlock(nn.Sequential):
 
 
 class InceptionBlock(nn.Module):
-    """Four branches side by side: 1x1; 1x1 then small; 1x1 then large; max pool then 1x1."""
+    """Four parallel branches: 1x1; 1x1 then small; 1x1 then large; max pool then 1x1."""
 
     def __init__(self, config: AstroMAEConfig, inputs: int, block: InceptionConfig) -> None:
         super().__init__()
@@ -109,8 +109,8 @@ class InceptionBlock(nn.Module):
         return torch.cat([self.direct(x), self.small(x), *large, self.pooled(x)], dim=1)
 
 
-def perceptron(config: AstroMAEConfig, kind: str, inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them and none after the last."""
+def build_perceptron(config: AstroMAEConfig, kind: str, inputs: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Return linear layers of these widths with ReLU between them and none after the last."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Linear(inputs, width, bias=config.has_bias(kind)), nn.ReLU()]
@@ -119,7 +119,7 @@ def perceptron(config: AstroMAEConfig, kind: str, inputs: int, widths: tuple[int
 
 
 class AstroMAE(nn.Module):
-    """Cutout and magnitudes to redshift.
+    """The network from cutout and magnitudes to redshift.
 
     `forward(image, magnitude)` takes image (B, bands, H, W) in the parameters' dtype and magnitude (B, magnitudes)
     in any float dtype (cast to the parameters' dtype, as published), and returns redshift (B,).
@@ -138,7 +138,7 @@ class AstroMAE(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.final_norm_eps)
         self.projection = nn.Linear(config.width, config.projection_width, bias=config.has_bias("projection"))
-        self.vit_head = perceptron(config, "vit_head", config.projection_width, config.vit_head)
+        self.vit_head = build_perceptron(config, "vit_head", config.projection_width, config.vit_head)
 
         kernel = config.stem_kernel
         inception: list[nn.Module] = [
@@ -151,13 +151,15 @@ class AstroMAE(nn.Module):
                 inception.append(InceptionBlock(config, channels, block))
                 channels = block.channels
         self.inception = nn.Sequential(*inception, nn.Flatten())
-        self.inception_head = perceptron(config, "inception_head", config.inception_features, config.inception_head)
-        self.magnitude_head = perceptron(config, "magnitude_head", config.magnitudes, config.magnitude_head)
+        self.inception_head = build_perceptron(
+            config, "inception_head", config.inception_features, config.inception_head
+        )
+        self.magnitude_head = build_perceptron(config, "magnitude_head", config.magnitudes, config.magnitude_head)
         joined = config.vit_head[-1] + config.inception_head[-1] + config.magnitude_head[-1]
-        self.redshift_head = perceptron(config, "redshift_head", joined, config.redshift_head)
+        self.redshift_head = build_perceptron(config, "redshift_head", joined, config.redshift_head)
 
     def encode(self, image: Tensor) -> Tensor:
-        """The transformer alone: (B, bands, H, W) -> (B, C), the mean over patch tokens."""
+        """Return the transformer's mean over patch tokens: (B, bands, H, W) -> (B, C)."""
         x: Tensor = self.patch(image).flatten(2).transpose(1, 2)  # (B, patches, C)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)

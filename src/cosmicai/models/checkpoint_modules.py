@@ -1,4 +1,4 @@
-"""A published checkpoint as a tree of modules: what an importer may ask of it, and which tensors it has used."""
+"""A published checkpoint as a tree of modules, with their tensors and attributes, and a record of the used tensors."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ ALLOWED_CLASSES = frozenset(
         "__builtin__.set",
         "builtins.set",
         "blocks.model_vit_inception.ViT_Astro",
-        "torch.device",  # an attribute of a DataParallel that was made where there are GPUs
+        "torch.device",  # an attribute of a DataParallel that was created on a machine with GPUs
         "torch.nn.parallel.data_parallel.DataParallel",
     }
 )
-_NOTHING = ("Dropout", "DropPath", "Identity")  # layers that do nothing in evaluation mode
+_INACTIVE = ("Dropout", "DropPath", "Identity")  # layers that do nothing in evaluation mode
 
 
 @dataclass
 class Checkpoint:
-    """The open file, and which of its tensors have been used."""
+    """The open file, and the names of the tensors that were used."""
 
     uri: str
     reader: RangeReader
     used: set[str] = field(default_factory=set)
 
-    def refuse(self, what: str) -> InputError:
-        """The error that says what cannot be imported."""
+    def mismatch(self, what: str) -> InputError:
+        """Return the error for a checkpoint of another architecture."""
         return InputError(f"{self.uri} is of another architecture: {what}; expected a published AstroMAE (ViT_Astro)")
 
 
@@ -64,7 +64,7 @@ class Module:
 
     @property
     def kind(self) -> str:
-        """Its class without the package."""
+        """Name of its class without the package."""
         return self.stand_in.qualified_name.rsplit(".", 1)[-1]
 
     def _members(self, group: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Module:
         return members if isinstance(members, dict) else {}
 
     def children(self) -> dict[str, Module]:
-        """Its modules by name."""
+        """Return its modules by name."""
         found = self._members("_modules")
         return {
             name: Module(self.checkpoint, f"{self.path}.{name}".lstrip("."), child)
@@ -81,58 +81,58 @@ class Module:
         }
 
     def child(self, name: str, kind: str | None = None) -> Module:
-        """A module by name. Refuses the checkpoint if there is none, or none of this kind."""
+        """Return a module by name. Raises InputError if it is absent or of another kind."""
         children = self.children()
         if name not in children:
-            raise self.checkpoint.refuse(f"{self.path or 'the model'} has no module {name}")
+            raise self.checkpoint.mismatch(f"{self.path or 'the model'} has no module {name}")
         if kind is not None and children[name].kind != kind:
-            raise self.checkpoint.refuse(f"{children[name].path} is {children[name].kind}, not {kind}")
+            raise self.checkpoint.mismatch(f"{children[name].path} is {children[name].kind}, not {kind}")
         return children[name]
 
     def layers(self) -> list[Module]:
-        """The members of a Sequential that do something."""
-        return [child for child in self.children().values() if child.kind not in _NOTHING]
+        """Return the members of a Sequential that compute something in evaluation mode."""
+        return [child for child in self.children().values() if child.kind not in _INACTIVE]
 
     def attribute(self, name: str) -> Any:
-        """An attribute. Refuses the checkpoint if there is none."""
+        """Return an attribute. Raises InputError if it is absent."""
         if name not in self.stand_in.state:
-            raise self.checkpoint.refuse(f"{self.path or 'the model'} has no attribute {name}")
+            raise self.checkpoint.mismatch(f"{self.path or 'the model'} has no attribute {name}")
         return self.stand_in.state[name]
 
-    def demand(self, **wanted: Any) -> None:
-        """Refuses the checkpoint unless these attributes have these values."""
-        for name, value in wanted.items():
+    def require(self, **expected: Any) -> None:
+        """Raise InputError unless these attributes have these values."""
+        for name, value in expected.items():
             if (found := self.attribute(name)) != value:
-                raise self.checkpoint.refuse(f"{self.path}.{name} is {found!r}, not {value!r}")
+                raise self.checkpoint.mismatch(f"{self.path}.{name} is {found!r}, not {value!r}")
 
-    def refs(self) -> dict[str, TensorRef]:
-        """Its own parameters and buffers by name."""
+    def tensor_refs(self) -> dict[str, TensorRef]:
+        """Return its own parameters and buffers by name."""
         both = self._members("_parameters") | self._members("_buffers")
         return {name: ref for name, ref in both.items() if isinstance(ref, TensorRef)}
 
     def walk(self) -> Iterator[Module]:
-        """This module and all below it, each once, however often it is held."""
-        seen, waiting = set(), [self]
-        while waiting:
-            module = waiting.pop()
+        """Return this module and all below it, each once, even if several modules contain it."""
+        seen, pending = set(), [self]
+        while pending:
+            module = pending.pop()
             if id(module.stand_in) not in seen:
                 seen.add(id(module.stand_in))
                 yield module
-                waiting += module.children().values()
+                pending += module.children().values()
 
-    def has(self, name: str) -> bool:
-        """Whether it has this tensor."""
-        return name in self.refs()
+    def has_tensor(self, name: str) -> bool:
+        """Return whether it has this tensor."""
+        return name in self.tensor_refs()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape. Refuses the checkpoint if there is no such tensor."""
-        if not self.has(name):
-            raise self.checkpoint.refuse(f"{self.path or 'the model'} has no tensor {name}")
-        return self.refs()[name].shape
+        """Return a tensor's shape. Raises InputError if it is absent."""
+        if not self.has_tensor(name):
+            raise self.checkpoint.mismatch(f"{self.path or 'the model'} has no tensor {name}")
+        return self.tensor_refs()[name].shape
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """A tensor's values, float32 where they are of any float dtype, and marks it as used."""
+        """Return a tensor's values, any float dtype as float32, and mark it as used."""
         self.shape(name)
         self.checkpoint.used.add(f"{self.path}.{name}".lstrip("."))
-        values = self.refs()[name].read(self.checkpoint.reader)
+        values = self.tensor_refs()[name].read(self.checkpoint.reader)
         return values.astype(np.float32) if values.dtype.kind == "f" else values

@@ -1,4 +1,4 @@
-"""The folded network (`fold.py`) in torch, flat, written for speed on a GPU; the same function as `astromae.py`.
+"""The folded network (`fold.py`) in torch, written for speed on a GPU; the same function as `astromae.py`.
 
 Shapes in comments: B batch, T tokens (P patches, and the class token in front where there is one), C width.
 """
@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import AstroMAEConfig
-from .fold import Affine, Folded, FoldedBlock, FoldedInception, merge_groups, merged_products
+from .fold import Affine, FoldedBlock, FoldedInception, FoldedWeights, merge_groups, merged_products
 
-# A grouped 1x1 convolution runs as one batched matrix product, neighbouring groups merged until a product reads this
-# many channels: tensor cores step through at least 16 to 32 of them at a time, whether or not they are there.
+# A grouped 1x1 convolution runs as one batched matrix product, with neighbouring groups merged until a product reads
+# this many channels: tensor cores process 16 to 32 of them at a time, even if there are fewer.
 MERGED_INPUTS = 32
 
 
 class Layer(nn.Module):
-    """An `Affine` in one precision, to which the input is cast: a linear layer, or a convolution of odd kernel."""
+    """An `Affine` in one precision, to which its input is cast: a linear layer, or a convolution with an odd kernel."""
 
     weight: Tensor
     bias: Tensor
@@ -32,7 +32,7 @@ class Layer(nn.Module):
         self.convolves = layer.weight.ndim == 4
         weight = torch.tensor(layer.weight, dtype=dtype)
         if weight.shape[2:] == (1, 1) and groups == 1:
-            weight = weight.flatten(1)  # of every pixel alone: a linear layer, to which the bias is no extra step
+            weight = weight.flatten(1)  # per pixel: as a linear layer, which adds the bias without an extra step
         elif self.convolves:
             weight = weight.contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
@@ -48,7 +48,7 @@ class Layer(nn.Module):
 
 
 class MergedGroups(nn.Module):
-    """A grouped 1x1 convolution as `products` matrix products, dense within each."""
+    """A grouped 1x1 convolution as `products` dense matrix products."""
 
     weight: Tensor
     bias: Tensor
@@ -64,7 +64,7 @@ class MergedGroups(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block. The last one returns the mean over patches, (B, C), and asks nothing for the class token."""
+    """A transformer block; the last one returns the mean over patches (B, C) and has no queries for the class token."""
 
     def __init__(self, config: AstroMAEConfig, block: FoldedBlock, dtype: torch.dtype, last: bool) -> None:
         super().__init__()
@@ -96,8 +96,8 @@ class Block(nn.Module):
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)  # its statistics are float32 in bfloat16, too
         if self.last:
             queries, keys_values = self.qkv
-            asking = normed[:, self.skip :].contiguous()  # else one product per galaxy
-            parts = (queries(asking), *keys_values(normed).chunk(2, dim=-1))
+            patches = normed[:, self.skip :].contiguous()  # else one product per galaxy
+            parts = (queries(patches), *keys_values(normed).chunk(2, dim=-1))
         else:
             parts = self.qkv[0](normed).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
@@ -108,7 +108,7 @@ class Block(nn.Module):
     def convolve(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, P, C)
         batch, tokens, width = x.shape
         if self.products:
-            # The class token comes along and is left out at the end: cheaper than a copy of the patches.
+            # The class token is processed, too, and dropped at the end: cheaper than a copy of the patches.
             rows = x.view(batch * tokens, self.products, -1).transpose(0, 1)  # (products, B * T, C / products)
             local: Tensor = self.convolution(rows)
             return local.transpose(0, 1).reshape(batch, tokens, width)[:, self.skip :]
@@ -129,7 +129,7 @@ class Block(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Every 1x1 convolution of the input at once; ReLU after each convolution."""
+    """An Inception block with all 1x1 convolutions of the input in one; ReLU after each convolution."""
 
     def __init__(self, block: FoldedInception, dtype: torch.dtype) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def _perceptron(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
 
 
 class FoldedAstroMAE(nn.Module):
-    """Cutout and magnitudes to redshift, folded, in `dtype` (float64, float32 or bfloat16) on the CPU; inference only.
+    """The folded network in `dtype` (float64, float32 or bfloat16), built on the CPU; inference only.
 
     `forward(image, magnitude)` takes image (B, bands, H, W) and magnitude (B, magnitudes) in any float dtype and
     returns redshift (B,), float64 from float64 and float32 from the others.
@@ -165,7 +165,7 @@ class FoldedAstroMAE(nn.Module):
     position: Tensor
     patch: Tensor
 
-    def __init__(self, folded: Folded, dtype: torch.dtype) -> None:
+    def __init__(self, folded: FoldedWeights, dtype: torch.dtype) -> None:
         super().__init__()
         self.config, self.stem_after_pool = folded.config, folded.stem_after_pool
         self.register_buffer("position", torch.tensor(folded.position, dtype=dtype))
@@ -182,7 +182,7 @@ class FoldedAstroMAE(nn.Module):
         magnitude_head = [dtype] * len(folded.magnitude_head)
         redshift_head = [dtype] * (len(folded.redshift_head) - 1) + [self.result_dtype]
         # bfloat16 rounds a magnitude of 20 by up to 0.06, TF32 by 0.008: the layer that reads the magnitudes (the joint
-        # one where their head had but one layer) is in float64, which TF32 leaves alone and costs little.
+        # layer if their head has a single one) is in float64, which TF32 does not affect and which costs little.
         (magnitude_head or redshift_head)[0] = torch.float64
         self.vit_head = _layers(folded.vit_head, [dtype] * len(folded.vit_head))
         self.inception_head = _layers(folded.inception_head, [dtype] * len(folded.inception_head))
@@ -200,7 +200,7 @@ class FoldedAstroMAE(nn.Module):
             x = block(x)
         return F.layer_norm(x, x.shape[-1:], eps=self.config.final_norm_eps)
 
-    def look(self, image: Tensor) -> Tensor:  # the Inception network: (B, bands, H, W) -> (B, features)
+    def inception_features(self, image: Tensor) -> Tensor:  # (B, bands, H, W) -> (B, features)
         pool, (first, *others) = self.config.pool, self.stages
         image = image.contiguous(memory_format=torch.channels_last)  # as tensor cores and linear layers read pixels
         x = self.stem(F.avg_pool2d(image, pool)) if self.stem_after_pool else F.avg_pool2d(self.stem(image), pool)
@@ -213,7 +213,7 @@ class FoldedAstroMAE(nn.Module):
         image = image.to(self.position.dtype)
         heads = [
             _perceptron(self.encode(image), self.vit_head),
-            _perceptron(self.look(image), self.inception_head),
+            _perceptron(self.inception_features(image), self.inception_head),
             _perceptron(magnitude, self.magnitude_head),
         ]
         *hidden, last = self.redshift_head

@@ -1,7 +1,7 @@
-"""Reads the files that torch.save writes, without torch and without executing what is in them.
+"""Read the files that torch.save writes, without torch and without executing their content.
 
 Such a file is a zip archive: `NAME/data.pkl`, a pickle that describes objects and tensors, and one stored
-(uncompressed) entry `NAME/data/KEY` per storage. The pickle is loaded by an unpickler that knows an explicit list of
+(uncompressed) entry `NAME/data/KEY` per storage. The pickle is loaded by an unpickler that accepts an explicit list of
 globals, replaces every class by an inert stand-in and every tensor by a `TensorRef`, and refuses any other global.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UnsafePickleError
 from ..storage import basename
-from ..storage.ranges import RangeReader, seekable
+from ..storage.ranges import RangeReader, as_file
 
 # bfloat16 has no numpy type: its two bytes are read as an integer and widened (`TensorRef.read`).
 STORAGE_DTYPES = {
@@ -37,7 +37,7 @@ STORAGE_DTYPES = {
     "torch.ByteStorage": "|u1",
     "torch.BoolStorage": "|b1",
 }
-# What the pickle of any tensor or parameter needs.
+# Globals in the pickle of any tensor or parameter.
 TENSOR_GLOBALS = frozenset(
     {
         "collections.OrderedDict",
@@ -54,7 +54,7 @@ _ENCRYPTED = 0x1  # of a zip entry's flags
 
 @dataclass(frozen=True)
 class TensorRef:
-    """Where a tensor's values lie in a file: byte offset, dtype, shape, and strides in elements."""
+    """Position of a tensor's values in a file: byte offset, dtype, shape, and strides in elements."""
 
     offset: int
     dtype: str
@@ -63,20 +63,20 @@ class TensorRef:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element."""
+        """Size of one element in bytes."""
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
 
     @property
     def span(self) -> int:
-        """Bytes from the first element to the end of the last."""
+        """Distance from the first element to the end of the last in bytes."""
         if 0 in self.shape:
             return 0
         last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         return (last + 1) * self.itemsize
 
     @property
-    def contiguous(self) -> bool:
-        """Whether the elements lie in C order without gaps."""
+    def is_contiguous(self) -> bool:
+        """Whether the elements are in C order without gaps."""
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size != 1 and stride != expected:
@@ -85,7 +85,7 @@ class TensorRef:
         return True
 
     def read(self, reader: RangeReader) -> NDArray[Any]:
-        """The tensor as an array of its own."""
+        """Read the tensor into a new array; bfloat16 becomes float32."""
         raw = bytearray(self.span)
         reader.read_into(self.offset, memoryview(raw))
         stored = "<u2" if self.dtype == "bfloat16" else self.dtype
@@ -100,16 +100,16 @@ class TensorRef:
 
 
 class StandIn:
-    """Takes the place of an object of the archive: holds its state, does nothing."""
+    """An inert object in place of one of the archive: it holds its state and does nothing."""
 
     qualified_name = ""
 
     state: dict[str, Any]
 
     def __new__(cls, *_: object) -> StandIn:  # not __init__: a pickle may make an object without calling that
-        made = super().__new__(cls)
-        made.state = {}
-        return made
+        stand_in = super().__new__(cls)
+        stand_in.state = {}
+        return stand_in
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
@@ -117,15 +117,15 @@ class StandIn:
 
 
 @dataclass(frozen=True)
-class Archive:
+class TorchArchive:
     """The unpickled description of a torch.save file."""
 
     uri: str
     root: Any
 
 
-def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) -> Archive:
-    """Reads the description of a torch.save file; tensors become `TensorRef`.
+def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) -> TorchArchive:
+    """Read the description of a torch.save file, with a `TensorRef` in place of every tensor.
 
     Raises UnsafePickleError if the pickle names a global that is neither in `allowed_classes` (replaced by an inert
     stand-in) nor in `TENSOR_GLOBALS`, InputError if the file is empty, truncated or of another format.
@@ -135,32 +135,32 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
     head = bytearray(min(4, reader.size))
     reader.read_into(0, memoryview(head))
     try:
-        archive = zipfile.ZipFile(seekable(reader))
+        archive = zipfile.ZipFile(as_file(reader))
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
-        what = (
+        problem = (
             "is truncated or damaged (the zip directory at its end is missing); copy it again"
             if head == b"PK\x03\x04"
             else "is not in the zip format of torch.save (torch 1.6 or newer); save it again with torch.save"
         )
-        raise InputError(f"{uri} {what}") from None
+        raise InputError(f"{uri} {problem}") from None
     with archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        described = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-        if len(described) != 1:
+        pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
             raise InputError(f"{uri} holds no data.pkl; expected a file written by torch.save")
-        if entries[described[0]].file_size > _LARGEST_PICKLE:
+        if entries[pickles[0]].file_size > _LARGEST_PICKLE:
             raise InputError(f"{uri}: its data.pkl is larger than any model or partition needs; refused")
-        prefix = described[0].removesuffix("data.pkl")
+        prefix = pickles[0].removesuffix("data.pkl")
         byteorder = entries.get(f"{prefix}byteorder")
-        if byteorder is not None and _content(uri, archive, byteorder) != b"little":
+        if byteorder is not None and _read_entry(uri, archive, byteorder) != b"little":
             raise InputError(f"{uri} was saved on a big-endian machine; expected little-endian, save it again")
-        description = _content(uri, archive, entries[described[0]])
+        description = _read_entry(uri, archive, entries[pickles[0]])
 
     def storage_offset(key: str) -> tuple[int, int]:
         entry = entries.get(f"{prefix}data/{key}")
         if entry is None:
             raise InputError(f"{uri} is damaged: its storage {key} is missing; copy it again")
-        _demand_stored(uri, entry)
+        _require_stored(uri, entry)
         header = bytearray(_LOCAL_HEADER.size)
         reader.read_into(entry.header_offset, memoryview(header))
         name_length, extra_length = _LOCAL_HEADER.unpack(header)
@@ -171,20 +171,20 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
 
     unpickler = _AllowListUnpickler(uri, description, frozenset(allowed_classes), storage_offset)
     try:
-        return Archive(uri, unpickler.load())
+        return TorchArchive(uri, unpickler.load())
     except InputError:
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
         raise InputError(f"{uri} is damaged: its pickle cannot be read ({error}); copy it again") from None
 
 
-def _demand_stored(uri: str, entry: zipfile.ZipInfo) -> None:
+def _require_stored(uri: str, entry: zipfile.ZipInfo) -> None:
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED:
         raise InputError(f"{uri} is compressed; expected stored entries as torch.save writes them, save it again")
 
 
-def _content(uri: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    _demand_stored(uri, entry)
+def _read_entry(uri: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    _require_stored(uri, entry)
     try:
         return archive.read(entry)
     except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error):
@@ -192,15 +192,15 @@ def _content(uri: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> byte
         raise InputError(f"{uri} is damaged (the checksum of its {name} is wrong); copy it again") from None
 
 
-# The unpickler in Python, not the one in C: that one allocates 16 bytes for every number below the largest memo index
-# that a pickle names, 64 GiB for a pickle of eight bytes.
+# Python's unpickler, not the one in C, which allocates 16 bytes for every number below the largest memo index of a
+# pickle: 64 GiB for a pickle of eight bytes.
 class _AllowListUnpickler(pickle._Unpickler):
     def __init__(
         self, uri: str, data: bytes, classes: frozenset[str], storage_offset: Callable[[str], tuple[int, int]]
     ) -> None:
         super().__init__(io.BytesIO(data))
         self._uri, self._classes, self._storage_offset = uri, classes, storage_offset
-        # Made anew for every file: a pickle can set attributes of whatever it is handed.
+        # Created for every file: a pickle can set attributes of every object that it receives.
         self._known: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "torch._utils._rebuild_tensor_v2": lambda *arguments: self._tensor(*arguments[:4]),

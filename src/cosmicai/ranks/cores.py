@@ -1,4 +1,4 @@
-"""How many cores are really ours: the processors we may run on, and the share of them that a container grants."""
+"""The cores that this process may use: its CPU affinity, and the quota of its control groups (containers, SLURM)."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-MEMBERSHIP, MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+MEMBERSHIP, MOUNT_POINT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Cores that this process may use, by its cpuset and its cgroup's quota (rounded up); at least 1."""
+    """Return the number of cores that affinity and control groups allow (a quota is rounded up); at least 1."""
     allowed = len(allowed_cores()) or os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, cgroup_quota())))
 
 
 def allowed_cores() -> list[int]:
-    """Numbers of the cores that this process may run on; empty where the system does not say."""
+    """Return the numbers of the cores that this process may run on; empty where the system cannot tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def pin(environment: Mapping[str, str]) -> None:
-    """Binds this process to the cores that COSMICAI_CORES lists, as `launch` sets it."""
+def pin_to_cores(environment: Mapping[str, str]) -> None:
+    """Bind this process to the cores that COSMICAI_CORES lists, if the launcher has set it."""
     if listed := environment.get("COSMICAI_CORES"):
         os.sched_setaffinity(0, {int(core) for core in listed.split(",")})
 
 
-def cgroup_quota(membership: Path = MEMBERSHIP, mounted: Path = MOUNTED) -> float:
-    """Cores that the kernel's control groups (version 2 or 1) grant this process; infinite where they set no limit."""
-    quotas = {1: _version_1, 2: _version_2}
-    groups = control_groups("cpu", membership, mounted)
+def cgroup_quota(membership: Path = MEMBERSHIP, mount_point: Path = MOUNT_POINT) -> float:
+    """Return the cores that the control groups (version 1 or 2) allow this process; infinite without a limit."""
+    quotas = {1: _quota_version_1, 2: _quota_version_2}
+    groups = control_groups("cpu", membership, mount_point)
     return min((quota for version, folder in groups for quota in quotas[version](folder)), default=math.inf)
 
 
 def control_groups(
-    controller: str, membership: Path = MEMBERSHIP, mounted: Path = MOUNTED
+    controller: str, membership: Path = MEMBERSHIP, mount_point: Path = MOUNT_POINT
 ) -> Iterator[tuple[int, Path]]:
-    """Version and folder of every control group that may limit this process, its own and those above.
+    """Yield version and folder of every control group that may limit this process: its own and all its parents.
 
-    Inside a container our own path may not be visible, so a folder need not exist.
+    A folder may not exist, since a container does not always see its own path.
     """
     try:
         lines = membership.read_text().splitlines()
@@ -49,12 +49,12 @@ def control_groups(
         _, controllers, own = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        root = mounted / controller if controllers else mounted  # version 1 mounts each controller apart
+        root = mount_point / controller if controllers else mount_point  # version 1 mounts each controller by itself
         for group in (Path(own), *Path(own).parents):
             yield (1 if controllers else 2), root / str(group).lstrip("/")
 
 
-def _version_2(folder: Path) -> Iterator[float]:
+def _quota_version_2(folder: Path) -> Iterator[float]:
     try:
         quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def _version_2(folder: Path) -> Iterator[float]:
         yield int(quota) / int(period)
 
 
-def _version_1(folder: Path) -> Iterator[float]:
+def _quota_version_1(folder: Path) -> Iterator[float]:
     try:
         quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Ranks that find each other through a rendezvous server (package fmi), wherever they were started."""
+"""Communicate through a rendezvous server (package fmi), wherever the ranks were started."""
 
 from __future__ import annotations
 
@@ -12,104 +12,109 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmi import SECRET, collectives
+from fmi import SECRET_VARIABLE, collectives
 from fmi.control import Endpoint
 from fmi.errors import FMIError
-from fmi.group import Group, joined
+from fmi.group import Group, connect
 from fmi.messages import MAX_NAME
 
 from ..errors import InputError
 from .communicator import Operation
 from .environment import RENDEZVOUS, Environment, Rank
 
-MEETING = 600.0  # seconds for all ranks to come
-WAITING = 86400.0  # seconds of a rank that is done for the slowest; one that died is noticed at once
-JOB = "COSMICAI_RENDEZVOUS_JOB"
+JOIN_TIMEOUT = 600.0  # seconds until all ranks have joined
+COLLECTIVE_TIMEOUT = 86400.0  # seconds that a finished rank waits for the slowest; a lost rank is noticed at once
+RENDEZVOUS_JOB = "COSMICAI_RENDEZVOUS_JOB"
 
 
 class Disconnected(InputError):
-    """The ranks have not found each other, or one of them is lost."""
+    """The ranks could not be connected, or one of them was lost."""
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """Where a job's ranks meet, under which name, and what all of them know."""
+class Rendezvous:
+    """Where the ranks of a job find each other: the server, the name of the job, and the secret that they share."""
 
     endpoint: Endpoint
     job: str
     secret: bytes
 
 
-def meeting_at(endpoint: str, job: str, secret: bytes) -> Meeting:
-    """A meeting at HOST:PORT. Raises InputError if that is none, or if the job's name is too long."""
+def rendezvous_at(endpoint: str, job: str, secret: bytes) -> Rendezvous:
+    """Return the rendezvous of a job at HOST:PORT. Raises InputError if the address or the job's name is invalid."""
     if len(job.encode()) > MAX_NAME:
         raise InputError(f"the job's name {job[:40]}... is too long; expected at most {MAX_NAME} bytes")
     try:
-        return Meeting(Endpoint.parse(endpoint), job, secret)
+        return Rendezvous(Endpoint.parse(endpoint), job, secret)
     except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def meeting_of(rank: Rank, environment: Environment) -> Meeting:
-    """The meeting that the environment names. Raises InputError if it names no job and the launcher gave none."""
-    job = environment.get(JOB) or rank.submission
+def rendezvous_from_environment(rank: Rank, environment: Environment) -> Rendezvous:
+    """Return the rendezvous of this launch. Raises InputError if neither the environment nor the rank names the job."""
+    job = environment.get(RENDEZVOUS_JOB) or rank.submission
     if not job:
-        raise InputError(f"{RENDEZVOUS} is set and {JOB} is not; give all ranks of this run the same name there")
-    return meeting_at(environment[RENDEZVOUS], job, environment.get(SECRET, "").encode())
+        raise InputError(
+            f"{RENDEZVOUS} is set and {RENDEZVOUS_JOB} is not; set it to one name that is the same for all ranks of "
+            "this run"
+        )
+    return rendezvous_at(environment[RENDEZVOUS], job, environment.get(SECRET_VARIABLE, "").encode())
 
 
 @contextmanager
-def connected_by_fmi(
+def connect_fmi(
     rank: int,
     world_size: int,
-    meeting: Meeting,
-    patience: float = MEETING,
-    waiting: Callable[[], float] = lambda: WAITING,
+    rendezvous: Rendezvous,
+    join_timeout: float = JOIN_TIMEOUT,
+    collective_timeout: Callable[[], float] = lambda: COLLECTIVE_TIMEOUT,
 ) -> Iterator[FMICommunicator]:
-    """Joins the job. An exception in the block ends it for the other ranks too.
+    """Join the job and yield its communicator. An exception in the block ends the job for the other ranks too.
 
-    `waiting` says for how many seconds a rank that is done may wait for the slowest. Raises Disconnected if the ranks
-    do not all come within `patience` seconds, if one is lost, or if that waiting is over.
+    `collective_timeout` returns for how many seconds a collective operation may wait for the slowest rank. Raises
+    Disconnected if not all ranks join within `join_timeout` seconds, if one is lost, or after that timeout.
     """
+    endpoint = rendezvous.endpoint
     try:
-        with joined(
-            meeting.endpoint, meeting.job, rank, world_size, meeting.secret, join_timeout=patience, timeout=WAITING
-        ) as group:
-            yield FMICommunicator(group, waiting)
+        with connect(
+            endpoint, rendezvous.job, rank, world_size, rendezvous.secret, join_timeout=join_timeout,
+            timeout=COLLECTIVE_TIMEOUT,
+        ) as group:  # fmt: skip
+            yield FMICommunicator(group, collective_timeout)
     except FMIError as error:
-        raise Disconnected(f"rank {rank} of {world_size} ranks that meet at {meeting.endpoint}: {error}") from None
+        raise Disconnected(f"rank {rank} of {world_size} with rendezvous server {endpoint}: {error}") from None
 
 
 class FMICommunicator:
-    """A group of ranks, of which the server keeps the counter."""
+    """The communicator of a group of ranks; the rendezvous server keeps the counter."""
 
-    def __init__(self, group: Group, waiting: Callable[[], float]) -> None:
-        self._group, self._waiting = group, waiting
+    def __init__(self, group: Group, timeout: Callable[[], float]) -> None:
+        self._group, self._timeout = group, timeout
         self.rank, self.size = group.rank, group.size
 
     @property
     def routes(self) -> dict[str, int]:
-        """How many of the other ranks this one talks to, by the way to them: private, punched or relay."""
+        """Number of connected ranks by route: private (address), punched (NAT traversal) or relay (by the server)."""
         return dict(sorted(Counter(self._group.routes.values()).items()))
 
     def barrier(self) -> None:
-        """Returns when all ranks have called it."""
-        collectives.barrier(self._group, self._waiting())
+        """Return when all ranks have called it."""
+        collectives.barrier(self._group, self._timeout())
 
     def allreduce(self, values: NDArray[np.float64], operation: Operation = "sum") -> NDArray[np.float64]:
-        """The element-wise sum, minimum or maximum over all ranks of arrays of one shape, the same on every rank."""
-        return collectives.allreduce(self._group, values, operation, self._waiting())
+        """Return the element-wise sum, minimum or maximum over all ranks of arrays of one shape, on every rank."""
+        return collectives.allreduce(self._group, values, operation, self._timeout())
 
     def gather(self, value: Any) -> list[Any] | None:
-        """The values of all ranks in their order on rank 0, None elsewhere."""
-        everyone = collectives.gather(self._group, json.dumps(value), timeout=self._waiting())
-        return everyone and [json.loads(text) for text in everyone]
+        """Return the values of all ranks, by rank, on rank 0, and None on the others."""
+        gathered = collectives.gather(self._group, json.dumps(value), timeout=self._timeout())
+        return gathered and [json.loads(text) for text in gathered]
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank."""
+        """Return rank 0's value on every rank."""
         own = json.dumps(value) if self.rank == 0 else None
-        return json.loads(collectives.broadcast(self._group, own, timeout=self._waiting()))
+        return json.loads(collectives.broadcast(self._group, own, timeout=self._timeout()))
 
     def next_item(self) -> int:
-        """The next number of a counter that all ranks share: 0, 1, 2, ... each given once."""
+        """Return the next number of a counter that all ranks share: 0, 1, 2, ..., each exactly once."""
         return self._group.next_item()

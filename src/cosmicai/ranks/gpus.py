@@ -1,4 +1,4 @@
-"""One GPU for each rank of a machine."""
+"""The GPUs of a machine, divided among its ranks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def gpu_names(environment: Environment) -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, which a scheduler or the user may have
-    set; found without the driver, which would hold on to all of them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    A scheduler or the user may have set that variable. Without it, device files are counted: the driver would open all
+    GPUs.
+    """
     listed = environment.get(VISIBLE)
     if listed is not None:
         return [name for name in listed.split(",") if name]
@@ -19,6 +22,6 @@ def gpu_names(environment: Environment) -> list[str]:
 
 
 def own_gpu(local_rank: int, environment: Environment) -> dict[str, str]:
-    """The variable that shows a rank its own GPU alone; nothing where there is no choice."""
+    """Return the variable that restricts a rank to its own GPU; empty if there is at most one."""
     names = gpu_names(environment)
     return {VISIBLE: names[local_rank % len(names)]} if len(names) > 1 else {}

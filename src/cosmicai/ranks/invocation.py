@@ -1,4 +1,4 @@
-"""One call of a function on AWS Lambda: which it is, what it may use, and how long it has."""
+"""One invocation of a function on AWS Lambda: its identity, its memory and storage, and the time that it has left."""
 
 from __future__ import annotations
 
@@ -10,14 +10,34 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import msgspec
+
+ARCHITECTURES = ("x86_64", "arm64")  # of functions
+
 _calls = count()  # of this process
+
+
+class InvocationRecord(msgspec.Struct, frozen=True):
+    """An invocation as the record of a rank or the note of a function holds it; `seconds` is its duration so far.
+
+    Memory and storage are in MB (2^20 bytes).
+    """
+
+    request_id: str
+    function: str
+    memory_mb: int
+    ephemeral_mb: int
+    region: str
+    architecture: str
+    cold_start: bool
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """A call of a function. `began` is of time.perf_counter; memory and storage are in MB (2^20 bytes).
+    """An invocation in progress. `began` is a time of time.perf_counter; memory and storage are in MB (2^20 bytes).
 
-    A cold one began with its process, of which Lambda starts another whenever all are busy.
+    A cold invocation began with its process; Lambda starts another process whenever all are busy.
     """
 
     request_id: str
@@ -31,8 +51,8 @@ class Invocation:
     seconds_left: Callable[[], float]
 
     @staticmethod
-    def of(context: Any, age: float) -> Invocation:
-        """The call that Lambda's context object describes, in a process of so many seconds."""
+    def from_context(context: Any, age: float) -> Invocation:
+        """Return the invocation that Lambda's context object describes, in a process that is `age` seconds old."""
         environment = os.environ
         is_cold = not next(_calls)
         return Invocation(
@@ -47,15 +67,9 @@ class Invocation:
             lambda: context.get_remaining_time_in_millis() / 1000,
         )
 
-    def record(self) -> dict[str, Any]:
-        """What a record says of it; `seconds` are those so far, of a cold one from the start of its process."""
-        return {
-            "request_id": self.request_id,
-            "function": self.function,
-            "memory_mb": self.memory_mb,
-            "ephemeral_mb": self.ephemeral_mb,
-            "region": self.region,
-            "architecture": self.architecture,
-            "cold_start": self.cold_start,
-            "seconds": time.perf_counter() - self.began,
-        }
+    def record(self) -> InvocationRecord:
+        """Return what a record says of the call, with its seconds so far."""
+        return InvocationRecord(
+            self.request_id, self.function, self.memory_mb, self.ephemeral_mb, self.region, self.architecture,
+            self.cold_start, time.perf_counter() - self.began,
+        )  # fmt: skip

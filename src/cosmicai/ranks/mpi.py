@@ -1,4 +1,4 @@
-"""Ranks that MPI connects; the counter is fetched and increased one-sidedly in rank 0's memory."""
+"""Communicate through MPI; the shared counter is in rank 0's memory, increased by one-sided operations."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from ..errors import InputError
 from .communicator import Operation
 from .environment import Environment, Rank
 
-FAILED = 1
-ATTEND_EVERY = 0.01  # seconds
+EXIT_FAILURE = 1
+PROGRESS_INTERVAL = 0.01  # seconds
 
 
 @contextmanager
-def connected_by_mpi(rank: Rank) -> Iterator[MPICommunicator]:
-    """Joins MPI's world. An exception in the block aborts the whole of it, since the others would wait for ever.
+def connect_mpi(rank: Rank) -> Iterator[MPICommunicator]:
+    """Initialize MPI and yield the communicator of its world.
 
-    Raises InputError if mpi4py's MPI is not the one that started this process.
+    An exception in the block aborts all ranks, since the others would wait indefinitely. Raises InputError if the MPI
+    library of mpi4py is not the one that started this process.
     """
-    # Debian's Open MPI is set up without what one-sided operations between nodes need; this offers all that is there.
+    # Debian's Open MPI is configured without the one-sided operations between nodes; this enables all that exist.
     os.environ.setdefault("OMPI_MCA_osc", "^monitoring")
     try:
         import mpi4py
@@ -35,7 +36,7 @@ def connected_by_mpi(rank: Rank) -> Iterator[MPICommunicator]:
         mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
 
-        _require_common_language(MPI.Get_library_version(), os.environ)
+        _require_same_interface(MPI.Get_library_version(), os.environ)
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
     except (ImportError, RuntimeError) as error:
         raise InputError(
@@ -52,24 +53,24 @@ def connected_by_mpi(rank: Rank) -> Iterator[MPICommunicator]:
     try:
         yield communicator
     except BaseException as error:
-        # What the user sees is said before the others end, and with them this process.
+        # Printed before Abort, which may end this process too.
         print(f"rank {rank.rank}: {error or type(error).__name__}", file=sys.stderr, flush=True)
-        world.Abort(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else FAILED)
+        world.Abort(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else EXIT_FAILURE)
     communicator.close()
 
 
-def _require_common_language(library: str, environment: Environment) -> None:
-    """Raises InputError if MPI could not find out from these variables who it is, and would end this process."""
+def _require_same_interface(library: str, environment: Environment) -> None:
+    """Raise InputError if this MPI library does not understand these variables, and would end the process."""
     name = library.partition(",")[0].strip()
     if library.startswith("Open MPI") and "PMI_RANK" in environment and "PMIX_RANK" not in environment:
         raise InputError(
-            f"this rank was started by PMI, as MPICH, Intel MPI or `srun --mpi=pmi2` do, and mpi4py uses {name}, which "
-            "speaks PMIx; start it with `srun --mpi=pmix` or Open MPI's mpirun, or use jobs/infer_array.sh"
+            f"this rank was started through PMI, as by MPICH, Intel MPI or `srun --mpi=pmi2`, and mpi4py uses {name}, "
+            "which needs PMIx; start it with `srun --mpi=pmix` or Open MPI's mpirun, or use jobs/infer_array.sh"
         )
 
 
 class MPICommunicator:
-    """MPI's world and a window with one number in it."""
+    """MPI's world, and a window of one number as the shared counter."""
 
     def __init__(self, world: Any) -> None:
         from mpi4py import MPI
@@ -82,54 +83,55 @@ class MPICommunicator:
             raise InputError(
                 f"this MPI has no one-sided operations between these nodes ({error}); with Open MPI try --mca osc ucx"
             ) from None
-        self._counting = threading.Lock()  # a rank may hold one lock of a window at a time
+        self._window_lock = threading.Lock()  # a rank may hold one lock of a window at a time
         self._closing = threading.Event()
-        self._attendant = threading.Thread(target=self._attend, name="attendant", daemon=True)
+        self._progress_thread = threading.Thread(target=self._make_progress, name="mpi-progress", daemon=True)
         if self.rank == 0:
             self._window.tomemory()[:] = bytes(8)
-            self._attendant.start()
+            self._progress_thread.start()
         self.barrier()
 
-    def _attend(self) -> None:
-        """Lets MPI see to what the other ranks want of this one's memory, which else waits until this one calls MPI.
+    def _make_progress(self) -> None:
+        """Call MPI regularly, so that it serves the other ranks' access to this rank's memory.
 
-        Within one node, or with an RDMA network, it would not; over TCP others waited for all of a batch.
+        Over TCP, MPI serves it only while this rank is inside a call of MPI, and the others would wait for the end of a
+        batch. Within one node and on RDMA networks this is not needed.
         """
-        while not self._closing.wait(ATTEND_EVERY):
+        while not self._closing.wait(PROGRESS_INTERVAL):
             self._world.Iprobe()
 
     def close(self) -> None:
-        """Gives the window back, when all ranks do so."""
+        """Free the window. A collective operation."""
         self.barrier()
         if self.rank == 0:
             self._closing.set()
-            self._attendant.join()
+            self._progress_thread.join()
         self._window.Free()
 
     def barrier(self) -> None:
-        """Returns when all ranks have called it."""
+        """Return when all ranks have called it."""
         self._world.Barrier()
 
     def allreduce(self, values: NDArray[np.float64], operation: Operation = "sum") -> NDArray[np.float64]:
-        """The element-wise sum, minimum or maximum over all ranks of arrays of one shape, the same on every rank."""
+        """Return the element-wise sum, minimum or maximum over all ranks of arrays of one shape, on every rank."""
         reduced = values.copy(order="C")
         self._world.Allreduce(self._mpi.IN_PLACE, reduced, getattr(self._mpi, operation.upper()))
         return reduced
 
     def gather(self, value: Any) -> list[Any] | None:
-        """The values of all ranks in their order on rank 0, None elsewhere."""
+        """Return the values of all ranks, by rank, on rank 0, and None on the others."""
         own = json.dumps(value).encode()
         sizes = np.empty(self.size, np.int64)
         self._world.Allgather(np.array([len(own)]), sizes)
-        everyone = bytearray(sizes.sum()) if self.rank == 0 else None
-        self._world.Gatherv(own, everyone and [everyone, sizes])
-        if everyone is None:
+        gathered = bytearray(sizes.sum()) if self.rank == 0 else None
+        self._world.Gatherv(own, gathered and [gathered, sizes])
+        if gathered is None:
             return None
         ends = np.cumsum(sizes)
-        return [json.loads(everyone[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+        return [json.loads(gathered[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank."""
+        """Return rank 0's value on every rank."""
         own = json.dumps(value).encode() if self.rank == 0 else b""
         size = np.array([len(own)])
         self._world.Bcast(size)
@@ -138,9 +140,9 @@ class MPICommunicator:
         return json.loads(data)
 
     def next_item(self) -> int:
-        """The next number of a counter that all ranks share: 0, 1, 2, ... each given once."""
+        """Return the next number of a counter that all ranks share: 0, 1, 2, ..., each exactly once."""
         one, number = np.ones(1, np.int64), np.empty(1, np.int64)
-        with self._counting:
+        with self._window_lock:
             self._window.Lock(0, self._mpi.LOCK_SHARED)
             self._window.Fetch_and_op(one, number, 0)
             self._window.Unlock(0)

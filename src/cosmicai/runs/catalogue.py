@@ -1,4 +1,4 @@
-"""The catalogue: one row per galaxy that was done, in the order of the survey."""
+"""Write and read the catalogue: one row per completed galaxy, in the order of the survey."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..errors import InputError, explained
-from ..storage import exists, replacing
-from ..storage.parallel import in_order
-from ..storage.ranges import open_ranges, seekable
-from ..storage.s3 import requests_at_once
+from ..errors import InputError, describe_os_errors
+from ..storage import atomic_write, exists
+from ..storage.parallel import map_in_order
+from ..storage.ranges import as_file, open_ranges
+from ..storage.s3 import reader_threads
 from .plan import Plan, WorkItem
 from .store import RunFolder
 
@@ -36,71 +36,71 @@ SCHEMA = pa.schema(
 def write_catalogue(
     run: RunFolder, plan: Plan, items: list[WorkItem]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.uint8]]:
-    """Writes catalogue.parquet from the parts of these items, holding a row group of it in memory.
+    """Write catalogue.parquet from the parts of these items, with no more than a row group of it in memory.
 
-    Returns redshift_phot (float32), redshift_spec (float64) and flag (uint8) of all rows, for the metrics.
+    Return redshift_phot (N,) float32, redshift_spec (N,) float64 and flag (N,) uint8 of all rows, for the metrics.
     Raises InputError if a part is damaged.
     """
-    seen, path = [], run.catalogue_path
+    columns_for_metrics, path = [], run.catalogue_path
     with (
-        replacing(path) as beside,
-        explained(path, "write"),
-        pq.ParquetWriter(beside, SCHEMA, compression="zstd") as writer,
+        atomic_write(path) as temporary,
+        describe_os_errors(path, "write"),
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
-        waiting: list[pa.Table] = []
+        pending: list[pa.Table] = []
         rows = 0
-        parts = in_order(partial(run.read_part, plan), items, requests_at_once(run.uri))
+        parts = map_in_order(partial(run.read_part, plan), items, reader_threads(run.uri))
         for item, part in zip(items, parts, strict=True):
-            seen.append((part.redshift_phot, part.redshift_spec, part.flag))
+            columns_for_metrics.append((part.redshift_phot, part.redshift_spec, part.flag))
             name = plan.shards[item.shard].name
             numbers: list[NDArray[Any]] = [part.objid, part.redshift_phot, part.redshift_spec, part.flag]
             columns = [
-                *map(_numbers, numbers),
-                _repeated(name, item.galaxies),
-                _numbers(np.arange(item.start, item.stop)),
+                *map(_number_array, numbers),
+                _repeated_text(name, item.galaxies),
+                _number_array(np.arange(item.start, item.stop)),
             ]
-            waiting.append(pa.Table.from_arrays(columns, schema=SCHEMA))
+            pending.append(pa.Table.from_arrays(columns, schema=SCHEMA))
             rows += item.galaxies
             while rows >= ROW_GROUP:
-                table = pa.concat_tables(waiting)
+                table = pa.concat_tables(pending)
                 writer.write_table(table.slice(0, ROW_GROUP).combine_chunks())
-                waiting, rows = [table.slice(ROW_GROUP)], rows - ROW_GROUP
+                pending, rows = [table.slice(ROW_GROUP)], rows - ROW_GROUP
         if rows:
-            writer.write_table(pa.concat_tables(waiting).combine_chunks())
-    if not seen:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
+    if not columns_for_metrics:
         return np.empty(0, np.float32), np.empty(0, np.float64), np.empty(0, np.uint8)
-    phot, spec, flag = (np.concatenate(column) for column in zip(*seen, strict=True))
+    phot, spec, flag = (np.concatenate(column) for column in zip(*columns_for_metrics, strict=True))
     return phot, spec, flag
 
 
-# From their bytes, since pyarrow's own conversions would import pandas, where it is installed, to compare types.
-def _numbers(values: NDArray[Any]) -> pa.Array:
+# Arrays are made from bytes: pyarrow's own conversions would import pandas, if it is installed, to compare types.
+def _number_array(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
-def _repeated(text: str, count: int) -> pa.Array:
+def _repeated_text(text: str, count: int) -> pa.Array:
     data = text.encode()
     ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
     return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(data * count))
 
 
 def read_catalogue(run: RunFolder) -> Iterator[pa.Table]:
-    """The catalogue, a row group at a time. Raises InputError if there is none yet."""
+    """Yield the catalogue a row group at a time. Raises InputError if it does not exist yet."""
     if not exists(run.catalogue_path):
         raise InputError(f"{run.uri} has no catalogue yet; make it with `cosmicai summarize {run.uri}`")
-    with open_ranges(run.catalogue_path) as reader, pq.ParquetFile(seekable(reader)) as file:
+    with open_ranges(run.catalogue_path) as reader, pq.ParquetFile(as_file(reader)) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
 
 
 def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:
-    """Writes the catalogue as "csv", "hdf5" or "fits"; returns its rows. Whole or not at all.
+    """Write the catalogue as "csv", "hdf5" or "fits", whole or not at all, and return its number of rows.
 
     CSV and HDF5 are written a row group at a time; FITS is written in one piece.
     """
     writer = {"csv": _to_csv, "hdf5": _to_hdf5, "fits": _to_fits}[kind]
-    with replacing(out) as beside, explained(out, "write"):
-        return writer(read_catalogue(run), beside)
+    with atomic_write(out) as temporary, describe_os_errors(out, "write"):
+        return writer(read_catalogue(run), temporary)
 
 
 def _to_csv(tables: Iterator[pa.Table], path: Path) -> int:

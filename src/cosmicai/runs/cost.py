@@ -1,6 +1,6 @@
-"""What a run used on AWS, and what that costs: plain sums, times the list prices of prices.toml.
+"""Compute what a run used on AWS and what that costs at the list prices of prices.toml.
 
-Left out: free tier, discounts, tax, data that leaves the region, and CloudWatch's logs.
+Not included: free tier, discounts, tax, data transfer out of the region, and CloudWatch's logs.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ import math
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from ..errors import InputError
+from ..ranks.invocation import ARCHITECTURES, InvocationRecord
+from ..records import convert
+from .lambda_report import InvocationReport
+from .record import FunctionNote, Record
 
 PRICES = Path(__file__).with_name("prices.toml")
-REGION, ARCHITECTURE = "us-east-1", "x86_64"  # of what does not say where it runs
-ARCHITECTURES = ("x86_64", "arm64")
+REGION, ARCHITECTURE = "us-east-1", "x86_64"  # where nothing else is given
 FREE_EPHEMERAL_MB = 512
-_TRANSITIONS = {"infer": 2, "initialize": 6, "summarize": 0}  # that go with one invocation, see `cost_of_run`
-_UNKNOWN: Mapping[str, Any] = {"region": "unknown", "architecture": "unknown", "ephemeral_mb": FREE_EPHEMERAL_MB}
-_S3_WRITES = ("Put", "Copy", "Post", "List", "Create", "Upload", "Complete")  # how the names of such requests begin
+_TRANSITIONS = {"infer": 2, "initialize": 6, "summarize": 0}  # per invocation, see `cost_of_run`
+_UNKNOWN = InvocationRecord("", "", 0, FREE_EPHEMERAL_MB, "unknown", "unknown", False, 0.0)
+_S3_WRITES = ("Put", "Copy", "Post", "List", "Create", "Upload", "Complete")  # prefixes of the names of such requests
 _S3_FREE = ("Delete", "Abort")
 _PUBLISHED = (  # partition in MB, requests, seconds, memory in GB, dollars
     (25, 517, 6.55, 2.8, 0.16),
@@ -34,11 +39,11 @@ _PUBLISHED = (  # partition in MB, requests, seconds, memory in GB, dollars
 
 @dataclass(frozen=True)
 class Usage:
-    """What was used of AWS; the prices have the same names. A GB is 2^30 bytes.
+    """Amounts of AWS services that were used; the prices have the same names. A GB is 2^30 bytes.
 
     Lambda: requests, memory, storage above 512 MB. Step Functions: transitions of a standard workflow. S3: PUT, COPY,
-    POST and LIST requests, then GET, HEAD and all other ones, then what it keeps. ECR: what it keeps. Fargate:
-    processors, memory.
+    POST and LIST requests, then GET, HEAD and all other requests, then storage. ECR: storage. Fargate: processors,
+    memory.
     """
 
     invocations: float = 0
@@ -61,7 +66,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars for one unit of each usage, by its name, where a source is known; `as_of` is ISO 8601."""
+    """US dollars for one unit of each usage, by its name, where a source is known; `as_of` is an ISO 8601 date."""
 
     region: str
     architecture: str
@@ -69,29 +74,97 @@ class Prices:
     each: Mapping[str, float]
 
 
+class RunCost(msgspec.Struct, frozen=True):
+    """The usage and cost of a run, as in `summary.json`; regions and architectures are joined by commas.
+
+    `dollars` has the parts of `usage` and their `total`; it is None if there are no prices, and `unpriced` says why.
+    Durations are billed ones of as many invocations as `billed_from_reports` says, and noted ones of the others.
+    """
+
+    region: str
+    architecture: str
+    prices_as_of: str
+    dollars: dict[str, float] | None
+    unpriced: str | None
+    usage: dict[str, float]
+    billed_from_reports: int
+    billed_from_records: int
+
+
+@dataclass(frozen=True)
+class InvocationNote:
+    """One invocation of "initialize", "infer" or "summarize", and its requests to S3 by their names."""
+
+    function: str
+    invocation: InvocationRecord
+    s3_requests: Mapping[str, int]
+
+
 def load_prices(region: str = REGION, architecture: str = ARCHITECTURE) -> Prices:
-    """The list prices of a region for a processor. Raises InputError, with those that are known, for an unknown one."""
+    """Return the list prices of a region for a processor. Raises InputError naming the known ones if it is unknown."""
     table = _price_table()
-    regions = [name for name in table if name != "as_of"]
-    if region not in regions:
-        known = ", ".join(regions)
+    if region not in table.regions:
+        known = ", ".join(table.regions)
         raise InputError(f"there are no prices for the region {region}; choose one of {known} with --region")
     if architecture not in ARCHITECTURES:
         raise InputError(f"there are no prices for {architecture}; choose one of {', '.join(ARCHITECTURES)}")
     each: dict[str, float] = {}
-    for service in table[region].values():
-        prices = service | service.get(architecture, {})
-        each |= {part.name: prices[part.name] for part in fields(Usage) if part.name in prices}
-    return Prices(region, architecture, table["as_of"].isoformat(), each)
+    for service in table.regions[region].values():
+        each |= service.for_architecture(architecture)
+    return Prices(region, architecture, table.as_of, each)
+
+
+class _UnitPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """US dollars for one unit of each usage; a price without a known source is None."""
+
+    invocations: float | None = None
+    gb_seconds: float | None = None
+    ephemeral_gb_seconds: float | None = None
+    transitions: float | None = None
+    s3_writes: float | None = None
+    s3_reads: float | None = None
+    s3_gb_months: float | None = None
+    ecr_gb_months: float | None = None
+    fargate_vcpu_hours: float | None = None
+    fargate_gb_hours: float | None = None
+
+    def known(self) -> dict[str, float]:
+        """Return the prices that are known, by usage."""
+        prices = {name: getattr(self, name) for name in _UnitPrices.__struct_fields__}
+        return {name: price for name, price in prices.items() if price is not None}
+
+
+class _ServicePrices(_UnitPrices, frozen=True, forbid_unknown_fields=True):
+    """A table of prices.toml: the prices of a service, some of which depend on the processor, and their sources."""
+
+    sources: tuple[str, ...] = ()
+    read: date | None = None
+    x86_64: _UnitPrices = _UnitPrices()
+    arm64: _UnitPrices = _UnitPrices()
+
+    def for_architecture(self, architecture: str) -> dict[str, float]:
+        """Return the prices for a processor, by usage."""
+        return self.known() | (self.arm64 if architecture == "arm64" else self.x86_64).known()
+
+
+@dataclass(frozen=True)
+class _PriceTable:
+    """The content of prices.toml: the prices of each region by service, and their ISO 8601 date."""
+
+    as_of: str
+    regions: Mapping[str, Mapping[str, _ServicePrices]]
 
 
 @cache
-def _price_table() -> dict[str, Any]:
-    return tomllib.loads(PRICES.read_text())
+def _price_table() -> _PriceTable:
+    table, where, remedy = tomllib.loads(PRICES.read_text()), str(PRICES), "install the program again"
+    as_of = convert(table.pop("as_of", None), date, where=where, remedy=remedy)
+    regions = convert(table, dict[str, dict[str, _ServicePrices]], where=where, remedy=remedy)
+    return _PriceTable(as_of.isoformat(), regions)
 
 
 def dollars(usage: Usage, prices: Prices) -> dict[str, float]:
-    """US dollars for each part of the usage, by its name, and their `total`.
+    """Return US dollars for each part of the usage, by its name, and their `total`.
 
     Raises InputError if something was used that has no price.
     """
@@ -104,102 +177,102 @@ def dollars(usage: Usage, prices: Prices) -> dict[str, float]:
 
 
 def billed_seconds(seconds: float) -> float:
-    """What Lambda bills for a duration: whole milliseconds, rounded up."""
-    return math.ceil(round(seconds * 1000, 6)) / 1000  # first rounded: 2.007 * 1000 is a little more than 2007
+    """Return the duration that Lambda bills: whole milliseconds, rounded up."""
+    return math.ceil(round(seconds * 1000, 6)) / 1000  # rounded first, since 2.007 * 1000 is slightly above 2007
 
 
 def invocation_gb_seconds(seconds: float, memory_mb: float) -> float:
-    """What Lambda bills for the memory of one invocation, in GB-seconds."""
+    """Return the GB-seconds that Lambda bills for the memory of one invocation."""
     return billed_seconds(seconds) * memory_mb / 1024
 
 
 def invocation_usage(seconds: float, memory_mb: float, ephemeral_mb: float = FREE_EPHEMERAL_MB) -> Usage:
-    """What one invocation of a function on Lambda uses, by itself."""
+    """Return the usage of one invocation of a function on Lambda, without its requests to other services."""
     above = max(0.0, ephemeral_mb - FREE_EPHEMERAL_MB)
     return Usage(1, invocation_gb_seconds(seconds, memory_mb), invocation_gb_seconds(seconds, above))
 
 
 def cost_of_run(
-    records: Iterable[Mapping[str, Any]],
-    functions: Iterable[Mapping[str, Any]],
-    invocations: Iterable[Mapping[str, Any]],
+    records: Iterable[Record | InvocationNote],
+    functions: Iterable[FunctionNote | InvocationNote],
+    invocations: Iterable[InvocationReport],
     region: str | None = None,
     architecture: str | None = None,
-) -> dict[str, Any] | None:
-    """What a run used on AWS and costs, from the records of its ranks, the notes of the functions that planned and
-    summarized it, and what CloudWatch's REPORT lines say (`reports.Report` as dicts); None if nothing ran on Lambda.
+) -> RunCost | None:
+    """Return the usage and cost of a run on AWS; None if nothing ran on Lambda.
 
-    A duration is the billed one of the REPORT line with the same request, else what the function itself noted, which is
-    less: it ends with the last note. REPORT lines of requests that noted nothing, since they died before, count too.
-    `region` and `architecture` price the run as if it had run there. `dollars` is None if there are no prices for it;
-    `unpriced` then says why.
+    They are computed from the records of the ranks, the notes of the functions that planned and summarized the run, and
+    Lambda's reports. A duration is the billed one of the report with the same request, or else the one that the
+    function noted, which is shorter since it ends with the last note. Reports of requests that noted nothing, because
+    they died before, are included. `region` and `architecture` price the run as if it had run there.
 
-    Transitions are an estimate, since nothing counts them: 6 with every invocation of initialize (the start of the
-    execution, Initialize, Infer, Summarize, the question whether the run is complete, the end), at least once, and 2
-    with every invocation of infer (the start of its child and its task). Of S3's requests only those from Lambda count.
+    Transitions are estimated, since nothing counts them: 6 per invocation of initialize (the start of the execution,
+    Initialize, Infer, Summarize, the choice whether to redrive, the end), at least once, and 2 per invocation of infer
+    (the start of its child execution and its task). Only requests to S3 from Lambda are included.
     """
-    notes = [("infer", record) for record in records if record.get("lambda")]
-    notes += [(note["function"], note) for note in functions]
-    reports = {report["request_id"]: report for report in invocations}
+    notes = [InvocationNote("infer", own.invocation, own.s3_requests) for own in records if own.invocation]
+    notes += [InvocationNote(note.function, note.invocation, note.s3_requests) for note in functions]
+    reports = {report.request_id: report for report in invocations}
     if not notes and not reports:
         return None
-    calls = [*_noted(notes, reports), *_not_noted(notes, reports)]
+    calls = [*_noted_calls(notes, reports), *_unnoted_calls(notes, reports)]
     if "initialize" not in (call.role for call in calls):
         calls.append(_Call("initialize", calls[0].place, Usage()))
     used: defaultdict[tuple[str, str], Usage] = defaultdict(Usage)
     for call in calls:
-        place = str(region or call.place["region"]), str(architecture or call.place["architecture"])
+        place = str(region or call.place.region), str(architecture or call.place.architecture)
         used[place] += call.usage + Usage(transitions=_TRANSITIONS[call.role])
-    priced, unpriced = _priced(used)
-    return {
-        "region": ", ".join(sorted({name for name, _ in used})),
-        "architecture": ", ".join(sorted({name for _, name in used})),
-        "prices_as_of": _price_table()["as_of"].isoformat(),
-        "dollars": priced,
-        "unpriced": unpriced,
-        "usage": asdict(sum(used.values(), Usage())),
-        "billed_from_reports": len(reports),
-        "billed_from_records": sum(note["lambda"]["request_id"] not in reports for _, note in notes),
-    }
+    priced, unpriced = _price(used)
+    return RunCost(
+        region=", ".join(sorted({name for name, _ in used})),
+        architecture=", ".join(sorted({name for _, name in used})),
+        prices_as_of=_price_table().as_of,
+        dollars=priced,
+        unpriced=unpriced,
+        usage=asdict(sum(used.values(), Usage())),
+        billed_from_reports=len(reports),
+        billed_from_records=sum(note.invocation.request_id not in reports for note in notes),
+    )
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One invocation: initialize, infer or summarize, where and how big the function is, and what it used."""
+    """One invocation: its role (initialize, infer or summarize), where it ran with which memory, and what it used."""
 
     role: str
-    place: Mapping[str, Any]
+    place: InvocationRecord
     usage: Usage
 
 
-_Notes = Sequence[tuple[str, Mapping[str, Any]]]  # what a function does, and what it noted
-_Reports = Mapping[str, Mapping[str, Any]]  # by request
+_Notes = Sequence[InvocationNote]
+_Reports = Mapping[str, InvocationReport]  # by request
 
 
-def _noted(notes: _Notes, reports: _Reports) -> Iterator[_Call]:
-    """The invocations that noted something."""
-    for role, note in notes:
-        place = note["lambda"]
-        report = reports.get(place["request_id"])
-        seconds = place["seconds"] if report is None else report["billed_ms"] / 1000
-        usage = invocation_usage(seconds, place["memory_mb"], place["ephemeral_mb"])
-        yield _Call(role, place, usage + _s3_usage(note["s3_requests"]))
+def _noted_calls(notes: _Notes, reports: _Reports) -> Iterator[_Call]:
+    """Yield the invocations that noted something."""
+    for note in notes:
+        place = note.invocation
+        report = reports.get(place.request_id)
+        seconds = place.seconds if report is None else report.billed_ms / 1000
+        usage = invocation_usage(seconds, place.memory_mb, place.ephemeral_mb)
+        yield _Call(note.function, place, usage + _s3_usage(note.s3_requests))
 
 
-def _not_noted(notes: _Notes, reports: _Reports) -> Iterator[_Call]:
-    """The invocations that only CloudWatch knows, taken for ones of the same function that did note something."""
-    places = [note["lambda"] for _, note in notes]
-    known, of_function = ({place[key]: place for place in places} for key in ("request_id", "function"))
+def _unnoted_calls(notes: _Notes, reports: _Reports) -> Iterator[_Call]:
+    """Yield the invocations that only CloudWatch knows, with the place of another invocation of the same function."""
+    places = [note.invocation for note in notes]
+    known = {place.request_id for place in places}
+    of_function = {place.function: place for place in places}
     for request, report in reports.items():
         if request in known:
             continue
-        place = of_function.get(report["function"]) or (places[0] if places else _UNKNOWN)
-        usage = invocation_usage(report["billed_ms"] / 1000, report["memory_mb"], place["ephemeral_mb"])
-        yield _Call(_role(report["function"]), place, usage)
+        place = of_function.get(str(report.function)) or (places[0] if places else _UNKNOWN)
+        usage = invocation_usage(report.billed_ms / 1000, report.memory_mb, place.ephemeral_mb)
+        yield _Call(_role(report.function), place, usage)
 
 
-def _priced(used: Mapping[tuple[str, str], Usage]) -> tuple[dict[str, float] | None, str | None]:
-    """The dollars of all places together, or why there are none."""
+def _price(used: Mapping[tuple[str, str], Usage]) -> tuple[dict[str, float] | None, str | None]:
+    """Return the dollars of all places together, or why there are none."""
     total: defaultdict[str, float] = defaultdict(float)
     try:
         for place, usage in used.items():
@@ -211,23 +284,23 @@ def _priced(used: Mapping[tuple[str, str], Usage]) -> tuple[dict[str, float] | N
 
 
 def _role(function: str | None) -> str:
-    """What a function of a stack does, of which the name says it at its end; infer, the most frequent, if unknown."""
+    """Return the role of a function by the end of its name; infer, the most frequent role, if it is unknown."""
     role = str(function).rpartition("-")[2]
     return role if role in _TRANSITIONS else "infer"
 
 
 def _s3_usage(requests: Mapping[str, int]) -> Usage:
-    """Requests to S3 by their names; those that delete or abort are free."""
+    """Return the usage of requests to S3 by their names; those that delete or abort are free."""
     paid = {name: count for name, count in requests.items() if not name.startswith(_S3_FREE)}
     writes = sum(count for name, count in paid.items() if name.startswith(_S3_WRITES))
     return Usage(s3_writes=writes, s3_reads=sum(paid.values()) - writes)
 
 
 def published_table(region: str = REGION, architecture: str = ARCHITECTURE) -> list[dict[str, float]]:
-    """The published "Estimated AWS computation cost summary for inference on the total dataset" (the README of
-    UVA-MLSys/AI-for-Astronomy), a row per size of the partitions: what we compute beside what was published.
+    """Return the published "Estimated AWS computation cost summary for inference on the total dataset" and our costs.
 
-    Published is requests x seconds x GB x 0.00001667; ours has the price of the requests too.
+    The table is from the README of UVA-MLSys/AI-for-Astronomy, with one row per partition size. The published cost is
+    requests x seconds x GB x 0.00001667; `dollars` includes the price of the requests.
     """
     prices, rows = load_prices(region, architecture), []
     for partition_mb, requests, seconds, memory_gb, published in _PUBLISHED:

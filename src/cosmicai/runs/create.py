@@ -1,69 +1,94 @@
-"""How a run begins: from what the user asked for to a plan that is never changed."""
+"""Start a run: from a user's request to a plan that is never changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from .. import storage
-from ..engines.registry import choose
+from ..engines.registry import choose_engine
 from ..errors import InputError
-from ..models.weights import find_weights
+from ..models.weights import WeightsFile, find_weights
 from ..surveys.survey import Survey
-from .plan import Asked, Plan
-from .precision import settle_precision
-from .schedule import cut
+from .plan import Plan, PlanRequest
+from .precision import select_precision
+from .request import RunRequest
+from .schedule import split_work
 from .store import RunFolder
 
 
-def begin(
+def create_run(
+    request: RunRequest,
     survey: Survey,
-    weights: str,
-    out: str,
     *,
-    engine: str = "auto",
-    precision: str | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-    limit_files: int | None = None,
-    accept_precision_loss: bool = False,
-    resume: bool = False,
     ranks: int = 1,
-    elsewhere: bool = False,
     approve: Callable[[Plan], None] = lambda plan: None,
-    tell: Callable[[str], None] = lambda notice: None,
+    notify: Callable[[str], None] = lambda notice: None,
 ) -> RunFolder:
-    """Makes the run folder and its plan for so many `ranks`, or joins the one that is there with `resume`.
+    """Make the run folder and its plan for a number of ranks, or join the run that is there if it is to be resumed.
 
-    What is None, and the engine `auto`, is chosen here and told; with `resume` the plan decides. If the run is to begin
-    `elsewhere`, where other engines may be, only what can be told here is checked and no plan made. Nothing is written
-    before all is known to work and `approve` has seen the plan without raising. Raises InputError if the weights or the
-    engine cannot be used, a reduced precision changes the redshifts too much, or the folder belongs to another plan.
+    `survey` is the opened survey of the request. What the request leaves open is chosen on this machine and reported
+    through `notify`; a plan that is there already decides instead. Nothing is written before everything is known to
+    work and `approve` has accepted the plan without raising. Raises InputError if the weights or the engine cannot be
+    used, if a reduced precision changes the redshifts too much, or if the folder belongs to another plan.
     """
-    if (batch_size is not None and batch_size < 1) or (limit_files is not None and limit_files < 1):
-        raise InputError("--batch-size and --limit-files must be at least 1")
-    run, file, shards = RunFolder(storage.absolute(out)), find_weights(weights), survey.shards[:limit_files]
-    named = None if engine == "auto" else engine
-    asked = Asked(survey.uri, shards, file.uri, file.sha256, named, precision, device, batch_size)
-    if run.has_plan():
-        return _join(run, asked, resume)
-    if not any(shard.galaxies for shard in shards):
-        raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
-    if elsewhere:
+    run, weights, planned, has_plan = _validate(request, survey)
+    if has_plan:
         return run
-    choice, size, notices = choose(file, engine, precision, device, batch_size)
+    choice, size, notices = choose_engine(
+        weights, request.engine, request.precision, request.device, request.batch_size
+    )
     for notice in notices:
-        tell(notice)
-    settled = settle_precision(run, Survey(survey.uri, shards), file, choice, precision, accept_precision_loss, tell)
+        notify(notice)
+    sample = Survey(survey.uri, planned.shards)
+    selected = select_precision(run, sample, weights, choice, request.precision, request.accept_precision_loss, notify)
     plan = Plan(
-        survey.uri, shards, file.uri, file.sha256, choice.engine, settled.choice.precision, choice.device, size,
-        choice.inner_batch, settled.check, settled.quantized, cut(shards, size, choice.inner_batch, ranks),
+        survey.uri, planned.shards, weights.uri, weights.sha256, choice.engine, selected.choice.precision,
+        choice.device, size, choice.inner_batch, selected.check, selected.quantized,
+        split_work(planned.shards, size, choice.inner_batch, ranks),
     )  # fmt: skip
     approve(plan)
-    return run if run.write_plan(plan) else _join(run, asked, resume)
+    return run if run.write_plan(plan) else _join(run, planned, request.resume)
 
 
-def _join(run: RunFolder, asked: Asked, resume: bool) -> RunFolder:
-    if different := run.plan().differences(asked):
+def validate_request(request: RunRequest, survey: Survey) -> None:
+    """Check what can be known about a run that will start on another machine, where other engines may be.
+
+    Nothing is written. Raises InputError if the weights cannot be used, if the survey holds no galaxies, or if the run
+    folder belongs to another plan or may not be resumed.
+    """
+    _validate(request, survey)
+
+
+def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFile, PlanRequest, bool]:
+    """Return the run folder, the weights, the request in the terms of a plan, and whether the folder has one."""
+    limit, size = request.limit_files, request.batch_size
+    if (size is not None and size < 1) or (limit is not None and limit < 1):
+        raise InputError("--batch-size and --limit-files must be at least 1")
+    run, weights = RunFolder(storage.absolute(request.out)), find_weights(request.weights)
+    planned = PlanRequest(
+        survey.uri, survey.shards[:limit], weights.uri, weights.sha256,
+        None if request.engine == "auto" else request.engine, request.precision, request.device, size,
+    )  # fmt: skip
+    _require_utf8(survey.uri, run.uri, weights.uri, *(shard.name for shard in planned.shards))
+    if has_plan := run.has_plan():
+        _join(run, planned, request.resume)
+    elif not any(shard.galaxies for shard in planned.shards):
+        raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
+    return run, weights, planned, has_plan
+
+
+def _require_utf8(*names: str) -> None:
+    """Raise InputError for a name of a file or folder that is not UTF-8, which a plan cannot hold."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="backslashreplace").decode()
+            raise InputError(f"the name {shown} is not UTF-8, which a plan cannot hold; rename the folder") from None
+
+
+def _join(run: RunFolder, planned: PlanRequest, resume: bool) -> RunFolder:
+    if different := run.plan().differences(planned):
         raise InputError(
             f"{run.uri} belongs to another plan (it differs in {', '.join(different)}); choose another --out"
         )

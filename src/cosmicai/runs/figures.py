@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.openvino.compiled_cache import cache_folder
-from ..ranks.image_identity import image_variant
+from ..ranks.container_image import image_variant
 from .metrics import Metrics
 
 
 def plot_redshifts(
     path: Path, redshift_phot: NDArray[np.float32], redshift_spec: NDArray[np.float64], metrics: Metrics | None
 ) -> None:
-    """Draws the density of galaxies (N,) in the plane of both redshifts, the 1:1 line and the metrics, as a PNG."""
+    """Draw the density of galaxies (N,) in the plane of both redshifts, the 1:1 line and the metrics, as a PNG."""
     if image_variant():
-        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # else in the home
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # by default it would be in the home
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 

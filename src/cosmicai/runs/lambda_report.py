@@ -1,17 +1,19 @@
-"""What AWS Lambda reports of its invocations: the REPORT lines of its logs, in all shapes that they have."""
+"""Parse what AWS Lambda reports of its invocations: the REPORT lines of its logs, in text or JSON."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
 
 from ..errors import InputError
+from ..records import convert, decode_json
 
-# A time stamp, as logs that were downloaded have it, may come first, and after it a dash or the name of a log stream.
+# Lines of a downloaded log may begin with a time stamp, which a dash or the name of a log stream may follow.
 _LINE = re.compile(
     r"\s*(?:(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*)\s+(?:(?:-|\d{4}/\d\d/\d\d/\S+)\s+)?)?(REPORT.*|\{.*)", re.DOTALL
 )
@@ -30,102 +32,135 @@ _METRICS = {
 }
 _TIMED_OUT = re.compile(r"(?<!\S)(\S+) (?:Error: )?Task timed out after [0-9]")
 _DIED = re.compile(r"RequestId: (\S+) (?:Error: Runtime exited|Process exited)")
+_REMEDY = (
+    "expected a complete report of AWS Lambda with RequestId, Duration, Billed Duration, Memory Size and Max Memory "
+    "Used, get the log again"
+)
+
+Milliseconds = Annotated[float, Meta(ge=0)]
+Megabytes = Annotated[int, Meta(ge=0)]
 
 
-@dataclass(frozen=True)
-class Report:
-    """One invocation, as Lambda saw it.
+class InvocationReport(msgspec.Struct, frozen=True):
+    """One invocation as Lambda measured it, a row of `invocations.json`.
 
-    `duration_ms` is the time of the handler, `billed_ms` what is paid for, `init_ms` the start of a new runtime before
-    it (None in one that ran already), all in ms; memory is in MB (2^20 bytes), and an emulator gives `memory_mb` for
-    both. `status` is "" where Lambda says of no fault, else "timeout", or "error" where the runtime died, as it does
-    without memory; of an exception in the handler a text log says nothing here. `at` is when it ended, in UTC.
+    `duration_ms` is the time of the handler, `billed_ms` the time that is paid for, `init_ms` the start of a new
+    runtime before it (None if the runtime was running already), all in ms; memory is in MB (2^20 bytes), and an
+    emulator reports `memory_mb` for both. `status` is "" without a fault, "timeout", or "error" if the runtime died,
+    for instance without memory; an exception in the handler is not reported in a text log. `at` is the end of the
+    invocation in UTC.
     """
 
     request_id: str
-    duration_ms: float
-    billed_ms: float
-    memory_mb: int
-    max_memory_mb: int
-    init_ms: float | None
+    duration_ms: Milliseconds
+    billed_ms: Milliseconds
+    memory_mb: Megabytes
+    max_memory_mb: Megabytes
+    init_ms: Milliseconds | None
     status: str
     at: str | None  # ISO 8601
-    function: str | None  # its whole name, which a log has in its own name alone: who reads the log adds it
+    function: str | None  # its full name, which is known from the name of the log and not from its lines
 
 
-def parse_reports(lines: Iterable[str]) -> list[Report]:
-    """The reports among the lines of a log, text or JSON, in their order; of all other lines nothing is kept.
+def parse_reports(lines: Iterable[str]) -> list[InvocationReport]:
+    """Return the reports among the lines of a text or JSON log, in their order; all other lines are ignored.
 
-    A line that says of a request that it timed out or that its runtime died may come before or after its report.
-    Raises InputError if a report is cut off or has a broken number.
+    A line that reports a time-out or the death of the runtime may come before or after the report of the request.
+    Raises InputError if a report is cut off or has an invalid number.
     """
-    reports: list[Report] = []
+    reports: list[InvocationReport] = []
     faults: dict[str, str] = {}
     for line in lines:
-        if late := _TIMED_OUT.search(line):
-            faults[late[1]] = "timeout"
-        elif dead := _DIED.search(line):
-            faults.setdefault(dead[1], "error")
-        elif report := _parse(line):
+        if timed_out := _TIMED_OUT.search(line):
+            faults[timed_out[1]] = "timeout"
+        elif died := _DIED.search(line):
+            faults.setdefault(died[1], "error")
+        elif report := _parse_line(line):
             reports.append(report)
-    return [replace(report, status=report.status or faults.get(report.request_id, "")) for report in reports]
+    return [
+        msgspec.structs.replace(report, status=report.status or faults.get(report.request_id, "")) for report in reports
+    ]
 
 
-def _parse(line: str) -> Report | None:
-    """The report of a line, None if it is none."""
+class _Metrics(msgspec.Struct, frozen=True, rename="camel"):
+    duration_ms: Milliseconds
+    billed_duration_ms: Milliseconds
+    memory_size_mb: Megabytes = field(name="memorySizeMB")
+    max_memory_used_mb: Megabytes = field(name="maxMemoryUsedMB")
+    init_duration_ms: Milliseconds | UnsetType = UNSET
+
+
+class _Record(msgspec.Struct, frozen=True, rename="camel"):
+    request_id: str
+    metrics: _Metrics
+    status: str = ""
+
+
+class _Event(msgspec.Struct, frozen=True):
+    """A `platform.report` of a log in JSON; a report in text is turned into the same form."""
+
+    record: _Record
+    time: str | None = None
+
+
+def _parse_line(line: str) -> InvocationReport | None:
+    """Return the report of a line, None if the line is not a report. Raises InputError if the report is damaged."""
     if (found := _LINE.match(line)) is None:
         return None
-    at, text = found[1], found[2].rstrip()
-    try:
-        if text.startswith("{"):
-            if '"platform.report"' not in text or (event := json.loads(text)).get("type") != "platform.report":
-                return None
-            return _report(event["record"], at or event.get("time"))
-        return _report(_record(text), at) if text.startswith(_HEAD) or _HEAD.startswith(text) else None
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"the log's line {line.strip()!r} is no whole report of AWS Lambda; expected one with RequestId, Duration, "
-            "Billed Duration, Memory Size and Max Memory Used, get the log again"
-        ) from None
-
-
-def _record(text: str) -> dict[str, Any]:
-    """A report in text as the record that a log in JSON has of it. Raises ValueError if something is left over."""
-    fields = _FIELD.findall(text := text.removeprefix("REPORT"))
-    if _FIELD.sub("", text).strip() or any(unit != _UNITS.get(name.split()[-1], unit) for name, _, unit in fields):
-        raise ValueError
-    values = {name: value for name, value, _ in fields}
-    return {
-        "requestId": values["RequestId"],
-        "status": values.get("Status", ""),
-        "metrics": {_METRICS[name]: value for name, value in values.items() if name in _METRICS},
-    }
-
-
-def _report(record: dict[str, Any], at: str | None) -> Report:
-    """Raises KeyError, TypeError or ValueError if something is missing or no number."""
-    metrics = record["metrics"]
-    status = record.get("status", "")
-    return Report(
-        request_id=record["requestId"],
-        duration_ms=float(_digits(metrics["durationMs"])),
-        billed_ms=float(_digits(metrics["billedDurationMs"])),
-        memory_mb=int(_digits(metrics["memorySizeMB"])),
-        max_memory_mb=int(_digits(metrics["maxMemoryUsedMB"])),
-        init_ms=float(_digits(metrics["initDurationMs"])) if "initDurationMs" in metrics else None,
-        status="" if status == "success" else status,
-        at=None if at is None else _utc(at),
+    at, text, where = found[1], found[2].rstrip(), f"the log's line {line.strip()!r}"
+    if text.startswith("{"):
+        if '"platform.report"' not in text:
+            return None
+        content = decode_json(text, dict[str, Any], where=where, remedy=_REMEDY)
+        if content.get("type") != "platform.report":
+            return None
+    elif text.startswith(_HEAD) or _HEAD.startswith(text):
+        content = {"record": _record_of_text(text, where)}
+    else:
+        return None
+    event = convert(content, _Event, where=where, remedy=_REMEDY)
+    record, metrics = event.record, event.record.metrics
+    return InvocationReport(
+        request_id=record.request_id,
+        duration_ms=metrics.duration_ms,
+        billed_ms=metrics.billed_duration_ms,
+        memory_mb=metrics.memory_size_mb,
+        max_memory_mb=metrics.max_memory_used_mb,
+        init_ms=None if metrics.init_duration_ms is UNSET else metrics.init_duration_ms,
+        status="" if record.status == "success" else record.status,
+        at=_to_utc(at or event.time, where),
         function=None,
     )
 
 
-def _digits(value: object) -> str:
-    if _NUMBER.fullmatch(str(value)) is None:
-        raise ValueError
-    return str(value)
+def _record_of_text(text: str, where: str) -> dict[str, Any]:
+    """Return a report in text as the `record` of a log in JSON. Raises InputError if a part of it is unknown."""
+    fields = _FIELD.findall(text := text.removeprefix("REPORT"))
+    rest = _FIELD.sub("", text).strip()
+    wrong = [name for name, _, unit in fields if unit != _UNITS.get(name.split()[-1], unit)]
+    if rest or wrong:
+        problem = f"{rest!r} is unknown" if rest else f"the unit of {wrong[0]} is missing or unknown"
+        raise InputError(f"{where} cannot be used: {problem}; {_REMEDY}")
+    values = {name: value for name, value, _ in fields}
+    names = {"RequestId": "requestId", "Status": "status"}
+    return {key: values[name] for name, key in names.items() if name in values} | {
+        "metrics": {_METRICS[name]: _to_number(value) for name, value in values.items() if name in _METRICS}
+    }
 
 
-def _utc(text: str) -> str:
-    """A time in ISO 8601 with milliseconds, which logs have; one without an offset is in UTC, as CloudWatch's are."""
-    time = datetime.fromisoformat(text)
+def _to_number(text: str) -> float | int | str:
+    """Return the number that a text holds, the text itself if it is not a number."""
+    if _NUMBER.fullmatch(text) is None:
+        return text
+    return float(text) if "." in text else int(text)
+
+
+def _to_utc(text: str | None, where: str) -> str | None:
+    """Return a time in ISO 8601 with milliseconds, as in logs; a time without an offset is UTC, as CloudWatch's are."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{where} cannot be used: {error}; {_REMEDY}") from None
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""How good redshifts are: the published metrics of AstroMAE and the field's outlier fraction.
+"""The accuracy of redshifts: the published metrics of AstroMAE and the field's outlier fraction.
 
 With dz = (z_phot - z_spec) / (1 + z_spec):
 
@@ -22,7 +22,7 @@ OUTLIER_DZ = 0.05
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of `galaxies` galaxies, dimensionless."""
+    """The metrics of `galaxies` galaxies, dimensionless; R2 is NaN if all spectroscopic redshifts are the same."""
 
     galaxies: int
     mae: float
@@ -33,8 +33,8 @@ class Metrics:
     outliers: float
 
 
-def measure(redshift_phot: NDArray[np.float32], redshift_spec: NDArray[np.float64]) -> Metrics | None:
-    """Metrics of the galaxies (N,) that have both redshifts; None if fewer than two have."""
+def compute_metrics(redshift_phot: NDArray[np.float32], redshift_spec: NDArray[np.float64]) -> Metrics | None:
+    """Return the metrics of the galaxies (N,) that have both redshifts, None if fewer than two have."""
     known = np.isfinite(redshift_phot) & np.isfinite(redshift_spec)
     phot, spec = redshift_phot[known].astype(np.float64), redshift_spec[known]
     if len(spec) < 2:

@@ -1,54 +1,74 @@
-"""The plan: every work item of a run and everything that decides its numbers. Written once, never changed."""
+"""The plan of a run: every work item and everything that decides the numbers. It is written once and never changed."""
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from json.encoder import encode_basestring_ascii as _quoted
-from typing import Any
+from typing import Annotated
 
-from ..engines.base import Choice
+import msgspec
+from msgspec import Meta, field
+
+from ..engines.base import EngineChoice
 from ..errors import InputError
 from ..models.weights import WeightsFile
-from ..surveys.survey import ShardEntry
+from ..records import decode_json
+from ..surveys.survey import Count, ShardEntry
 
 FORMAT = "cosmicai-plan/2"
+REMEDY = "choose another run folder"
+_ENCODED_TOGETHER = 10_000  # shards or items; the text of a million of them would need as much memory as they do
+
+Size = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+QuantizedName = Annotated[str, Meta(pattern=r"^int8-[0-9a-f]{16}\.zip$")]
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class WorkItem:
-    """Rows start to stop of the shard with this index: what is done once, retried alone and resumed."""
+class WorkItem(msgspec.Struct, frozen=True, order=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Rows `start` to `stop` of the shard with this index: the unit that is done once, retried alone and resumed."""
 
-    shard: int
-    start: int
-    stop: int
+    shard: Count
+    start: Count
+    stop: Count
 
     @property
     def name(self) -> str:
-        """Name of its part and failure files."""
+        """Name of the part and failure files of the item."""
         return f"{self.shard:06d}-{self.start:08d}-{self.stop:08d}"
 
     @property
     def galaxies(self) -> int:
-        """Rows of the item."""
+        """Number of rows of the item."""
         return self.stop - self.start
 
     @staticmethod
     def from_name(name: str) -> WorkItem | None:
-        """Inverse of `name`; None if it is not one."""
+        """Return the item with this `name`, None if it is not the name of an item."""
         parts = name.split("-")
         return WorkItem(*map(int, parts)) if len(parts) == 3 and all(part.isdecimal() for part in parts) else None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What will be done. See `schedule.cut` for the items."""
+class PrecisionCheck(msgspec.Struct, frozen=True):
+    """How much a reduced precision changes the redshifts of a sample, against the same engine in float32.
+
+    `largest_shift` is the largest |z - z_float32| / (1 + z_float32); `nmad` and `nmad_float32` are
+    1.48 median |dz - median dz| against spectroscopic redshifts, None where too few are known.
+    """
+
+    requested: str = field(name="asked")
+    used: str
+    reason: str
+    galaxies: Count = 0
+    largest_shift: float | None = field(name="largest", default=None)
+    nmad: float | None = None
+    nmad_float32: float | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=FORMAT, dict=True):
+    """The content of `plan.json`; see `schedule.split_work` for the items."""
 
     survey: str
     shards: tuple[ShardEntry, ...]
@@ -57,114 +77,120 @@ class Plan:
     engine: str
     precision: str
     device: str
-    batch_size: int
-    inner_batch: int
-    precision_check: dict[str, Any] | None  # what a reduced precision was found to do (`run.precision`)
-    quantized: str | None  # name in the run folder of the network in int8
+    batch_size: Size
+    inner_batch: Size
+    precision_check: PrecisionCheck | None
+    quantized: QuantizedName | None  # name in the run folder of the network in int8
     items: tuple[WorkItem, ...]
 
     @property
-    def choice(self) -> Choice:
-        """The engine and all that decides its numbers."""
-        return Choice(self.engine, self.precision, self.device, self.inner_batch)
+    def choice(self) -> EngineChoice:
+        """The engine and everything that decides its numbers."""
+        return EngineChoice(self.engine, self.precision, self.device, self.inner_batch)
 
     @property
-    def asked_precision(self) -> str:
-        """The precision that was asked for; this machine may not have had it."""
-        return str(self.precision_check["asked"]) if self.precision_check else self.precision
+    def requested_precision(self) -> str:
+        """The precision that was requested, which the machine of the plan may not have offered."""
+        return self.precision_check.requested if self.precision_check else self.precision
 
     @property
     def weights_file(self) -> WeightsFile:
-        """The weights."""
+        """The weights and their digest."""
         return WeightsFile(self.weights, self.weights_sha256)
 
     @property
     def galaxies(self) -> int:
-        """Galaxies asked for."""
+        """Number of galaxies of all items."""
         return sum(item.galaxies for item in self.items)
 
     def galaxies_of(self, done: set[WorkItem]) -> int:
-        """Galaxies of those items of the plan that are among these."""
+        """Return the number of galaxies of those items of the plan that are in `done`."""
         return sum(item.galaxies for item in self.items if item in done)
 
-    def to_json(self) -> str:
-        """The plan as JSON; equal plans give equal text."""
-        # By hand, what there may be millions of: json takes three times as long, and more memory.
-        text = io.StringIO()
-        text.write(f'{{"format": {json.dumps(FORMAT)}')
-        for field in fields(self):
-            value = getattr(self, field.name)
-            text.write(f', "{field.name}": ')
-            if field.name == "shards":
-                _write_list(text, map(_shard_text, value))
-            elif field.name == "items":
-                _write_list(text, (f"[{item.shard}, {item.start}, {item.stop}]" for item in value))
-            else:
-                text.write(json.dumps(value))
-        text.write("}")
+    def to_json(self) -> bytes:
+        """Return the plan as JSON; equal plans give equal text."""
+        text = io.BytesIO()
+        text.writelines(self._json_pieces())
         return text.getvalue()
 
     @staticmethod
-    def from_json(text: str, where: str) -> Plan:
-        """Inverse of `to_json`. Raises InputError naming `where` if it is no plan."""
-        try:
-            with _no_collection():
-                values = json.loads(text, object_hook=_shard_or_dict)
-                if values.pop("format") != FORMAT:
-                    raise ValueError(f'its format is not "{FORMAT}"')
-                values["shards"] = tuple(values["shards"])
-                values["items"] = tuple(WorkItem(*item) for item in values["items"])
-                return Plan(**values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{where} is not a plan of this program ({error}); choose another run folder") from None
+    def from_json(text: bytes | str, where: str) -> Plan:
+        """Return the plan that JSON text holds.
+
+        Raises InputError naming `where` if the text is not a plan, or its items do not hold every galaxy exactly once.
+        """
+        found = decode_json(text, _Format, where=where, remedy=REMEDY).format
+        if found != FORMAT:
+            raise InputError(f'{where} cannot be used: field format is "{found}", expected "{FORMAT}"; {REMEDY}')
+        plan = decode_json(text, Plan, where=where, remedy=REMEDY)
+        if plan.inner_batch > plan.batch_size:
+            expected = f"expected at most the batch_size {plan.batch_size}, got {plan.inner_batch}"
+            raise InputError(f"{where} cannot be used: field inner_batch: {expected}; {REMEDY}")
+        if problem := _coverage_problem(plan.shards, plan.items):
+            raise InputError(f"{where} cannot be used: field items: {problem}; {REMEDY}")
+        return plan
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the plan's text; every part carries it."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """SHA-256 of the plan's text, which every part carries."""
+        digest = hashlib.sha256()
+        for piece in self._json_pieces():
+            digest.update(piece)
+        return digest.hexdigest()
 
-    def differences(self, asked: Asked) -> list[str]:
-        """Names of what was asked for in which the plan differs."""
-        there = {field.name: getattr(self, field.name) for field in fields(self)} | {"precision": self.asked_precision}
-        wanted = {field.name: getattr(asked, field.name) for field in fields(asked)}
-        return [name for name, value in wanted.items() if value is not None and value != there[name]]
+    def differences(self, request: PlanRequest) -> list[str]:
+        """Return the names of those fields of a request in which the plan differs."""
+        requested = {name.name: getattr(request, name.name) for name in fields(request)}
+        planned = {name: getattr(self, name) for name in requested} | {"precision": self.requested_precision}
+        return [name for name, value in requested.items() if value is not None and value != planned[name]]
 
-
-def _write_list(text: io.StringIO, values: Iterable[str]) -> None:
-    separator = "["
-    for value in values:
-        text.write(separator)
-        text.write(value)
-        separator = ", "
-    text.write("[]" if separator == "[" else "]")
-
-
-def _shard_text(shard: ShardEntry) -> str:
-    return (
-        f'{{"name": {_quoted(shard.name)}, "galaxies": {shard.galaxies}, "bytes": {shard.bytes}, '
-        f'"sha256": {_quoted(shard.sha256)}}}'
-    )
+    def _json_pieces(self) -> Iterator[bytes]:
+        yield f'{{"format": {json.dumps(FORMAT)}'.encode()
+        for name in self.__struct_fields__:
+            yield f', "{name}": '.encode()
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                yield from _list_pieces(value)
+            else:
+                yield json.dumps(msgspec.to_builtins(value)).encode()
+        yield b"}"
 
 
-def _shard_or_dict(values: dict[str, Any]) -> ShardEntry | dict[str, Any]:
-    return ShardEntry(**values) if "sha256" in values else values
+class _Format(msgspec.Struct, frozen=True):
+    # Read first, since msgspec accepts text without the tag of a Struct, which is not a plan.
+    format: str
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Nothing of what is read is garbage, and looking for some among millions of objects takes as long as reading."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+def _list_pieces(values: Sequence[msgspec.Struct]) -> Iterator[bytes]:
+    """Yield a list of shards or items as `json.dumps` writes it: a space after each separator, and ASCII alone."""
+    yield b"["
+    for start in range(0, len(values), _ENCODED_TOGETHER):
+        piece = msgspec.json.format(msgspec.json.encode(values[start : start + _ENCODED_TOGETHER]), indent=0)[1:-1]
+        if not piece.isascii() or b"\x7f" in piece:
+            piece = json.dumps(json.loads(b"[%b]" % piece)).encode()[1:-1]
+        yield b", " + piece if start else piece
+    yield b"]"
+
+
+def _coverage_problem(shards: Sequence[ShardEntry], items: Sequence[WorkItem]) -> str | None:
+    """Return in which way items, in survey order, do not hold every galaxy exactly once, None if they do."""
+    shard = row = 0
+    for item in items:
+        while shard < len(shards) and row == shards[shard].galaxies:
+            shard, row = shard + 1, 0
+        if shard == len(shards):
+            return f"item {item.name} comes after the last galaxy; expected every galaxy in exactly one item"
+        if item.shard != shard or item.start != row or not row < item.stop <= shards[shard].galaxies:
+            return f"item {item.name} does not continue with row {row} of shard {shard} and end within it"
+        row = item.stop
+    while shard < len(shards) and row == shards[shard].galaxies:
+        shard, row = shard + 1, 0
+    return None if shard == len(shards) else f"no item continues with row {row} of shard {shard}"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for, in the fields of `Plan`; None leaves it to the plan."""
+class PlanRequest:
+    """What was requested, in the fields of `Plan`; None leaves the choice to the plan."""
 
     survey: str
     shards: tuple[ShardEntry, ...]

@@ -1,26 +1,16 @@
-"""The record of one rank's execution: the published keys exactly as published, and ours beside them."""
+"""The record of one rank's execution: the published keys exactly as published, followed by those of this program."""
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-from ..engines.base import Choice
-from ..ranks.environment import Rank
-from ..ranks.gpus import VISIBLE
-from ..ranks.image_identity import image_digest
-from ..ranks.invocation import Invocation
-from ..storage.s3 import Requests
-from .plan import WorkItem
+import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
+
+from ..ranks.invocation import InvocationRecord
+from ..surveys.survey import Count
+from .plan import PrecisionCheck
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
 WORKING = ("read", "predict", "write")
@@ -48,173 +38,135 @@ PUBLISHED_S3_KEYS = (
     "s3_last_response_time",
 )
 
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MB (2^20 bytes).
-
-    Linux's VmHWM, since getrusage's ru_maxrss can hold the peak of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
-def cpu_model() -> str:
-    """The processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+class PhaseSeconds(msgspec.Struct, frozen=True):
+    """Seconds that a rank waited for each phase of its work; together they are the time that it took."""
+
+    start: float
+    load: float
+    read: float
+    predict: float
+    write: float
+
+    @property
+    def working(self) -> float:
+        """Seconds of the phases that do the work: read, predict and write."""
+        return self.read + self.predict + self.write
 
 
-def gpu_model(device: str) -> str | None:
-    """The GPU's name; None on a CPU."""
-    if device != "cuda":
-        return None
-    import torch
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt of one rank went; the content of `records/<rank>.json`.
 
-    return torch.cuda.get_device_name()
-
-
-@cache
-def git_commit() -> str | None:
-    """The commit of the code that runs (`-dirty` where it was changed), from COSMICAI_GIT_COMMIT or the checkout."""
-    if given := os.environ.get("COSMICAI_GIT_COMMIT"):
-        return given
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def process_age() -> float:
-    """Seconds since this process was started; 0 where the system does not say."""
-    stat = Path("/proc/self/stat")
-    if not stat.exists():
-        return 0.0
-    started = int(stat.read_text().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-
-
-@dataclass
-class Recorder:
-    """Collects a rank's times and counts while it works; `record()` is the state so far.
-
-    Reading, predicting and writing overlap: `seconds` is what the rank waited for, so that its phases add up to the
-    time it took.
+    Times are ISO 8601, memory is in MB (2^20 bytes). `batches`, `galaxies` and `items` are those whose parts this
+    attempt was the first to write; `repeated` galaxies were written by another rank before.
     """
 
-    rank: Rank
-    batch_size: int
-    choice: Choice
-    precision_check: dict[str, Any] | None
+    cpu_seconds: float = field(name="total_cpu_time (seconds)")
+    cpu_memory_mb: float = field(name="total_cpu_memory (MB)")
+    seconds_per_batch: float = field(name="execution_time (seconds/batch)")
+    batches: Count = field(name="num_batches")
+    batch_size: Count
+    device: str
+    throughput_bps: float
+    galaxies_per_second: float = field(name="sample_persec")
     result_path: str
     data_path: str | list[str]
-    attempt: int = 1
-    cpu_seconds: float = 0.0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    galaxies: int = 0
-    batches: int = 0
-    items: int = 0
-    repeated: int = 0  # galaxies
-    peak_gpu_mb: float = 0.0
-    state: str = "running"
-    working_at: datetime | None = None  # when the first galaxies were read
-    invocation: Invocation | None = None  # on AWS Lambda
+    rank: Count
+    world_size: Number
+    attempt: Number
+    state: str
+    platform: str
+    job: str | None = None
+    restarts: Count | None = None
+    local_rank: Count = 0
+    threads: Count
+    host: str
+    pid: Count = 0
+    cpu_model: str
+    gpu_model: str | None = None
+    cuda_visible_devices: str | None = None
+    image_digest: str | None = None
+    git_commit: str | None = None
+    engine: str
+    precision: str
+    inner_batch: Count = 0
+    precision_check: PrecisionCheck | None = None
+    started_at: str
+    working_at: str
+    updated_at: str
+    seconds: PhaseSeconds
+    peak_rss_mb: float
+    peak_gpu_mb: float
+    galaxies: Count
+    items: Count
+    repeated: Count
+    s3_requests: dict[str, Count]
+    invocation: InvocationRecord | None = field(name="lambda", default=None)
+    s3_num_requests: Count | UnsetType = UNSET
+    s3_total_time: float | UnsetType = UNSET
+    s3_avg_time: float | UnsetType = UNSET
+    s3_min_time: float | UnsetType = UNSET
+    s3_max_time: float | UnsetType = UNSET
+    s3_first_request_time: float | UnsetType = UNSET
+    s3_last_response_time: float | UnsetType = UNSET
+    fmi: dict[str, Any] | UnsetType = UNSET  # what ranks on Lambda that talked to each other report of it
+    slurm: dict[str, Any] | UnsetType = UNSET  # what SLURM's accounting reports of the execution
 
     def __post_init__(self) -> None:
-        self.precision = self.choice.precision  # what the engine then really has
-        self.started_at = datetime.now(UTC)
-        self.seconds["start"] = time.perf_counter() - self.invocation.began if self.invocation else process_age()
-        self._requests = Requests()
-        self._fixed = {
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "cpu_model": cpu_model(),
-            "gpu_model": gpu_model(self.choice.device),
-            "cuda_visible_devices": os.environ.get(VISIBLE),
-            "image_digest": image_digest(),
-            "git_commit": git_commit(),
-        }
+        for name in ("started_at", "working_at", "updated_at"):
+            require_time(name, getattr(self, name))
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to a phase, and that of all its threads to the CPU time if it is work."""
-        begin, cpu = time.perf_counter(), time.process_time()
-        if name in WORKING and self.working_at is None:
-            self.working_at = datetime.now(UTC)
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - begin
-            if name in WORKING:
-                self.cpu_seconds += time.process_time() - cpu
+    @property
+    def name(self) -> str:
+        """Name of the record, under which the published outputs of the rank are written too."""
+        return record_name(self.rank, self.attempt)
 
-    def add(self, item: WorkItem, peak_gpu_mb: float, is_first: bool) -> None:
-        """Counts an item that is written; one that another rank has written before counts as repeated alone."""
-        self.peak_gpu_mb = peak_gpu_mb
-        if not is_first:
-            self.repeated += item.galaxies
+    @property
+    def machine(self) -> str:
+        """Processor and GPU of the rank, its threads, engine and precision."""
+        gpu = f", {self.gpu_model}" if self.gpu_model else ""
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''} per rank"
+        return f"{self.cpu_model}{gpu}, {threads}, {self.engine} {self.precision}"
+
+    def published(self) -> dict[str, Any]:
+        """Return the published keys and their values."""
+        values = msgspec.to_builtins(self)
+        return {key: values[key] for key in (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS) if key in values}
+
+
+class FunctionNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call of the function that planned or summarized a run on Lambda used; a file in `functions/`."""
+
+    function: Literal["initialize", "infer", "summarize"]
+    started_at: str
+    invocation: InvocationRecord = field(name="lambda")
+    s3_requests: dict[str, Count]
+
+    def __post_init__(self) -> None:
+        require_time("started_at", self.started_at)
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a work item could not be done, which rank tried last, and how often it was tried; a file in `failures/`."""
+
+    item: str
+    reason: str
+    rank: Count
+    count: Number
+
+
+def record_name(rank: int, attempt: int) -> str:
+    """Return the name of a record: `3`, or `3-2` for the second attempt of rank 3."""
+    return str(rank) if attempt == 1 else f"{rank}-{attempt}"
+
+
+def require_time(name: str, text: str) -> None:
+    """Raise ValueError naming the field if a text is not an ISO 8601 time with an offset."""
+    try:
+        if datetime.fromisoformat(text).tzinfo is not None:
             return
-        self.items += 1
-        self.batches += -(-item.galaxies // self.batch_size)
-        self.galaxies += item.galaxies
-
-    def record(self) -> dict[str, Any]:
-        """The record as it is written."""
-        working = sum(self.seconds[name] for name in WORKING)
-        per_second = self.galaxies / working if working else 0.0
-        now, memory = datetime.now(UTC), peak_rss_mb()
-        return {
-            "total_cpu_time (seconds)": self.cpu_seconds,
-            "total_cpu_memory (MB)": memory,
-            "execution_time (seconds/batch)": working / self.batches if self.batches else 0.0,
-            "num_batches": self.batches,
-            "batch_size": self.batch_size,
-            "device": self.choice.device,
-            "throughput_bps": per_second * BITS_PER_GALAXY,
-            "sample_persec": per_second,
-            "result_path": self.result_path,
-            "data_path": self.data_path,
-            "rank": self.rank.rank,
-            "world_size": self.rank.world_size,
-            "attempt": self.attempt,
-            "state": self.state,
-            "platform": self.rank.platform,
-            "job": self.rank.job,
-            "restarts": self.rank.restarts,
-            "local_rank": self.rank.local_rank,
-            "threads": self.rank.threads,
-            **self._fixed,
-            "engine": self.choice.engine,
-            "precision": self.precision,
-            "inner_batch": self.choice.inner_batch,
-            "precision_check": self.precision_check,
-            "started_at": self.started_at.isoformat(),
-            "working_at": (self.working_at or now).isoformat(),
-            "updated_at": now.isoformat(),
-            "seconds": {name: round(value, 6) for name, value in self.seconds.items()},
-            "peak_rss_mb": memory,
-            "peak_gpu_mb": self.peak_gpu_mb,
-            "galaxies": self.galaxies,
-            "items": self.items,
-            "repeated": self.repeated,
-            "s3_requests": dict(self._requests.sent),
-            "lambda": self.invocation and self.invocation.record(),
-            **self._requests.times(),
-        }
-
-
-def published(record: dict[str, Any]) -> dict[str, Any]:
-    """The published keys of a record."""
-    return {key: record[key] for key in (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS) if key in record}
+    except ValueError:
+        pass
+    raise ValueError(f"field {name}: expected an ISO 8601 time with an offset, got {text!r}")

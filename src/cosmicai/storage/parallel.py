@@ -1,4 +1,4 @@
-"""Many slow things at once, taken in order."""
+"""Slow calls, such as requests to S3, in parallel and with their results in order."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
-    """What the function makes of each value, in their order, with so many threads at work; none: in this thread.
+def map_in_order(function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield the function's result for each value, in order, from this many threads; with 0, from this thread.
 
-    Values are taken as they are needed, and no more results than there are threads wait to be taken. An error of the
-    function comes in its place and ends it.
+    Values are consumed lazily: at most `threads` calls are in progress or have results that were not taken yet. An
+    exception of the function is raised in its place and ends the iteration.
     """
     if not threads:
         yield from map(function, values)
         return
-    under_way: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads, "parallel") as pool:
         try:
             for value in values:
-                under_way.append(pool.submit(function, value))
-                if len(under_way) >= threads:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending.append(pool.submit(function, value))
+                if len(pending) >= threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in under_way:
+            for future in pending:
                 future.cancel()

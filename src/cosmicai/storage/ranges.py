@@ -1,8 +1,9 @@
-"""Reading any range of a file, local or on S3, and whatever wants a binary file on top of that.
+"""Read byte ranges of a file, local or on S3, directly or through a seekable binary file.
 
-Ranges of a local file are mapped, not copied: they are the page cache's own pages until someone writes to them. So the
-file must stay as it is for as long as they live: what is overwritten in place shows in them, and touching what was cut
-off kills the process (SIGBUS). Files of this program are replaced whole, which does neither.
+Ranges of a local file are mapped, not copied: they share the pages of the page cache until they are written to
+(copy on write). The file must therefore not change while a range is in use: data overwritten in place appears in the
+range, and access beyond a truncated end kills the process (SIGBUS). This program only ever replaces files whole, which
+does neither.
 """
 
 from __future__ import annotations
@@ -17,37 +18,37 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from ..errors import StorageError, explained
-from .s3 import is_s3, s3_client, s3_parts, timed_read
+from ..errors import StorageError, describe_os_errors
+from .s3 import is_s3, s3_client, split_s3_uri, time_read
 
-LARGEST_PAGE = 2**21  # bytes that Linux caches, and gives up, as one piece at most
+LARGEST_PAGE = 2**21  # bytes of the largest piece of the page cache that Linux handles as one
 T = TypeVar("T")
 
-READS = 5  # attempts at a range of an object
-BLOCK = 2**17  # bytes of a file that are read to look at a few
-PIECE = 2**18  # bytes of an answer from S3 that are copied to their place at a time
-_POPULATE_READ = 22  # madvise's MADV_POPULATE_READ (Linux 5.14 or newer), which Python has no name for
+READS = 5  # attempts to read a range of an object
+BLOCK = 2**17  # bytes that are read at once to serve small reads of a file
+PIECE = 2**18  # bytes of a response from S3 that are copied at a time
+_POPULATE_READ = 22  # MADV_POPULATE_READ of madvise (Linux 5.14 or newer), for which Python has no constant
 
 
 class RangeReader(Protocol):
-    """A file of known size of which any range can be read."""
+    """An open file of known size, in bytes, that can be read in ranges."""
 
     size: int
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fills the buffer from this offset. Raises StorageError where the file ends before."""
+        """Fill the buffer from this offset. Raises StorageError if the file ends before."""
 
     def read(self, offset: int, length: int) -> memoryview:
-        """The bytes of this range, the caller's own to change, also after the reader is closed.
+        """Return the bytes of a range as a writable buffer that stays valid after the reader is closed.
 
-        Raises StorageError where the file ends before or cannot be read.
+        Raises StorageError if the file ends before or cannot be read.
         """
 
-    def forget(self, offset: int, length: int) -> None:
-        """Says that this range is not read again: the system gives up the pages that it caches of it.
+    def drop_cached(self, offset: int, length: int) -> None:
+        """Release the pages of the page cache that hold this range, which is not read again.
 
-        It keeps those that some array still maps, and those that reach beyond the range: a page is up to LARGEST_PAGE.
-        Does nothing on S3.
+        Pages that an array still maps and pages that reach beyond the range stay; a page has up to LARGEST_PAGE bytes.
+        On S3 this has no effect.
         """
 
     def __enter__(self) -> RangeReader: ...
@@ -61,7 +62,7 @@ def _ends_early(uri: str, size: int) -> StorageError:
 class _LocalReader:
     def __init__(self, path: str) -> None:
         self.path = path
-        with explained(path, "read"):
+        with describe_os_errors(path, "read"):
             self._file = os.open(path, os.O_RDONLY)
             self.size = os.fstat(self._file).st_size
             if Path(path).is_dir():
@@ -70,7 +71,7 @@ class _LocalReader:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
-        with explained(self.path, "read"):
+        with describe_os_errors(self.path, "read"):
             while done < len(buffer):
                 count = os.preadv(self._file, [buffer[done:]], offset + done)
                 if count == 0:
@@ -78,20 +79,20 @@ class _LocalReader:
                 done += count
 
     def read(self, offset: int, length: int) -> memoryview:
-        if not length:  # to mmap, 0 is the whole file
+        if not length:  # mmap takes 0 for the whole file
             return memoryview(bytearray())
         before = offset % mmap.ALLOCATIONGRANULARITY
-        with explained(self.path, "read"):
-            try:  # compares with the size that the file has now
+        with describe_os_errors(self.path, "read"):
+            try:  # mmap compares with the current size of the file
                 pages = mmap.mmap(self._file, before + length, access=mmap.ACCESS_COPY, offset=offset - before)
             except ValueError:
                 raise _ends_early(self.path, os.fstat(self._file).st_size) from None
             _load(pages)
         return memoryview(pages)[before:]
 
-    def forget(self, offset: int, length: int) -> None:
-        if length and hasattr(os, "posix_fadvise"):  # to posix_fadvise, 0 is the rest of the file
-            with explained(self.path, "read"):
+    def drop_cached(self, offset: int, length: int) -> None:
+        if length and hasattr(os, "posix_fadvise"):  # posix_fadvise takes 0 for the rest of the file
+            with describe_os_errors(self.path, "read"):
                 os.posix_fadvise(self._file, offset, length, os.POSIX_FADV_DONTNEED)
 
     def __enter__(self) -> _LocalReader:
@@ -102,39 +103,39 @@ class _LocalReader:
 
 
 def _load(pages: mmap.mmap) -> None:
-    """Reads all the pages now, so that a broken disk is an OSError here and not a SIGBUS at the first touch."""
-    pages.madvise(mmap.MADV_SEQUENTIAL)  # or the system also reads what lies before them
+    """Read all pages now, so that a disk error is an OSError here and not a SIGBUS at the first access."""
+    pages.madvise(mmap.MADV_SEQUENTIAL)  # otherwise the system also reads the pages before them
     try:
         pages.madvise(_POPULATE_READ)
     except OSError as error:
         if error.errno == errno.EFAULT:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
-        if error.errno != errno.EINVAL:  # an older Linux: the pages are read as they are touched
+        if error.errno != errno.EINVAL:  # an older Linux, which reads the pages as they are accessed
             raise
 
 
-def again_if_broken(read: Callable[..., T], *arguments: object) -> T:
-    """What `read` gives; again if the connection breaks in the middle of an answer, of which boto3 takes no care."""
+def retry_broken_reads(read: Callable[..., T], *arguments: object) -> T:
+    """Return the result of `read`, retried if the connection breaks within a response, which boto3 does not retry."""
     from botocore import exceptions
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
     broken = (exceptions.IncompleteReadError, exceptions.ResponseStreamingError, exceptions.ReadTimeoutError)
-    again = Retrying(
+    retrying = Retrying(
         retry=retry_if_exception_type(broken), stop=stop_after_attempt(READS),
         wait=wait_random_exponential(0.2, 5), reraise=True,
     )  # fmt: skip
-    return again(read, *arguments)
+    return retrying(read, *arguments)
 
 
 def read_object(uri: str) -> bytes:
-    """The whole of a small object on S3, with one request. Raises StorageError if it is absent or unreadable."""
-    bucket, key = s3_parts(uri)
-    with explained(uri, "read"):
-        return again_if_broken(_whole, bucket, key)
+    """Return the content of a small object on S3, read by one request. Raises StorageError if it cannot be read."""
+    bucket, key = split_s3_uri(uri)
+    with describe_os_errors(uri, "read"):
+        return retry_broken_reads(_get_object, bucket, key)
 
 
-def _whole(bucket: str, key: str) -> bytes:
-    with timed_read():
+def _get_object(bucket: str, key: str) -> bytes:
+    with time_read():
         data: bytes = s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
         return data
 
@@ -142,8 +143,8 @@ def _whole(bucket: str, key: str) -> bytes:
 class _S3Reader:
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.bucket, self.key = s3_parts(uri)
-        with explained(uri, "read"):
+        self.bucket, self.key = split_s3_uri(uri)
+        with describe_os_errors(uri, "read"):
             head = s3_client().head_object(Bucket=self.bucket, Key=self.key)
         self.size = int(head["ContentLength"])
         self._etag = head["ETag"]
@@ -153,20 +154,22 @@ class _S3Reader:
             return
         if offset + len(buffer) > self.size:
             raise _ends_early(self.uri, self.size)
-        with explained(self.uri, "read"):
-            again_if_broken(self._fill, offset, buffer)
+        with describe_os_errors(self.uri, "read"):
+            retry_broken_reads(self._fill, offset, buffer)
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
-        with timed_read():
-            answer = s3_client().get_object(
+        with time_read():
+            response = s3_client().get_object(
                 Bucket=self.bucket, Key=self.key, IfMatch=self._etag,
                 Range=f"bytes={offset}-{offset + len(buffer) - 1}",
             )  # fmt: skip
-            if answer["ContentLength"] != len(buffer):
-                given = f"{answer['ContentLength']} bytes at {offset} where {len(buffer)} were asked for"
-                raise StorageError(f"{self.uri} gave {given}; use a server that knows ranges")
+            if response["ContentLength"] != len(buffer):
+                raise StorageError(
+                    f"{self.uri} was sent with {response['ContentLength']} bytes where the {len(buffer)} from byte "
+                    f"{offset} on were requested; use a server that supports ranges"
+                )
             at = 0
-            for piece in answer["Body"].iter_chunks(PIECE):
+            for piece in response["Body"].iter_chunks(PIECE):
                 buffer[at : at + len(piece)] = piece
                 at += len(piece)
 
@@ -175,7 +178,7 @@ class _S3Reader:
         self.read_into(offset, data)
         return data
 
-    def forget(self, offset: int, length: int) -> None:
+    def drop_cached(self, offset: int, length: int) -> None:
         pass
 
     def __enter__(self) -> _S3Reader:
@@ -186,14 +189,15 @@ class _S3Reader:
 
 
 def open_ranges(uri: str) -> RangeReader:
-    """Opens a file for reading ranges. Raises StorageError if it is absent or unreadable."""
+    """Open a file for reading ranges. Raises StorageError if it is absent or unreadable."""
     return _S3Reader(uri) if is_s3(uri) else _LocalReader(uri)
 
 
 class RangeFile(io.RawIOBase):
-    """A RangeReader as a raw binary file; use it through `seekable`.
+    """A RangeReader as a raw binary file; use it through `as_file`.
 
-    Small reads come from whole blocks that are kept: a format's header is read in many jumps, each a request on S3.
+    Small reads are served from cached blocks: the header of a format is read in many jumps, and each would be a request
+    to S3.
     """
 
     def __init__(self, reader: RangeReader) -> None:
@@ -236,6 +240,6 @@ class RangeFile(io.RawIOBase):
         return block
 
 
-def seekable(reader: RangeReader) -> io.BufferedReader:
-    """The reader as a buffered binary file, for libraries that want one (zipfile, h5py)."""
+def as_file(reader: RangeReader) -> io.BufferedReader:
+    """Return the reader as a buffered binary file, for libraries that need one (zipfile, h5py)."""
     return io.BufferedReader(RangeFile(reader), 2**16)

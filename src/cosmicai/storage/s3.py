@@ -1,4 +1,4 @@
-"""The way to S3: addresses, the client, and an account of what was asked of it."""
+"""Addresses on S3, the client of this process, and statistics of its requests."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from weakref import WeakSet
 
 from ..errors import StorageError
 
-REQUESTS = 16  # that one process has under way
+MAX_REQUESTS = 16  # that one process makes at the same time
 
 
-class Requests:
-    """The requests of this process to S3 from now on: all that were sent, and how long reading objects took.
+class RequestStatistics:
+    """Requests of this process to S3 since the statistics were created, and the time that reading objects took.
 
-    `sent` counts them by S3's names of the operations, repeated ones too, since each is paid for.
+    `counts` has the number of requests by S3's names of the operations, including retries, since each is billed.
     """
 
     def __init__(self) -> None:
-        self.sent: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._reads = 0
         self._seconds = self._least = self._most = self._first = self._last = 0.0
         with _lock:
-            _accounts.add(self)
+            _active.add(self)
 
-    def times(self) -> dict[str, float]:
-        """How long reading took, with the published keys, in seconds; empty if nothing was read.
+    def read_times(self) -> dict[str, float]:
+        """Return the time that reading took, in seconds, with the published keys; empty if nothing was read.
 
-        From asking for a range of an object to its last byte; the first and last time are seconds since 1970.
+        A read lasts from the request for a range of an object to its last byte. The times of the first request and the
+        last response are in seconds since 1970.
         """
         if not self._reads:
             return {}
@@ -47,7 +48,7 @@ class Requests:
             "s3_last_response_time": self._last,
         }
 
-    def _read(self, begun: float, ended: float) -> None:
+    def _add_read(self, begun: float, ended: float) -> None:
         seconds = ended - begun
         self._least = min(self._least, seconds) if self._reads else seconds
         self._first = min(self._first, begun) if self._reads else begun
@@ -57,56 +58,56 @@ class Requests:
 
 
 _lock = threading.Lock()
-_accounts: WeakSet[Requests] = WeakSet()
+_active: WeakSet[RequestStatistics] = WeakSet()
 
 
-def _sent(event_name: str, **_: Any) -> None:
+def _count_request(event_name: str, **_: Any) -> None:
     with _lock:
-        for account in _accounts:
-            account.sent[event_name.rpartition(".")[2]] += 1
+        for statistics in _active:
+            statistics.counts[event_name.rpartition(".")[2]] += 1
 
 
 @contextmanager
-def timed_read() -> Iterator[None]:
-    """Counts the block as the reading of an object."""
+def time_read() -> Iterator[None]:
+    """Count the block as one read of an object; a block that raises does not count."""
     begun = time.time()
     yield
     ended = time.time()
     with _lock:
-        for account in _accounts:
-            account._read(begun, ended)
+        for statistics in _active:
+            statistics._add_read(begun, ended)
 
 
 def is_s3(uri: str) -> bool:
-    """Whether the address is one of S3."""
+    """Return whether the address is on S3."""
     return uri.startswith("s3://")
 
 
-def requests_at_once(uri: str) -> int:
-    """How many threads read the files of a folder: none beside this one unless it is on S3, which is slow to answer."""
-    return REQUESTS if is_s3(uri) else 0
+def reader_threads(uri: str) -> int:
+    """Return how many extra threads should read the files of a folder: some on S3, which responds slowly, else 0."""
+    return MAX_REQUESTS if is_s3(uri) else 0
 
 
 def client_config() -> Any:
-    """How our clients of AWS behave: adaptive retries (8 unless AWS_MAX_ATTEMPTS says otherwise)."""
+    """Return the configuration of all AWS clients: adaptive retries, 8 unless AWS_MAX_ATTEMPTS sets another number."""
     from botocore.config import Config
 
     retries = {"mode": "adaptive"} | ({} if "AWS_MAX_ATTEMPTS" in os.environ else {"max_attempts": 8})
-    return Config(retries=retries, max_pool_connections=REQUESTS)
+    return Config(retries=retries, max_pool_connections=MAX_REQUESTS)
 
 
 @cache
 def s3_client() -> Any:
-    """One boto3 client for the process."""
+    """Return the S3 client of this process."""
     import boto3
 
     client = boto3.client("s3", config=client_config())
-    client.meta.events.register("before-send.s3", _sent)
+    client.meta.events.register("before-send.s3", _count_request)
     return client
 
 
-def s3_parts(uri: str) -> tuple[str, str]:
-    """Bucket and key of an s3:// address. Raises StorageError if there is no bucket."""
+def split_s3_uri(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an s3:// address. Raises StorageError if it names no bucket."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket:
         raise StorageError(f"{uri} names no bucket; expected s3://BUCKET/PREFIX")

@@ -1,6 +1,6 @@
 """The partitions of the AstroMAE project: `.pt` files, each a pickled TensorDataset(image, magnitude, redshift).
 
-They are read in place: the pickle only tells where in the file the values lie. It is never executed.
+They are read in place: the pickle only gives the positions of the values in the file. It is never executed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ ALLOWED_CLASSES = frozenset({"torch.utils.data.dataset.TensorDataset"})
 _ORDER = ("image", "magnitude", "redshift")
 
 
-def locate(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
-    """Where image, magnitude and (if there) redshift lie in a partition.
+def locate_fields(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
+    """Return the positions of image, magnitude and (if present) redshift in a partition.
 
     Raises UnsafePickleError if the pickle names any other global than a TensorDataset needs, InputError if the file
     is damaged or holds something else.

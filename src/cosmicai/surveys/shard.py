@@ -1,4 +1,4 @@
-"""A shard: one file of galaxies, of which any range of rows is one read per array; of a local file it is mapped.
+"""A shard: one file of galaxies, in which any range of rows takes one read per array; local files are mapped.
 
 The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all datasets contiguous:
 
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, explained
+from ..errors import InputError, describe_os_errors
 from ..models.torch_archive import TensorRef
-from ..storage import replacing
-from ..storage.ranges import LARGEST_PAGE, RangeReader, open_ranges, seekable
+from ..storage import atomic_write
+from ..storage.ranges import LARGEST_PAGE, RangeReader, as_file, open_ranges
 from ..storage.s3 import is_s3
 from . import published_partition
 
@@ -33,7 +33,7 @@ IMAGE_SHAPE = (5, 32, 32)
 FORMAT = "cosmicai-shard/1"
 SUFFIXES = (".h5", ".hdf5", ".pt")
 NO_OBJID = -1
-HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)  # what h5py raises at damaged files
+HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)  # raised by h5py for damaged files
 
 # field: (shape of one galaxy, accepted dtypes, required)
 FIELDS: dict[str, tuple[tuple[int, ...], tuple[str, ...], bool]] = {
@@ -46,7 +46,7 @@ FIELDS: dict[str, tuple[tuple[int, ...], tuple[str, ...], bool]] = {
 
 @dataclass(frozen=True)
 class Galaxies:
-    """Some galaxies in memory.
+    """A batch of galaxies in memory.
 
     image (N, 5, 32, 32) float32; magnitude (N, 5) float64; redshift (N,) float64, NaN where there is no spectrum;
     objid (N,) int64, -1 where the source gives none.
@@ -65,7 +65,7 @@ class Galaxies:
 
     @staticmethod
     def concatenate(parts: Iterable[Galaxies]) -> Galaxies:
-        """These galaxies in one piece."""
+        """Return the galaxies of all parts as one batch."""
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
@@ -84,61 +84,61 @@ class Shard:
 
     @property
     def galaxies(self) -> int:
-        """Rows of the shard."""
+        """Number of galaxies."""
         return self.fields["image"].shape[0]
 
     def read(self, start: int, stop: int) -> Galaxies:
-        """Rows start to stop; raises as `read_field`."""
+        """Return all fields of rows start to stop; raises as `read_field`."""
         return Galaxies(*(self.read_field(name, start, stop) for name in FIELDS))
 
     def read_field(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 where the shard does not have it.
+        """Return rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 if the shard does not have it.
 
-        The array is the caller's own: what is written to it never reaches the file, and it outlives the shard. It is
-        the local file's cached pages themselves unless the file has another dtype, or values that do not lie at
-        multiples of their size.
+        The array belongs to the caller: writing to it never changes the file, and it outlives the shard. For a local
+        file it maps the cached pages, unless the file has another dtype, or values that do not lie at multiples of
+        their size.
         Raises StorageError if the file ends before or cannot be read, IndexError if the shard has no such rows.
         """
-        self._demand_rows(start, stop)
+        self._check_rows(start, stop)
         shape, (dtype, *_), _ = FIELDS[name]
         if name not in self.fields:
             return np.full((stop - start, *shape), NO_OBJID if name == "objid" else np.nan, dtype)
         if name != "image" and is_s3(self.uri):
-            return self._whole(name)[start:stop].astype(dtype)
-        raw = self.reader.read(*self._place(name, start, stop))
+            return self._fetch_field(name)[start:stop].astype(dtype)
+        raw = self.reader.read(*self._locate_rows(name, start, stop))
         rows: NDArray[Any] = np.ndarray((stop - start, *shape), self.fields[name].dtype, raw)
         return np.require(rows, dtype, ["ALIGNED"])
 
-    def _whole(self, name: str) -> NDArray[Any]:
-        """All rows of a field beside the image, which are few bytes: fetched at once, since S3 is slow by request."""
+    def _fetch_field(self, name: str) -> NDArray[Any]:
+        """Return all rows of a field other than the image: few bytes in one request, since requests to S3 are slow."""
         with self._fetching:
             if name not in self._fetched:
-                raw = self.reader.read(*self._place(name, 0, self.galaxies))
+                raw = self.reader.read(*self._locate_rows(name, 0, self.galaxies))
                 self._fetched[name] = np.ndarray((self.galaxies, *FIELDS[name][0]), self.fields[name].dtype, raw)
             return self._fetched[name]
 
-    def forget(self, start: int, stop: int) -> None:
-        """Says that rows start to stop are not read again, so that a survey does not fill the memory with its files.
+    def drop_cached(self, start: int, stop: int) -> None:
+        """Drop rows start to stop from the system's page cache, so that a survey does not fill the memory.
 
-        Call it when the arrays of these rows are gone: pages that an array still maps stay cached. Meant for rows
-        that are read in order: what reaches beyond them, up to 2 MiB at the end, goes with the rows behind, and the
-        fields beside the image, 0.3% of a shard, go with its last rows. Rows that are forgotten can be read
-        again, from the disk. Does nothing on S3. Raises IndexError if the shard has no such rows.
+        Call it when the arrays of these rows are deleted: pages that an array still maps stay cached. It expects rows
+        to be read in order: a page that reaches beyond them, up to 2 MiB at the end, is dropped with the following
+        rows, and the fields other than the image, 0.3% of a shard, with its last rows. Dropped rows can be read again,
+        from the disk. Does nothing on S3. Raises IndexError if the shard has no such rows.
         """
-        self._demand_rows(start, stop)
+        self._check_rows(start, stop)
         if start == stop:
             return
-        first, length = self._place("image", start, stop)
+        first, length = self._locate_rows("image", start, stop)
         end = self.reader.size if stop == self.galaxies else first + length
-        begin = max(0, first - LARGEST_PAGE)  # the page that reached beyond the rows before
-        self.reader.forget(begin, end - begin)
+        begin = max(0, first - LARGEST_PAGE)  # the page that reached beyond the previous rows
+        self.reader.drop_cached(begin, end - begin)
 
-    def _demand_rows(self, start: int, stop: int) -> None:
+    def _check_rows(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.galaxies:
             raise IndexError(f"{self.uri} has no rows {start} to {stop}, it holds {self.galaxies}")
 
-    def _place(self, name: str, start: int, stop: int) -> tuple[int, int]:
-        """Offset and length in bytes of these rows of a field."""
+    def _locate_rows(self, name: str, start: int, stop: int) -> tuple[int, int]:
+        """Return offset and length in bytes of these rows of a field."""
         row_bytes = math.prod(FIELDS[name][0]) * self.fields[name].itemsize
         return self.fields[name].offset + start * row_bytes, (stop - start) * row_bytes
 
@@ -150,10 +150,10 @@ class Shard:
 
 
 def open_shard(uri: str) -> Shard:
-    """Opens an HDF5 shard or a published `.pt` partition, local or on S3.
+    """Open an HDF5 shard or a published `.pt` partition, local or on S3.
 
-    Raises InputError (absent, empty, truncated, a field missing or of the wrong shape or dtype) and, for `.pt`,
-    UnsafePickleError.
+    Raises InputError if the file is absent, empty or truncated, or if a field is missing or has the wrong shape or
+    dtype, and UnsafePickleError if a `.pt` file names a global that is not allowed.
     """
     if not uri.endswith(SUFFIXES):
         raise InputError(f"{uri} is not a file of galaxies; expected {', '.join(SUFFIXES)}, or use `cosmicai ingest`")
@@ -161,8 +161,8 @@ def open_shard(uri: str) -> Shard:
     try:
         if reader.size == 0:
             raise InputError(f"{uri} is empty; expected galaxies, copy it again")
-        fields = published_partition.locate(uri, reader) if uri.endswith(".pt") else _locate_hdf5(uri, reader)
-        _check(uri, reader.size, fields)
+        fields = published_partition.locate_fields(uri, reader) if uri.endswith(".pt") else _locate_hdf5(uri, reader)
+        _check_fields(uri, reader.size, fields)
     except BaseException:
         reader.__exit__(None, None, None)
         raise
@@ -170,15 +170,15 @@ def open_shard(uri: str) -> Shard:
 
 
 def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
-    import h5py  # not at the top: a process that reads `.pt` needs none of it
+    import h5py  # imported where it is used, here and below: a process that reads `.pt` starts faster without it
 
     try:
-        with h5py.File(seekable(reader), "r") as file:
+        with h5py.File(as_file(reader), "r") as file:
             found = ((name, file.get(name)) for name in FIELDS)
             return {name: _locate_dataset(uri, name, item) for name, item in found if item is not None}
     except HDF5_ERRORS as error:
-        what = "is truncated" if "truncated" in str(error) else "is not an HDF5 file or is damaged"
-        raise InputError(f"{uri} {what}; expected a shard with image and magnitude, copy it again") from None
+        problem = "is truncated" if "truncated" in str(error) else "is not an HDF5 file or is damaged"
+        raise InputError(f"{uri} {problem}; expected a shard with image and magnitude, copy it again") from None
 
 
 def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
@@ -197,66 +197,66 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
     return TensorRef(offset or 0, dataset.dtype.str, dataset.shape, strides)
 
 
-def _check(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
+def _check_fields(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
     for name, (shape, dtypes, required) in FIELDS.items():
         found = fields.get(name)
-        wanted = f"expected (N{''.join(f', {length}' for length in shape)}{',' * (not shape)}) {np.dtype(dtypes[0])}"
+        expected = f"expected (N{''.join(f', {length}' for length in shape)}{',' * (not shape)}) {np.dtype(dtypes[0])}"
         convert = f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
         if found is None:
             if required:
-                raise InputError(f"{uri} has no {name}; {wanted}, {convert}")
+                raise InputError(f"{uri} has no {name}; {expected}, {convert}")
             continue
         if len(found.shape) != len(shape) + 1 or found.shape[1:] != shape:
-            raise InputError(f"{uri}: {name} has the shape {found.shape}; {wanted}, {convert}")
+            raise InputError(f"{uri}: {name} has the shape {found.shape}; {expected}, {convert}")
         if found.dtype not in dtypes:
             dtype = found.dtype if found.dtype == "bfloat16" else np.dtype(found.dtype)
-            raise InputError(f"{uri}: {name} is {dtype}; {wanted}, {convert}")
+            raise InputError(f"{uri}: {name} is {dtype}; {expected}, {convert}")
         if found.shape[0] != fields["image"].shape[0]:
             raise InputError(
                 f"{uri}: {name} is of {found.shape[0]} galaxies, image of {fields['image'].shape[0]}; "
                 "expected the same number, write the file again"
             )
-        if not found.contiguous:
+        if not found.is_contiguous:
             raise InputError(f"{uri}: {name} is not contiguous; {convert}")
         if found.offset + found.span > size:
             raise InputError(f"{uri} is truncated: {name} ends past the end of the file; copy it again")
 
 
 def write_shard(path: Path, batches: Iterable[Galaxies], galaxies: int, fields: Iterable[str]) -> None:
-    """Writes a shard of exactly this many galaxies from batches, holding one batch in memory; whole or not at all.
+    """Write a shard of exactly `galaxies` galaxies from batches, holding one batch in memory; whole or not at all.
 
-    `fields` names the datasets to write. Raises StorageError (no space, no permission), ValueError if the batches
-    hold another number of galaxies.
+    `fields` names the datasets to write. Raises StorageError if there is no space or no permission, ValueError if the
+    batches hold another number of galaxies.
     """
     import h5py
 
     row = 0
-    with replacing(str(path)) as beside:
-        with _hdf5_explained(path):
-            file = h5py.File(beside, "w")
+    with atomic_write(str(path)) as temporary:
+        with _describe_hdf5_errors(path):
+            file = h5py.File(temporary, "w")
         try:
-            with _hdf5_explained(path):
+            with _describe_hdf5_errors(path):
                 file.attrs["format"], file.attrs["bands"] = FORMAT, BANDS
                 datasets = {
                     name: file.create_dataset(name, (galaxies, *FIELDS[name][0]), FIELDS[name][1][0]) for name in fields
                 }
-            for batch in batches:  # an error of the source is its own, not one of writing
+            for batch in batches:  # outside the handler below: an error of the source is not one of writing
                 if row + len(batch) <= galaxies:
-                    with _hdf5_explained(path):
+                    with _describe_hdf5_errors(path):
                         for name, dataset in datasets.items():
                             dataset[row : row + len(batch)] = getattr(batch, name)
                 row += len(batch)
         finally:
-            with _hdf5_explained(path):
+            with _describe_hdf5_errors(path):
                 file.close()
         if row != galaxies:
             raise ValueError(f"{path}: {row} galaxies were given, {galaxies} announced")
 
 
 @contextmanager
-def _hdf5_explained(path: Path) -> Iterator[None]:
-    """`explained` for writing with HDF5, which may raise RuntimeError for the system's errors."""
-    with explained(str(path), "write"):
+def _describe_hdf5_errors(path: Path) -> Iterator[None]:
+    """Do as `describe_os_errors` for writing with HDF5, which may raise RuntimeError for the system's errors."""
+    with describe_os_errors(str(path), "write"):
         try:
             yield
         except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Synthetic galaxies: cutouts, magnitudes and redshifts from a simple physical model, for demonstrations and tests.
 
-They look enough like the galaxies of SDSS (redshift 0.01 to 0.6, five bands, pixels of 0.396 arcsec, flux in
-nanomaggies) to exercise everything that real ones exercise. They are no substitute for real ones in science.
+They resemble the galaxies of SDSS (redshift 0.01 to 0.6, five bands, pixels of 0.396 arcsec, flux in nanomaggies)
+closely enough to test everything that real galaxies test. They do not replace real galaxies in science.
 
 One galaxy is drawn in this order: redshift, age mix, dust, luminosity -> true flux in five bands -> measured
 magnitudes; and size, Sersic index, axis ratio, position angle -> profile, convolved with the PSF of each band, scaled
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .shard import IMAGE_SHAPE, Galaxies
+from .shard import FIELDS, IMAGE_SHAPE, Galaxies
+from .survey import Survey, write_survey
 
 Array = NDArray[np.float64]
 
@@ -27,22 +28,22 @@ PIXEL_ARCSEC = 0.396
 WAVELENGTH = np.array([3551.0, 4686.0, 6166.0, 7480.0, 8932.0])  # Angstrom
 WIDTH = np.array([599.0, 1379.0, 1382.0, 1535.0, 1370.0])  # Angstrom
 PSF_FWHM = np.array([1.53, 1.44, 1.32, 1.26, 1.29])  # arcsec, the median seeing of SDSS
-SKY_NOISE = np.array([0.054, 0.022, 0.033, 0.052, 0.20])  # nanomaggies per pixel, about that of one SDSS frame
+SKY_NOISE = np.array([0.054, 0.022, 0.033, 0.052, 0.20])  # nanomaggies per pixel, about that of a single SDSS frame
 SOFTENING = np.array([1.4e-10, 0.9e-10, 1.2e-10, 1.8e-10, 7.4e-10])  # b of the asinh magnitudes of SDSS
 CALIBRATION_ERROR = 0.015  # magnitudes, in every band
 
 H0, OMEGA_M, LIGHT_SPEED = 70.0, 0.3, 299792.458  # km/s/Mpc, 1, km/s
 BREAK = 4000.0  # Angstrom
 REFERENCE = 6166.0  # rest-frame wavelength (Angstrom) at which the absolute magnitude is defined
-_MARGIN = 5  # pixels of the profile around the cutout, whose light the PSF spreads into it
+_MARGIN = 5  # pixels of the profile around the cutout, from which the PSF spreads light into it
 
 
-def batches(galaxies: int, seed: int = 0, start: int = 0) -> Iterator[Galaxies]:
-    """Synthetic galaxies number `start` to `start + galaxies`, at most BLOCK at a time.
+def generate_batches(galaxies: int, seed: int = 0, start: int = 0) -> Iterator[Galaxies]:
+    """Generate synthetic galaxies number `start` to `start + galaxies`, at most BLOCK at a time.
 
-    Galaxy i (its objid) is the same whatever range it is asked for in: each block of BLOCK galaxies has its own
+    Galaxy i (its objid) is the same in every range that includes it: each block of BLOCK galaxies has its own random
     generator, seeded with (seed, block), and is always drawn whole.
-    That holds bit for bit on one machine; elsewhere float32 arithmetic may differ in an image's last digits.
+    This holds bit for bit on one machine; on others float32 arithmetic may differ in the last digits of an image.
     Image in nanomaggies, magnitude as SDSS measures it (`asinh_magnitude`); dtypes and shapes as in `Galaxies`.
     """
     stop = start + galaxies
@@ -51,7 +52,13 @@ def batches(galaxies: int, seed: int = 0, start: int = 0) -> Iterator[Galaxies]:
         yield _draw(seed, block)[max(start - first, 0) : stop - first]
 
 
+def write_synthetic_survey(out: str, galaxies: int, seed: int, galaxies_per_shard: int) -> Survey:
+    """Write a survey of synthetic galaxies and return it. Raises InputError if `out` is not empty."""
+    return write_survey(out, generate_batches(galaxies, seed), galaxies, galaxies_per_shard, FIELDS)
+
+
 def _draw(seed: int, block: int) -> Galaxies:
+    """Return the BLOCK galaxies of a block."""
     rng = np.random.default_rng([seed, block])
     redshift = _redshifts(rng)
     # Distant galaxies enter a spectroscopic sample mostly as luminous red ones.
@@ -72,7 +79,7 @@ def _draw(seed: int, block: int) -> Galaxies:
     image *= flux.astype(np.float32)[:, :, None, None]
     image += SKY_NOISE.astype(np.float32)[:, None, None] * rng.standard_normal((BLOCK, *IMAGE_SHAPE), np.float32)
 
-    # A model magnitude weighs the pixels that the galaxy covers, the PSF included.
+    # A model magnitude weights the pixels that the galaxy covers, including the PSF.
     area = 4 * np.pi * (radius[:, None] ** 2 * axis_ratio[:, None] / 2 + _psf_sigma() ** 2)
     measured = flux + rng.standard_normal((BLOCK, 5)) * SKY_NOISE * np.sqrt(area)
     magnitude = asinh_magnitude(measured) + rng.normal(0, CALIBRATION_ERROR, (BLOCK, 5))
@@ -80,7 +87,7 @@ def _draw(seed: int, block: int) -> Galaxies:
 
 
 def _redshifts(rng: np.random.Generator) -> Array:
-    """The flux-limited main sample (median near 0.1) and the luminous red galaxies beyond it."""
+    """Draw redshifts of a flux-limited main sample (median near 0.1) and of the luminous red galaxies beyond it."""
     main = rng.random(BLOCK) < 0.55
     drawn = np.where(main, rng.gamma(2.6, 0.045, BLOCK), rng.normal(0.38, 0.09, BLOCK))
     low, high = REDSHIFT_RANGE
@@ -88,7 +95,7 @@ def _redshifts(rng: np.random.Generator) -> Array:
 
 
 def luminosity_distance(redshift: Array) -> Array:
-    """Luminosity distance in Mpc of redshifts between 0 and 1, flat LambdaCDM with H0 70 and Omega_m 0.3.
+    """Return the luminosity distance in Mpc of redshifts between 0 and 1, flat LambdaCDM with H0 70 and Omega_m 0.3.
 
     D_L = (1 + z) c/H0 * integral of dz / sqrt(Omega_m (1+z)^3 + 1 - Omega_m) (Hogg 1999, astro-ph/9905116).
     """
@@ -99,7 +106,7 @@ def luminosity_distance(redshift: Array) -> Array:
 
 
 def spectrum(wavelength: Array, age: Array, dust: Array) -> Array:
-    """Flux per unit frequency at rest-frame wavelengths (Angstrom), in arbitrary units; the arguments broadcast.
+    """Return the flux per unit frequency at rest-frame wavelengths in Angstrom, in arbitrary units, by broadcasting.
 
     Two broken power laws, f_nu ~ (wavelength/4000)^slope with a step at 4000 Angstrom, smoothed over 60 Angstrom: an
     old population (strong break, steep ultraviolet decline) and a young one (weak break, flat), mixed by `age`
@@ -113,7 +120,10 @@ def spectrum(wavelength: Array, age: Array, dust: Array) -> Array:
 
 
 def attenuation(wavelength: Array) -> Array:
-    """Dust attenuation k = A/E(B-V) at wavelengths of 1200 to 22000 Angstrom (Calzetti et al. 2000, equation 4)."""
+    """Return the dust attenuation k = A/E(B-V) at wavelengths of 1200 to 22000 Angstrom.
+
+    The attenuation curve is equation 4 of Calzetti et al. 2000.
+    """
     inverse = 1e4 / wavelength  # 1/micron
     blue = -2.156 + inverse * (1.509 + inverse * (-0.198 + inverse * 0.011))
     red = -1.857 + 1.040 * inverse
@@ -121,7 +131,7 @@ def attenuation(wavelength: Array) -> Array:
 
 
 def apparent_magnitudes(redshift: Array, age: Array, dust: Array, luminosity: Array) -> Array:
-    """True AB magnitudes (N, 5) of galaxies (N,); `luminosity` is the absolute magnitude at rest-frame 6166 Angstrom.
+    """Return true AB magnitudes (N, 5); `luminosity` (N,) is the absolute magnitude at rest-frame 6166 Angstrom.
 
     m = M + 5 log10(D_L / 10 pc) - 2.5 log10((1+z) <f_nu> / f_nu(6166)), where <f_nu> is the mean over the band of
     the redshifted spectrum, weighted by transmission per photon (Hogg et al. 2002, astro-ph/0210394). The
@@ -139,12 +149,12 @@ def apparent_magnitudes(redshift: Array, age: Array, dust: Array, luminosity: Ar
 
 
 def nanomaggies(magnitude: Array) -> Array:
-    """Flux of AB magnitudes: 1 nanomaggy is magnitude 22.5."""
+    """Return the flux of AB magnitudes in nanomaggies: 1 nanomaggy is magnitude 22.5."""
     return np.asarray(10 ** ((22.5 - magnitude) / 2.5))
 
 
 def asinh_magnitude(flux: Array) -> Array:
-    """Magnitudes (N, 5) of fluxes (N, 5) in nanomaggies that noise may have made negative.
+    """Return the magnitudes (N, 5) of fluxes (N, 5) in nanomaggies that noise may have made negative.
 
     m = -2.5/ln 10 * (asinh(f / 2b) + ln b), f in maggies (Lupton, Gunn & Szalay 1999, with the b of SDSS).
     """
@@ -152,7 +162,7 @@ def asinh_magnitude(flux: Array) -> Array:
 
 
 def _sersic(radius: Array, index: Array, axis_ratio: Array, angle: Array, offset: Array) -> NDArray[np.float32]:
-    """Profiles (N, side, side), unscaled: exp(-b (r/radius)^(1/n)), b = 2n - 1/3 (Ciotti & Bertin 1999).
+    """Return unscaled profiles (N, side, side): exp(-b (r/radius)^(1/n)), b = 2n - 1/3 (Ciotti & Bertin 1999).
 
     Radius (half the light) and offset (2, N) from the centre in pixels, angle in radians.
     """
@@ -172,9 +182,9 @@ def _psf_sigma() -> Array:
 
 
 def _convolve(profile: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Profiles (N, side, side) through the Gaussian PSF of each band: (N, 5, 32, 32), every cutout of sum 1.
+    """Convolve profiles (N, side, side) with the Gaussian PSF of each band to cutouts (N, 5, 32, 32) of sum 1.
 
-    A Gaussian is separable: rows and columns are two matrix products. The flux of a galaxy is that of its cutout.
+    A Gaussian is separable, so rows and columns are two matrix products. The flux of a galaxy is that of its cutout.
     """
     side = profile.shape[1]
     distance = np.arange(_MARGIN, side - _MARGIN)[:, None] - np.arange(side)  # (32, side)

@@ -1,1 +1,1 @@
-"""Fitting AstroMAE to the spectroscopic redshifts of a survey."""
+"""Training of AstroMAE on the spectroscopic redshifts of a survey."""

@@ -1,4 +1,4 @@
-"""The network of a training: the map of its inputs, and where its weights begin."""
+"""The network of a training: the scaling of its inputs, and its initial weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from ..models.astromae import AstroMAE
 from ..models.config import AstroMAEConfig
-from ..models.weights import Weights, build
+from ..models.weights import Weights, build_network
 from ..surveys.shard import Galaxies
 from .sample import Sample
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The affine map of the inputs that training uses and the written weights contain."""
+class InputScaling:
+    """The affine map that standardises the inputs for training, and that is folded into the written weights."""
 
     centre: Tensor  # (5,) float64, like spread
     spread: Tensor
@@ -25,9 +25,9 @@ class Inputs:
     device: str
 
     @classmethod
-    def of(cls, sample: Sample, config: AstroMAEConfig, device: str) -> Inputs:
-        """The map that standardises a sample."""
-        # Only a bias can take up the centre.
+    def of(cls, sample: Sample, config: AstroMAEConfig, device: str) -> InputScaling:
+        """Return the map that standardises a sample."""
+        # The centre can only be folded into a bias.
         centre = sample.magnitude if config.has_bias("magnitude_head") else np.zeros(5)
         spread, pixel = (
             torch.from_numpy(2.0 ** np.round(np.log2(np.where(values > 0, values, 1))))
@@ -42,7 +42,7 @@ class Inputs:
 
     @torch.no_grad()
     def fold(self, network: AstroMAE) -> None:
-        """Makes a network of standardised inputs one of raw inputs."""
+        """Turn a network of standardised inputs into one of raw inputs, in place."""
         first, convolutions = _first_layers(network)
         first.weight /= self.spread
         if first.bias is not None:
@@ -52,7 +52,7 @@ class Inputs:
 
     @torch.no_grad()
     def unfold(self, network: AstroMAE) -> None:
-        """The inverse of `fold`."""
+        """Undo `fold`, in place."""
         first, convolutions = _first_layers(network)
         if first.bias is not None:
             first.bias.add_((first.weight.double() @ self.centre).float())
@@ -67,16 +67,17 @@ def _first_layers(network: AstroMAE) -> tuple[nn.Linear, tuple[nn.Conv2d, nn.Con
     return first, (network.patch, stem)
 
 
-def tokens(network: AstroMAE) -> list[Tensor]:
-    """The learned tokens: positions and, where there is one, the class token."""
+def learned_tokens(network: AstroMAE) -> list[Tensor]:
+    """Return the learned tokens: positions and, if present, the class token."""
     return [token for token in (network.position, network.class_token) if isinstance(token, Tensor)]
 
 
-def fresh(config: AstroMAEConfig, seed: int, redshift: float) -> AstroMAE:
-    """A network that predicts about the mean redshift.
+def initialize_network(config: AstroMAEConfig, seed: int, redshift: float) -> AstroMAE:
+    """Return a new network with random weights that predicts about the mean `redshift`.
 
-    Tokens and the transformer's linear layers start from a normal of deviation 0.02 cut at two deviations, as in ViT
-    (Dosovitskiy et al. 2021); what ReLU follows from He et al. 2015; convolutions of the encoder as torch has them.
+    Tokens and the transformer's linear layers are drawn from a normal distribution of deviation 0.02, truncated at two
+    deviations, as in ViT (Dosovitskiy et al. 2021); layers followed by ReLU as in He et al. 2015; the convolutions of
+    the encoder have torch's defaults.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,7 +89,7 @@ def fresh(config: AstroMAEConfig, seed: int, redshift: float) -> AstroMAE:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for token in tokens(network):
+        for token in learned_tokens(network):
             nn.init.trunc_normal_(token, std=0.02, a=-0.04, b=0.04)
         last = network.redshift_head[-1]
         assert isinstance(last, nn.Linear)
@@ -98,9 +99,9 @@ def fresh(config: AstroMAEConfig, seed: int, redshift: float) -> AstroMAE:
     return network
 
 
-def copy(initial: Weights, inputs: Inputs) -> AstroMAE:
-    """A network with these weights that takes standardised inputs."""
+def copy_network(initial: Weights, scaling: InputScaling) -> AstroMAE:
+    """Return a network with these weights that takes standardised inputs."""
     network = AstroMAE(initial.config)
-    network.load_state_dict(build(initial).state_dict())
-    inputs.unfold(network)
+    network.load_state_dict(build_network(initial).state_dict())
+    scaling.unfold(network)
     return network

@@ -1,4 +1,4 @@
-"""The galaxies of a training: which rows train, which validate, and in what order they come.
+"""The galaxies of a training: which rows are for training, which for validation, and their order.
 
 The survey is read in chunks and never held whole.
 """
@@ -13,75 +13,75 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..surveys.quality import input_flags
+from ..surveys.quality import flag_inputs
 from ..surveys.shard import Galaxies
 from ..surveys.survey import ShardEntry, Survey
-from .options import TrainingOptions
+from .recipe import TrainingOptions
 
 CHUNK = 1024  # rows read at once
 POOL = 4  # chunks whose rows are shuffled together
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Rows start to stop of a shard; those from held to held_stop validate, the others train."""
+class TrainingChunk:
+    """Rows start to stop of a shard; those from validation_start to validation_stop are for validation."""
 
     shard: ShardEntry
     start: int
     stop: int
-    held: int
-    held_stop: int
+    validation_start: int
+    validation_stop: int
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The chunks of a survey, how many of its galaxies take part, and their statistics."""
+    """The chunks of a survey, the numbers of its galaxies, and the statistics of those for training."""
 
-    chunks: list[Chunk]
+    chunks: list[TrainingChunk]
     trained: int
     validated: int
     left_out: int
-    redshift: float  # mean, like the following of the galaxies that train
+    redshift: float  # mean; it and the following are of the training galaxies
     magnitude: NDArray[np.float64]  # (5,) mean
     spread: NDArray[np.float64]  # (5,) standard deviation of the magnitudes
     pixel: NDArray[np.float64]  # (5,) root mean square of the pixels
 
 
-def cut(survey: Survey, options: TrainingOptions) -> Iterator[Chunk]:
-    """Every chunk holds one run of rows back, at a random place: as spread out as single rows, and one read."""
+def split_chunks(survey: Survey, options: TrainingOptions) -> Iterator[TrainingChunk]:
+    """Split a survey into chunks, each with its validation rows in one random run: spread out, yet read at once."""
     rng = np.random.default_rng([options.seed, 0])
     for shard in survey.shards:
         for start in range(0, shard.galaxies, CHUNK):
             stop = min(start + CHUNK, shard.galaxies)
             count = max(1, round((stop - start) * options.validation_fraction))
-            held = start + int(rng.integers(stop - start - count + 1))
-            yield Chunk(shard, start, stop, held, held + count)
+            first = start + int(rng.integers(stop - start - count + 1))
+            yield TrainingChunk(shard, start, stop, first, first + count)
 
 
-def _usable(galaxies: Galaxies) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(galaxies.redshift) & (input_flags(galaxies.image, galaxies.magnitude) == 0))
+def _is_usable(galaxies: Galaxies) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(galaxies.redshift) & (flag_inputs(galaxies.image, galaxies.magnitude) == 0))
 
 
-def _take(galaxies: Galaxies, rows: NDArray[Any]) -> Galaxies:
+def _select(galaxies: Galaxies, rows: NDArray[Any]) -> Galaxies:
     return Galaxies(galaxies.image[rows], galaxies.magnitude[rows], galaxies.redshift[rows], galaxies.objid[rows])
 
 
-def _read(survey: Survey, chunk: Chunk) -> tuple[Galaxies, Galaxies]:
-    """The usable galaxies of a chunk: those that train, those that validate."""
+def _read_chunk(survey: Survey, chunk: TrainingChunk) -> tuple[Galaxies, Galaxies]:
+    """Read the usable galaxies of a chunk, and return those for training and those for validation."""
     with survey.open(chunk.shard) as shard:
         galaxies = shard.read(chunk.start, chunk.stop)
-    usable, row = _usable(galaxies), np.arange(chunk.start, chunk.stop)
-    held = (row >= chunk.held) & (row < chunk.held_stop)
-    return _take(galaxies, usable & ~held), _take(galaxies, usable & held)
+    usable, row = _is_usable(galaxies), np.arange(chunk.start, chunk.stop)
+    in_validation = (row >= chunk.validation_start) & (row < chunk.validation_stop)
+    return _select(galaxies, usable & ~in_validation), _select(galaxies, usable & in_validation)
 
 
-def examine(survey: Survey, options: TrainingOptions) -> Sample:
-    """Reads the survey once. Raises InputError if no galaxy is left to train or to validate."""
-    chunks = list(cut(survey, options))
+def scan_survey(survey: Survey, options: TrainingOptions) -> Sample:
+    """Read the survey once and return its sample. Raises InputError if too few galaxies are usable."""
+    chunks = list(split_chunks(survey, options))
     trained = validated = 0
     redshift, sums = 0.0, np.zeros((3, 5))
     for chunk in chunks:
-        training, validation = _read(survey, chunk)
+        training, validation = _read_chunk(survey, chunk)
         trained, validated = trained + len(training), validated + len(validation)
         redshift += float(training.redshift.sum())
         sums[0] += training.magnitude.sum(axis=0)
@@ -98,27 +98,27 @@ def examine(survey: Survey, options: TrainingOptions) -> Sample:
     return Sample(chunks, trained, validated, left_out, redshift / trained, mean, spread, np.sqrt(pixel))
 
 
-def batches(survey: Survey, sample: Sample, size: int, rng: np.random.Generator) -> Iterator[Galaxies]:
-    """The training galaxies in random order: chunks are shuffled, then the rows of POOL chunks at a time.
+def read_training_batches(survey: Survey, sample: Sample, size: int, rng: np.random.Generator) -> Iterator[Galaxies]:
+    """Read the training galaxies in random order: chunks are shuffled, then the rows of POOL chunks at a time.
 
-    Whole batches only, unless there is not even one.
+    All batches have `size` galaxies, unless there are fewer in total.
     """
-    order, rest = rng.permutation(len(sample.chunks)), None
+    order, remainder = rng.permutation(len(sample.chunks)), None
     for first in range(0, len(order), POOL):
-        parts = [_read(survey, sample.chunks[number])[0] for number in order[first : first + POOL]]
-        pool = Galaxies.concatenate(parts if rest is None else [rest, *parts])
+        parts = [_read_chunk(survey, sample.chunks[number])[0] for number in order[first : first + POOL]]
+        pool = Galaxies.concatenate(parts if remainder is None else [remainder, *parts])
         rows = rng.permutation(len(pool))
         whole = len(rows) - len(rows) % size
         for start in range(0, whole, size):
-            yield _take(pool, rows[start : start + size])
-        rest = _take(pool, rows[whole:])
-    if rest is not None and sample.trained < size:
-        yield rest
+            yield _select(pool, rows[start : start + size])
+        remainder = _select(pool, rows[whole:])
+    if remainder is not None and sample.trained < size:
+        yield remainder
 
 
-def validation_galaxies(survey: Survey, sample: Sample) -> Iterator[Galaxies]:
-    """The galaxies that validate, a chunk's at a time."""
+def read_validation_batches(survey: Survey, sample: Sample) -> Iterator[Galaxies]:
+    """Read the validation galaxies of one chunk at a time."""
     for chunk in sample.chunks:
-        galaxies = _read(survey, replace(chunk, start=chunk.held, stop=chunk.held_stop))[1]
+        galaxies = _read_chunk(survey, replace(chunk, start=chunk.validation_start, stop=chunk.validation_stop))[1]
         if len(galaxies):
             yield galaxies

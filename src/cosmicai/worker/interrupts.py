@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as something to look at between two steps."""
+"""Ctrl-C, SIGTERM and a closed terminal, raised only at chosen points of a program."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ECHO = 1.0
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_SIGNAL = 1.0  # seconds within which a repeated signal counts as the same one
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises KeyboardInterrupt once this process was asked to stop.
+def defer_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt if a signal to stop has arrived; nothing else in the block does.
 
-    Within the block nothing else does: Python's own KeyboardInterrupt comes anywhere, also just after a thread has
-    taken a lock that another one, for which a thread pool waits at its end, will then never get. Whoever cannot wait
-    sends the signal again, which ends the process at once; within ECHO seconds it is still the first one, which a batch
-    script, srun and a container may all pass on. A signal that was ignored remains ignored.
+    Python raises its own KeyboardInterrupt anywhere, also just after a thread has acquired a lock; a thread pool that
+    waits at its end for another thread, which needs that lock, then waits forever. A second signal terminates the
+    process at once, unless it comes within SAME_SIGNAL seconds: batch script, srun and container may each pass on the
+    same one. Signals that were ignored remain ignored.
     """
-    asked: list[float] = []
+    received: list[float] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(time.monotonic())
-        if asked[-1] - asked[0] > ECHO:
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(time.monotonic())
+        if received[-1] - received[0] > SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     def check() -> None:
-        if asked:
+        if received:
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield check  # signals are the main thread's
+        yield check  # only the main thread can handle signals
         return
-    heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in heard}
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in handled}
     try:
         yield check
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
     check()

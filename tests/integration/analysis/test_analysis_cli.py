@@ -1,11 +1,11 @@
-"""`python -m analysis ...`, as a user types it."""
+"""Test `python -m analysis ...` as a user runs it."""
 
 import json
 
 import pandas as pd
 import pytest
 
-from support.helpers import finished_demo, run
+from support.helpers import complete_demo, run
 
 BITS = 164160
 
@@ -16,23 +16,23 @@ def analysis(*arguments, **more):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a whole run of 600 synthetic galaxies."""
-    there = tmp_path_factory.mktemp("runs")
-    finished_demo(there / "demo", 600)
-    return there
+    """Return a folder with a whole run of 600 synthetic galaxies."""
+    parent = tmp_path_factory.mktemp("runs")
+    complete_demo(parent / "demo", 600)
+    return parent
 
 
-def test_audit_finds_what_the_published_runs_lost(shared):
+def test_audit_finds_what_the_published_runs_lack(shared):
     done = analysis("audit", shared / "published/lambda")
     assert done.returncode == 0
     rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("│")}
-    for name, verdict, told in (
+    for name, verdict, text in (
         ("partition-100MB/total/1", "incomplete", "122 of 130 ranks are there"),
         ("partition-100MB/total/2", "incomplete", "8 of 130 ranks are there"),
         ("partition-100MB/total/3", "whole", "659,817 galaxies are there"),
     ):
         assert verdict in rows[name]
-        assert told in rows[name]
+        assert text in rows[name]
     table = json.loads(analysis("audit", shared / "published/lambda", "--json").stdout)["runs"]
     found = {row["run"]: row for row in table}
     for size in (256, 512, 768, 1000):
@@ -51,7 +51,7 @@ def test_a_strict_audit_fails_where_something_is_incomplete(shared, folder):
 
 
 @pytest.mark.parametrize("incomplete", [False, True])
-def test_averages_agree_with_the_published_ones_wherever_the_runs_are_whole(shared, tmp_path, incomplete):
+def test_averages_agree_with_the_published_ones_if_the_runs_are_whole(shared, tmp_path, incomplete):
     published = shared / "published/lambda"
     options = ["--by", "partition,data_size", "--out", tmp_path / "averages.csv"] + ["--incomplete"] * incomplete
     assert analysis("compare", published, *options).returncode == 0
@@ -66,7 +66,7 @@ def test_averages_agree_with_the_published_ones_wherever_the_runs_are_whole(shar
             continue
         mine = ours.loc[place]
         compared += 1
-        # Where the records are there they agree to the last digit; of 50 and 75 MB only rounded figures are published.
+        # They agree exactly if the records are published; for 50 and 75 MB only rounded values are.
         assert mine["mean_cpu_seconds"] == pytest.approx(row["total_cpu_time (seconds)"], abs=0.0101)
         assert mine["allocated_mb"] == pytest.approx(row["total_cpu_memory (MB)"], abs=0.02)
         assert mine["summed_galaxies_per_second"] * BITS == pytest.approx(row["throughput_bps"], abs=0.02)
@@ -86,14 +86,14 @@ def test_runs_on_slurm_are_charged_by_a_site(shared, tmp_path):
 def test_collect_writes_both_tables(folder, tmp_path):
     done = analysis("collect", folder, "--out", tmp_path, "--json")
     assert done.returncode == 0
-    told = json.loads(done.stdout)
-    assert [row["galaxies"] for row in told["runs"]] == [600]
-    assert told["left_out"] == []
+    printed = json.loads(done.stdout)
+    assert [row["galaxies"] for row in printed["runs"]] == [600]
+    assert printed["left_out"] == []
     assert list(pd.read_csv(tmp_path / "runs.csv")["galaxies"]) == [600]
     assert list(pd.read_csv(tmp_path / "ranks.csv")["galaxies"]) == [600]
 
 
-def test_columns_tells_what_they_mean():
+def test_columns_explains_them():
     done = analysis("columns")
     assert done.returncode == 0
     assert "summed_galaxies_per_second" in done.stdout
@@ -107,7 +107,7 @@ def test_figures_are_drawn(folder, tmp_path):
     assert {"density-1.svg", "density-1.png", "phases.svg", "platforms-time.svg"} <= written
 
 
-def test_advice_names_command_lines_and_what_it_rests_on(tmp_path):
+def test_a_recommendation_has_command_lines_and_its_basis(tmp_path):
     done = analysis("advise", "659857", "--deadline", "10m", "--budget", "1.00", "--out", tmp_path)
     assert done.returncode == 0
     assert "python -m launch --cloud --partition-mb 50" in done.stdout
@@ -116,24 +116,24 @@ def test_advice_names_command_lines_and_what_it_rests_on(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} >= {"choices.csv", "advice.json", "pareto.svg"}
 
 
-def test_advice_that_nothing_meets_says_what_comes_nearest():
+def test_a_recommendation_that_meets_no_limit_names_the_nearest_choice():
     done = analysis("advise", "659857", "--deadline", "1s")
     assert done.returncode == 3
     assert "the nearest is" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["audit", "nowhere"], "does not exist"),
         (["compare", "{folder}", "--by", "colour"], "colour"),
-        (["advise", "100", "--deadline", "soon"], "'soon' is no duration"),
+        (["advise", "100", "--deadline", "soon"], "'soon' is not a duration"),
         (["report", "{folder}", "--out", "s3://bucket/report"], "local folder"),
         (["figures", "{folder}", "--out", "s3://bucket/report"], "local folder"),
     ],
 )
-def test_a_users_mistake_is_one_sentence(folder, arguments, told):
+def test_a_users_mistake_is_one_sentence(folder, arguments, message):
     done = analysis(*(text.format(folder=folder) for text in arguments))
     assert done.returncode == 2
-    assert told in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

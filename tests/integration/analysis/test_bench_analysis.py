@@ -1,10 +1,11 @@
-"""`cosmicai bench analysis`: runs that nobody made are whole, and every command is measured. No figure is asserted."""
+"""Test `cosmicai bench analysis`: artificial runs are whole, and every command is measured; no speed is asserted."""
 
 import json
 from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from analysis.audit import audit
 from analysis.collect import collect
@@ -15,7 +16,7 @@ from cosmicai.errors import InputError
 from cosmicai.runs.store import RunFolder
 
 
-def test_made_up_runs_are_whole(tmp_path):
+def test_artificial_runs_are_whole(tmp_path):
     for number in range(2):
         write_run(str(tmp_path / str(number)), 5, number)
     found = collect([str(tmp_path)])
@@ -29,25 +30,25 @@ def test_made_up_runs_are_whole(tmp_path):
     assert found.ranks["seconds"].nunique() == 10
 
 
-def test_a_made_up_record_agrees_with_itself(tmp_path):
+def test_an_artificial_record_is_consistent(tmp_path):
     write_run(str(tmp_path), 3, 0)
     records = RunFolder(str(tmp_path)).records()
     assert sorted(records) == ["0", "1", "2"]
     for record in records.values():
         begun, worked, ended = (
-            datetime.fromisoformat(record[f"{name}_at"]) for name in ("started", "working", "updated")
+            datetime.fromisoformat(getattr(record, f"{name}_at")) for name in ("started", "working", "updated")
         )
-        assert (ended - begun).total_seconds() == pytest.approx(sum(record["seconds"].values()), abs=1e-5)
+        assert (ended - begun).total_seconds() == pytest.approx(sum(structs.astuple(record.seconds)), abs=1e-5)
         assert begun < worked < ended
-        working = sum(record["seconds"][name] for name in ("read", "predict", "write"))
-        assert record["sample_persec"] == pytest.approx(GALAXIES / working)
-        assert record["execution_time (seconds/batch)"] * record["num_batches"] == pytest.approx(working)
-        assert record["throughput_bps"] == pytest.approx(record["sample_persec"] * 164160)
+        working = record.seconds.read + record.seconds.predict + record.seconds.write
+        assert record.galaxies_per_second == pytest.approx(GALAXIES / working)
+        assert record.seconds_per_batch * record.batches == pytest.approx(working)
+        assert record.throughput_bps == pytest.approx(record.galaxies_per_second * 164160)
 
 
 def test_every_command_is_measured(tmp_path):
-    asked = ["analysis", "--runs", "2", "--ranks", "3", "--repeats", "1", "--json", "--out", str(tmp_path / "a.json")]
-    done = CliRunner().invoke(bench, asked, standalone_mode=False)
+    options = ["--runs", "2", "--ranks", "3", "--repeats", "1", "--json", "--out", str(tmp_path / "a.json")]
+    done = CliRunner().invoke(bench, ["analysis", *options], standalone_mode=False)
     assert done.exception is None, done.output
     found = json.loads(done.stdout)
     assert json.loads((tmp_path / "a.json").read_text()) == found
@@ -56,7 +57,7 @@ def test_every_command_is_measured(tmp_path):
         assert (row["runs"], row["records"]) == (2, 6)
         assert 0 < row["seconds_min"] == row["seconds"] == row["seconds_max"]
         assert row["peak_rss_mb"] > 20
-    assert "making up 6 records" in done.stderr and found["machine"]["cpu_model"]
+    assert "generating 6 records" in done.stderr and found["machine"]["cpu_model"]
 
 
 def test_a_command_that_fails_is_one_sentence(monkeypatch):

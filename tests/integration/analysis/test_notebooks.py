@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on small runs of ours, and show the numbers that they are about."""
+"""Test that the notebooks run from top to bottom on small runs, and show the numbers that they are about."""
 
 import ast
 import re
@@ -10,16 +10,15 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from analysis.notebook import measured, published, runs
+from analysis.notebook import find_published, find_runs, load_evidence
 from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO
 from cosmicai.ranks.environment import Rank
-from cosmicai.runs.create import begin
-from cosmicai.runs.demo import demo_run, write_synthetic_survey
-from cosmicai.runs.record import WORKING
+from cosmicai.runs.demo import create_demo_run
 from cosmicai.runs.store import RunFolder
-from cosmicai.runs.summary import summarize
-from cosmicai.worker.loop import work
+from cosmicai.runs.summarize import summarize
+from cosmicai.surveys.synthetic import write_synthetic_survey
+from support.helpers import make_run, run_worker
 
 FOLDER = Path(__file__).parents[3] / "analysis/notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -29,24 +28,24 @@ LOGIC = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.Fo
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A demo run, and a sweep over the number of ranks: one after the other in this process, so no faster."""
+    """Return a demo run, and a sweep over the number of ranks, which run one after the other in this process."""
     folder = tmp_path_factory.mktemp("runs")
-    demo = demo_run(str(folder / "demo"), GALAXIES)
-    work(demo, Rank())
+    demo = create_demo_run(str(folder / "demo"), GALAXIES)
+    run_worker(demo, Rank())
     summarize(demo)
     survey = write_synthetic_survey(str(folder / "survey"), GALAXIES, 0, 100)
     for ranks in (1, 2, 4):
         out = folder / f"sweep/partition-2MB/batch-16/world-{ranks}/1"
-        run = begin(survey, DEMO, str(out), batch_size=16, ranks=ranks)
+        run = make_run(survey, DEMO, str(out), batch_size=16, ranks=ranks)
         for rank in range(ranks):
-            work(run, Rank(rank, ranks, "local"))
+            run_worker(run, Rank(rank, ranks, "local"))
         summarize(run)
     return f"{folder / 'demo/run'} {folder / 'sweep'}"
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for a kernel, which else writes into the home."""
+    """Return a folder for a kernel, which writes to the home folder otherwise."""
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.delenv("COSMICAI_PUBLISHED", raising=False)
@@ -54,14 +53,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def outputs(name: str, place: Path) -> list[NotebookNode]:
-    """What the cells of a notebook gave, run from top to bottom; raises what a cell raises."""
+    """Run a notebook from top to bottom and return the outputs of its cells; raise what a cell raises."""
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     NotebookClient(notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(place)}}).execute()
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
 def text(found: list[NotebookNode]) -> str:
-    """Everything that is there to be read, tables as their cells with blanks between."""
+    """Return all text of the outputs, tables as their cells separated by blanks."""
     read = [output.get("text", "") for output in found]
     read += [value for output in found for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", "\n".join(read)))
@@ -81,7 +80,7 @@ def test_a_committed_notebook_has_no_output_and_no_logic_of_its_own(path):
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert path.read_text() == nbformat.writes(notebook) + "\n"  # as written, whoever writes it
+    assert path.read_text() == nbformat.writes(notebook) + "\n"  # as nbformat writes it
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -96,13 +95,13 @@ def test_a_committed_notebook_has_no_output_and_no_logic_of_its_own(path):
 def test_one_run(ours, place, monkeypatch):
     monkeypatch.setenv("COSMICAI_RUNS", ours)
     found = outputs("01_one_run", place)
-    seen, metrics = text(found), RunFolder(ours.split()[0]).summary()["metrics"]
-    assert "whole" in seen and f"{GALAXIES} galaxies: bias {metrics['bias']:+.5f}" in seen
-    assert f"NMAD {metrics['precision']:.5f}" in seen
-    assert "Where the time of ranks goes" in seen and pictures(found) == 6
+    seen, metrics = text(found), RunFolder(ours.split()[0]).summary().metrics
+    assert "whole" in seen and f"{GALAXIES} galaxies: bias {metrics.bias:+.5f}" in seen
+    assert f"NMAD {metrics.precision:.5f}" in seen
+    assert "Time of ranks by phase" in seen and pictures(found) == 6
 
 
-def test_platforms_beside_the_few_figures_that_come_along(ours, place, monkeypatch):
+def test_platforms_with_the_published_values_of_the_package(ours, place, monkeypatch):
     monkeypatch.setenv("COSMICAI_RUNS", ours)
     found = outputs("02_compare_platforms", place)
     seen = text(found)
@@ -110,7 +109,7 @@ def test_platforms_beside_the_few_figures_that_come_along(ours, place, monkeypat
     assert pictures(found) == 4
 
 
-def test_platforms_beside_the_published_results(ours, place, shared, monkeypatch):
+def test_platforms_with_the_published_results(ours, place, shared, monkeypatch):
     monkeypatch.setenv("COSMICAI_RUNS", ours)
     monkeypatch.setenv("COSMICAI_PUBLISHED", str(shared / "published"))
     found = outputs("02_compare_platforms", place)
@@ -122,13 +121,13 @@ def test_scaling(ours, place, monkeypatch):
     found = outputs("03_scaling", place)
     seen = text(found)
     folders = (RunFolder(f"{ours.split()[1]}/partition-2MB/batch-16/world-{ranks}/1") for ranks in (1, 4))
-    wall = [folder.summary()["totals"]["wall_seconds"] for folder in folders]
+    wall = [folder.summary().totals.wall_seconds for folder in folders]
     assert f"{wall[0] / wall[1]:.2f} times" in seen
     records = RunFolder(f"{ours.split()[1]}/partition-2MB/batch-16/world-4/1").records().values()
-    seconds = [sum(record["seconds"][name] for name in WORKING) for record in records]
-    told = re.search(r"world-4/1', ([0-9.]+), ([0-9.]+)\)", seen)
-    assert told and float(told[1]) == pytest.approx(max(seconds) / median(seconds))
-    assert float(told[2]) == pytest.approx(1 - sum(seconds) / 4 / max(seconds))
+    seconds = [record.seconds.working for record in records]
+    shown = re.search(r"world-4/1', ([0-9.]+), ([0-9.]+)\)", seen)
+    assert shown and float(shown[1]) == pytest.approx(max(seconds) / median(seconds))
+    assert float(shown[2]) == pytest.approx(1 - sum(seconds) / 4 / max(seconds))
     assert pictures(found) == 5
 
 
@@ -136,7 +135,7 @@ def test_cost(ours, place, monkeypatch):
     monkeypatch.setenv("COSMICAI_RUNS", ours)
     found = outputs("04_cost", place)
     seen = text(found)
-    # The published dollars of partitions of 25 MB, and the choices for so many galaxies.
+    # The published dollars of partitions of 25 MB, and the choices for this number of galaxies.
     assert " 25 517 6.55 2.8 0.1581 0.16 " in seen
     assert "choices stay within 600 s and $1." in seen and "python -m launch" in seen
     assert pictures(found) == 3
@@ -146,32 +145,32 @@ def test_the_audit_of_the_published_results(place, shared, monkeypatch):
     monkeypatch.setenv("COSMICAI_PUBLISHED", str(shared / "published"))
     found = outputs("05_published_audit", place)
     seen = text(found)
-    for told in ("8 of 130 ranks are there", "122 of 130 ranks are there", "659,817 galaxies are there"):
-        assert told in seen
+    for text_shown in ("8 of 130 ranks are there", "122 of 130 ranks are there", "659,817 galaxies are there"):
+        assert text_shown in seen
     assert seen.count("exactly 1,000 ranks are there") == 4
     assert pictures(found) == 1
 
 
 def test_addresses_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("COSMICAI_RUNS", "a/run s3://bucket/run:/b/run\n c")
-    assert runs() == ["a/run", "s3://bucket/run", "/b/run", "c"]
+    assert find_runs() == ["a/run", "s3://bucket/run", "/b/run", "c"]
     monkeypatch.setenv("COSMICAI_RUNS", " ")
     monkeypatch.setattr("analysis.notebook.ROOT", tmp_path)
     with pytest.raises(InputError, match=r"no runs to show; set COSMICAI_RUNS to run folders, or make some with"):
-        runs()
+        find_runs()
     (tmp_path / "demo/run").mkdir(parents=True)
-    assert runs() == [str(tmp_path / "demo/run")]
+    assert find_runs() == [str(tmp_path / "demo/run")]
     (tmp_path / "sweep").mkdir()
-    assert runs() == [str(tmp_path / "demo/run"), str(tmp_path / "sweep")]
+    assert find_runs() == [str(tmp_path / "demo/run"), str(tmp_path / "sweep")]
 
 
-def test_the_published_folder_is_asked_for_plainly(ours, tmp_path, monkeypatch):
+def test_a_missing_published_folder_is_reported(ours, tmp_path, monkeypatch):
     monkeypatch.delenv("COSMICAI_PUBLISHED", raising=False)
     with pytest.raises(InputError, match=r"COSMICAI_PUBLISHED is not set; set COSMICAI_PUBLISHED to a folder with the"):
-        published()
+        find_published()
     monkeypatch.setenv("COSMICAI_RUNS", ours)
-    assert set(measured().collection.runs["kind"]) == {"run", "figure"}
+    assert set(load_evidence().collection.runs["kind"]) == {"run", "figure"}
     monkeypatch.setenv("COSMICAI_PUBLISHED", str(tmp_path / "absent"))
-    for ask in (published, measured):
-        with pytest.raises(InputError, match=r"absent is no folder; set COSMICAI_PUBLISHED to a folder with the"):
-            ask()
+    for function in (find_published, load_evidence):
+        with pytest.raises(InputError, match=r"absent is not a folder; set COSMICAI_PUBLISHED to a folder with the"):
+            function()

@@ -1,4 +1,4 @@
-"""The report: what its page says, and how a real browser shows it."""
+"""Test the report: the contents of its page, and how a real browser shows it."""
 
 import csv
 import json
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from cosmicai.runs.record import cpu_model
+from cosmicai.runs.provenance import cpu_model
 from support.browser import NO_CHROMIUM, browser, has_chromium
-from support.helpers import finished_demo, run
+from support.helpers import complete_demo, run
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    """A folder with a whole run of 600 synthetic galaxies, a second one that was broken off, and their report."""
+    """Return a folder with a whole run of 600 synthetic galaxies, an interrupted one, and their report."""
     folder = tmp_path_factory.mktemp("reported")
-    whole = finished_demo(folder / "a & <b>", 600)
+    whole = complete_demo(folder / "a & <b>", 600)
     shutil.copytree(whole.uri, folder / "broken")
     part = next((folder / "broken/parts").iterdir())
     part.unlink()
@@ -28,7 +28,7 @@ def reported(tmp_path_factory):
 
 
 class _Page(HTMLParser):
-    """Tags of a page with their attributes, and its text."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_holds_all_it_shows(reported):
+def test_the_page_is_self_contained(reported):
     folder, _ = reported
     page = _Page(folder / "report/index.html")
     images = [attributes for tag, attributes in page.tags if tag == "img"]
@@ -60,7 +60,7 @@ def test_the_page_holds_all_it_shows(reported):
     assert {address[1:] for address in addresses if address.startswith("#")} <= set(ids)
 
 
-def test_the_page_tells_what_is_whole_and_what_is_not(reported):
+def test_the_page_shows_what_is_whole_and_what_is_not(reported):
     folder, _ = reported
     with (folder / "report/coverage.csv").open() as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
@@ -71,7 +71,7 @@ def test_the_page_tells_what_is_whole_and_what_is_not(reported):
     assert "a & <b>/run" in text
     summary = json.loads((folder / "a & <b>/run/summary.json").read_text())
     assert f"{summary['metrics']['precision']:.6f}" in text
-    assert f"{cpu_model()}, 1 threads a rank" in text
+    assert f"{cpu_model()}, 1 thread per rank" in text
 
 
 def test_the_page_is_the_same_each_time(reported):
@@ -111,7 +111,7 @@ def test_a_browser_shows_the_page_without_scripts_or_network(reported, tmp_path)
         assert page.pdf_pages() >= 2
 
 
-def test_where_nothing_is_the_report_says_so(tmp_path):
+def test_a_report_on_a_missing_folder_is_refused(tmp_path):
     done = run("report", str(tmp_path / "nothing"), "--out", str(tmp_path / "report"), module="analysis")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

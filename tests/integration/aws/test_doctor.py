@@ -1,4 +1,4 @@
-"""`python aws/deploy.py doctor`: every check that fails names what mends it."""
+"""`python aws/deploy.py doctor`: every check that fails names a remedy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cfnlint.decode import cfn_yaml
 from moto.cloudformation.models import cloudformation_backends
 
 from cosmicai.launchers.aws.clients import Account
-from cosmicai.launchers.aws.doctor import DEFAULTS, Check, checks
+from cosmicai.launchers.aws.doctor import DEFAULTS, Diagnosis, diagnose
 from cosmicai.launchers.aws.image_push import ARCHIVE
-from cosmicai.launchers.aws.stack import change
+from cosmicai.launchers.aws.stack import change_stack
 from support.cloudformation import (
     ACCOUNT,
     COMMIT,
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS.*BucketPolicy
 
 @pytest.fixture
 def archive(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The image in the working folder, and a skopeo to push it with; there is no stack."""
+    """Create the image in the working folder, and a skopeo that would push it; there is no stack."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "skopeo").write_text("#!/bin/sh\n")
     (tmp_path / "skopeo").chmod(0o755)
@@ -52,29 +52,29 @@ def archive(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def deployed(aws: Aws, archive: Path) -> Path:
-    """The same with a stack that has this image."""
+    """Create the same with a stack that has this image."""
     digest = digest_of(manifest_of(archive))
-    assert change(aws.account, aws.name, TEMPLATE.read_text(), {"Prefix": aws.name}, lambda changes: True)
+    assert change_stack(aws.account, aws.name, TEMPLATE.read_text(), {"Prefix": aws.name}, lambda changes: True)
     boto3.client("s3").put_object(Bucket=aws.bucket, Key=KEY, Body=DEFINITION.read_bytes())
     aws.register(archive)
     parameters = {"ImageDigest": digest, "DefinitionKey": KEY}
-    assert change(aws.account, aws.name, None, parameters, lambda changes: True)
+    assert change_stack(aws.account, aws.name, None, parameters, lambda changes: True)
     return archive
 
 
-def changed(aws: Aws, **parameters: str) -> None:
-    """Changes parameters of the stack."""
-    assert change(aws.account, aws.name, None, parameters, lambda changes: True)
+def change_parameters(aws: Aws, **parameters: str) -> None:
+    """Change parameters of the stack."""
+    assert change_stack(aws.account, aws.name, None, parameters, lambda changes: True)
 
 
-def failed(aws: Aws, account: Account | None = None, **arguments: Any) -> list[Check]:
-    """The checks that do not pass."""
-    return [one for one in checks(account or aws.account, aws.name, **arguments) if not one.passed]
+def failed_checks(aws: Aws, account: Account | None = None, **arguments: Any) -> list[Diagnosis]:
+    """Return the checks that did not pass."""
+    return [one for one in diagnose(account or aws.account, aws.name, **arguments) if not one.passed]
 
 
-def test_all_is_well(aws, deployed):
-    found = checks(aws.account, aws.name)
-    assert [(one.name, one.passed, one.said, one.mend) for one in found] == [
+def test_all_checks_pass(aws, deployed):
+    found = diagnose(aws.account, aws.name)
+    assert [(one.name, one.passed, one.finding, one.remedy) for one in found] == [
         ("region", True, REGION, ""),
         ("credentials", True, f"account {ACCOUNT} as arn:aws:sts::{ACCOUNT}:user/moto", ""),
         ("CloudFormation", True, "reachable", ""),
@@ -85,7 +85,7 @@ def test_all_is_well(aws, deployed):
         ("Lambda", True, "reachable", ""),
         (
             "concurrency", True,
-            "100 ranks may be at work at a time, and AWS allows 900 (not reserved, of the account's 1,000)", "",
+            "100 ranks may run at the same time, and AWS allows 900 (not reserved, of the account's 1,000)", "",
         ),
         ("memory", True, "2048 MB for each rank", ""),
         ("image in ECR", True, digest_of(manifest_of(deployed)), ""),
@@ -94,7 +94,7 @@ def test_all_is_well(aws, deployed):
     ]  # fmt: skip
 
 
-def test_the_command_prints_a_line_for_each_and_tells_by_its_exit_code(aws, deployed):
+def test_the_command_prints_a_line_per_check_and_fails_if_one_fails(aws, deployed):
     def doctor() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, DEPLOY, "doctor", "--stack", aws.name]
         return subprocess.run(command, capture_output=True, text=True)
@@ -103,35 +103,35 @@ def test_the_command_prints_a_line_for_each_and_tells_by_its_exit_code(aws, depl
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 13 and lines[0] == f"ok       region          {REGION}"
-    changed(aws, MemoryMB="4096", MaxConcurrency="901")
+    change_parameters(aws, MemoryMB="4096", MaxConcurrency="901")
     done = doctor()
     assert done.returncode == 3
     by_name = {line[9:25].strip(): line for line in done.stdout.splitlines()}
-    assert by_name["concurrency"].startswith("failed   concurrency     901 ranks may be at work")
+    assert by_name["concurrency"].startswith("failed   concurrency     901 ranks may run")
     assert by_name["memory"] == (
-        "warning  memory          4096 MB for each rank; a new account is allowed 3008 MB; if AWS refuses more, ask "
-        f"its support for it, or use `python aws/deploy.py up --stack {aws.name} --memory 3008`"
+        "warning  memory          4096 MB for each rank; a new account may use 3008 MB; if AWS refuses more, request "
+        f"it from AWS Support, or use `python aws/deploy.py up --stack {aws.name} --memory 3008`"
     )
     assert not [secret for secret in SECRETS if secret in done.stdout + done.stderr]
 
 
 def test_before_the_first_deployment_only_the_stack_is_missing(aws, archive):
-    assert failed(aws) == [
-        Check("stack", False, f"there is no stack {aws.name} in {REGION}",
-              f"make it with `python aws/deploy.py up --stack {aws.name}`")
+    assert failed_checks(aws) == [
+        Diagnosis("stack", False, f"there is no stack {aws.name} in {REGION}",
+              f"create it with `python aws/deploy.py up --stack {aws.name}`")
     ]  # fmt: skip
     archive.unlink()
-    assert failed(aws)[1:] == [
-        Check("image archive", False, f"{ARCHIVE} is not there", "make it with `make image`, or name another one with "
+    assert failed_checks(aws)[1:] == [
+        Diagnosis("image archive", False, f"{ARCHIVE} does not exist", "build it with `make image`, or name another one with "
               "--image")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("variable", "name", "said", "mend"),
+    ("variable", "name", "finding", "remedy"),
     [
         (
-            "AWS_DEFAULT_REGION", "region", "cannot use AWS: no region is named",
+            "AWS_DEFAULT_REGION", "region", "cannot use AWS: no region is given",
             "use --region or AWS_DEFAULT_REGION, such as us-east-1",
         ),
         (
@@ -140,89 +140,89 @@ def test_before_the_first_deployment_only_the_stack_is_missing(aws, archive):
         ),
     ],
 )  # fmt: skip
-def test_without_region_or_credentials_nothing_else_is_asked_of_aws(
-    aws, archive, monkeypatch, variable, name, said, mend
+def test_aws_is_not_checked_further_without_region_or_credentials(
+    aws, archive, monkeypatch, variable, name, finding, remedy
 ):
     monkeypatch.delenv(variable)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    found = checks(aws.account, aws.name)
+    found = diagnose(aws.account, aws.name)
     assert [one.name for one in found] == ["region", "credentials", "skopeo", "image archive"]
-    assert Check(name, False, said, mend) in found
+    assert Diagnosis(name, False, finding, remedy) in found
 
 
 def test_credentials_that_aws_does_not_accept(aws, deployed):
     account = refusing("sts", "InvalidClientTokenId", f"The token {SECRETS[1]} is invalid")
-    assert failed(aws, account) == [
-        Check("credentials", False, "cannot ask who you are: AWS does not accept your credentials",
+    assert failed_checks(aws, account) == [
+        Diagnosis("credentials", False, "cannot identify you: AWS does not accept your credentials",
               "check them with `aws sts get-caller-identity`, and this machine's clock")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("service", "name", "said"),
+    ("service", "name", "finding"),
     [
-        ("cloudformation", "CloudFormation", "cannot ask for the stack NAME: not authorized"),
+        ("cloudformation", "CloudFormation", "cannot describe the stack NAME: not authorized"),
         ("s3", "S3", "cannot reach s3://BUCKET: not authorized"),
         ("stepfunctions", "Step Functions", "cannot reach stepfunctions: not authorized"),
         ("lambda", "Lambda", "cannot reach lambda: not authorized"),
         ("ecr", "ECR", "cannot reach ecr: not authorized"),
     ],
 )
-def test_a_service_that_refuses_is_named(aws, deployed, service, name, said):
+def test_a_service_that_refuses_is_named(aws, deployed, service, name, finding):
     account = refusing(service, "AccessDeniedException", "not authorized")
-    mend = "ask those who run the account for this permission"
-    text = said.replace("NAME", aws.name).replace("BUCKET", aws.bucket)
-    assert Check(name, False, text, mend) in failed(aws, account)
+    remedy = "ask the administrators of the account for this permission"
+    text = finding.replace("NAME", aws.name).replace("BUCKET", aws.bucket)
+    assert Diagnosis(name, False, text, remedy) in failed_checks(aws, account)
 
 
-def test_an_answer_without_advice_gets_some(aws, deployed):
+def test_an_error_without_a_remedy_gets_a_general_one(aws, deployed):
     account = refusing("lambda", "ServiceException", "no idea")
-    assert failed(aws, account) == [
-        Check("Lambda", False, "cannot reach lambda: no idea (ServiceException)",
-              "check the network, and ask those who run the account for the right to do this")
+    assert failed_checks(aws, account) == [
+        Diagnosis("Lambda", False, "cannot reach lambda: no idea (ServiceException)",
+              "check the network, and ask the administrators of the account for the permission")
     ]  # fmt: skip
 
 
 def refusing(service: str, code: str, message: str) -> Account:
-    """An account of which one service answers nothing else."""
+    """Return an account with a service that answers every request with this error."""
     account = Account()
-    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    content = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": 403}}
     response = type("Response", (), {"status_code": 403})
     events = account.client(service).meta.events
-    events.register(f"before-call.{service}", lambda **_: (response, answer))
+    events.register(f"before-call.{service}", lambda **_: (response, content))
     return account
 
 
-def test_a_new_accounts_concurrency_is_too_low(aws, deployed, monkeypatch):
+def test_the_concurrency_of_a_new_account_is_too_low(aws, deployed, monkeypatch):
     monkeypatch.setitem(LIMITS, "ConcurrentExecutions", 10)
     monkeypatch.setitem(LIMITS, "UnreservedConcurrentExecutions", 10)
-    assert failed(aws) == [
-        Check("concurrency", False,
-              "100 ranks may be at work at a time, and AWS allows 10 (not reserved, of the account's 10)",
-              "ask AWS for more (Service Quotas, AWS Lambda, Concurrent executions), or have fewer with "
+    assert failed_checks(aws) == [
+        Diagnosis("concurrency", False,
+              "100 ranks may run at the same time, and AWS allows 10 (not reserved, of the account's 10)",
+              "request more from AWS (Service Quotas, AWS Lambda, Concurrent executions), or use fewer with "
               f"`python aws/deploy.py up --stack {aws.name} --max-concurrency 10`")
     ]  # fmt: skip
-    changed(aws, MaxConcurrency="10")
-    assert failed(aws) == []
-    changed(aws, ReservedConcurrency="9")
-    [found] = failed(aws)
-    assert "10 ranks may be at work at a time, and AWS allows 9 (reserved, of the account's 10)" in found.said
+    change_parameters(aws, MaxConcurrency="10")
+    assert failed_checks(aws) == []
+    change_parameters(aws, ReservedConcurrency="9")
+    [found] = failed_checks(aws)
+    assert "10 ranks may run at the same time, and AWS allows 9 (reserved, of the account's 10)" in found.finding
 
 
 def test_a_stack_that_fails(aws, deployed):
     stacks = cloudformation_backends[ACCOUNT][REGION].stacks
     [stack] = [one for one in stacks.values() if one.name == aws.name]
     stack.status = "UPDATE_ROLLBACK_FAILED"
-    assert failed(aws) == [
-        Check("stack", False, f"the stack {aws.name} is UPDATE_ROLLBACK_FAILED and cannot be changed",
-              f"mend it in CloudFormation's console, or remove it with `python aws/deploy.py down --stack {aws.name}`")
+    assert failed_checks(aws) == [
+        Diagnosis("stack", False, f"the stack {aws.name} is UPDATE_ROLLBACK_FAILED and cannot be changed",
+              f"repair it in CloudFormation's console, or remove it with `python aws/deploy.py down --stack {aws.name}`")
     ]  # fmt: skip
 
 
 def test_a_stack_without_image(aws, deployed):
-    changed(aws, ImageDigest="")
-    assert failed(aws) == [
-        Check("stack", False, f"{aws.name} has no image yet",
+    change_parameters(aws, ImageDigest="")
+    assert failed_checks(aws) == [
+        Diagnosis("stack", False, f"{aws.name} has no image yet",
               f"finish it with `python aws/deploy.py up --stack {aws.name}`")
     ]  # fmt: skip
 
@@ -230,14 +230,14 @@ def test_a_stack_without_image(aws, deployed):
 def test_an_image_that_ecr_has_lost(aws, deployed):
     digest = digest_of(manifest_of(deployed))
     boto3.client("ecr").batch_delete_image(repositoryName=aws.name, imageIds=[{"imageDigest": digest}])
-    assert failed(aws) == [
-        Check("image in ECR", False, f"{aws.host}/{aws.name} no longer holds {digest}",
+    assert failed_checks(aws) == [
+        Diagnosis("image in ECR", False, f"{aws.host}/{aws.name} no longer holds {digest}",
               f"push it with `python aws/deploy.py up --stack {aws.name}`")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("parameters", "clients"),
     [
         ({"RendezvousCidr": "0.0.0.0/0"}, "0.0.0.0/0"),
         (
@@ -247,60 +247,60 @@ def test_an_image_that_ecr_has_lost(aws, deployed):
         ({"RendezvousPrefixList": "pl-01234567"}, "pl-01234567"),
     ],
 )
-def test_a_rendezvous_is_told_and_not_asked(aws, deployed, named, told):
-    assert "rendezvous" not in [one.name for one in checks(aws.account, aws.name)]
-    endpoint = "rendezvous.example.invalid:10000"  # which nobody can reach
-    changed(
+def test_a_rendezvous_is_described_without_a_connection(aws, deployed, parameters, clients):
+    assert "rendezvous" not in [one.name for one in diagnose(aws.account, aws.name)]
+    endpoint = "rendezvous.example.invalid:10000"  # which cannot be reached
+    change_parameters(
         aws, RendezvousVpc="vpc-01234567", RendezvousSubnets="subnet-01234567", RendezvousZone="Z0123456789ABC",
-        RendezvousName=endpoint.removesuffix(":10000"), **named,
+        RendezvousName=endpoint.removesuffix(":10000"), **parameters,
     )  # fmt: skip
-    found = checks(aws.account, aws.name)
+    found = diagnose(aws.account, aws.name)
     assert [one for one in found if not one.passed] == []
     assert [one for one in found if one.name == "rendezvous"] == [
-        Check("rendezvous", True, f"{endpoint} is open to {told}; run there, `python -m fmi doctor {endpoint}` tells "
+        Diagnosis("rendezvous", True, f"{endpoint} is open to {clients}; run `python -m fmi doctor {endpoint}` there for "
               "more")
     ]  # fmt: skip
 
 
 def test_an_image_for_another_processor(aws, deployed):
     make_archive(deployed, "arm64")
-    assert failed(aws) == [
-        Check("image archive", False, f"{ARCHIVE} is for arm64 and the stack's functions are for x86_64",
+    assert failed_checks(aws) == [
+        Diagnosis("image archive", False, f"{ARCHIVE} is for arm64 and the stack's functions are for x86_64",
               f"build one for x86_64, or let `python aws/deploy.py up --stack {aws.name}` change the functions")
     ]  # fmt: skip
     deployed.write_bytes(b"")
-    assert failed(aws) == [
-        Check("image archive", False, f"{ARCHIVE} is not one whole image in an OCI archive",
-              "make it anew with `make image`")
+    assert failed_checks(aws) == [
+        Diagnosis("image archive", False, f"{ARCHIVE} is not one complete image in an OCI archive",
+              "build it again with `make image`")
     ]  # fmt: skip
 
 
 def test_skopeo_is_needed_only_to_push(aws, archive, monkeypatch):
     (archive.parent / "skopeo").unlink()
     monkeypatch.setenv("PATH", str(archive.parent))
-    told = ("skopeo is not installed, which pushes the image", "`sudo apt-get install skopeo` brings it")
-    assert failed(aws)[1:] == [Check("skopeo", False, *told)]
+    texts = ("skopeo, which pushes the image, is not installed", "install it with `sudo apt-get install skopeo`")
+    assert failed_checks(aws)[1:] == [Diagnosis("skopeo", False, *texts)]
 
 
 def test_a_stack_that_has_its_image_needs_neither_archive_nor_skopeo(aws, deployed, monkeypatch):
     (deployed.parent / "skopeo").unlink()
     deployed.unlink()
     monkeypatch.setenv("PATH", str(deployed.parent))
-    found = checks(aws.account, aws.name)
+    found = diagnose(aws.account, aws.name)
     assert [one for one in found if not one.passed] == []
-    [skopeo] = [one for one in found if one.mend]
+    [skopeo] = [one for one in found if one.remedy]
     assert skopeo.name == "skopeo" and "image archive" not in [one.name for one in found]
 
 
-def test_a_bucket_that_is_gone(aws, deployed):
+def test_a_missing_bucket(aws, deployed):
     client = boto3.client("s3")
     client.delete_object(Bucket=aws.bucket, Key=KEY)
     client.delete_bucket(Bucket=aws.bucket)
-    assert failed(aws) == [
-        Check("S3", False, f"cannot reach s3://{aws.bucket}: it does not exist", "check its name and your region")
+    assert failed_checks(aws) == [
+        Diagnosis("S3", False, f"cannot reach s3://{aws.bucket}: it does not exist", "check its name and your region")
     ]  # fmt: skip
 
 
-def test_what_is_assumed_where_there_is_no_stack_is_the_templates():
+def test_defaults_without_a_stack_are_those_of_the_template():
     known = cfn_yaml.load(str(TEMPLATE))["Parameters"]
     assert {name: str(known[name]["Default"]) for name in DEFAULTS} == DEFAULTS

@@ -807,7 +807,7 @@ def test_the_secret_is_made_by_aws_and_shown_nowhere() -> None:
     resources = stack(**IMAGE, **RENDEZVOUS, Prefix="mine")
     assert resources["RendezvousSecret"] == {
         "Type": "AWS::SecretsManager::Secret",
-        "Description": "What clients of the rendezvous server of mine show that they know.",
+        "Description": "Shared secret of the rendezvous server of mine and its clients.",
         "GenerateSecretString": {"PasswordLength": 64, "ExcludePunctuation": True},
         "Tags": tags(),
     }

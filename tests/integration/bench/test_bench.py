@@ -1,4 +1,4 @@
-"""`cosmicai bench`: what it counts and writes. That a figure is large or small is never asserted."""
+"""`cosmicai bench`: what it counts and writes. No test depends on the size of a measured figure."""
 
 import json
 import os
@@ -16,24 +16,24 @@ import torch
 from click.testing import CliRunner, Result
 
 from cosmicai.bench import ceiling, engines
-from cosmicai.bench.engines import gb_seconds_per_million
-from cosmicai.bench.flops import folded_flop, published_flop
-from cosmicai.bench.galaxies import galaxies_in_memory, noise
-from cosmicai.bench.timing import in_own_process, interleaved, spread
+from cosmicai.bench.engines import compute_gb_seconds_per_million
+from cosmicai.bench.flops import count_folded_flop, count_published_flop
+from cosmicai.bench.galaxies import generate_noise, load_galaxies
+from cosmicai.bench.timing import build_in_process, measure_interleaved, summarize_spread
 from cosmicai.cli.bench import bench
 from cosmicai.engines import cuda
 from cosmicai.engines.openvino import engine
 from cosmicai.errors import InputError
 from cosmicai.measurement import engine_spec
-from cosmicai.measurement.engine_spec import Wanted, parse_engines, plan_run
-from cosmicai.measurement.subprocesses import child, child_with_peak
+from cosmicai.measurement.engine_spec import EngineSpec, create_engine_run, parse_engine_specs
+from cosmicai.measurement.subprocesses import run_module, run_module_with_peak
 from cosmicai.models.astromae import AstroMAE
 from cosmicai.models.config import AstroMAEConfig
 from cosmicai.models.fold import fold
-from cosmicai.models.weights import find_weights, from_network
+from cosmicai.models.weights import extract_weights, find_weights
 from cosmicai.ranks.cores import available_cores
 from cosmicai.runs.plan import Plan
-from cosmicai.runs.schedule import cut
+from cosmicai.runs.schedule import split_work
 from cosmicai.runs.store import RunFolder
 from cosmicai.surveys.shard import Galaxies
 from cosmicai.surveys.survey import galaxies_per_partition
@@ -49,7 +49,7 @@ MACHINE = {
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     yield
-    torch.set_num_threads(1)  # rows of the table set their own
+    torch.set_num_threads(1)  # trials set their own
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def invoke(*arguments: object) -> Result:
     return done
 
 
-def measured(*arguments: object) -> dict[str, Any]:
-    """The JSON of a command; its table is on standard error."""
+def measure(*arguments: object) -> dict[str, Any]:
+    """Run a command and return its JSON; its table is on standard error."""
     done = invoke(*arguments, "--json")
     values: dict[str, Any] = json.loads(done.stdout)
     assert {name: type(value) for name, value in values["machine"].items()}.keys() == MACHINE.keys()
@@ -82,46 +82,46 @@ def measured(*arguments: object) -> dict[str, Any]:
     return values
 
 
-def all_positive(rows: list[dict[str, Any]], name: str) -> bool:
+def are_positive(rows: list[dict[str, Any]], name: str) -> bool:
     return all(0 < row[f"{name}_min"] <= row[name] <= row[f"{name}_max"] for row in rows)
 
 
-def test_engines_gives_a_row_for_each_that_runs_here(tmp_path, weights, small_products):
+def test_engines_measures_every_engine_that_can_run_here(tmp_path, weights, small_products):
     make_survey(tmp_path / "survey", random_galaxies(150), 100)
-    values = measured(
+    values = measure(
         "engines", "--weights", weights, "--survey", tmp_path / "survey", "--galaxies", 160, "--repeats", 1,
         "--engines", "reference,openvino:float32,openvino:bfloat16", "--device", "cpu", "--out", tmp_path / "e.json",
     )  # fmt: skip
     rows = {row["name"]: row for row in values["rows"]}
     expected = ["published loop", "reference float32", "openvino float32"]
     assert list(rows) == expected + ["openvino bfloat16"] * engine.has_bfloat16()
-    assert all_positive(values["rows"], "galaxies_per_second")
+    assert are_positive(values["rows"], "galaxies_per_second")
     assert rows["published loop"]["ratio_to_published"] == 1 and rows["published loop"]["largest_dz"] == 0
     for name, row in rows.items():
         rate = row["galaxies_per_second"]
         assert row["ratio_to_published"] == pytest.approx(rate / rows["published loop"]["galaxies_per_second"])
-        assert row["gb_seconds_per_million_galaxies"] == gb_seconds_per_million(available_cores(), rate)
+        assert row["gb_seconds_per_million_galaxies"] == compute_gb_seconds_per_million(available_cores(), rate)
         assert row["fraction_of_ceiling"] > 0 and row["nmad_shift"] == pytest.approx(0, abs=0.5)
         assert type(row["check_passed"]) is (bool if name == "openvino bfloat16" else type(None))
         if name != "openvino bfloat16":
             assert row["largest_dz"] <= 1e-5
-    assert values["galaxies"] == 160 and values["gflop_per_galaxy"] == published_flop(TINY) / 1e9
+    assert values["galaxies"] == 160 and values["gflop_per_galaxy"] == count_published_flop(TINY) / 1e9
     assert {own["precision"] for own in values["ceilings"]} == {row["precision"] for row in values["rows"]}
     assert {own["shape"] for own in values["ceilings"]} == {"64x32x48"}
     assert json.loads((tmp_path / "e.json").read_text()) == values
 
 
-def test_what_cannot_run_here_is_absent_and_told(weights, small_products, monkeypatch):
+def test_engines_that_cannot_run_here_are_reported_and_absent(weights, small_products, monkeypatch):
     monkeypatch.setattr(engine, "has_bfloat16", lambda: False)
     done = invoke(
         "engines", "--weights", weights, "--galaxies", 8, "--repeats", 1,
         "--engines", "openvino:bfloat16,cuda:float32", "--device", "cpu",
     )  # fmt: skip
-    assert "openvino bfloat16 is left out: this machine does not have it" in done.stderr
+    assert "openvino bfloat16 is left out: this machine does not support it" in done.stderr
     assert "published loop" in done.stdout and "openvino bfloat16" not in done.stdout and "cuda" not in done.stdout
 
 
-def test_a_gpu_has_rows_with_and_without_the_way_to_it(tmp_path, weights, monkeypatch):
+def test_a_gpu_has_rows_with_and_without_copies_to_it(tmp_path, weights, monkeypatch):
     class Engine:
         def __init__(self, *arguments: Any, compiled: bool = False) -> None:
             self.rate = 2000.0 if compiled else 1000.0
@@ -129,23 +129,23 @@ def test_a_gpu_has_rows_with_and_without_the_way_to_it(tmp_path, weights, monkey
         def predict(self, image: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
             return image[:, 0, 0, 0]
 
-        def resident_rate(self) -> float:
+        def measure_resident_rate(self) -> float:
             return self.rate
 
     monkeypatch.setattr(engine_spec, "open_engine", Engine)
     monkeypatch.setattr(cuda, "CudaEngine", Engine)
-    monkeypatch.setattr(engines, "in_own_process", lambda stack, make, *arguments: make(*arguments))
-    galaxies, told = random_galaxies(100), []
+    monkeypatch.setattr(engines, "build_in_process", lambda stack, make, *arguments: make(*arguments))
+    galaxies, notices = random_galaxies(100), []
     survey, file = make_survey(tmp_path / "survey", galaxies, 60), find_weights(weights)
     run = RunFolder(str(tmp_path / "run"))
     run.write_plan(
         Plan(
             survey.uri, survey.shards, file.uri, file.sha256, "cuda", "tf32", "cuda", 64, 32, None, None,
-            cut(survey.shards, 64, 64),
+            split_work(survey.shards, 64, 64),
         )
     )  # fmt: skip
-    arguments: Any = (None, Wanted("cuda", "tf32"), run, survey, told.append)
-    rows = {row.name: row.turn() for row in engines._contenders(*arguments)}
+    arguments: Any = (None, EngineSpec("cuda", "tf32"), run, survey, notices.append)
+    rows = {row.name: row.trial() for row in engines._prepare_workloads(*arguments)}
     assert list(rows) == ["cuda tf32", "cuda tf32, resident", "cuda tf32, compiled", "cuda tf32, compiled, resident"]
     assert np.array_equal(rows["cuda tf32"][1], galaxies.image[:, 0, 0, 0])
     assert rows["cuda tf32, resident"] == (1000.0, None) and rows["cuda tf32, compiled, resident"] == (2000.0, None)
@@ -154,11 +154,11 @@ def test_a_gpu_has_rows_with_and_without_the_way_to_it(tmp_path, weights, monkey
         raise RuntimeError("there is no compiler")
 
     monkeypatch.setattr(cuda, "CudaEngine", no_compiler)
-    assert len(list(engines._contenders(*arguments))) == 2
-    assert told == ["cuda tf32, compiled is left out: there is no compiler"]
+    assert len(list(engines._prepare_workloads(*arguments))) == 2
+    assert notices == ["cuda tf32, compiled is left out: there is no compiler"]
 
 
-def test_arithmetic_is_counted_as_by_hand():
+def test_operations_are_counted_as_by_hand():
     pixels, tokens, patches, width = 32 * 32, 17, 16, 16
     common = patches * width * 5 * 64 + 2 * patches * 16 * 32 // 4  # patch embedding, grouped convolutions
     inception = 256 * (4 * (2 + 2 + 2 + 2) + 2 * 2 * 9 + 2 * 2 * 25)
@@ -167,76 +167,77 @@ def test_arithmetic_is_counted_as_by_hand():
         + pixels * 5 * 4 + inception
         + 16 * 16 + 16 * 16 + 2048 * 16 + 5 * 16 + 16 * 16 + 48 * 16 + 16
     )  # fmt: skip
-    assert published_flop(TINY) == 2 * published
-    # The only block is the last: it asks for the patches alone and its MLP ends with their mean. The stem sees pooled
-    # pixels, and the last layer of each head is part of the first joint one, which reads 16, 2048 and 16 values.
+    assert count_published_flop(TINY) == 2 * published
+    # The only block is the last: it queries the patches alone, and its MLP ends with their mean. The stem reads pooled
+    # pixels. The last layer of each head is merged into the first common one, which reads 16, 2048 and 16 values.
     folded = (
         common + patches * width * 16 + tokens * width * 32 + 2 * patches * tokens * width + patches * width * width
         + patches * width * 32 + width * 32 + pixels // 4 * 5 * 4 + inception
         + 5 * 16 + (16 + 2048 + 16) * 16 + 16
     )  # fmt: skip
-    assert folded_flop(fold(from_network(AstroMAE(TINY), {}))) == 2 * folded
+    assert count_folded_flop(fold(extract_weights(AstroMAE(TINY), {}))) == 2 * folded
 
 
 def test_the_published_network_is_a_fifth_of_a_gflop_per_galaxy():
-    assert published_flop(AstroMAEConfig()) == pytest.approx(0.2215e9, rel=1e-3)
+    assert count_published_flop(AstroMAEConfig()) == pytest.approx(0.2215e9, rel=1e-3)
 
 
 def test_lambda_bills_memory_times_time():
-    assert gb_seconds_per_million(2, 1000) == pytest.approx(2 * 1769 / 1024 * 1000)
+    assert compute_gb_seconds_per_million(2, 1000) == pytest.approx(2 * 1769 / 1024 * 1000)
 
 
 def test_passes_are_interleaved_and_the_first_is_left_out():
-    order, told = [], []
-    turns = [lambda: order.append("a") or len(order), lambda: order.append("b") or len(order)]
-    assert interleaved(turns, 2, told.append) == [[3, 5], [4, 6]]
-    assert order == ["a", "b"] * 3 and told == ["warming up", "pass 1 of 2", "pass 2 of 2"]
-    assert spread("x", [3, 1, 2]) == {"x": 2, "x_min": 1, "x_max": 3}
+    order, notices = [], []
+    trials = [lambda: order.append("a") or len(order), lambda: order.append("b") or len(order)]
+    assert measure_interleaved(trials, 2, notices.append) == [[3, 5], [4, 6]]
+    assert order == ["a", "b"] * 3 and notices == ["warming up", "pass 1 of 2", "pass 2 of 2"]
+    assert summarize_spread("x", [3, 1, 2]) == {"x": 2, "x_min": 1, "x_max": 3}
 
 
-def test_a_row_has_a_process_of_its_own_with_what_it_needs_alone(tmp_path, weights):
+def test_a_trial_has_a_process_of_its_own_that_imports_only_what_it_needs(tmp_path, weights):
     with ExitStack() as stack:
-        pid = in_own_process(stack, partial, os.getpid)
+        pid = build_in_process(stack, partial, os.getpid)
         assert pid() == pid() != os.getpid()
         with pytest.raises(InputError, match="there is no engine"):
-            in_own_process(stack, parse_engines, "none")
+            build_in_process(stack, parse_engine_specs, "none")
     survey = make_survey(tmp_path / "survey", random_galaxies(20), 20)
-    run = plan_run(Wanted("openvino", "float32"), survey, weights, str(tmp_path / "run"), None, print)
-    look = (
-        "import sys; from cosmicai.bench.workloads import *; engine_row(*sys.argv[1:])(); print('torch' in sys.modules)"
-    )
+    run = create_engine_run(EngineSpec("openvino", "float32"), survey, weights, str(tmp_path / "run"), None, print)
+    look = "import sys; from cosmicai.bench.workloads import *; prepare_engine(*sys.argv[1:])(); print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", look, run.uri, survey.uri], text=True) == "False\n"
 
 
-def test_few_galaxies_are_repeated_and_flagged_ones_left_out(tmp_path):
+def test_galaxies_are_repeated_if_too_few_and_flagged_ones_are_left_out(tmp_path):
     galaxies = random_galaxies(70)
     galaxies.image[3, 0, 0, 0] = np.nan
     uri = make_survey(tmp_path / "survey", galaxies, 40).uri
-    found = galaxies_in_memory(uri, 100)
+    found = load_galaxies(uri, 100)
     kept = np.delete(galaxies.objid, 3)
     assert found.objid.tolist() == [*kept, *kept[:31]] and np.isfinite(found.image).all()
-    assert [len(part) for part in noise(1500)] == [1024, 476]
-    assert Galaxies.concatenate(noise(1500)).objid.tolist() == list(range(1500))
+    assert [len(part) for part in generate_noise(1500)] == [1024, 476]
+    assert Galaxies.concatenate(generate_noise(1500)).objid.tolist() == list(range(1500))
 
 
 def test_engines_are_named_with_or_without_precision():
-    assert parse_engines("reference, cuda:tf32,reference") == (Wanted("reference", "float32"), Wanted("cuda", "tf32"))
-    assert [own.precision for own in parse_engines("openvino")] == ["float32", "bfloat16", "int8"]
+    assert parse_engine_specs("reference, cuda:tf32,reference") == (
+        EngineSpec("reference", "float32"),
+        EngineSpec("cuda", "tf32"),
+    )
+    assert [own.precision for own in parse_engine_specs("openvino")] == ["float32", "bfloat16", "int8"]
     for wrong in ("onnx", "openvino:tf32", ""):
         with pytest.raises(InputError, match=f"no engine '{wrong}'; expected some of openvino:float32|bfloat16|int8"):
-            parse_engines(wrong)
+            parse_engine_specs(wrong)
 
 
-def test_start_tells_when_each_stage_was_reached(weights):
-    values = measured("start", "--weights", weights, "--repeats", 1, "--engines", "openvino:float32")
+def test_start_measures_when_each_stage_is_reached(weights):
+    values = measure("start", "--weights", weights, "--repeats", 1, "--engines", "openvino:float32")
     (row,) = values["rows"]
-    assert row["name"] == "openvino float32" and all_positive([row], "first_prediction_seconds")
+    assert row["name"] == "openvino float32" and are_positive([row], "first_prediction_seconds")
     assert 0 < row["imports_seconds"] <= row["engine_seconds"] <= row["first_prediction_seconds"]
     assert row["cold_first_prediction_seconds"] > 0
 
 
-def test_memory_is_that_of_the_process_itself(weights):
-    values = measured(
+def test_memory_is_measured_for_the_process_alone(weights):
+    values = measure(
         "memory", "--weights", weights, "--partition-mb", "0.5", "--survey-mb", 2, "--engines", "openvino:float32"
     )
     rows = [(row["name"], row["partition_mb"], row["galaxies"]) for row in values["rows"]]
@@ -244,31 +245,31 @@ def test_memory_is_that_of_the_process_itself(weights):
         ("published loop", 0.5, galaxies_per_partition(0.5)), ("openvino float32", 0.5, galaxies_per_partition(2))
     ]  # fmt: skip
     for row in values["rows"]:
-        # The kernel counts pages in steps, so that either may be a little behind.
+        # The kernel counts pages in steps, so that either may lag a little.
         assert 50 < row["peak_rss_worker_mb"] < row["peak_rss_command_mb"] + 5
         assert row["galaxies_per_second"] > 0
 
 
-def test_the_peak_of_a_child_is_not_ours():
+def test_the_peak_of_a_small_process_is_not_that_of_its_parent():
     own = np.ones(2**25)  # 256 MB
-    printed, peak = child_with_peak("base64", "-h")
+    printed, peak = run_module_with_peak("base64", "-h")
     assert 5 < peak < 100 < own.nbytes / 2**20 and "usage" in printed
 
 
-def test_a_child_that_fails_is_one_sentence():
-    for run in (child, child_with_peak):
+def test_a_process_that_fails_is_one_sentence():
+    for run in (run_module, run_module_with_peak):
         with pytest.raises(InputError, match=r"no_such_module` failed: .*No module named no_such_module"):
             run("no_such_module")
 
 
 def test_end_to_end_compares_a_run_with_its_engine(weights):
-    values = measured(
+    values = measure(
         "end-to-end", "--weights", weights, "--galaxies", 300, "--repeats", 1, "--engines", "openvino:float32"
     )
     (row,) = values["rows"]
     assert row["name"] == "openvino float32" and values["galaxies"] == 300
     for what in ("run", "catalogue"):
-        assert all_positive([row], f"{what}_galaxies_per_second")
+        assert are_positive([row], f"{what}_galaxies_per_second")
         assert row[f"{what}_fraction"] == row[f"{what}_galaxies_per_second"] / row["engine_galaxies_per_second"]
     assert row["catalogue_galaxies_per_second"] < row["run_galaxies_per_second"]
 
@@ -282,14 +283,14 @@ def sweep(tmp_path: Path, weights: str) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def test_a_sweep_does_every_run_once_and_goes_on_where_it_stopped(tmp_path, sweep):
+def test_a_sweep_does_every_run_once_and_continues_where_it_stopped(tmp_path, sweep):
     lines = invoke(*sweep, "--dry-run").stdout.splitlines()
     assert len(lines) == 2 and all(line.startswith("python -m launch ") for line in lines)
     assert not (tmp_path / "sweep").exists()
 
-    values = measured(*sweep)
+    values = measure(*sweep)
     assert [(row["batch_size"], row["world_size"], row["runs"]) for row in values["rows"]] == [(32, 1, 1), (32, 2, 1)]
-    assert all_positive(values["rows"], "galaxies_per_second") and values["galaxies"] == 60
+    assert are_positive(values["rows"], "galaxies_per_second") and values["galaxies"] == 60
     assert json.loads((tmp_path / "sweep/sweep.json").read_text()) == values
     plans = sorted((tmp_path / "sweep").rglob("plan.json"))
     folders = [str(plan.parent.relative_to(tmp_path / "sweep")) for plan in plans]
@@ -297,7 +298,7 @@ def test_a_sweep_does_every_run_once_and_goes_on_where_it_stopped(tmp_path, swee
     survey = json.loads((tmp_path / "sweep/surveys/partition-0.5MB/survey.json").read_text())
     assert [shard["galaxies"] for shard in survey["shards"]] == [25, 25, 10]
 
-    (plans[0].parent / "summary.json").unlink()  # as if it had been broken off
+    (plans[0].parent / "summary.json").unlink()  # as if it had been interrupted
     before = [plan.stat().st_mtime_ns for plan in plans]
     assert invoke(*sweep, "--dry-run").stdout.splitlines() == lines[:1]
     again = invoke(*sweep)
@@ -311,19 +312,19 @@ def test_a_sweep_does_every_run_once_and_goes_on_where_it_stopped(tmp_path, swee
 
 
 def test_a_run_that_fails_leaves_its_row_empty(tmp_path, sweep, monkeypatch):
-    really, failed = subprocess.run, subprocess.CompletedProcess([], 2, "", "first\nit cannot be")
+    run, failed = subprocess.run, subprocess.CompletedProcess([], 2, "", "first\nno space left")
 
     def fail(command: list[str], **options: Any) -> Any:
-        return failed if command[0] == sys.executable else really(command, **options)
+        return failed if command[0] == sys.executable else run(command, **options)
 
     monkeypatch.setattr(subprocess, "run", fail)
     done = invoke(*sweep, "--json")
-    assert done.return_value == 3 and done.stderr.count("ended with exit code 2: it cannot be") == 2
+    assert done.return_value == 3 and done.stderr.count("ended with exit code 2: no space left") == 2
     rows = json.loads(done.stdout)["rows"]
     assert [row["runs"] for row in rows] == [0, 0] and rows[0]["galaxies_per_second"] is None
 
 
-def test_numbers_that_are_none_are_refused(tmp_path):
+def test_invalid_numbers_are_refused(tmp_path):
     for wrong in ("", "1,x", "0", "-1,2"):
         done = CliRunner().invoke(bench, ["sweep", "s", "--out", str(tmp_path / "o"), "--batch-sizes", wrong])
         assert done.exit_code == 2 and "is not a list of numbers above 0" in done.stderr

@@ -1,4 +1,4 @@
-"""What a server tells of itself."""
+"""Monitoring of a server: health check, metrics and log."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fmi import messages, monitor
-from fmi.monitor import AT_ONCE, LONGEST_REQUEST, Figures, JsonLines, answer_http
-from support.rendezvous import SOON, Server
-from support.rendezvous_clients import Raw, ranks, relayed, run_fmi, served
+from fmi.monitor import MAX_CONCURRENT_REQUESTS, MAX_REQUEST_BYTES, JsonFormatter, ServerMetrics, serve_http
+from support.rendezvous import TIMEOUT, Server
+from support.rendezvous_clients import RawClient, checked_server, joined_ranks, relayed_ends, run_fmi
 
-NOTHING = {"status": "ok", "jobs": 0, "ranks": 0, "connections": 0}
+EMPTY_STATE = {"status": "ok", "jobs": 0, "ranks": 0, "connections": 0}
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with served() as running:
+    with checked_server() as running:
         yield running
 
 
 def get(server: Server, path: str, method: str = "GET") -> tuple[int, str, bytes]:
-    """Status, type and body of what is answered."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.health_port, timeout=SOON)
+    """Return status, content type and body of the response."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.health_port, timeout=TIMEOUT)
     connection.request(method, path)
     answer = connection.getresponse()
     body = answer.read()
@@ -40,8 +40,8 @@ def get(server: Server, path: str, method: str = "GET") -> tuple[int, str, bytes
     return answer.status, answer.getheader("Content-Type", ""), body
 
 
-def figures(server: Server) -> dict[str, float]:
-    """All figures, by their names and labels."""
+def read_metrics(server: Server) -> dict[str, float]:
+    """Return all metrics by their names and labels."""
     status, kind, body = get(server, "/metrics")
     assert status == 200
     assert kind.startswith("text/plain; version=")
@@ -56,37 +56,37 @@ def figures(server: Server) -> dict[str, float]:
 # ---- A real server ----
 
 
-def test_health_says_what_there_is(server: Server) -> None:
-    assert get(server, "/health") == (200, "application/json", json.dumps(NOTHING).encode())
-    with ranks(server, "one", 2), Raw(server) as waiting, Raw(server):
+def test_health_shows_the_state(server: Server) -> None:
+    assert get(server, "/health") == (200, "application/json", json.dumps(EMPTY_STATE).encode())
+    with joined_ranks(server, "one", 2), RawClient(server) as waiting, RawClient(server):
         waiting.join("two", 0, 9)
         state = json.loads(get(server, "/health")[2])
         assert state == {"status": "ok", "jobs": 2, "ranks": 3, "connections": 4}
 
 
-def test_figures_are_what_has_happened(server: Server) -> None:
-    assert figures(server) == {
+def test_metrics_count_what_has_happened(server: Server) -> None:
+    assert read_metrics(server) == {
         "fmi_connections": 0, "fmi_jobs": 0, "fmi_ranks": 0, "fmi_relays": 0,
         "fmi_joins_total": 0, "fmi_lost_total": 0, "fmi_items_total": 0, "fmi_relayed_bytes_total": 0,
     }  # fmt: skip
-    with ranks(server, "one", 2) as (low, high), Raw(server) as wrong:
-        wrong.say(wrong.joining("one", 0, 2, b"wrong"))
-        wrong.refusal()
-        with relayed(server, "one", low, high) as (one, other):
-            low.say(messages.Connected(1, "relay"))
+    with joined_ranks(server, "one", 2) as (low, high), RawClient(server) as wrong:
+        wrong.send(wrong.join_message("one", 0, 2, b"wrong"))
+        wrong.receive_refusal()
+        with relayed_ends(server, "one", low, high) as (one, other):
+            low.send(messages.Connected(1, "relay"))
             for request in range(3):
-                assert low.ask(messages.Next(request)) == messages.Number(request, request)
+                assert low.request(messages.Next(request)) == messages.Number(request, request)
             one.socket.sendall(bytes(1000))
-            assert other.exactly(1000) == bytes(1000)
-            now = figures(server)
+            assert other.receive_bytes(1000) == bytes(1000)
+            now = read_metrics(server)
             assert {name: now[name] for name in ("fmi_connections", "fmi_jobs", "fmi_ranks", "fmi_relays")} == {
                 "fmi_connections": 4, "fmi_jobs": 1, "fmi_ranks": 2, "fmi_relays": 1,
             }  # fmt: skip
         server.await_event("relayed")
-        low.say(messages.Leave())
+        low.send(messages.Leave())
     server.await_event("left", rank=0)
     server.await_event("lost", rank=1)
-    after = {name: value for name, value in figures(server).items() if name != "fmi_connections"}
+    after = {name: value for name, value in read_metrics(server).items() if name != "fmi_connections"}
     assert after == {
         "fmi_jobs": 0, "fmi_ranks": 0, "fmi_relays": 0,
         "fmi_joins_total": 2, "fmi_lost_total": 1, "fmi_items_total": 3, "fmi_relayed_bytes_total": 1000,
@@ -94,8 +94,8 @@ def test_figures_are_what_has_happened(server: Server) -> None:
     }  # fmt: skip
 
 
-def test_a_caller_learns_its_own_address(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.health_port), timeout=SOON) as own:
+def test_a_client_can_request_its_own_address(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.health_port), timeout=TIMEOUT) as own:
         own.sendall(b"GET /address HTTP/1.1\r\nHost: a\r\n\r\n")
         head, _, body = own.makefile("rb").read().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -103,53 +103,53 @@ def test_a_caller_learns_its_own_address(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthy", "/health/", "/../health", "/health?a=b", "/METRICS"])
-def test_there_is_nothing_else(server: Server, path: str) -> None:
+def test_other_paths_are_not_found(server: Server, path: str) -> None:
     assert get(server, path) == (404, "application/json", b"")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "get"])
-def test_nothing_but_get_is_answered(server: Server, method: str) -> None:
+def test_only_get_is_allowed(server: Server, method: str) -> None:
     assert get(server, "/health", method) == (405, "application/json", b"")
 
 
 @pytest.mark.parametrize("request_", [b"\r\n\r\n", b"GET\r\n\r\n", b"\xff\x00 /health\r\n\r\n", b"FM\x01\x01\r\n\r\n"])
-def test_what_is_no_request_is_answered_as_one_that_is_not_allowed(server: Server, request_: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.health_port), timeout=SOON) as own:
+def test_an_invalid_request_is_answered_by_an_error(server: Server, request_: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.health_port), timeout=TIMEOUT) as own:
         own.sendall(request_)
         assert own.recv(1000).split(b" ")[1] in (b"404", b"405")
 
 
-def test_slow_and_large_requests_do_not_stop_the_others(server: Server) -> None:
+def test_slow_and_large_requests_do_not_block_others(server: Server) -> None:
     with ExitStack() as stack:
         address = ("127.0.0.1", server.health_port)
-        for _ in range(AT_ONCE - 1):
-            slow = stack.enter_context(socket.create_connection(address, timeout=SOON))
+        for _ in range(MAX_CONCURRENT_REQUESTS - 1):
+            slow = stack.enter_context(socket.create_connection(address, timeout=TIMEOUT))
             slow.sendall(b"GET /health HT")
-        large = stack.enter_context(socket.create_connection(address, timeout=SOON))
-        large.sendall(b"GET /" + b"x" * 3 * LONGEST_REQUEST)
+        large = stack.enter_context(socket.create_connection(address, timeout=TIMEOUT))
+        large.sendall(b"GET /" + b"x" * 3 * MAX_REQUEST_BYTES)
         with suppress(ConnectionResetError):
             assert large.recv(1000) == b""
         assert get(server, "/health")[0] == 200
-        with ranks(server, "meanwhile", 2) as (one, _):
-            assert one.ask(messages.Next(0)) == messages.Number(0, 0)
+        with joined_ranks(server, "meanwhile", 2) as (one, _):
+            assert one.request(messages.Next(0)) == messages.Number(0, 0)
 
 
-def test_health_on_the_command_line(server: Server) -> None:
+def test_the_health_command(server: Server) -> None:
     done = run_fmi("health", "--port", str(server.health_port))
-    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, NOTHING, "")
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, EMPTY_STATE, "")
 
 
-def test_no_server_is_unwell() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_the_health_command_fails_without_a_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     done = run_fmi("health", "--port", str(port))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"Error: no rendezvous server answers on port {port} (")
     assert done.stderr.count("\n") == 1
 
 
-def test_another_server_is_unwell(server: Server) -> None:
-    port = server.endpoint.port  # which says HELLO, not HTTP
+def test_the_health_command_fails_for_another_server(server: Server) -> None:
+    port = server.endpoint.port  # sends HELLO, not HTTP
     done = run_fmi("health", "--port", str(port))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"Error: no rendezvous server answers on port {port} (")
@@ -159,54 +159,54 @@ def test_another_server_is_unwell(server: Server) -> None:
 # ---- Within this process ----
 
 
-def answered(talk: Callable[[int], Awaitable[None]]) -> None:
-    """Runs a talk with the port of one who answers."""
+def run_client(client: Callable[[int], Awaitable[None]]) -> None:
+    """Run a client with the port of an HTTP server."""
 
     async def run() -> None:
-        server = await answer_http("127.0.0.1", 0, Figures(lambda: NOTHING), lambda: NOTHING)
+        server = await serve_http("127.0.0.1", 0, ServerMetrics(lambda: EMPTY_STATE), lambda: EMPTY_STATE)
         async with server:
-            await talk(server.sockets[0].getsockname()[1])
+            await client(server.sockets[0].getsockname()[1])
 
     asyncio.run(run())
 
 
-def test_a_request_must_be_whole_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "PATIENCE", 0.1)
+def test_a_request_must_be_complete_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "REQUEST_TIMEOUT", 0.1)
 
-    async def talk(port: int) -> None:
-        mute, halting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-        halting[1].write(b"GET /health HTTP/1.1\r\n")
-        for reader, writer in (mute, halting):
-            assert await asyncio.wait_for(reader.read(), SOON) == b""
+    async def client(port: int) -> None:
+        silent, partial = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        partial[1].write(b"GET /health HTTP/1.1\r\n")
+        for reader, writer in (silent, partial):
+            assert await asyncio.wait_for(reader.read(), TIMEOUT) == b""
             writer.close()
 
-    answered(talk)
+    run_client(client)
 
 
-def test_so_many_are_answered_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "AT_ONCE", 2)
+def test_the_number_of_concurrent_requests_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "MAX_CONCURRENT_REQUESTS", 2)
 
-    async def talk(port: int) -> None:
+    async def client(port: int) -> None:
         slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await asyncio.wait_for(reader.read(), SOON) == b""
+        assert await asyncio.wait_for(reader.read(), TIMEOUT) == b""
         for reader, writer in slow:
             writer.write(b"GET /health HTTP/1.1\r\n\r\n")
-            assert (await asyncio.wait_for(reader.read(), SOON)).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert (await asyncio.wait_for(reader.read(), TIMEOUT)).startswith(b"HTTP/1.1 200 OK\r\n")
             writer.close()
 
-    answered(talk)
+    run_client(client)
 
 
 def record(**extra: Any) -> logging.LogRecord:
-    made = logging.LogRecord("fmi", logging.WARNING, "a.py", 1, "what %s", ("happened",), None)
+    created = logging.LogRecord("fmi", logging.WARNING, "a.py", 1, "what %s", ("happened",), None)
     for name, value in extra.items():
-        setattr(made, name, value)
-    return made
+        setattr(created, name, value)
+    return created
 
 
-def test_a_line_of_the_log_is_one_of_json() -> None:
-    line = JsonLines().format(record(fields={"job": 'a "b"\n\u2028ü', "rank": 3}, created=1.75e9))
+def test_a_line_of_the_log_is_json() -> None:
+    line = JsonFormatter().format(record(fields={"job": 'a "b"\n\u2028ü', "rank": 3}, created=1.75e9))
     assert line.isascii()
     assert "\n" not in line
     assert json.loads(line) == {
@@ -215,10 +215,10 @@ def test_a_line_of_the_log_is_one_of_json() -> None:
     }  # fmt: skip
 
 
-def test_a_fault_is_one_line_too() -> None:
+def test_an_exception_is_logged_in_one_line() -> None:
     try:
         raise KeyError("a fault")
     except KeyError as error:
-        line = JsonLines().format(record(exc_info=(KeyError, error, error.__traceback__)))
+        line = JsonFormatter().format(record(exc_info=(KeyError, error, error.__traceback__)))
     assert "\n" not in line
     assert json.loads(line)["exception"].endswith("KeyError: 'a fault'")

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cosmicai.errors import InputError
-from cosmicai.launchers import request as asked_for
-from cosmicai.launchers.request import Request, ranks_of, require_room
+from cosmicai.launchers.base import RankRequest
+from cosmicai.launchers.local import resources
+from cosmicai.launchers.local.resources import local_ranks, require_memory
 from cosmicai.ranks.cores import available_cores
 from cosmicai.runs.plan import Plan
 from cosmicai.runs.store import RunFolder
@@ -47,8 +48,8 @@ def demand_whole(out: Path, expected: str, records: list[str]) -> None:
     assert np.array_equal(objid, np.arange(1000, 1000 + GALAXIES))
     found = RunFolder(str(out)).records()
     assert sorted(found) == records
-    assert {record["state"] for record in found.values()} == {"finished"}
-    assert sum(record["galaxies"] for record in found.values()) == GALAXIES
+    assert {record.state for record in found.values()} == {"finished"}
+    assert sum(record.galaxies for record in found.values()) == GALAXIES
     assert not (out / "launcher.json").exists()
 
 
@@ -66,7 +67,7 @@ def test_any_number_of_ranks_gives_one_result(tmp_path, job, options):
     ranks = [str(rank) for rank in range(int(options[1]))]
     demand_whole(out, expected, ranks)
     assert sorted(path.name for path in (out / "logs").iterdir()) == [f"{rank}.log" for rank in ranks]
-    assert {record["platform"] for record in RunFolder(str(out)).records().values()} == {"local"}
+    assert {record.platform for record in RunFolder(str(out)).records().values()} == {"local"}
     assert done.stderr.splitlines()[-1].startswith(f"{GALAXIES} of {GALAXIES} galaxies, ")
 
 
@@ -104,7 +105,7 @@ def test_ranks_that_we_start_with_mpirun_give_the_same(tmp_path, job):
     assert done.returncode == 0, done.stderr
     demand_whole(out, expected, ["0", "1", "2"])
     assert {path.name for path in (out / "logs").iterdir()} == {"0.log", "1.log", "2.log", "mpirun.log"}
-    assert {record["platform"] for record in RunFolder(str(out)).records().values()} == {"mpi"}
+    assert {record.platform for record in RunFolder(str(out)).records().values()} == {"mpi"}
 
 
 def test_gpus_that_are_not_there_are_one_sentence(tmp_path, job):
@@ -183,7 +184,7 @@ def test_resume_finishes_what_is_missing_with_any_number_of_ranks(tmp_path, job)
     assert done.returncode == 0, done.stderr
     assert digest(out) == job[2]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert RunFolder(str(out)).records()["0-2"]["items"] == len(removed)
+    assert RunFolder(str(out)).records()["0-2"].items == len(removed)
     done = run("resume", str(out), module="launch")
     assert done.returncode == 0, "a run that is complete is nothing to complain of"
     assert digest(out) == job[2] and "0-3" not in RunFolder(str(out)).records()
@@ -237,25 +238,25 @@ def test_a_launch_that_is_refused_leaves_no_plan(tmp_path, job):
 
 
 def test_too_many_ranks_for_the_memory_are_told_how_many_fit(monkeypatch):
-    monkeypatch.setattr(asked_for, "memory_of_ranks_mb", lambda engine, ranks: 300.0 + 100.0 * ranks)
+    monkeypatch.setattr(resources, "memory_of_ranks_mb", lambda engine, ranks: 300.0 + 100.0 * ranks)
     for free, fitting in ((1100.0, "use --procs 8"), (1099.9, "use --procs 7"), (399.0, "free some memory")):
-        monkeypatch.setattr(asked_for, "available_memory_mb", lambda free=free: free)
+        monkeypatch.setattr(resources, "available_memory_mb", lambda free=free: free)
         with pytest.raises(InputError) as refused:
-            require_room(Request(procs=9), on_cpus("openvino"), mpi=False)
+            require_memory(RankRequest(procs=9), on_cpus("openvino"))
         assert str(refused.value) == (
             f"9 ranks need about 1,200 MB and {free:,.0f} MB are free on this machine; {fitting}"
         )
-    monkeypatch.setattr(asked_for, "available_memory_mb", lambda: 1200.0)
-    require_room(Request(procs=9), on_cpus("openvino"), mpi=False)
-    monkeypatch.setattr(asked_for, "available_memory_mb", lambda: None)
-    require_room(Request(procs=9), on_cpus("openvino"), mpi=False)
+    monkeypatch.setattr(resources, "available_memory_mb", lambda: 1200.0)
+    require_memory(RankRequest(procs=9), on_cpus("openvino"))
+    monkeypatch.setattr(resources, "available_memory_mb", lambda: None)
+    require_memory(RankRequest(procs=9), on_cpus("openvino"))
 
 
 def test_an_engine_that_was_not_measured_is_not_refused(monkeypatch):
-    monkeypatch.setattr(asked_for, "available_memory_mb", lambda: 1.0)
-    require_room(Request(procs=100), on_cpus("reference"), mpi=False)
+    monkeypatch.setattr(resources, "available_memory_mb", lambda: 1.0)
+    require_memory(RankRequest(procs=100), on_cpus("reference"))
     with pytest.raises(InputError, match="free some memory"):
-        require_room(Request(), on_cpus("openvino"), mpi=False)
+        require_memory(RankRequest(), on_cpus("openvino"))
 
 
 @pytest.mark.parametrize(
@@ -269,9 +270,9 @@ def test_an_engine_that_was_not_measured_is_not_refused(monkeypatch):
     ],
 )
 def test_cores_are_divided_among_ranks(monkeypatch, ranks, threads, cores):
-    monkeypatch.setattr(asked_for, "allowed_cores", lambda: [2, 3, 4, 5, 8, 9, 11])
-    monkeypatch.setattr(asked_for, "available_cores", lambda: 7)
-    found = ranks_of(Request(ranks), "job")
+    monkeypatch.setattr(resources, "allowed_cores", lambda: [2, 3, 4, 5, 8, 9, 11])
+    monkeypatch.setattr(resources, "available_cores", lambda: 7)
+    found = local_ranks(RankRequest(ranks), "job")
     assert [variables.get("COSMICAI_CORES") for _, variables in found] == cores
     assert [rank.rank for rank, _ in found] == list(range(ranks))
     assert {rank.threads for rank, _ in found} == {int(threads)}
@@ -287,31 +288,31 @@ def test_cores_are_divided_among_ranks(monkeypatch, ranks, threads, cores):
 
 
 def test_no_rank_has_more_threads_than_a_container_grants_cores(monkeypatch):
-    monkeypatch.setattr(asked_for, "allowed_cores", lambda: list(range(64)))
-    monkeypatch.setattr(asked_for, "available_cores", lambda: 4)
-    found = ranks_of(Request(2), "job")
+    monkeypatch.setattr(resources, "allowed_cores", lambda: list(range(64)))
+    monkeypatch.setattr(resources, "available_cores", lambda: 4)
+    found = local_ranks(RankRequest(2), "job")
     assert [variables["COSMICAI_CORES"] for _, variables in found] == ["0,1", "2,3"]
     assert {variables["COSMICAI_THREADS"] for _, variables in found} == {"2"}
 
 
 def test_where_the_system_names_no_cores_none_are_bound(monkeypatch):
-    monkeypatch.setattr(asked_for, "allowed_cores", list)
-    monkeypatch.setattr(asked_for, "available_cores", lambda: 4)
-    assert not any("COSMICAI_CORES" in variables for _, variables in ranks_of(Request(2), "job"))
+    monkeypatch.setattr(resources, "allowed_cores", list)
+    monkeypatch.setattr(resources, "available_cores", lambda: 4)
+    assert not any("COSMICAI_CORES" in variables for _, variables in local_ranks(RankRequest(2), "job"))
 
 
 def test_every_rank_sees_its_own_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5,7")
-    found = ranks_of(Request(gpus=2), "job")
+    found = local_ranks(RankRequest(gpus=2), "job")
     assert [variables["CUDA_VISIBLE_DEVICES"] for _, variables in found] == ["3", "GPU-5"]
-    assert not any("CUDA_VISIBLE_DEVICES" in variables for _, variables in ranks_of(Request(procs=2), "job"))
+    assert not any("CUDA_VISIBLE_DEVICES" in variables for _, variables in local_ranks(RankRequest(procs=2), "job"))
 
 
 def test_ranks_on_the_machines_of_a_cluster_are_counted_for_all_of_them():
-    assert (Request(procs=12, nodes=4).ranks, Request(procs=12, nodes=4).per_node) == (12, 3)
-    assert (Request(nodes=4).ranks, Request(nodes=4).per_node) == (4, 1)
+    assert (RankRequest(procs=12, nodes=4).ranks, RankRequest(procs=12, nodes=4).per_node) == (12, 3)
+    assert (RankRequest(nodes=4).ranks, RankRequest(nodes=4).per_node) == (4, 1)
     with pytest.raises(
         InputError, match=r"^--gpus 5 is for all nodes together and cannot be shared evenly by --nodes 2$"
     ):
-        _ = Request(gpus=5, nodes=2).per_node
-    assert Request().ranks == 1
+        _ = RankRequest(gpus=5, nodes=2).per_node
+    assert RankRequest().ranks == 1

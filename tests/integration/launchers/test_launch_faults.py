@@ -14,19 +14,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from msgspec import structs
 
+from cosmicai import storage
 from cosmicai.errors import InputError
 from cosmicai.launchers import lock
-from cosmicai.launchers.lock import claimed, current_launcher, is_dead
+from cosmicai.launchers.lock import LauncherLock, is_dead, read_lock, run_lock
 from cosmicai.launchers.status import run_status
 from cosmicai.runs.plan import WorkItem
 from cosmicai.runs.store import RunFolder
-from cosmicai.worker.interrupts import STOPPING
+from cosmicai.worker.interrupts import STOP_SIGNALS
 from support.helpers import make_survey, random_galaxies, tiny_weights
-from support.processes import SLOW, digest, ended, is_gone, pid_of, run, start, until, wait_for_part
+from support.processes import SLOW, digest, is_gone, run, start, wait_for_end, wait_for_part, wait_for_pid, wait_until
 from support.rank_launchers import NO_MPI
 
 GALAXIES, PER_SHARD = 3000, 1000
@@ -43,18 +44,19 @@ if "work" in sys.orig_argv:
         os._exit(7)
 
     from datetime import datetime, timedelta
-    from cosmicai.runs import record, work
+    from cosmicai.runs import recorder
+    from cosmicai.worker import loop
 
-    predict_rows = work.predict_rows
+    predict_chunk = loop.predict_chunk
 
-    def sabotaged(engine, rows):
+    def sabotaged(engine, chunk):
         time.sleep(float(os.environ.get("TEST_SLOW", 0)))
-        if int(os.environ.get("TEST_POISON", -1)) in rows.galaxies.objid:
+        if int(os.environ.get("TEST_POISON", -1)) in chunk.galaxies.objid:
             os.kill(os.getpid(), signal.SIGKILL)
-        return predict_rows(engine, rows)
+        return predict_chunk(engine, chunk)
 
-    work.predict_rows = sabotaged
-    write_part = work.RunFolder.write_part
+    loop.predict_chunk = sabotaged
+    write_part = loop.RunFolder.write_part
 
     def mute(run, plan, item, part):
         is_first = write_part(run, plan, item, part)
@@ -62,7 +64,7 @@ if "work" in sys.orig_argv:
             os.kill(os.getpid(), signal.SIGKILL)
         return is_first
 
-    work.RunFolder.write_part = mute
+    loop.RunFolder.write_part = mute
 
     class Clock(datetime):
         @classmethod
@@ -71,7 +73,7 @@ if "work" in sys.orig_argv:
             return datetime.now(zone) + timedelta(hours=hours)
 
     if os.environ.get("TEST_SKEW"):
-        record.datetime = Clock
+        recorder.datetime = Clock
 """
 
 
@@ -103,7 +105,7 @@ class Job:
 
     def demand_resumable(self, out: Path) -> None:
         """The run is not complete, and `resume` completes it."""
-        assert run_status(RunFolder(str(out)))["complete"] is False
+        assert run_status(RunFolder(str(out))).is_complete is False
         done = run("resume", str(out), "--procs", "2", module="launch")
         assert done.returncode == 0, done.stderr
         self.demand_whole(out)
@@ -130,8 +132,8 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path, job, rank):
     out = tmp_path / "run"
     process = job.start(out, "--procs", "3")
     wait_for_part(process, out)
-    os.kill(pid_of(process, out, rank), signal.SIGKILL)
-    code, _, errors = ended(process)
+    os.kill(wait_for_pid(process, out, rank), signal.SIGKILL)
+    code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert ends(errors) == [f"rank {rank} was killed by SIGKILL; it is started again"]
     assert sorted(RunFolder(str(out)).records()) == sorted(["0", "1", "2", f"{rank}-2"])
@@ -143,10 +145,10 @@ def test_all_ranks_are_killed_one_after_the_other(tmp_path, job):
     process = job.start(out, "--procs", "3", TEST_SLOW="0.03")
     wait_for_part(process, out)
     for rank in ("0", "1", "2"):
-        os.kill(pid_of(process, out, rank), signal.SIGKILL)
+        os.kill(wait_for_pid(process, out, rank), signal.SIGKILL)
         again = out / "records" / f"{rank}-2.json"  # what the first one held is done before the next one is killed
-        until(lambda again=again: again.exists() and json.loads(again.read_text())["items"] >= 3, process)
-    code, _, errors = ended(process)
+        wait_until(lambda again=again: again.exists() and json.loads(again.read_text())["items"] >= 3, process)
+    code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert ends(errors) == [f"rank {rank} was killed by SIGKILL; it is started again" for rank in range(3)]
     job.demand_whole(out)
@@ -156,8 +158,8 @@ def test_without_restarts_the_others_do_everything(tmp_path, job):
     out = tmp_path / "run"
     process = job.start(out, "--procs", "3", "--max-restarts", "0", "--schedule", "static")
     wait_for_part(process, out)
-    os.kill(pid_of(process, out, "1"), signal.SIGKILL)
-    code, _, errors = ended(process)
+    os.kill(wait_for_pid(process, out, "1"), signal.SIGKILL)
+    code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert ends(errors) == ["rank 1 was killed by SIGKILL; the others go on"]
     job.demand_whole(out)
@@ -167,10 +169,10 @@ def test_when_nobody_is_left_the_run_is_listed_and_resumed(tmp_path, job):
     out = tmp_path / "run"
     process = job.start(out, "--max-restarts", "0")
     wait_for_part(process, out)
-    os.kill(pid_of(process, out, "0"), signal.SIGKILL)
-    code, printed, errors = ended(process)
+    os.kill(wait_for_pid(process, out, "0"), signal.SIGKILL)
+    code, printed, errors = wait_for_end(process)
     assert code == 3, errors
-    assert ends(errors) == ["rank 0 was killed by SIGKILL; nobody is left to go on"]
+    assert ends(errors) == ["rank 0 was killed by SIGKILL; no rank is left"]
     run_folder = RunFolder(str(out))
     missing = [item for item in run_folder.plan().items if item not in run_folder.parts()]
     galaxies = sum(item.galaxies for item in missing)
@@ -184,7 +186,9 @@ def test_when_nobody_is_left_the_run_is_listed_and_resumed(tmp_path, job):
 
 def test_a_rank_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path, job):
     out = tmp_path / "run"
-    code, _, errors = ended(job.start(out, "--procs", "2", "--max-restarts", "2", TEST_BROKEN="1", TEST_SLOW="0.005"))
+    code, _, errors = wait_for_end(
+        job.start(out, "--procs", "2", "--max-restarts", "2", TEST_BROKEN="1", TEST_SLOW="0.005")
+    )
     assert code == 0, errors
     told = "rank 1 ended with exit code 7 with 0 items unfinished; {}\n  first line\n  this machine is broken\n"
     assert errors.count(told.format("it is started again")) == 2
@@ -197,8 +201,8 @@ def test_a_rank_that_hangs_is_replaced(tmp_path, job):
     out = tmp_path / "run"
     process = job.start(out, "--procs", "3", "--rank-timeout", "4")
     wait_for_part(process, out)
-    os.kill(pid := pid_of(process, out, "1"), signal.SIGSTOP)
-    code, _, errors = ended(process)
+    os.kill(pid := wait_for_pid(process, out, "1"), signal.SIGSTOP)
+    code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert ends(errors) == ["rank 1 was silent for 4 s and was killed; it is started again"]
     assert is_gone(pid)
@@ -207,13 +211,13 @@ def test_a_rank_that_hangs_is_replaced(tmp_path, job):
 
 def test_a_poisonous_item_is_set_aside_and_the_rest_is_done(tmp_path, job):
     out = tmp_path / "run"
-    code, _, errors = ended(job.start(out, "--procs", "3", TEST_POISON=str(1000 + 1500), TEST_SLOW="0"))
+    code, _, errors = wait_for_end(job.start(out, "--procs", "3", TEST_POISON=str(1000 + 1500), TEST_SLOW="0"))
     assert code == 3, errors
     run_folder = RunFolder(str(out))
     [item] = [item for item in run_folder.plan().items if item.shard == 1 and item.start <= 500 < item.stop]
     [failure] = run_folder.failures()
-    reason = "2 ranks died of it; the last one was killed by SIGKILL"
-    assert (failure["item"], failure["reason"], failure["count"]) == (item.name, reason, 1)
+    reason = "it crashed 2 ranks; the last one was killed by SIGKILL"
+    assert (failure.item, failure.reason, failure.count) == (item.name, reason, 1)
     assert run_folder.parts() == set(run_folder.plan().items) - {item}
     assert len(ends(errors)) == 2 and all(" was killed by SIGKILL; " in line for line in ends(errors))
     assert errors.splitlines()[-2:] == [
@@ -225,16 +229,16 @@ def test_a_poisonous_item_is_set_aside_and_the_rest_is_done(tmp_path, job):
 
 def test_a_poisonous_item_does_not_cost_a_run_of_one_rank_the_rest(tmp_path, job):
     out = tmp_path / "run"
-    code, _, errors = ended(job.start(out, "--procs", "1", TEST_POISON="1000", TEST_SLOW="0"))
+    code, _, errors = wait_for_end(job.start(out, "--procs", "1", TEST_POISON="1000", TEST_SLOW="0"))
     assert code == 3, errors
     run_folder = RunFolder(str(out))
-    assert [failure["item"] for failure in run_folder.failures()] == [run_folder.plan().items[0].name]
+    assert [failure.item for failure in run_folder.failures()] == [run_folder.plan().items[0].name]
     assert run_folder.parts() == set(run_folder.plan().items[1:])
 
 
 def test_an_item_whose_rank_died_after_writing_it_is_done(tmp_path, job):
     out = tmp_path / "run"
-    code, _, errors = ended(job.start(out, "--procs", "3", TEST_MUTE=str(1000 + 1500), TEST_SLOW="0"))
+    code, _, errors = wait_for_end(job.start(out, "--procs", "3", TEST_MUTE=str(1000 + 1500), TEST_SLOW="0"))
     assert code == 0, errors
     assert len(ends(errors)) == 1 and " was killed by SIGKILL; " in ends(errors)[0]
     job.demand_whole(out)
@@ -249,10 +253,10 @@ def test_kills_at_random_lose_nothing(tmp_path, job):
         return sorted(pid for pid in pids if not is_gone(pid))
 
     for kill in range(5):
-        until(lambda least=1 + 9 * kill: parts(out) >= least, process)
-        os.kill(rng.choice(until(living, process)), signal.SIGKILL)
-    code, _, errors = ended(process)
-    assert ends(errors).count("nobody is left to go on") == 0
+        wait_until(lambda least=1 + 9 * kill: parts(out) >= least, process)
+        os.kill(rng.choice(wait_until(living, process)), signal.SIGKILL)
+    code, _, errors = wait_for_end(process)
+    assert ends(errors).count("no rank is left") == 0
     assert sum(" was killed by SIGKILL; " in line for line in ends(errors)) == 5
     failures = RunFolder(str(out)).failures()  # an item that two of the kills happened to meet
     assert code == (3 if failures else 0), errors
@@ -263,15 +267,15 @@ def test_kills_at_random_lose_nothing(tmp_path, job):
 
 @pytest.mark.parametrize(
     "sent, more",
-    [*((sent, ()) for sent in STOPPING), pytest.param(signal.SIGINT, ("--mpi",), marks=needs_mpi)],
+    [*((sent, ()) for sent in STOP_SIGNALS), pytest.param(signal.SIGINT, ("--mpi",), marks=needs_mpi)],
 )
 def test_a_stopped_launcher_stops_its_ranks_and_leaves_a_run_to_resume(tmp_path, job, sent, more):
     out = tmp_path / "run"
     process = job.start(out, "--procs", "2", *more)
     wait_for_part(process, out)
-    pids = [pid_of(process, out, rank) for rank in ("0", "1")]
+    pids = [wait_for_pid(process, out, rank) for rank in ("0", "1")]
     process.send_signal(sent)
-    code, printed, errors = ended(process, 10)
+    code, printed, errors = wait_for_end(process, 10)
     assert (code, printed) == (130, "")
     assert errors.splitlines()[-1].startswith("launch: interrupted; a run keeps what is finished")
     assert "Traceback" not in errors and ends(errors) == []
@@ -284,10 +288,10 @@ def test_a_launcher_stops_a_rank_that_hangs_too(tmp_path, job):
     out = tmp_path / "run"
     process = job.start(out, "--procs", "2")
     wait_for_part(process, out)
-    pids = [pid_of(process, out, rank) for rank in ("0", "1")]
+    pids = [wait_for_pid(process, out, rank) for rank in ("0", "1")]
     os.kill(pids[1], signal.SIGSTOP)
     process.terminate()
-    assert ended(process, 10)[0] == 130
+    assert wait_for_end(process, 10)[0] == 130
     assert all(map(is_gone, pids))
 
 
@@ -295,13 +299,13 @@ def test_ranks_end_when_their_launcher_is_killed_and_resume_takes_over(tmp_path,
     out = tmp_path / "run"
     process = job.start(out, "--procs", "2")
     wait_for_part(process, out)
-    pids = [pid_of(process, out, rank) for rank in ("0", "1")]
+    pids = [wait_for_pid(process, out, rank) for rank in ("0", "1")]
     process.kill()
-    until(lambda: all(map(is_gone, pids)))
-    stale = current_launcher(RunFolder(str(out)))
-    assert stale is not None and stale["pid"] == process.pid
+    wait_until(lambda: all(map(is_gone, pids)))
+    stale = read_lock(RunFolder(str(out)))
+    assert stale is not None and stale.pid == process.pid
     done = run("resume", str(out), "--procs", "2", module="launch")
-    ended(process)
+    wait_for_end(process)
     assert done.returncode == 0, done.stderr
     assert "may be at work" not in done.stderr
     job.demand_whole(out)
@@ -318,36 +322,36 @@ def test_a_second_launcher_refuses_and_disturbs_nothing(tmp_path, job):
         f"launch: a launcher is at work on {out} (process {process.pid} on {platform.node()}, since {since}); "
         f"watch it with `python -m launch status --watch {out}`\n"
     )
-    code, _, errors = ended(process)
+    code, _, errors = wait_for_end(process)
     assert code == 0 and ends(errors) == []
     assert sorted(RunFolder(str(out)).records()) == ["0", "1"]
     job.demand_whole(out)
 
 
-ELSEWHERE: dict[str, Any] = {"host": "elsewhere", "pid": 1, "born": "1", "started_at": "2026-01-01T00:00:00+00:00"}
+ELSEWHERE = LauncherLock("elsewhere", 1, "1", "2026-01-01T00:00:00+00:00", beats=7)
 
 
 def test_a_silent_launcher_of_another_machine_is_taken_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_EVERY", 0.1)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
     run_folder, notices = RunFolder(str(tmp_path)), []
-    run_folder.write_json(run_folder.launcher_path, ELSEWHERE | {"beats": 7})
+    Path(run_folder.launcher_path).write_bytes(ELSEWHERE.to_json())
     assert is_dead(ELSEWHERE) is None
-    with claimed(run_folder, notices.append):
-        mine = current_launcher(run_folder)
-        assert mine is not None and (mine["host"], mine["pid"]) == (platform.node(), os.getpid())
+    with run_lock(run_folder, notices.append):
+        mine = read_lock(run_folder)
+        assert mine is not None and (mine.host, mine.pid) == (platform.node(), os.getpid())
         assert is_dead(mine) is False
-    assert notices == ["a launcher on elsewhere may be at work on this run; looking for 0.3 s"]
-    assert current_launcher(run_folder) is None
+    assert notices == ["a launcher on elsewhere may be at work on this run; waiting 0.3 s for its heartbeat"]
+    assert read_lock(run_folder) is None
 
 
 def test_a_launcher_of_another_machine_that_ends_meanwhile_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_EVERY", 5.0)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 5.0)
     run_folder = RunFolder(str(tmp_path))
-    run_folder.write_json(run_folder.launcher_path, ELSEWHERE | {"beats": 7})
+    Path(run_folder.launcher_path).write_bytes(ELSEWHERE.to_json())
     begin = time.monotonic()
-    with claimed(run_folder, lambda notice: Path(run_folder.launcher_path).unlink()):
-        mine = current_launcher(run_folder)
-        assert mine is not None and mine["pid"] == os.getpid()
+    with run_lock(run_folder, lambda notice: Path(run_folder.launcher_path).unlink()):
+        mine = read_lock(run_folder)
+        assert mine is not None and mine.pid == os.getpid()
     assert time.monotonic() - begin < 3 * 5.0, "this is how long a silent one is waited for"
 
 
@@ -360,47 +364,49 @@ def living_elsewhere(tmp_path: Path) -> Iterator[RunFolder]:
         beats = 0
         while not over.wait(0.02):
             beats += 1
-            run_folder.write_json(run_folder.launcher_path, ELSEWHERE | {"beats": beats})
+            storage.write_bytes(run_folder.launcher_path, structs.replace(ELSEWHERE, beats=beats).to_json())
 
     thread = threading.Thread(target=live)
     thread.start()
-    until(Path(run_folder.launcher_path).exists)
+    wait_until(Path(run_folder.launcher_path).exists)
     yield run_folder
     over.set()
     thread.join()
 
 
 def test_a_living_launcher_of_another_machine_is_left_alone(living_elsewhere, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_EVERY", 1.0)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 1.0)
     with (
         pytest.raises(InputError, match=r"a launcher is at work on .* \(process 1 on elsewhere, since 2026-01-01"),
-        claimed(living_elsewhere, lambda notice: None),
+        run_lock(living_elsewhere, lambda notice: None),
     ):
         pytest.fail("two launchers at once")
-    found = current_launcher(living_elsewhere)
-    assert found is not None and found["host"] == "elsewhere"
+    found = read_lock(living_elsewhere)
+    assert found is not None and found.host == "elsewhere"
 
 
 def test_a_launcher_gives_signs_of_life(tmp_path, monkeypatch):
     run_folder = RunFolder(str(tmp_path))
-    with claimed(run_folder, pytest.fail) as beat:
-        before = current_launcher(run_folder)
+    with run_lock(run_folder, pytest.fail) as beat:
+        before = read_lock(run_folder)
         beat()
-        assert current_launcher(run_folder) == before, "it is too early for another"
-        monkeypatch.setattr(lock, "BEAT_EVERY", 0.0)
+        assert read_lock(run_folder) == before, "it is too early for another"
+        monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.0)
         beat()
         beat()
-        after = current_launcher(run_folder)
-        assert before is not None and after == before | {"beats": 2}
+        after = read_lock(run_folder)
+        assert before is not None and after == structs.replace(before, beats=2)
 
 
 def test_a_launcher_that_nobody_asked_how_it_ended_is_dead():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    other = {"host": platform.node(), "pid": process.pid, "born": lock._born(process.pid)}
+    other = LauncherLock(
+        platform.node(), process.pid, lock.process_start_time(process.pid), "2026-01-01T00:00:00+00:00"
+    )
     assert is_dead(other) is False
-    assert is_dead(other | {"born": "0"}) is True, "another process has got its number"
+    assert is_dead(structs.replace(other, process_start="0")) is True, "another process has got its number"
     process.kill()
-    until(lambda: is_gone(process.pid))
+    wait_until(lambda: is_gone(process.pid))
     assert is_dead(other) is True, "it is a zombie"
     process.communicate()
     assert is_dead(other) is True
@@ -421,11 +427,11 @@ def test_a_shard_that_is_lost_in_mid_run_is_set_aside_until_it_is_back(tmp_path,
     if damage == "replaced":
         (survey / "beside").write_bytes(bytes(1000))
         (survey / "beside").rename(shard)
-    code, _, errors = ended(process)
+    code, _, errors = wait_for_end(process)
     assert code == 3, errors
     assert "Traceback" not in errors
     run_folder = RunFolder(str(out))
-    failures = {WorkItem.from_name(failure["item"]): failure["reason"] for failure in run_folder.failures()}
+    failures = {WorkItem.from_name(failure.item): failure.reason for failure in run_folder.failures()}
     assert {item.shard for item in failures if item} == {0}
     assert failures.keys() == set(run_folder.plan().items) - run_folder.parts()
     why = {
@@ -448,8 +454,8 @@ def test_mpi_that_aborts_is_started_again(tmp_path, job):
     out = tmp_path / "run"
     process = job.start(out, "--procs", "2", "--mpi")
     wait_for_part(process, out)
-    os.kill(pid_of(process, out, "1"), signal.SIGKILL)
-    code, _, errors = ended(process)
+    os.kill(wait_for_pid(process, out, "1"), signal.SIGKILL)
+    code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert errors.count("mpirun ended with exit code 137; it is started again\n") == 1
     assert "signal 9 (Killed)" in errors
@@ -462,9 +468,9 @@ def test_mpi_that_is_not_started_again_leaves_a_run_to_resume(tmp_path, job):
     out = tmp_path / "run"
     process = job.start(out, "--procs", "2", "--mpi", "--max-restarts", "0")
     wait_for_part(process, out)
-    pids = [pid_of(process, out, rank) for rank in ("0", "1")]
+    pids = [wait_for_pid(process, out, rank) for rank in ("0", "1")]
     os.kill(pids[0], signal.SIGKILL)
-    code, _, errors = ended(process)
+    code, _, errors = wait_for_end(process)
     assert code == 3, errors
     assert errors.count("mpirun ended with exit code 137; no restart is left\n") == 1
     assert all(map(is_gone, pids))
@@ -476,18 +482,18 @@ def test_clocks_that_differ_by_hours_disturb_nothing(tmp_path, job):
     process = job.start(out, "--procs", "3", TEST_SKEW="1")
     wait_for_part(process, out)
     state = run_status(RunFolder(str(out)))
-    assert not state["complete"] and state["launcher"]["pid"] == process.pid
-    assert all(row["silent_seconds"] >= 0 and row["galaxies_per_second"] >= 0 for row in state["ranks"])
-    code, _, errors = ended(process)
+    assert isinstance(state.launcher, LauncherLock) and not state.is_complete and state.launcher.pid == process.pid
+    assert all(row.silent_seconds >= 0 and row.galaxies_per_second >= 0 for row in state.ranks)
+    code, _, errors = wait_for_end(process)
     assert code == 0 and ends(errors) == [], errors
     job.demand_whole(out)
     records = RunFolder(str(out)).records()
-    started = [records[rank]["started_at"] for rank in ("1", "2", "0")]
+    started = [records[rank].started_at for rank in ("1", "2", "0")]
     assert started == sorted(started) and started[0][:13] != started[1][:13] != started[2][:13]
     state = run_status(RunFolder(str(out)))
-    assert state["complete"] and state["done"] == GALAXIES
-    assert [row["state"] for row in state["ranks"]] == ["finished"] * 3
-    own = [row["galaxies"] / row["galaxies_per_second"] for row in state["ranks"]]
+    assert state.is_complete and state.completed == GALAXIES
+    assert [row.state for row in state.ranks] == ["finished"] * 3
+    own = [row.galaxies / row.galaxies_per_second for row in state.ranks]
     assert max(own) < 60, "seconds by each rank's own clock"
     totals = json.loads((out / "summary.json").read_text())["totals"]
     assert totals["galaxies"] == GALAXIES

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,14 @@ import pytest
 from rich.console import Console
 
 from cosmicai.errors import InputError
-from cosmicai.launchers.lock import claimed
-from cosmicai.launchers.status import Elsewhere, rendered, run_status, show_status
+from cosmicai.launchers.base import RemoteStatus
+from cosmicai.launchers.lock import LauncherLock, run_lock
+from cosmicai.launchers.status import RankStatus, RunStatus, render_status, run_status, show_status
 from cosmicai.ranks.environment import Rank
-from cosmicai.runs.create import begin
 from cosmicai.runs.store import RunFolder
 from cosmicai.surveys.survey import open_survey
-from cosmicai.worker.loop import work
-from support.helpers import make_survey, random_galaxies, tiny_weights
-from support.processes import ended, run, start, wait_for_part
+from support.helpers import make_run, make_survey, random_galaxies, run_worker, tiny_weights
+from support.processes import run, start, wait_for_end, wait_for_part
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def planned(tmp_path: Path, job: tuple[str, str]) -> RunFolder:
     """A run of 2000 galaxies in 40 items, of which nothing is done."""
     survey, weights = job
-    return begin(open_survey(survey), weights, str(tmp_path / "run"), batch_size=50, ranks=2)
+    return make_run(open_survey(survey), weights, str(tmp_path / "run"), batch_size=50, ranks=2)
 
 
 def change_record(folder: RunFolder, name: str, **values: Any) -> None:
@@ -40,25 +40,25 @@ def change_record(folder: RunFolder, name: str, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def lines_of(state: dict[str, Any]) -> list[str]:
+def lines_of(status: RunStatus) -> list[str]:
     console = Console(width=140, highlight=False)
     with console.capture() as captured:
-        console.print(rendered(state, Elsewhere()))
+        console.print(render_status(status, RemoteStatus()))
     return captured.get().splitlines()
 
 
 def half_done(folder: RunFolder) -> None:
     """What is left of a run of two ranks when one of them has not come."""
-    work(folder, Rank(0, 2, "local"))
+    run_worker(folder, Rank(0, 2, "local"))
 
 
 def test_a_run_that_has_not_begun(planned):
     state = run_status(planned)
-    assert state == {
-        "run": planned.uri, "complete": False, "asked": 2000, "done": 0, "missing": 2000, "failed": 0,
-        "galaxies_per_second": 0.0, "seconds_left": None, "launcher": None, "at_work": 0, "failures": [],
-        "ranks": [],
-    }  # fmt: skip
+    assert state == RunStatus(
+        run=planned.uri, planned=2000, completed=0, missing=2000, failed=0, galaxies_per_second=0.0, seconds_left=None,
+        launcher=None, launcher_state="", at_work=0, failures=(), problems=(), ranks=(),
+    )  # fmt: skip
+    assert not state.is_complete
     assert lines_of(state)[:2] == [
         f"{planned.uri}: not complete",
         "0 of 2,000 galaxies done, 2,000 missing, 0 of them failed",
@@ -67,19 +67,19 @@ def test_a_run_that_has_not_begun(planned):
 
 
 def test_a_finished_run(planned):
-    records = [work(planned, Rank(rank, 2, "local")) for rank in range(2)]
+    records = [run_worker(planned, Rank(rank, 2, "local")) for rank in range(2)]
     state = run_status(planned)
-    assert state["complete"] and (state["asked"], state["done"], state["missing"]) == (2000, 2000, 0)
-    assert (state["galaxies_per_second"], state["seconds_left"], state["launcher"]) == (0.0, None, None)
-    for row, record in zip(state["ranks"], records, strict=True):
-        begun, wrote = (datetime.fromisoformat(record[name]) for name in ("working_at", "updated_at"))
+    assert state.is_complete and (state.planned, state.completed, state.missing) == (2000, 2000, 0)
+    assert (state.galaxies_per_second, state.seconds_left, state.launcher) == (0.0, None, None)
+    for row, record in zip(state.ranks, records, strict=True):
+        begun, wrote = map(datetime.fromisoformat, (record.working_at, record.updated_at))
         seconds = (wrote - begun).total_seconds()
-        assert row.pop("galaxies_per_second") == pytest.approx(1000 / seconds)
-        assert 0 <= row.pop("silent_seconds") < 60
-        assert row == {
-            "rank": record["rank"], "attempt": 1, "state": "finished", "host": platform.node(), "items": 20,
-            "galaxies": 1000,
-        }  # fmt: skip
+        assert row.galaxies_per_second == pytest.approx(1000 / seconds)
+        assert 0 <= row.silent_seconds < 60
+        assert replace(row, galaxies_per_second=0.0, silent_seconds=0.0) == RankStatus(
+            rank=record.rank, attempt=1, state="finished", host=platform.node(), items=20, galaxies=1000,
+            galaxies_per_second=0.0, silent_seconds=0.0,
+        )  # fmt: skip
     lines = lines_of(run_status(planned))
     assert lines[:2] == [f"{planned.uri}: complete", "2,000 of 2,000 galaxies done, 0 missing, 0 of them failed"]
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
@@ -91,8 +91,8 @@ def test_a_finished_run(planned):
 def test_a_run_of_which_a_part_is_done(planned):
     half_done(planned)
     state = run_status(planned)
-    assert not state["complete"] and (state["done"], state["missing"], state["failed"]) == (1000, 1000, 0)
-    assert [row["rank"] for row in state["ranks"]] == [0]
+    assert not state.is_complete and (state.completed, state.missing, state.failed) == (1000, 1000, 0)
+    assert [row.rank for row in state.ranks] == [0]
 
 
 def test_what_failed_is_told_with_its_reason(planned):
@@ -100,7 +100,7 @@ def test_what_failed_is_told_with_its_reason(planned):
     planned.write_failure(item, 0, "the disk is broken")
     half_done(planned)
     state = run_status(planned)
-    assert (state["failed"], state["missing"]) == (item.galaxies, 1000)
+    assert (state.failed, state.missing) == (item.galaxies, 1000)
     assert f"failed: {item.name}: the disk is broken" in lines_of(state)
 
 
@@ -109,19 +109,20 @@ def test_a_run_that_is_at_work_tells_rate_and_time_left(planned):
     begun = datetime.now(UTC) - timedelta(seconds=30)
     times = {"working_at": begun.isoformat(), "updated_at": (begun + timedelta(seconds=10)).isoformat()}
     change_record(planned, "0", state="running", **times)
-    with claimed(planned, pytest.fail):
+    with run_lock(planned, pytest.fail):
         state = run_status(planned)
-    [row] = state["ranks"]
-    assert (row["state"], row["galaxies_per_second"]) == ("running", 100.0)
-    assert 20 <= row["silent_seconds"] < 60
-    assert (state["galaxies_per_second"], state["seconds_left"]) == (100.0, 10.0)
-    assert (state["launcher"]["pid"], state["launcher"]["state"]) == (os.getpid(), "at work")
+    [row] = state.ranks
+    assert (row.state, row.galaxies_per_second) == ("running", 100.0)
+    assert 20 <= row.silent_seconds < 60
+    assert (state.galaxies_per_second, state.seconds_left) == (100.0, 10.0)
+    assert state.launcher is not None
+    assert (state.launcher.pid, state.launcher_state) == (os.getpid(), "at work")
     lines = lines_of(state)
     assert lines[2].startswith(f"launcher: process {os.getpid()} on {platform.node()}, since ")
     assert lines[3] == "100 galaxies/s, 0:00:10 left"
     ended_since = run_status(planned)
-    assert (ended_since["launcher"], ended_since["at_work"], ended_since["galaxies_per_second"]) == (None, 1, 100.0)
-    assert lines_of(ended_since)[2] == "no launcher of ours; 1 ranks wrote in the last 120 s"
+    assert (ended_since.launcher, ended_since.at_work, ended_since.galaxies_per_second) == (None, 1, 100.0)
+    assert lines_of(ended_since)[2] == "no launcher; 1 rank wrote in the last 120 s"
 
 
 def test_a_launcher_that_died_is_none(planned):
@@ -130,49 +131,72 @@ def test_a_launcher_that_died_is_none(planned):
     dead = {"host": platform.node(), "pid": os.getpid(), "born": "0", "started_at": "2026-01-01T00:00:00+00:00"}
     planned.write_json(planned.launcher_path, dead)
     state = run_status(planned)
-    assert (state["launcher"], state["galaxies_per_second"], state["seconds_left"]) == (None, 0.0, None)
-    assert lines_of(state)[2].startswith("nobody is seen at work; go on with `python -m launch resume ")
+    assert (state.launcher, state.galaxies_per_second, state.seconds_left) == (None, 0.0, None)
+    assert lines_of(state)[2].startswith("no rank is at work; finish the run with `python -m launch resume ")
 
 
 def test_a_launcher_of_another_machine_is_told(planned):
     other = {"host": "elsewhere", "pid": 7, "born": "1", "started_at": "2026-01-01T00:00:00+00:00"}
     planned.write_json(planned.launcher_path, other)
     state = run_status(planned)
-    assert state["launcher"] == other | {"state": "on another machine"}
+    assert state.launcher == LauncherLock("elsewhere", 7, "1", "2026-01-01T00:00:00+00:00")
+    assert state.launcher_state == "on another machine"
     assert lines_of(state)[2] == "launcher: process 7 on elsewhere, since 2026-01-01T00:00:00+00:00"
+
+
+def test_words_that_look_like_markup_are_shown_as_they_are(planned):
+    half_done(planned)
+    change_record(planned, "0", host="[/x]")
+    item = planned.plan().items[-1]
+    planned.write_failure(item, 0, "[bold]disk[/bold] is [/broken]")
+    lines = lines_of(run_status(planned))
+    assert f"failed: {item.name}: [bold]disk[/bold] is [/broken]" in lines
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert [row[3] for row in cells] == ["[/x]"]
+
+
+def test_a_damaged_lock_is_one_sentence(planned):
+    for text in ("{", "[]", '{"host": "n1", "pid": -1, "born": null, "started_at": ""}', "\xff"):
+        Path(planned.launcher_path).write_bytes(text.encode("latin-1"))
+        with pytest.raises(InputError, match=r"launcher\.json cannot be used: .*; remove it if no launcher is at work"):
+            run_status(planned)
 
 
 def test_ranks_and_attempts_come_in_order(planned):
     for rank in (10, 2, 0, 2):
-        work(planned, Rank(rank, 11, "local"))
-    order = [(row["rank"], row["attempt"]) for row in run_status(planned)["ranks"]]
+        run_worker(planned, Rank(rank, 11, "local"))
+    order = [(row.rank, row.attempt) for row in run_status(planned).ranks]
     assert order == [(0, 1), (2, 1), (2, 2), (10, 1)]
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_rank_with_another_clock_disturbs_nothing(planned, hours):
     for rank in range(2):
-        work(planned, Rank(rank, 2, "local"))
+        run_worker(planned, Rank(rank, 2, "local"))
     before, record = run_status(planned), planned.records()["1"]
     times = ("started_at", "working_at", "updated_at")
-    shifted = {name: (datetime.fromisoformat(record[name]) + timedelta(hours=hours)).isoformat() for name in times}
+    shifted = {
+        name: (datetime.fromisoformat(getattr(record, name)) + timedelta(hours=hours)).isoformat() for name in times
+    }
     change_record(planned, "1", **shifted)
     after = run_status(planned)
-    ours = [state["ranks"][1].pop("silent_seconds") for state in (before, after)]
+    ours = [state.ranks[1].silent_seconds for state in (before, after)]
     assert ours[1] == 0 if hours == 1 else 3600 <= ours[1] - ours[0] < 3660
-    for state in (before, after):
-        del state["ranks"][0]["silent_seconds"]
-    assert after == before
+    calm = [
+        replace(state, ranks=tuple(replace(rank, silent_seconds=0.0) for rank in state.ranks))
+        for state in (before, after)
+    ]
+    assert calm[1] == calm[0]
 
 
 def test_a_clock_that_was_set_back_in_mid_run_gives_no_rate(planned):
     half_done(planned)
     record = planned.records()["0"]
-    back = datetime.fromisoformat(record["working_at"]) - timedelta(hours=1)
+    back = datetime.fromisoformat(record.working_at) - timedelta(hours=1)
     change_record(planned, "0", state="running", updated_at=back.isoformat())
-    with claimed(planned, pytest.fail):
+    with run_lock(planned, pytest.fail):
         state = run_status(planned)
-    assert (state["galaxies_per_second"], state["seconds_left"]) == (0.0, None)
+    assert (state.galaxies_per_second, state.seconds_left) == (0.0, None)
 
 
 def test_no_plan_is_one_sentence(tmp_path):
@@ -191,7 +215,7 @@ def test_the_exit_code_says_whether_the_run_is_complete(planned, capsys):
     assert show_status(planned, watch=False) == 3
     assert "not complete" in capsys.readouterr().out
     for rank in range(2):
-        work(planned, Rank(rank, 2, "local"))
+        run_worker(planned, Rank(rank, 2, "local"))
     assert show_status(planned, watch=False) == show_status(planned, watch=True) == 0
     assert capsys.readouterr().out.count(": complete") == 2
 
@@ -212,10 +236,10 @@ def test_watching_ends_when_the_run_is_complete(tmp_path, job):
     launcher = start("launch", survey, "--weights", weights, "--out", str(out), "--batch-size", "1", "--procs", "2")
     wait_for_part(launcher, out)
     watcher = start("launch", "status", "--watch", out.name, cwd=tmp_path)
-    code, printed, errors = ended(watcher)
+    code, printed, errors = wait_for_end(watcher)
     assert (code, errors) == (0, "")
     assert f"{out}: complete\n2,000 of 2,000 galaxies done, 0 missing, 0 of them failed\n" in printed
-    assert ended(launcher)[0] == 0
+    assert wait_for_end(launcher)[0] == 0
 
 
 def test_watching_does_not_wait_for_a_launcher(planned):
@@ -223,6 +247,6 @@ def test_watching_does_not_wait_for_a_launcher(planned):
     watcher = start("launch", "status", "--watch", planned.uri)
     done = run("resume", planned.uri, module="launch")
     assert done.returncode == 0, done.stderr
-    code, printed, errors = ended(watcher)
+    code, printed, errors = wait_for_end(watcher)
     assert (code, errors) == (0, "")
     assert printed.rstrip().splitlines()[0].startswith(f"{planned.uri}: ")

@@ -1,4 +1,5 @@
-"""Runs that are killed, interrupted or out of space: nothing lost, nothing half-written, the same catalogue after."""
+"""Runs that are killed, interrupted or out of disk space lose nothing, write no partial file, and end with the same
+catalogue."""
 
 import os
 import signal
@@ -10,20 +11,20 @@ import pytest
 from cosmicai.runs.store import RunFolder
 from support.helpers import make_survey, random_galaxies, tiny_weights
 from support.kill_and_resume import kill_and_resume
-from support.processes import SLOW, digest, ended, pid_of, run, start, wait_for_part
+from support.processes import SLOW, digest, run, start, wait_for_end, wait_for_part, wait_for_pid
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
-    """Survey, weights, and the digest of the undisturbed catalogue."""
+    """Return survey, weights, and the digest of the catalogue of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("job")
     survey = make_survey(folder / "survey", random_galaxies(10_000), 2500).uri
     weights = tiny_weights(folder / "w.safetensors")
-    assert run("infer", survey, "--weights", weights, "--out", str(folder / "calm"), *SLOW).returncode == 0
-    return survey, weights, digest(folder / "calm")
+    assert run("infer", survey, "--weights", weights, "--out", str(folder / "uninterrupted"), *SLOW).returncode == 0
+    return survey, weights, digest(folder / "uninterrupted")
 
 
-def test_kill_minus_nine_and_resume_give_the_undisturbed_catalogue(tmp_path):
+def test_sigkill_and_resume_give_the_same_catalogue(tmp_path):
     counts = kill_and_resume(tmp_path, kills=3, galaxies=2048, seed=3)
     assert counts["kills"] == 3 and counts["completed runs"] >= 1
 
@@ -35,7 +36,7 @@ def test_ctrl_c_is_one_sentence_and_resume_finishes(tmp_path, job):
     process = start("cosmicai", *arguments)
     wait_for_part(process, out)
     process.send_signal(signal.SIGINT)
-    code, _, errors = ended(process)
+    code, _, errors = wait_for_end(process)
     assert code == 130
     assert errors.splitlines()[-1].startswith("cosmicai: interrupted") and "Traceback" not in errors
     assert run(*arguments, "--resume").returncode == 0
@@ -47,8 +48,8 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path, job):
     out = tmp_path / "run"
     process = start("launch", survey, "--weights", weights, "--out", str(out), *SLOW, "--procs", "2")
     wait_for_part(process, out)
-    os.kill(pid_of(process, out, "1"), signal.SIGKILL)
-    code, _, errors = ended(process)
+    os.kill(wait_for_pid(process, out, "1"), signal.SIGKILL)
+    code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert "rank 1 was killed by SIGKILL" in errors and "it is started again" in errors and "Traceback" not in errors
     assert digest(out) == expected
@@ -57,7 +58,7 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path, job):
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path):
-    """A file system of 128 kB."""
+    """Yield the folder of a file system of 128 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True)
@@ -67,7 +68,7 @@ def tiny_disk(tmp_path: Path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_whole_parts_only(tiny_disk, job):
+def test_a_full_disk_is_one_sentence_and_leaves_complete_parts_only(tiny_disk, job):
     survey, weights, _ = job
     out = tiny_disk / "run"
     arguments = ("infer", survey, "--weights", weights, "--out", str(out))
@@ -103,7 +104,7 @@ def test_a_disk_that_fills_up_at_the_end_leaves_the_catalogue_as_it_was(tiny_dis
     assert not [path for path in out.rglob("*") if "partial" in path.name]
 
 
-def test_the_runs_folder_may_have_spaces_and_letters_of_any_kind(tmp_path, job):
+def test_the_run_folder_may_have_spaces_and_any_letters_in_its_name(tmp_path, job):
     survey, weights, expected = job
     out = tmp_path / "Läufe für ζ" / "run 1"
     done = run(survey, "--weights", weights, "--out", str(out), *SLOW, "--procs", "2", module="launch")

@@ -100,7 +100,7 @@ def test_a_range_past_the_end_is_refused(uri, offset, length):
 def test_a_range_can_be_forgotten_and_read_after_all(uri):
     with open_ranges(uri) as reader:
         for offset, length in ((0, len(DATA)), (PAGE + 1, 5), (3, 0)):
-            reader.forget(offset, length)
+            reader.drop_cached(offset, length)
             assert reader.read(offset, length) == DATA[offset : offset + length]
 
 
@@ -184,7 +184,7 @@ def test_a_shard_on_s3_is_read_into_arrays_of_its_own(tmp_path, bucket, suffix):
             rows = shard.read_field(name, 2, 9)
             np.testing.assert_array_equal(rows, local.read_field(name, 2, 9))
             rows[...] = 0
-        shard.forget(2, 9)
+        shard.drop_cached(2, 9)
         np.testing.assert_array_equal(shard.read_field("image", 2, 9), GALAXIES.image[2:9])
     assert storage.read_bytes(uri) == path.read_bytes()
 
@@ -270,10 +270,10 @@ def test_a_shard_that_is_forgotten_leaves_the_page_cache_once_its_arrays_are_gon
         galaxies = shard.read(0, 1000)
         assert np.isfinite(galaxies.image).all()
         assert cached(large).all() and len(cached(large)) > 5000
-        shard.forget(0, 1000)
+        shard.drop_cached(0, 1000)
         assert cached(large)[page_of(shard, 0) : page_of(shard, 1000)].all()  # they are still mapped
         del galaxies
-        shard.forget(0, 1000)
+        shard.drop_cached(0, 1000)
         assert not cached(large).any()
         np.testing.assert_array_equal(shard.read_field("image", 980, 1000), GALAXIES.image)  # from the disk
 
@@ -284,7 +284,7 @@ def test_rows_that_are_forgotten_in_order_leave_nothing_behind_and_touch_nothing
         for start in range(0, 1000, rows):
             stop = min(start + rows, 1000)
             shard.read(start, stop)
-            shard.forget(start, stop)
+            shard.drop_cached(start, stop)
             now, end = cached(large), page_of(shard, stop)
             assert not now[: max(0, end - LARGEST_PAGE // PAGE)].any()
             assert stop == 1000 or now[end:].all()
@@ -294,14 +294,14 @@ def test_rows_that_are_forgotten_in_order_leave_nothing_behind_and_touch_nothing
 def test_nothing_is_forgotten_for_no_rows_and_no_bytes(large):
     with open_shard(str(large)) as shard:
         for row in (0, 500, 1000):
-            shard.forget(row, row)
-            shard.reader.forget(row * PAGE, 0)
+            shard.drop_cached(row, row)
+            shard.reader.drop_cached(row * PAGE, 0)
         assert cached(large).all()
 
 
 def test_reading_rows_does_not_load_what_lies_before_them(large):
     with open_shard(str(large)) as shard:
-        shard.forget(0, 1000)
+        shard.drop_cached(0, 1000)
         shard.read_field("image", 500, 600)
         now, first = cached(large), page_of(shard, 500)
     assert now[first : page_of(shard, 600)].all()
@@ -312,7 +312,7 @@ def test_reading_rows_does_not_load_what_lies_before_them(large):
 def test_rows_that_are_not_there_are_not_forgotten(tmp_path, start, stop):
     said = f"has no rows {start} to {stop}, it holds 20"
     with open_shard(str(write_h5(tmp_path / "a.h5"))) as shard, pytest.raises(IndexError, match=said):
-        shard.forget(start, stop)
+        shard.drop_cached(start, stop)
 
 
 MEMORY = """

@@ -22,10 +22,11 @@ from botocore import exceptions
 
 from cosmicai import storage
 from cosmicai.errors import StorageError
-from cosmicai.runs.record import PUBLISHED_S3_KEYS, published
+from cosmicai.runs.record import PUBLISHED_KEYS, PUBLISHED_S3_KEYS
 from cosmicai.storage import ranges, s3
 from cosmicai.storage.ranges import READS, open_ranges
-from cosmicai.storage.s3 import REQUESTS, Requests, requests_at_once, s3_client, timed_read
+from cosmicai.storage.s3 import MAX_REQUESTS, RequestStatistics, reader_threads, s3_client, time_read
+from support.helpers import make_record
 from support.s3 import bucket_fixture, use_endpoint  # noqa: F401
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -151,11 +152,11 @@ def read(offset: int, length: int) -> bytes:
 @pytest.mark.parametrize("breaks", [1, READS - 1])
 def test_an_answer_that_breaks_off_is_asked_for_again(server, waits, breaks, after, resets):
     server.breaks, server.breaks_after, server.resets = breaks, after, resets
-    requests = Requests()
+    requests = RequestStatistics()
     assert read(300_000, 600_000) == CONTENT[300_000:900_000]
     assert server.asked == ["bytes=300000-899999"] * (breaks + 1)
-    assert requests.sent == {"HeadObject": 1, "GetObject": breaks + 1}
-    assert requests.times()["s3_num_requests"] == 1
+    assert requests.counts == {"HeadObject": 1, "GetObject": breaks + 1}
+    assert requests.read_times()["s3_num_requests"] == 1
     assert len(waits) == breaks
     assert all(0 <= pause <= 0.2 * 2**attempt for attempt, pause in enumerate(waits))
 
@@ -164,11 +165,11 @@ def test_an_answer_that_breaks_off_is_asked_for_again(server, waits, breaks, aft
 @pytest.mark.parametrize("breaks", [0, 1, READS - 1])
 def test_a_whole_object_is_one_request_and_asked_for_again_as_a_range_is(server, waits, breaks, resets):
     server.breaks, server.breaks_after, server.resets = breaks, 70_000, resets
-    requests = Requests()
+    requests = RequestStatistics()
     assert storage.read_bytes(URI) == CONTENT
     assert server.asked == [None] * (breaks + 1)
-    assert requests.sent == {"GetObject": breaks + 1}
-    assert requests.times()["s3_num_requests"] == 1
+    assert requests.counts == {"GetObject": breaks + 1}
+    assert requests.read_times()["s3_num_requests"] == 1
     assert len(waits) == breaks
 
 
@@ -189,13 +190,13 @@ def refusal(call: Callable[[], object]) -> str:
 )
 def test_an_answer_that_always_breaks_off_is_one_sentence(server, waits, call, asked, head, resets):
     server.breaks, server.breaks_after, server.resets = 1000, 10, resets
-    requests = Requests()
+    requests = RequestStatistics()
     assert refusal(call).startswith(
         ("An error occurred while reading from response stream", "10 read, but total bytes")
     )
     assert server.asked == [asked] * READS
-    assert requests.sent == head | {"GetObject": READS}
-    assert requests.times() == {}
+    assert requests.counts == head | {"GetObject": READS}
+    assert requests.read_times() == {}
     assert len(waits) == READS - 1
 
 
@@ -215,7 +216,7 @@ def test_every_kind_of_broken_answer_is_asked_for_again(waits, error):
         if len(asked) < READS:
             raise error
 
-    ranges.again_if_broken(read, 7, memoryview(b""))
+    ranges.retry_broken_reads(read, 7, memoryview(b""))
     assert asked == [7] * READS
 
 
@@ -228,25 +229,25 @@ def test_another_error_is_not_tried_again(waits, error):
         raise error
 
     with pytest.raises(type(error)) as caught:
-        ranges.again_if_broken(read, 7, memoryview(b""))
+        ranges.retry_broken_reads(read, 7, memoryview(b""))
     assert caught.value is error and asked == [7] and waits == []
 
 
 def test_errors_of_the_server_are_counted_with_the_requests_that_boto3_repeats(server, waits):
     server.errors = 3
-    requests = Requests()
+    requests = RequestStatistics()
     assert read(5, 10) == CONTENT[5:15]
-    assert requests.sent == {"HeadObject": 1, "GetObject": 4}
-    assert requests.times()["s3_num_requests"] == 1
+    assert requests.counts == {"HeadObject": 1, "GetObject": 4}
+    assert requests.read_times()["s3_num_requests"] == 1
 
 
 def test_a_server_that_always_hangs_up_is_one_sentence(server, waits):
     server.hangs_up = True
-    requests = Requests()
+    requests = RequestStatistics()
     assert refusal(lambda: storage.read_bytes(URI)).startswith(
         "Connection was closed before we received a valid response"
     )
-    assert requests.sent == {"GetObject": 9} and requests.times() == {}  # boto3 asks again eight times
+    assert requests.counts == {"GetObject": 9} and requests.read_times() == {}  # boto3 asks again eight times
     assert len(server.asked) == 9
 
 
@@ -267,33 +268,33 @@ def test_who_is_not_the_first_to_create_an_object_knows_it_too(server, waits, lo
 
 def test_a_server_that_knows_no_ranges_is_refused_at_once(server, waits):
     server.knows_no_ranges = True
-    requests = Requests()
+    requests = RequestStatistics()
     with pytest.raises(StorageError) as caught:
         read(5, 10)
     assert str(caught.value) == (
-        f"{URI} gave 1048576 bytes at 5 where 10 were asked for; use a server that knows ranges"
+        f"{URI} was sent with 1048576 bytes where the 10 from byte 5 on were requested; use a server that supports ranges"
     )
     assert server.asked == ["bytes=5-14"] and waits == []
-    assert requests.sent == {"HeadObject": 1, "GetObject": 1} and requests.times() == {}
+    assert requests.counts == {"HeadObject": 1, "GetObject": 1} and requests.read_times() == {}
     assert read(0, len(CONTENT)) == CONTENT  # all of it is all the same
 
 
 def test_no_bytes_are_no_request(server):
-    requests = Requests()
+    requests = RequestStatistics()
     assert read(5, 0) == b""
-    assert server.asked == [] and requests.sent == {"HeadObject": 1} and requests.times() == {}
+    assert server.asked == [] and requests.counts == {"HeadObject": 1} and requests.read_times() == {}
 
 
 def test_every_operation_is_counted_by_its_name(bucket):
-    requests = Requests()
+    requests = RequestStatistics()
     storage.write_bytes(f"{bucket}/a", b"abc")
-    assert requests.sent == {"PutObject": 1}
+    assert requests.counts == {"PutObject": 1}
     assert storage.create_bytes(f"{bucket}/a", b"other") is False
     assert storage.read_bytes(f"{bucket}/a") == b"abc"
-    assert storage.read_if_there(f"{bucket}/none") is None
+    assert storage.read_if_exists(f"{bucket}/none") is None
     assert storage.exists(f"{bucket}/a") and storage.list_files(bucket)
     storage.remove(f"{bucket}/a")
-    assert requests.sent == {
+    assert requests.counts == {
         "PutObject": 2, "GetObject": 2, "ListObjectsV2": 3, "DeleteObject": 1,
     }  # fmt: skip
 
@@ -302,39 +303,39 @@ def test_every_page_of_a_list_is_a_request(bucket, monkeypatch):
     for number in range(5):
         storage.write_bytes(f"{bucket}/{number}", b"")
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")
-    requests = Requests()
+    requests = RequestStatistics()
     assert len(storage.list_files(bucket)) == 5
-    assert requests.sent == {"ListObjectsV2": 3}
+    assert requests.counts == {"ListObjectsV2": 3}
 
 
 def test_an_account_has_what_comes_after_its_beginning(server):
-    first = Requests()
+    first = RequestStatistics()
     read(0, 1)
-    second = Requests()
+    second = RequestStatistics()
     read(0, 1)
-    assert first.sent == {"HeadObject": 2, "GetObject": 2} and second.sent == {"HeadObject": 1, "GetObject": 1}
-    assert (first.times()["s3_num_requests"], second.times()["s3_num_requests"]) == (2, 1)
-    assert Requests().sent == {} and Requests().times() == {}
+    assert first.counts == {"HeadObject": 2, "GetObject": 2} and second.counts == {"HeadObject": 1, "GetObject": 1}
+    assert (first.read_times()["s3_num_requests"], second.read_times()["s3_num_requests"]) == (2, 1)
+    assert RequestStatistics().counts == {} and RequestStatistics().read_times() == {}
 
 
 def test_an_account_that_nobody_has_is_kept_by_nobody():
-    account = Requests()
+    account = RequestStatistics()
     gone = weakref.ref(account)
     del account
     gc.collect()
     assert gone() is None
-    with timed_read():  # which has nobody to tell
+    with time_read():  # which has nobody to tell
         pass
 
 
 def test_times_of_reading_are_the_published_keys(monkeypatch):
     clock = iter([100.0, 103.0, 101.0, 102.0, 110.0, 111.5])  # begun and ended, as they are seen
     monkeypatch.setattr(s3, "time", SimpleNamespace(time=lambda: next(clock)))
-    requests = Requests()
+    requests = RequestStatistics()
     for _ in range(3):
-        with timed_read():
+        with time_read():
             pass
-    assert requests.times() == {
+    assert requests.read_times() == {
         "s3_num_requests": 3,
         "s3_total_time": 5.5,
         "s3_avg_time": 5.5 / 3,
@@ -343,38 +344,38 @@ def test_times_of_reading_are_the_published_keys(monkeypatch):
         "s3_first_request_time": 100.0,
         "s3_last_response_time": 111.5,
     }
-    assert tuple(requests.times()) == PUBLISHED_S3_KEYS
-    record = requests.times() | {"batch_size": 1, "rank": 3, "device": "cpu"}
-    assert tuple(published(record)) == ("batch_size", "device", *PUBLISHED_S3_KEYS)
+    assert tuple(requests.read_times()) == PUBLISHED_S3_KEYS
+    assert tuple(make_record().published()) == PUBLISHED_KEYS
+    assert tuple(make_record(**requests.read_times()).published()) == (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS)
 
 
 def test_reads_that_end_in_another_order_than_they_began_leave_the_first_and_the_last(monkeypatch):
     clock = iter([100.0, 101.0, 102.0, 105.0])  # the second read lies within the first
     monkeypatch.setattr(s3, "time", SimpleNamespace(time=lambda: next(clock)))
-    requests = Requests()
-    with timed_read(), timed_read():
+    requests = RequestStatistics()
+    with time_read(), time_read():
         pass
-    times = requests.times()
+    times = requests.read_times()
     assert (times["s3_first_request_time"], times["s3_last_response_time"]) == (100.0, 105.0)
     assert (times["s3_min_time"], times["s3_max_time"], times["s3_total_time"]) == (1.0, 5.0, 6.0)
 
 
 def test_a_read_that_fails_is_none():
-    requests = Requests()
-    with pytest.raises(ValueError, match="broken"), timed_read():
+    requests = RequestStatistics()
+    with pytest.raises(ValueError, match="broken"), time_read():
         raise ValueError("broken")
-    assert requests.times() == {}
+    assert requests.read_times() == {}
 
 
 def test_threads_lose_no_count(server):
-    requests = Requests()
-    with ThreadPoolExecutor(REQUESTS) as pool:
+    requests = RequestStatistics()
+    with ThreadPoolExecutor(MAX_REQUESTS) as pool:
         found = list(pool.map(lambda number: read(number, 1), range(200)))
     assert found == [CONTENT[number : number + 1] for number in range(200)]
-    assert requests.sent == {"HeadObject": 200, "GetObject": 200}
-    assert requests.times()["s3_num_requests"] == 200
+    assert requests.counts == {"HeadObject": 200, "GetObject": 200}
+    assert requests.read_times()["s3_num_requests"] == 200
 
 
 def test_as_many_connections_are_kept_as_requests_are_made_at_once(server):
-    assert requests_at_once("s3://bucket/folder") == REQUESTS == s3_client().meta.config.max_pool_connections
-    assert requests_at_once("/folder") == 0
+    assert reader_threads("s3://bucket/folder") == MAX_REQUESTS == s3_client().meta.config.max_pool_connections
+    assert reader_threads("/folder") == 0

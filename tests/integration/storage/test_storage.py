@@ -13,7 +13,7 @@ import pytest
 from cosmicai import storage
 from cosmicai.errors import StorageError
 from cosmicai.storage import Entry
-from cosmicai.storage.ranges import open_ranges, seekable
+from cosmicai.storage.ranges import as_file, open_ranges
 from cosmicai.storage.s3 import s3_client
 from support.s3 import bucket_fixture, fill, use_endpoint  # noqa: F401
 
@@ -46,7 +46,7 @@ def names(folder: Path) -> list[str]:
 
 
 def fail_while_writing(uri: str, error: BaseException) -> None:
-    with pytest.raises(type(error)), storage.replacing(uri) as path:
+    with pytest.raises(type(error)), storage.atomic_write(uri) as path:
         path.write_bytes(b"half")
         raise error
 
@@ -75,7 +75,7 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_beside_it(folder, erro
 def test_content_is_replaced_whole_by_shorter_content(folder):
     uri = storage.join(folder, "a.bin")
     storage.write_bytes(uri, DATA)
-    with storage.replacing(uri) as path:
+    with storage.atomic_write(uri) as path:
         path.write_bytes(b"new")
         assert storage.read_bytes(uri) == DATA
     assert storage.read_bytes(uri) == b"new"
@@ -219,7 +219,7 @@ def test_a_range_past_the_end_names_the_file_and_its_end(folder, offset, length)
 def test_a_range_file_is_a_file(folder):
     uri = storage.join(folder, "a.bin")
     storage.write_bytes(uri, DATA)
-    with open_ranges(uri) as reader, seekable(reader) as file:
+    with open_ranges(uri) as reader, as_file(reader) as file:
         assert file.seek(-3, os.SEEK_END) == 10237
         assert file.read(10) == DATA[-3:]
         assert file.seek(20000) == 20000
@@ -343,7 +343,7 @@ def test_a_place_without_permission_is_one_sentence(tmp_path):
         [sys.executable, "-c", code, str(descriptor)], pass_fds=[descriptor], capture_output=True, text=True
     )
     os.close(descriptor)
-    reason = "permission denied; choose a place you may use or mend its permissions"
+    reason = "permission denied; choose another place or change its permissions"
     assert ran.stdout.splitlines() == [f"cannot read a: {reason}", f"cannot write b: {reason}"], ran.stderr
     assert names(closed) == ["a"]
 
@@ -354,15 +354,15 @@ def test_a_missing_object_and_a_missing_bucket_are_one_sentence(bucket):
     )
     gone, reason = "s3://no-such-bucket/a", "the bucket does not exist; check its name and your region"
     assert message(storage.list_files, gone) == f"cannot list {gone}: {reason}"
-    assert message(storage.is_folder, gone) == f"cannot look at {gone}: {reason}"
-    assert message(storage.exists, gone) == f"cannot look at {gone}: {reason}"
+    assert message(storage.is_folder, gone) == f"cannot inspect {gone}: {reason}"
+    assert message(storage.exists, gone) == f"cannot inspect {gone}: {reason}"
     assert message(storage.write_bytes, gone, b"x") == f"cannot write {gone}: {reason}"
     assert message(storage.create_bytes, gone, b"x") == f"cannot write {gone}: {reason}"
 
 
 def test_an_upload_to_a_missing_bucket_names_the_address(bucket):
     def upload() -> None:
-        with storage.replacing("s3://no-such-bucket/a") as path:
+        with storage.atomic_write("s3://no-such-bucket/a") as path:
             path.write_bytes(b"x")
 
     assert message(upload).startswith("cannot write s3://no-such-bucket/a: ")

@@ -21,9 +21,9 @@ from cosmicai import storage
 from cosmicai.errors import InputError, StorageError, UnsafePickleError
 from cosmicai.models.torch_archive import TensorRef
 from cosmicai.storage.ranges import open_ranges
-from cosmicai.storage.s3 import Requests
+from cosmicai.storage.s3 import RequestStatistics
 from cosmicai.surveys import published_partition
-from cosmicai.surveys.quality import Flag, input_flags
+from cosmicai.surveys.quality import Flag, flag_inputs
 from cosmicai.surveys.shard import Galaxies, Shard, open_shard, write_shard
 from support.helpers import FIELDS, random_galaxies
 from support.s3 import bucket_fixture  # noqa: F401
@@ -452,7 +452,7 @@ def test_the_published_partition_equals_what_torch_loads(shared):
 def test_a_range_of_the_published_partition_is_one_read_per_field_and_no_byte_more(shared):
     path = shared / "upstream" / "partition_512.pt"
     reader = CountingReader(path)
-    shard = Shard(str(path), reader, published_partition.locate(str(path), reader))
+    shard = Shard(str(path), reader, published_partition.locate_fields(str(path), reader))
     assert sum(length for _, length in reader.ranges) < 2**18  # the description, of 10.5 MB
     reader.ranges.clear()
     with shard:
@@ -495,7 +495,7 @@ def test_each_galaxy_gets_exactly_its_flags(pixel, magnitude, flag):
     galaxies = random_galaxies(3)
     galaxies.image[1, 4, 31, 0] = pixel
     galaxies.magnitude[1, 4] = magnitude
-    flags = input_flags(galaxies.image, galaxies.magnitude)
+    flags = flag_inputs(galaxies.image, galaxies.magnitude)
     assert flags.dtype == np.uint8
     assert flags.tolist() == [0, flag, 0]
 
@@ -504,7 +504,7 @@ def test_the_flags_are_the_documented_bits():
     assert {flag.name: int(flag) for flag in Flag} == {
         "NONFINITE_PIXEL": 1, "MISSING_MAGNITUDE": 2, "NONFINITE_PREDICTION": 4,
     }  # fmt: skip
-    assert input_flags(np.zeros((0, 5, 32, 32), np.float32), np.zeros((0, 5))).tolist() == []
+    assert flag_inputs(np.zeros((0, 5, 32, 32), np.float32), np.zeros((0, 5))).tolist() == []
 
 
 def on_s3(bucket: str, path: Path) -> str:
@@ -514,13 +514,13 @@ def on_s3(bucket: str, path: Path) -> str:
 
 def test_small_fields_of_a_shard_on_s3_are_fetched_once_however_many_ranges_are_read(tmp_path, bucket):
     with open_shard(on_s3(bucket, write_h5(tmp_path / "a.h5"))) as shard:
-        requests = Requests()
+        requests = RequestStatistics()
         for start, stop in RANGES:
             assert_same(shard.read(start, stop), GALAXIES[start:stop])
         images = sum(stop > start for start, stop in RANGES)  # no bytes are no request
-        assert requests.sent == {"GetObject": images + 3}
+        assert requests.counts == {"GetObject": images + 3}
         shard.read(0, 5)
-        assert requests.sent == {"GetObject": images + 4}
+        assert requests.counts == {"GetObject": images + 4}
 
 
 def test_threads_that_read_a_shard_on_s3_at_once_fetch_its_small_fields_once(tmp_path, bucket):
@@ -531,10 +531,10 @@ def test_threads_that_read_a_shard_on_s3_at_once_fetch_its_small_fields_once(tmp
         return shard.read(2 * number, 2 * number + 3)
 
     with open_shard(on_s3(bucket, write_h5(tmp_path / "a.h5"))) as shard, ThreadPoolExecutor(8) as pool:
-        requests = Requests()
+        requests = RequestStatistics()
         for number, found in enumerate(pool.map(read, range(8))):
             assert_same(found, GALAXIES[2 * number : 2 * number + 3])
-        assert requests.sent == {"GetObject": 8 + 3}
+        assert requests.counts == {"GetObject": 8 + 3}
 
 
 def test_what_is_written_to_rows_from_s3_is_nobody_elses(tmp_path, bucket):
@@ -548,10 +548,10 @@ def test_what_is_written_to_rows_from_s3_is_nobody_elses(tmp_path, bucket):
 def test_small_fields_from_s3_are_converted_or_invented_as_those_of_a_local_file(tmp_path, bucket):
     path = write_h5(tmp_path / "a.h5", magnitude=GALAXIES.magnitude.astype("<f4"), redshift=None, objid=None)
     with open_shard(str(path)) as local, open_shard(on_s3(bucket, path)) as shard:
-        requests = Requests()
+        requests = RequestStatistics()
         for start, stop in RANGES:
             assert_same(shard.read(start, stop), local.read(start, stop))
-        assert requests.sent["GetObject"] == sum(stop > start for start, stop in RANGES) + 1
+        assert requests.counts["GetObject"] == sum(stop > start for start, stop in RANGES) + 1
 
 
 def test_a_shard_on_s3_that_is_replaced_while_it_is_read_is_one_sentence(tmp_path, bucket):

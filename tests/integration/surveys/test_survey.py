@@ -18,17 +18,17 @@ from torch.utils.data import TensorDataset
 
 from cosmicai import storage
 from cosmicai.errors import InputError, StorageError
-from cosmicai.storage.s3 import REQUESTS, Requests
+from cosmicai.storage.s3 import MAX_REQUESTS, RequestStatistics
 from cosmicai.surveys import survey as surveys
 from cosmicai.surveys.shard import Galaxies, open_shard, write_shard
 from cosmicai.surveys.survey import (
     ShardEntry,
     Survey,
-    entries,
+    describe_files,
     galaxies_per_partition,
     open_survey,
-    resplit,
-    verify,
+    resplit_survey,
+    verify_survey,
     write_survey,
 )
 from support.helpers import FIELDS, make_survey, random_galaxies, run
@@ -38,7 +38,7 @@ GALAXIES = random_galaxies(100)
 
 
 def all_of(survey: Survey, size: int = 7) -> Galaxies:
-    return Galaxies.concatenate(survey.batches(size))
+    return Galaxies.concatenate(survey.read_batches(size))
 
 
 def digest(galaxies: Galaxies) -> str:
@@ -110,7 +110,7 @@ def test_survey_json_says_what_it_promises(survey):
 
 @pytest.mark.parametrize("size", [1, 7, 30, 1000])
 def test_batches_give_every_galaxy_once_in_order_and_never_cross_shards(survey, size):
-    batches = list(survey.batches(size))
+    batches = list(survey.read_batches(size))
     assert digest(Galaxies.concatenate(batches)) == digest(GALAXIES)
     assert [len(batch) for batch in batches] == [
         min(size, shard.galaxies - start) for shard in survey.shards for start in range(0, shard.galaxies, size)
@@ -181,7 +181,7 @@ def test_a_damaged_survey_json_is_one_sentence(survey, text):
     path = Path(survey.uri, "survey.json")
     path.write_bytes(text)
     said = refusal(open_survey, survey.uri)
-    assert said.startswith(f"{path} is damaged (") and said.endswith("); write the survey again")
+    assert said.startswith(f"{path} cannot be used: ") and said.endswith(", write the survey again")
 
 
 @pytest.mark.parametrize(
@@ -195,13 +195,15 @@ def test_a_damaged_survey_json_is_one_sentence(survey, text):
 def test_a_wrong_value_in_survey_json_is_one_sentence(survey, changes):
     describe_shard(survey, **changes)
     said = refusal(open_survey, survey.uri)
-    assert said.startswith(f"{survey.uri}/survey.json is damaged (") and said.endswith("); write the survey again")
+    assert said.startswith(f"{survey.uri}/survey.json cannot be used: ")
+    assert said.endswith(", write the survey again")
 
 
 def test_another_format_is_named(survey):
     describe(survey, format="cosmicai-survey/2")
     assert refusal(open_survey, survey.uri) == (
-        f"{survey.uri}/survey.json: format is 'cosmicai-survey/2'; expected \"cosmicai-survey/1\""
+        f"{survey.uri}/survey.json cannot be used: field format: invalid value 'cosmicai-survey/2'; "
+        'expected the "cosmicai-survey/1" of a whole survey, write the survey again'
     )
 
 
@@ -244,7 +246,7 @@ def test_a_shard_that_was_replaced_by_another_of_as_many_galaxies_is_refused(sur
 
 
 def test_verify_is_content_with_what_was_written(survey):
-    assert list(verify(survey)) == [(shard, "") for shard in survey.shards]
+    assert list(verify_survey(survey)) == [(shard, "") for shard in survey.shards]
 
 
 def test_verify_finds_a_flipped_bit_a_missing_and_a_truncated_shard(survey):
@@ -254,7 +256,7 @@ def test_verify_finds_a_flipped_bit_a_missing_and_a_truncated_shard(survey):
     paths[0].write_bytes(data)
     paths[1].unlink()
     os.truncate(paths[2], 5000)
-    found = [what for _, what in verify(survey)]
+    found = [what for _, what in verify_survey(survey)]
     assert found == [
         f"its SHA-256 is {hashlib.sha256(data).hexdigest()}, survey.json says {survey.shards[0].sha256}",
         f"cannot read {paths[1]}: it does not exist; check the path",
@@ -269,13 +271,13 @@ def test_verify_finds_a_flipped_bit_anywhere(survey, position):
     data = bytearray(path.read_bytes())
     data[position] ^= 0x40
     path.write_bytes(data)
-    assert [bool(what) for _, what in verify(survey)] == [False, False, True, False]
+    assert [bool(what) for _, what in verify_survey(survey)] == [False, False, True, False]
 
 
 def test_a_survey_without_checksums_cannot_be_verified(tmp_path):
     write_shard(tmp_path / "1.h5", [GALAXIES], 100, FIELDS)
     with pytest.raises(InputError, match=r"has no checksums to compare with.*make one with `cosmicai split"):
-        list(verify(open_survey(str(tmp_path))))
+        list(verify_survey(open_survey(str(tmp_path))))
 
 
 # Writing and cutting anew.
@@ -283,7 +285,7 @@ def test_a_survey_without_checksums_cannot_be_verified(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 7, 29, 30, 31, 60, 99, 100, 101, 1000])
 def test_resplit_keeps_every_galaxy_once_in_order(survey, tmp_path, size):
-    written = resplit(survey, str(tmp_path / "out"), size)
+    written = resplit_survey(survey, str(tmp_path / "out"), size)
     assert [shard.galaxies for shard in written.shards] == [min(size, 100 - start) for start in range(0, 100, size)]
     assert digest(all_of(written)) == digest(GALAXIES)
     assert open_survey(written.uri) == written
@@ -292,7 +294,7 @@ def test_resplit_keeps_every_galaxy_once_in_order(survey, tmp_path, size):
 def test_resplit_across_shards_and_batches_gives_the_bytes_of_writing_directly(tmp_path):
     galaxies = random_galaxies(1500)
     direct = make_survey(tmp_path / "direct", galaxies, 511)
-    again = resplit(make_survey(tmp_path / "one", galaxies, 400), str(tmp_path / "again"), 511)
+    again = resplit_survey(make_survey(tmp_path / "one", galaxies, 400), str(tmp_path / "again"), 511)
     assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in direct.shards]
 
 
@@ -302,14 +304,14 @@ def test_resplit_keeps_fields_that_only_some_shards_have(tmp_path):
     write_shard(folder / "2.h5", [GALAXIES[10:20]], 10, FIELDS)
     write_pt(folder / "3.pt", GALAXIES[20:30])
     before = open_survey(str(folder))
-    after = resplit(before, str(tmp_path / "out"), 15)
+    after = resplit_survey(before, str(tmp_path / "out"), 15)
     assert digest(all_of(after)) == digest(all_of(before))
     assert all_of(after).objid.tolist() == [-1] * 10 + list(range(1010, 1020)) + [-1] * 10
 
 
 def test_resplit_invents_no_field(tmp_path):
     write_shard(tmp_path / "1.h5", [GALAXIES], 100, FIELDS[:2])
-    written = resplit(open_survey(str(tmp_path)), str(tmp_path / "out"), 50)
+    written = resplit_survey(open_survey(str(tmp_path)), str(tmp_path / "out"), 50)
     with written.open(written.shards[0]) as shard:
         assert set(shard.fields) == {"image", "magnitude"}
 
@@ -383,7 +385,7 @@ def test_a_survey_on_s3_gives_the_same_galaxies(survey, bucket):
     found = open_survey(f"{bucket}/a/survey/")
     assert found == Survey(f"{bucket}/a/survey", survey.shards)
     assert digest(all_of(found, 16)) == digest(GALAXIES)
-    assert [what for _, what in verify(found)] == [""] * 4
+    assert [what for _, what in verify_survey(found)] == [""] * 4
     storage.remove(f"{bucket}/a/survey/000002.h5")
     assert refusal(open_survey, found.uri).startswith(f"{bucket}/a/survey/000002.h5 is missing, survey.json says ")
 
@@ -397,7 +399,7 @@ def test_partitions_on_s3_are_a_survey_and_so_is_one_of_them(tmp_path, bucket):
     np.testing.assert_array_equal(all_of(found, 64).image, GALAXIES.image)
     one = open_survey(f"{bucket}/data/10.pt")
     assert one == Survey(f"{bucket}/data", found.shards[1:])
-    again = resplit(found, str(tmp_path / "out"), 100)
+    again = resplit_survey(found, str(tmp_path / "out"), 100)
     np.testing.assert_array_equal(all_of(again).redshift, GALAXIES.redshift)
 
 
@@ -411,24 +413,24 @@ def test_hundreds_of_partitions_on_s3_are_a_survey_in_natural_order(tmp_path, bu
     assert found.shards == tuple(
         ShardEntry(name, 1 if name.endswith("h5") else 2, len(content[name[-3:]])) for name in names
     )
-    requests = Requests()
+    requests = RequestStatistics()
     some = open_survey(f"{bucket}/many", 3)
     assert some.shards == found.shards[:3]
-    assert requests.sent["HeadObject"] == 3  # no header of another is read
+    assert requests.counts["HeadObject"] == 3  # no header of another is read
 
 
 def test_headers_on_s3_are_read_so_many_at_once(tmp_path, monkeypatch):
-    together = threading.Barrier(REQUESTS, timeout=60)
+    together = threading.Barrier(MAX_REQUESTS, timeout=60)
 
     def opened(uri: str):
         together.wait()
         return open_shard(str(tmp_path / storage.basename(uri)))
 
     monkeypatch.setattr(surveys, "open_shard", opened)
-    names = [f"{number}.h5" for number in range(2 * REQUESTS)]
+    names = [f"{number}.h5" for number in range(2 * MAX_REQUESTS)]
     for number, name in enumerate(names):
         write_shard(tmp_path / name, [GALAXIES[:number]], number, FIELDS)
-    assert [entry.galaxies for entry in entries("s3://bucket/survey", names)] == list(range(2 * REQUESTS))
+    assert [entry.galaxies for entry in describe_files("s3://bucket/survey", names)] == list(range(2 * MAX_REQUESTS))
 
 
 def test_the_first_file_that_is_no_shard_is_named(tmp_path, monkeypatch):
@@ -441,7 +443,7 @@ def test_the_first_file_that_is_no_shard_is_named(tmp_path, monkeypatch):
     )
     assert refusal(open_survey, str(tmp_path)) == expected
     monkeypatch.setattr(surveys, "open_shard", lambda uri: open_shard(str(tmp_path / storage.basename(uri))))
-    assert refusal(entries, "s3://bucket/survey", ["1.h5", "2.h5", "3.h5", "4.h5"]) == expected
+    assert refusal(describe_files, "s3://bucket/survey", ["1.h5", "2.h5", "3.h5", "4.h5"]) == expected
     assert len(open_survey(str(tmp_path), 1).shards) == 1  # what is not asked for is not looked at
 
 
@@ -455,7 +457,7 @@ def test_no_more_than_the_first_shards_are_taken(survey, limit):
 
 def test_a_prefix_with_nothing_under_it_and_a_missing_bucket_are_one_sentence(bucket):
     assert refusal(open_survey, f"{bucket}/none").startswith(f"{bucket}/none does not exist; expected a survey folder")
-    assert refusal(open_survey, "s3://no-such-bucket/a").startswith("cannot look at s3://no-such-bucket/a: the bucket")
+    assert refusal(open_survey, "s3://no-such-bucket/a").startswith("cannot inspect s3://no-such-bucket/a: the bucket")
     with pytest.raises(StorageError):
         open_survey("s3://no-such-bucket/a.h5")
 
@@ -480,7 +482,7 @@ def peak_mb(statement: str, *arguments: str) -> float:
 def test_memory_does_not_grow_with_the_survey(tmp_path):
     batch = random_galaxies(500)  # 10 MB
     statement = (
-        "from cosmicai.surveys.survey import *; resplit(open_survey(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+        "from cosmicai.surveys.survey import *; resplit_survey(open_survey(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
     )
     peaks = []
     for number, batches in enumerate((1, 20)):

@@ -1,4 +1,4 @@
-"""Ranks that share a plan without talking, as the tasks of an array do."""
+"""Ranks that share a plan without communicating, as the tasks of a SLURM array do."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +8,12 @@ import pytest
 
 from cosmicai.errors import InputError
 from cosmicai.ranks.environment import Rank
-from cosmicai.runs.create import begin
-from cosmicai.runs.demo import demo_survey, named_survey
-from cosmicai.runs.schedule import share
+from cosmicai.runs.demo import make_demo_survey, open_named_survey
+from cosmicai.runs.schedule import static_assignment
 from cosmicai.runs.store import RunFolder
 from cosmicai.surveys.survey import open_survey
-from cosmicai.worker.entry import run_rank
-from cosmicai.worker.loop import work
-from support.helpers import make_survey, random_galaxies, tiny_weights
+from cosmicai.worker.rank_process import run_rank
+from support.helpers import make_run, make_survey, random_galaxies, run_worker, tiny_weights
 from support.processes import digest, run
 
 GALAXIES, PER_SHARD, TASKS = 1200, 300, 4
@@ -35,61 +33,61 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture
 def planned(tmp_path: Path, inputs: tuple[str, str]) -> RunFolder:
     survey, weights = inputs
-    return begin(open_survey(survey), weights, str(tmp_path / "run"), batch_size=8, device="cpu", ranks=TASKS)
+    return make_run(open_survey(survey), weights, str(tmp_path / "run"), batch_size=8, device="cpu", ranks=TASKS)
 
 
-def claimed(run: RunFolder, submission: str = "70") -> dict[str, str]:
+def read_claims(run: RunFolder, submission: str = "70") -> dict[str, str]:
     return {path.name: path.read_text() for path in Path(run.path("claims", submission)).glob("*")}
 
 
-def test_a_rank_does_its_share_first_and_claims_only_what_others_left(planned):
-    mine = share(planned.plan().items, 2, TASKS)
-    record = work(planned, task(2))
-    assert (record["items"], record["galaxies"]) == (len(planned.plan().items), GALAXIES)
-    assert set(claimed(planned)) == {item.name for item in planned.plan().items} - {item.name for item in mine}
-    assert set(claimed(planned).values()) == {"2"}
+def test_a_rank_claims_only_items_that_others_have_left(planned):
+    own = static_assignment(planned.plan().items, 2, TASKS)
+    record = run_worker(planned, task(2))
+    assert (record.items, record.galaxies) == (len(planned.plan().items), GALAXIES)
+    assert set(read_claims(planned)) == {item.name for item in planned.plan().items} - {item.name for item in own}
+    assert set(read_claims(planned).values()) == {"2"}
 
 
-def test_a_rank_without_a_submission_or_with_a_static_schedule_does_its_share_alone(planned):
-    mine = share(planned.plan().items, 1, TASKS)
-    assert work(planned, task(1), schedule="static")["items"] == len(mine)
-    assert work(planned, task(1, None))["items"] == 0
-    assert planned.parts() == set(mine)
+def test_a_rank_without_submission_or_with_a_static_schedule_claims_nothing(planned):
+    own = static_assignment(planned.plan().items, 1, TASKS)
+    assert run_worker(planned, task(1), schedule="static").items == len(own)
+    assert run_worker(planned, task(1, None)).items == 0
+    assert planned.parts() == set(own)
 
 
-def test_what_another_rank_has_claimed_is_left_to_it(planned):
-    [other, *_] = share(planned.plan().items, 0, TASKS)
+def test_an_item_claimed_by_another_rank_is_left_to_it(planned):
+    [other, *_] = static_assignment(planned.plan().items, 0, TASKS)
     assert planned.claim(other, task(3))
     assert not planned.claim(other, task(2)) and planned.claim(other, task(3))
-    work(planned, task(2))
+    run_worker(planned, task(2))
     assert planned.parts() == set(planned.plan().items) - {other}
-    assert work(planned, task(3))["items"] == 1, "one that was requeued takes up its own claims"
+    assert run_worker(planned, task(3)).items == 1, "a requeued rank continues with its own claims"
 
 
-def test_another_submission_does_not_mind_the_claims_of_the_first(planned):
+def test_claims_of_another_submission_are_ignored(planned):
     for item in planned.plan().items:
         assert planned.claim(item, task(9))
-    work(planned, task(0, "71"))
+    run_worker(planned, task(0, "71"))
     assert planned.parts() == set(planned.plan().items)
 
 
-def test_what_failed_is_not_tried_by_all(planned, inputs):
-    [other, *_] = share(planned.plan().items, 0, TASKS)
+def test_a_failed_item_is_not_tried_again_by_other_ranks(planned, inputs):
+    [other, *_] = static_assignment(planned.plan().items, 0, TASKS)
     planned.write_failure(other, 0, "its disk is gone")
-    assert work(planned, task(2))["items"] == len(planned.plan().items) - 1
-    assert [failure["count"] for failure in planned.failures()] == [1]
+    assert run_worker(planned, task(2)).items == len(planned.plan().items) - 1
+    assert [failure.count for failure in planned.failures()] == [1]
 
 
-def test_ranks_at_the_same_time_count_every_galaxy_once(planned):
+def test_concurrent_ranks_count_every_galaxy_once(planned):
     with ThreadPoolExecutor(TASKS) as threads:
-        records = list(threads.map(lambda number: work(planned, task(number)), range(TASKS)))
-    assert sum(record["galaxies"] for record in records) == GALAXIES
-    assert sum(record["items"] for record in records) == len(planned.plan().items)
+        records = list(threads.map(lambda number: run_worker(planned, task(number)), range(TASKS)))
+    assert sum(record.galaxies for record in records) == GALAXIES
+    assert sum(record.items for record in records) == len(planned.plan().items)
 
 
-def test_the_last_rank_concludes_and_the_others_say_what_is_left(planned, capsys, monkeypatch):
+def test_the_last_rank_summarizes_and_the_others_report_what_is_left(planned, capsys, monkeypatch):
     monkeypatch.delenv("COSMICAI_LOGS", raising=False)
-    [held, *_] = share(planned.plan().items, 0, TASKS)
+    [held, *_] = static_assignment(planned.plan().items, 0, TASKS)
     assert planned.claim(held, task(0))
     assert run_rank(planned, task(1), "dynamic") == 0
     assert f"{held.galaxies} galaxies are left to other ranks" in capsys.readouterr().out
@@ -98,17 +96,17 @@ def test_the_last_rank_concludes_and_the_others_say_what_is_left(planned, capsys
     assert json.loads(Path(planned.summary_path).read_text())["complete"]
     before = Path(planned.summary_path).stat().st_mtime_ns
     assert run_rank(planned, task(3), "dynamic") == 0
-    assert Path(planned.summary_path).stat().st_mtime_ns == before, "one that found nothing to do has nothing to add"
+    assert Path(planned.summary_path).stat().st_mtime_ns == before, "a rank without items does not summarize again"
 
 
-def test_a_run_of_which_the_rest_failed_is_concluded_as_incomplete(planned, capsys):
-    [other, *_] = share(planned.plan().items, 0, TASKS)
+def test_a_run_with_failed_items_is_summarized_as_incomplete(planned, capsys):
+    [other, *_] = static_assignment(planned.plan().items, 0, TASKS)
     planned.write_failure(other, 0, "its disk is gone")
     assert run_rank(planned, task(1), "dynamic") == 3
     assert f"incomplete: {other.galaxies} galaxies missing in the items {other.name}" in capsys.readouterr().err
 
 
-def test_tasks_that_run_infer_give_the_laptops_catalogue(tmp_path, inputs):
+def test_array_tasks_that_run_infer_give_the_catalogue_of_a_single_process(tmp_path, inputs):
     survey, weights = inputs
     for number, place in enumerate((3, 0)):
         variables = {
@@ -118,14 +116,14 @@ def test_tasks_that_run_infer_give_the_laptops_catalogue(tmp_path, inputs):
         more = {f"SLURM_{name}": value for name, value in variables.items()}
         done = run("infer", survey, "--weights", weights, "--out", str(tmp_path / "run"), "--resume", **more)
         assert done.returncode == 0, done.stderr
-    assert run("infer", survey, "--weights", weights, "--out", str(tmp_path / "calm")).returncode == 0
-    assert digest(tmp_path / "run") == digest(tmp_path / "calm")
-    assert RunFolder(str(tmp_path / "run")).plan().digest != RunFolder(str(tmp_path / "calm")).plan().digest
+    assert run("infer", survey, "--weights", weights, "--out", str(tmp_path / "single")).returncode == 0
+    assert digest(tmp_path / "run") == digest(tmp_path / "single")
+    assert RunFolder(str(tmp_path / "run")).plan().digest != RunFolder(str(tmp_path / "single")).plan().digest
 
 
-def test_the_demo_survey_is_made_once_by_whoever_comes_first(tmp_path):
+def test_the_demo_survey_is_made_once_by_the_first_rank(tmp_path):
     with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(lambda _: named_survey("demo", str(tmp_path / "run")), range(3)))
+        found = list(threads.map(lambda _: open_named_survey("demo", str(tmp_path / "run")), range(3)))
     assert {survey.uri for survey in found} == {str(tmp_path / "run" / "survey")}
     assert len({survey.shards for survey in found}) == 1 and found[0].galaxies == 4096
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["survey"]
@@ -133,9 +131,9 @@ def test_the_demo_survey_is_made_once_by_whoever_comes_first(tmp_path):
 
 def test_the_demo_survey_is_not_written_over_something_else(tmp_path):
     (tmp_path / "survey").mkdir()
-    (tmp_path / "survey" / "notes.txt").write_text("mine")
+    (tmp_path / "survey" / "notes.txt").write_text("a note")
     with pytest.raises(InputError, match="holds no galaxies"):
-        demo_survey(str(tmp_path / "survey"))
+        make_demo_survey(str(tmp_path / "survey"))
     with pytest.raises(InputError, match="choose a local --out"):
-        named_survey("demo", "s3://bucket/run")
+        open_named_survey("demo", "s3://bucket/run")
     assert [path.name for path in tmp_path.iterdir()] == ["survey"]

@@ -32,25 +32,23 @@ from cosmicai.errors import InputError, StorageError
 from cosmicai.launchers import status as states
 from cosmicai.launchers.aws import estimate, execution, transfer
 from cosmicai.launchers.aws import launcher as launching
-from cosmicai.launchers.aws.account import reached
+from cosmicai.launchers.aws.account import account_for_run
 from cosmicai.launchers.aws.clients import Account
 from cosmicai.launchers.aws.estimate import Speed
 from cosmicai.launchers.aws.stack import find_stack
-from cosmicai.launchers.aws.stage import short_name
+from cosmicai.launchers.aws.stage import cloud_name
 from cosmicai.launchers.aws.transfer import Upload
-from cosmicai.launchers.submission import cloud_run
+from cosmicai.launchers.submission import read_cloud_run
 from cosmicai.ranks.environment import Rank
-from cosmicai.runs.create import begin
 from cosmicai.runs.store import RunFolder
-from cosmicai.runs.summary import summarize
-from cosmicai.storage.parallel import in_order
+from cosmicai.runs.summarize import summarize
+from cosmicai.storage.parallel import map_in_order
 from cosmicai.storage.s3 import s3_client
 from cosmicai.surveys.survey import Survey, open_survey
-from cosmicai.worker.loop import work
 from launch.__main__ import launch as group
 from support.cloudformation import aws_fixture
 from support.faulty_s3 import faulty_s3
-from support.helpers import make_survey, random_galaxies, run, tiny_weights
+from support.helpers import make_invocation, make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
 from support.pipeline import Cloud, pipeline
 from support.pipeline_runs import BATCH, make_sky
 from support.s3 import bucket_fixture, server_url
@@ -151,12 +149,12 @@ def here(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Cal
     make_survey(tmp_path / "survey", random_galaxies(GALAXIES), PER_SHARD)
     tiny_weights(tmp_path / "w.safetensors")
     for module, name, value in (
-        (execution, "LOOK_EVERY", 0.01), (states, "LOOK_EVERY", 0.01), (states, "ASK_EVERY", 0.0),
+        (execution, "POLL_INTERVAL", 0.01), (states, "REFRESH_INTERVAL", 0.01), (states, "REMOTE_INTERVAL", 0.0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     # Each command has clients of its own, which would each read the same files of botocore's again.
     monkeypatch.setattr(JSONFileLoader, "load_file", lambda self, path: _read(path))
-    begin_execution = execution.begin
+    begin_execution = execution.start_execution
 
     def begun(account: Account, machine: str, arn: str, payload: dict[str, Any]) -> None:
         begin_execution(account, machine, arn, payload)
@@ -164,7 +162,7 @@ def here(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Cal
         if end := here.then(payload):
             here.end(arn, *end)
 
-    monkeypatch.setattr(execution, "begin", begun)
+    monkeypatch.setattr(execution, "start_execution", begun)
     yield here
     s3_client.cache_clear()
 
@@ -193,8 +191,8 @@ def predict(payload: dict[str, Any], share: int = 1) -> RunFolder:
     """What initialize, the first of so many ranks, and summarize make of a payload."""
     survey = open_survey(f"s3://{payload['data_bucket']}/{payload['data_prefix']}", payload.get("file_limit"))
     folder = RunFolder(f"s3://{payload['bucket']}/{payload['result_path']}")
-    begin(survey, payload["weights"], folder.uri, device="cpu", batch_size=payload.get("batch_size"), resume=True)
-    work(folder, Rank(0, share, "lambda"))
+    make_run(survey, payload["weights"], folder.uri, device="cpu", batch_size=payload.get("batch_size"), resume=True)
+    run_worker(folder, Rank(0, share, "lambda"))
     return folder
 
 
@@ -241,11 +239,11 @@ def sent(operations: tuple[str, ...] = ("PutObject", "GetObject")) -> Iterator[l
 
 def uploaded(here: Here, survey: Survey) -> list[str]:
     """Uploads a survey as a run does; returns what was written, in order."""
-    survey = transfer.with_checksums(survey)
-    uri = f"s3://{here.bucket}/surveys/{transfer.survey_id(survey)}"
+    survey = transfer.add_checksums(survey)
+    uri = f"s3://{here.bucket}/surveys/{transfer.survey_digest(survey)}"
     with sent(("PutObject", "UploadPart")) as found:
-        transfer.send(transfer.missing(transfer.shards_of(survey, uri)))
-        transfer.describe(survey, uri)
+        transfer.upload_files(transfer.list_missing(transfer.list_shard_uploads(survey, uri)))
+        transfer.write_survey_file(survey, uri)
     assert open_survey(uri).shards == survey.shards
     return [key.rpartition("/")[2] for _, key in found]
 
@@ -268,11 +266,11 @@ def test_only_what_is_missing_or_differs_is_uploaded(here):
 def test_a_survey_is_the_same_with_and_without_a_description(here):
     described = open_survey(str(here.folder / "survey"))
     (here.folder / "survey/survey.json").unlink()
-    bare = transfer.with_checksums(open_survey(str(here.folder / "survey")))
+    bare = transfer.add_checksums(open_survey(str(here.folder / "survey")))
     assert bare == described
-    assert transfer.survey_id(bare) == transfer.survey_id(described)
+    assert transfer.survey_digest(bare) == transfer.survey_digest(described)
     shorter = Survey(described.uri, described.shards[:2])
-    assert transfer.survey_id(shorter) != transfer.survey_id(described)
+    assert transfer.survey_digest(shorter) != transfer.survey_digest(described)
 
 
 def test_the_description_comes_last_and_not_at_all_after_an_upload_that_failed(here, monkeypatch):
@@ -288,7 +286,7 @@ def test_the_description_comes_last_and_not_at_all_after_an_upload_that_failed(h
         s3_client.cache_clear()
     assert done.code == 2
     assert f"launch: cannot write s3://{here.bucket}/surveys/" in done.err
-    assert done.err.endswith("/000003.h5: Access Denied; ask those who run the account for this permission\n")
+    assert done.err.endswith("/000003.h5: Access Denied; ask the administrators of the account for this permission\n")
     assert not [key for key in here.stored() if key.endswith(("survey.json", "000003.h5"))]
     assert here.started == [] and not here.out.exists()
     here.then = whole
@@ -300,10 +298,10 @@ def test_a_file_of_several_pieces_arrives_whole(here):
     path.write_bytes(secrets.token_bytes(9 * 2**20 + 1))
     digest = storage.sha256(str(path))
     upload = Upload(str(path), f"s3://{here.bucket}/large", path.stat().st_size, digest)
-    assert transfer.missing([upload]) == [upload]
+    assert transfer.list_missing([upload]) == [upload]
     with sent(("UploadPart",)) as pieces:
-        transfer.send([upload])
-    assert len(pieces) == 2 and transfer.missing([upload]) == []
+        transfer.upload_files([upload])
+    assert len(pieces) == 2 and transfer.list_missing([upload]) == []
     assert storage.sha256(upload.uri) == digest
 
 
@@ -334,12 +332,12 @@ def test_all_of_a_large_run_folder_comes_back_and_only_once(here):
     source, copy = RunFolder(f"s3://{here.bucket}/runs/a"), RunFolder(str(here.out))
     names = [f"parts/{number:04}.h5" for number in range(1000)] + ["summary.json", "records/0.json", "a/b/c"]
     put = partial(s3_client().put_object, Bucket=here.bucket)
-    for _ in in_order(lambda name: put(Key=f"runs/a/{name}", Body=name.encode() * 3), names, 16):
+    for _ in map_in_order(lambda name: put(Key=f"runs/a/{name}", Body=name.encode() * 3), names, 16):
         pass
     put(Key="runs/a/folder/", Body=b"")
     put(Key="runs/ab/other", Body=b"not of this run")
     with sent() as first:
-        transfer.fetch(source, copy)
+        transfer.download_run(source, copy)
     there = {str(path.relative_to(here.out)): path.read_bytes() for path in here.out.rglob("*") if path.is_file()}
     assert there == {name: name.encode() * 3 for name in names}
     assert first[-1] == ("GetObject", "runs/a/summary.json") and len(first) == 1003
@@ -348,7 +346,7 @@ def test_all_of_a_large_run_folder_comes_back_and_only_once(here):
     (here.out / "parts/0002.h5").write_bytes(b"x" * 39)
     os.utime(here.out / "parts/0002.h5", (0, 0))
     with sent() as second:
-        transfer.fetch(source, copy)
+        transfer.download_run(source, copy)
     assert sorted(key for _, key in second) == [
         "runs/a/parts/0001.h5", "runs/a/parts/0002.h5", "runs/a/records/0.json"
     ]  # fmt: skip
@@ -364,13 +362,13 @@ def test_a_download_that_breaks_off_leaves_nothing_of_the_file(here, monkeypatch
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faults.url)
         s3_client.cache_clear()
         faults.add("cut", "GET", "catalogue", times=2)
-        transfer.fetch(source, copy)
+        transfer.download_run(source, copy)
         assert len(faults.done) == 2, "it is tried again"
         (here.out / "catalogue.parquet").unlink()
         (here.out / "summary.json").unlink()
         faults.add("cut", "GET", "catalogue", times=None)
         with pytest.raises(StorageError, match=f"^cannot fetch {source.uri}/catalogue.parquet: "):
-            transfer.fetch(source, copy)
+            transfer.download_run(source, copy)
     s3_client.cache_clear()
     assert list(here.out.iterdir()) == [], "nor has it a summary, which only a whole copy has"
 
@@ -381,7 +379,7 @@ def test_an_object_of_another_size_than_listed_is_refused(here, monkeypatch):
     listed = transfer._objects
     monkeypatch.setattr(transfer, "_objects", lambda uri: [replace(item, bytes=5) for item in listed(uri)])
     with pytest.raises(StorageError, match=r"plan\.json came with 4 bytes where 5 were listed; fetch it again$"):
-        transfer.fetch(source, copy)
+        transfer.download_run(source, copy)
     assert list(here.out.iterdir()) == []
 
 
@@ -389,7 +387,7 @@ def test_a_key_that_leads_elsewhere_is_refused(here):
     source = RunFolder(f"s3://{here.bucket}/runs/a")
     s3_client().put_object(Bucket=here.bucket, Key="runs/a/x/../../../evil", Body=b"")
     with pytest.raises(InputError, match=r"holds 'x/\.\./\.\./\.\./evil', which is no name of a file"):
-        transfer.fetch(source, RunFolder(str(here.out)))
+        transfer.download_run(source, RunFolder(str(here.out)))
     assert not here.out.exists()
 
 
@@ -401,8 +399,8 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
     options = ("--concurrency", 7, "--tolerate", 2.5, "--fmi", "--accept-precision-loss", "--precision", "float32")
     done = here.launch(*options)
     assert done.code == 0, done.err
-    name = short_name(RunFolder(str(here.out)))
-    survey = transfer.survey_id(open_survey(str(here.folder / "survey")))
+    name = cloud_name(RunFolder(str(here.out)))
+    survey = transfer.survey_digest(open_survey(str(here.folder / "survey")))
     digest = hashlib.sha256((here.folder / "w.safetensors").read_bytes()).hexdigest()[:16]
     payload = {
         "bucket": here.bucket, "result_path": f"runs/{name}", "data_bucket": here.bucket,
@@ -440,15 +438,11 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
 
 def test_what_a_run_cost_is_told(here):
     here.then = whole
-    place = {
-        "request_id": "0", "function": "infer", "memory_mb": 1024, "ephemeral_mb": 512, "region": REGION,
-        "architecture": "x86_64", "cold_start": True, "seconds": 100.0,
-    }  # fmt: skip
+    invocation = make_invocation("0", 100.0, memory_mb=1024, region=REGION)
 
     def noted(payload: dict[str, Any]) -> tuple[str, str | None, str | None]:
         folder = predict(payload)
-        record = folder.records()["0"] | {"lambda": place, "s3_requests": {}}
-        folder.write_json(folder.record_path(0, 1), record)
+        folder.amend_record(folder.records()["0"], invocation=invocation, s3_requests={})
         summarize(folder)
         return DONE
 
@@ -467,7 +461,7 @@ def test_what_a_run_cost_is_told(here):
 
 def test_a_run_that_nobody_follows_is_seen_and_fetched_later(here):
     done = here.launch("--detach")
-    name = short_name(RunFolder(str(here.out)))
+    name = cloud_name(RunFolder(str(here.out)))
     assert done.code == 0 and [line.partition(" ")[0] for line in done.out.splitlines()] == [
         "execution", "watch", "stop", "when"
     ]  # fmt: skip
@@ -505,7 +499,7 @@ def test_another_shell_is_told_where_the_run_is_by_its_folder(here, monkeypatch)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "mars-north-1")
     assert here.call("status", here.out).code == 3
     (here.out / "cloud.json").write_text(json.dumps(here.told() | {"endpoint_url": None}))
-    used = reached(cloud_run(RunFolder(str(here.out))))
+    used = account_for_run(read_cloud_run(RunFolder(str(here.out))))
     assert used == Account(REGION, None, None)
     assert "AWS_ENDPOINT_URL" not in os.environ and os.environ["AWS_DEFAULT_REGION"] == REGION
 
@@ -534,12 +528,12 @@ def test_watching_ends_with_the_execution(here, monkeypatch):
             here.end(arn, "ABORTED", None, "enough")
         return look(account, arn)
 
-    look = execution.look
-    monkeypatch.setattr(execution, "look", ends_soon)
+    look = execution.describe_execution
+    monkeypatch.setattr(execution, "describe_execution", ends_soon)
     done = here.call("status", "--watch", here.out)
     assert done.code == 3 and looks >= 3
     assert ": ABORTED: enough\n" in done.out and "40 of 60 galaxies done" in done.out
-    assert f"nobody is seen at work; go on with `python -m launch resume {here.out}`" in done.out
+    assert f"no rank is at work; finish the run with `python -m launch resume {here.out}`" in done.out
     here.then = whole
     assert here.call("resume", here.out).code == 0
     assert [name[-2:] for name, _ in here.started] == ["-1", "-2"]
@@ -547,13 +541,13 @@ def test_watching_ends_with_the_execution(here, monkeypatch):
 
 def test_a_run_is_cancelled_and_resumed_from_its_folder_alone(here):
     here.launch("--detach")
-    name = short_name(RunFolder(str(here.out)))
+    name = cloud_name(RunFolder(str(here.out)))
     done = here.call("cancel", here.out)
     assert (done.code, done.out) == (0, f"stopped execution {name}-1\n")
     assert here.call("cancel", here.out).out == f"nothing is at work on {here.out}\n"
     told = "".join(here.call("status", here.out).out.splitlines())  # which wraps long lines
     assert told.startswith(
-        f"{here.out}: not begun; go on with `python -m launch resume {here.out}`execution {name}-1: ABORTED"
+        f"{here.out}: not begun; finish it with `python -m launch resume {here.out}`execution {name}-1: ABORTED"
     )
     here.then = whole
     done = here.call("resume", here.out)
@@ -565,18 +559,18 @@ def test_a_run_is_cancelled_and_resumed_from_its_folder_alone(here):
 
 
 def test_a_launcher_that_dies_before_the_start_loses_nothing(here, monkeypatch):
-    started = execution.begin
+    started = execution.start_execution
 
     def dies(*arguments: Any) -> None:
         raise InputError("the power failed")
 
-    monkeypatch.setattr(execution, "begin", dies)
+    monkeypatch.setattr(execution, "start_execution", dies)
     assert here.launch().code == 2
-    name = short_name(RunFolder(str(here.out)))
+    name = cloud_name(RunFolder(str(here.out)))
     assert here.told()["execution"].endswith(f":{name}-1")
-    monkeypatch.setattr(execution, "begin", started)
+    monkeypatch.setattr(execution, "start_execution", started)
     assert "".join(here.call("status", here.out).out.splitlines()) == (
-        f"{here.out}: not begun; go on with `python -m launch resume {here.out}`"
+        f"{here.out}: not begun; finish it with `python -m launch resume {here.out}`"
         f"no execution has begun on s3://{here.bucket}/runs/{name}"
     )
     assert here.call("cancel", here.out).out == f"nothing is at work on {here.out}\n"
@@ -589,7 +583,7 @@ def test_an_execution_that_never_got_a_plan_is_bad_input(here):
     message = "the payload's weights are nowhere; put them there"
     here.then = lambda payload: ("FAILED", "InputError", json.dumps({"errorMessage": message, "stackTrace": []}))
     done = here.launch()
-    name = short_name(RunFolder(str(here.out)))
+    name = cloud_name(RunFolder(str(here.out)))
     assert done.code == 2
     assert done.err.splitlines()[-1] == f"launch: execution {name}-1: FAILED: InputError: {message}"
     assert f": FAILED: InputError: {message}" in here.call("status", here.out).out.replace("\n", " ")
@@ -608,7 +602,7 @@ def test_functions_that_may_not_read_the_survey_are_explained(here):
 def test_an_incomplete_run_comes_back_as_it_is_and_is_finished(here):
     here.then = half
     done = here.launch()
-    name = short_name(RunFolder(str(here.out)))
+    name = cloud_name(RunFolder(str(here.out)))
     assert done.code == 3
     sentence = (
         f"execution {name}-1: FAILED: RunIncomplete: s3://x: 20 of {GALAXIES} galaxies are missing, in the items a, b"
@@ -659,14 +653,14 @@ def test_ctrl_c_stops_following_and_nothing_else(here, monkeypatch):
 
 
 def test_aws_that_no_longer_answers_stops_following_and_nothing_else(here, monkeypatch):
-    look = execution.look
+    look = execution.describe_execution
 
     def gone(account: Account, arn: str) -> Any:
         if here.started:
             raise InputError("AWS does not answer")
         return look(account, arn)
 
-    monkeypatch.setattr(execution, "look", gone)
+    monkeypatch.setattr(execution, "describe_execution", gone)
     done = here.launch()
     assert done.code == 2 and "AWS does not answer; the execution goes on, fetch its results" in done.err
 
@@ -676,16 +670,16 @@ def test_aws_that_no_longer_answers_stops_following_and_nothing_else(here, monke
 
 def test_the_same_folder_is_the_same_run_and_no_other_one_is(monkeypatch):
     folder = RunFolder("/home/me/runs/first try (α)*")
-    name = short_name(folder)
-    assert name.startswith("first-try------") and name == short_name(folder)
-    assert len(short_name(RunFolder("/" + "x" * 200))) == 69
-    others = {short_name(RunFolder(uri)) for uri in ("/home/you/runs/first try (α)*", "/home/me/runs/first try (α)+")}
+    name = cloud_name(folder)
+    assert name.startswith("first-try------") and name == cloud_name(folder)
+    assert len(cloud_name(RunFolder("/" + "x" * 200))) == 69
+    others = {cloud_name(RunFolder(uri)) for uri in ("/home/you/runs/first try (α)*", "/home/me/runs/first try (α)+")}
     monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    others.add(short_name(folder))
+    others.add(cloud_name(folder))
     assert len(others | {name}) == 4
-    on_s3 = short_name(RunFolder("s3://bucket/runs/a"))
+    on_s3 = cloud_name(RunFolder("s3://bucket/runs/a"))
     monkeypatch.setattr("platform.node", lambda: "here")
-    assert short_name(RunFolder("s3://bucket/runs/a")) == on_s3, "which is the same run from every machine"
+    assert cloud_name(RunFolder("s3://bucket/runs/a")) == on_s3, "which is the same run from every machine"
 
 
 def test_a_run_goes_on_with_resume_alone_and_only_if_it_is_the_same(here):
@@ -737,9 +731,9 @@ def test_folders_of_other_runs_are_refused(here):
     done = here.call(here.folder / "survey", "--weights", weights, "--out", here.folder / "second", "--procs", 2)
     assert done.code == 2 and "is for the results of s3://" in done.err
     done = here.call("resume", here.folder / "second", "--procs", 2)
-    assert done.code == 2 and done.err.startswith("launch: --procs means nothing to a run in the cloud; leave it out")
+    assert done.code == 2 and done.err.startswith("launch: --procs has no effect on a run in the cloud; leave it out")
     assert here.call("resume", here.out, "--detach").err == (
-        f"launch: --detach is for runs in the cloud, and {here.out} is none\n"
+        f"launch: --detach is for runs in the cloud, and {here.out} is not one\n"
     )
     (here.folder / "file").write_text("")
     assert "is a file; expected a folder" in here.launch(out=here.folder / "file").err
@@ -749,7 +743,7 @@ def test_a_damaged_note_is_one_sentence(here):
     here.out.mkdir()
     (here.out / "cloud.json").write_text('{"run": "s3://')
     for done in (here.call("status", here.out), here.call("cancel", here.out), here.launch("--resume")):
-        assert done.code == 2 and f"{here.out}/cloud.json is damaged" in done.err
+        assert done.code == 2 and f"{here.out}/cloud.json cannot be used: " in done.err
 
 
 def test_a_run_folder_on_s3_is_the_run_itself(here):
@@ -833,15 +827,15 @@ def test_the_demo_needs_no_files(here):
 # ---- Before it begins
 
 OPTIONS = [
-    *[(("--cloud", *option), f"--cloud and {option[0]} contradict each other; on AWS there is a rank for each partition"
+    *[(("--cloud", *option), f"--cloud and {option[0]} contradict each other; on AWS there is one rank per partition"
        " (--partition-mb)")
       for option in (("--slurm",), ("--mpi",), ("--procs", "2"), ("--gpus", "1"), ("--nodes", "2"), ("--wait",),
                      ("--schedule", "static"), ("--array", "4"), ("--memory-mb", "100"))],
     (("--cloud", "--device", "cuda"),
-     "--cloud and --device cuda contradict each other; on AWS OpenVINO computes, on CPUs"),
+     "--cloud and --device cuda contradict each other; on AWS ranks use OpenVINO, on CPUs"),
     (("--cloud", "--engine", "reference"),
-     "--cloud and --engine reference contradict each other; on AWS OpenVINO computes, on CPUs"),
-    (("--cloud", "--partition-mb", "nan"), "--partition-mb nan is no size; expected MB, such as 25"),
+     "--cloud and --engine reference contradict each other; on AWS ranks use OpenVINO, on CPUs"),
+    (("--cloud", "--partition-mb", "nan"), "--partition-mb nan is not a size; expected MB, such as 25"),
     *[(option, f"{option[0]} is for runs with --cloud")
       for option in (("--stack", "mine"), ("--partition-mb", "1"), ("--memory", "2048"), ("--concurrency", "1"),
                      ("--tolerate", "1"), ("--fmi",), ("--region", "us-east-1"), ("--profile", "me"), ("--detach",),
@@ -884,7 +878,7 @@ def test_what_is_not_there_is_one_sentence(here, monkeypatch):
 
 def test_an_address_with_a_password_is_not_written_down(here):
     done = here.launch("--endpoint-url", f"http://me:{SECRETS[0]}@127.0.0.1:1")
-    assert done.code == 2 and done.err.startswith("launch: --endpoint-url holds a user's name or password")
+    assert done.code == 2 and done.err.startswith("launch: --endpoint-url holds a user name or password")
 
 
 def test_the_account_that_was_named_is_found_again(here, monkeypatch):
@@ -923,7 +917,7 @@ def test_more_memory_changes_the_stack_unless_others_use_it(here, aws, monkeypat
     with pytest.raises(InputError) as told:
         launching._with_memory(aws.account, find_stack(aws.account, aws.name), 1024)
     assert str(told.value) == (
-        f"--memory 1024 would change the stack {aws.name} under runs that are going on (somebodys); wait for them, "
+        f"--memory 1024 would change the stack {aws.name} while runs are in progress (somebodys); wait for them, "
         "stop them, or do with the stack's 4096 MB"
     )
     assert aws.parameters()["MemoryMB"] == "4096"
@@ -932,7 +926,7 @@ def test_more_memory_changes_the_stack_unless_others_use_it(here, aws, monkeypat
 def test_a_dry_run_counts_and_leaves_nothing(here, monkeypatch):
     make_survey(here.folder / "survey5", random_galaxies(2500), 500)
     asked: list[int] = []
-    monkeypatch.setattr(estimate, "measured", lambda run, memory: asked.append(memory) or Speed(2.0, 100.0))
+    monkeypatch.setattr(estimate, "measure_speed", lambda run, memory: asked.append(memory) or Speed(2.0, 100.0))
     storage.write_bytes(f"s3://{here.bucket}/there", b"")
     done = here.launch("--dry-run", survey=here.folder / "survey5")
     assert done.code == 0, done.err
@@ -967,13 +961,13 @@ def test_a_dry_run_counts_and_leaves_nothing(here, monkeypatch):
     ).out.splitlines()
     assert lines[0] == f"2,040 galaxies of {here.folder}/survey5 in 10 partitions"  # of 204 galaxies each
     assert lines[2].startswith("10 ranks, 2 at a time")
-    monkeypatch.setattr(estimate, "measured", lambda run, memory: Speed(2.0, 1.0))
+    monkeypatch.setattr(estimate, "measure_speed", lambda run, memory: Speed(2.0, 1.0))
     lines = here.launch("--dry-run", survey=here.folder / "survey5").out.splitlines()
     assert lines[7].startswith("the stack gives an invocation 60 s, so that such a rank is called several times; ")
 
 
 def test_a_dry_run_knows_what_is_there_already(here, monkeypatch):
-    monkeypatch.setattr(estimate, "measured", lambda run, memory: Speed(1.0, 100.0))
+    monkeypatch.setattr(estimate, "measure_speed", lambda run, memory: Speed(1.0, 100.0))
     uploaded(here, Survey(str(here.folder / "survey"), open_survey(str(here.folder / "survey")).shards))
     done = here.launch("--dry-run")
     weights = (here.folder / "w.safetensors").stat().st_size
@@ -1031,7 +1025,7 @@ def test_a_survey_through_the_whole_pipeline_gives_the_catalogue_of_the_laptop(t
         assert transitions == usage["transitions"]
         # Of summarize the summary knows nothing yet; others do not count what they write last: of each rank its record
         # and the published keys, of initialize its note. A header takes one or two reads.
-        last = estimate.requests_of_planners(3, 3)["summarize"]
+        last = estimate.count_planner_requests(3, 3)["summarize"]
         assert 0 <= reads - last["GetObject"] - last["HeadObject"] - usage["s3_reads"] <= 3
         assert writes - last["PutObject"] - last["ListObjectsV2"] == usage["s3_writes"] + 3 * 2 + 1
         assert not [secret for secret in (*cloud.secrets, *SECRETS) if secret in done.stdout + done.stderr]

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.pipeline import Cloud, pipeline
 from support.pipeline_runs import Sky, assert_whole, deliveries, make_sky, payload, records
-from support.rendezvous import Server, serving
+from support.rendezvous import Server, rendezvous_server
 
 pytestmark = pytest.mark.xdist_group("pipeline-fmi")
 SURVEY, NAME = "surveys/six", "rendezvous"
@@ -34,7 +34,7 @@ def secret() -> str:
 
 @pytest.fixture(scope="module")
 def server(secret) -> Iterator[Server]:
-    with serving(secret=secret.encode()) as server:
+    with rendezvous_server(secret=secret.encode()) as server:
         yield server
 
 
@@ -82,7 +82,7 @@ def test_without_fmi_nobody_asks_the_server(cloud, server, six):
 
 
 def test_the_payload_may_name_another_server(cloud, six, secret):
-    with serving(secret=secret.encode()) as other:
+    with rendezvous_server(secret=secret.encode()) as other:
         asked = payload(cloud, SURVEY, "runs/other", fmi_enabled=True, rendezvous_endpoint=str(other.endpoint))
         assert_whole(cloud, cloud.run(asked), six)
         assert counted(other, "fmi_items_total") == ITEMS + RANKS
@@ -118,7 +118,7 @@ def test_a_run_goes_on_with_what_is_missing(cloud, server, six):
     ("changes", "said"),
     [
         ({"rendezvous_endpoint": "127.0.0.1:9"}, "no rendezvous server answers at 127.0.0.1:9"),
-        ({"rendezvous_endpoint": "here:"}, "'here:' is no address of a rendezvous server; expected HOST:PORT"),
+        ({"rendezvous_endpoint": "here:"}, "'here:' is not the address of a rendezvous server; expected HOST:PORT"),
         ({"world_size": 4}, "all 4 ranks must be there at once, and max_concurrency is 3"),
         ({"max_concurrency": 2, "world_size": 3}, "all 3 ranks must be there at once, and max_concurrency is 2"),
     ],
@@ -131,7 +131,7 @@ def test_what_cannot_be_is_said_before_anything_is_paid_for(cloud, changes, said
 
 
 def test_a_server_with_another_secret_is_named(cloud):
-    with serving(secret=b"another") as other:
+    with rendezvous_server(secret=b"another") as other:
         asked = payload(cloud, SURVEY, "runs/never", fmi_enabled=True, rendezvous_endpoint=str(other.endpoint))
         execution = cloud.run(asked)
     assert "rank 0 does not know the secret of job check-" in execution.message

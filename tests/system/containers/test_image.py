@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosmicai.bench.emulator import emulated
-from cosmicai.runs.record import git_commit
+from cosmicai.bench.lambda_emulator import run_emulator
+from cosmicai.runs.provenance import git_commit
+from cosmicai.runs.record import Record
 from cosmicai.runs.store import RunFolder
 from support.emulator import EMULATOR, NO_EMULATOR
 from support.helpers import make_survey, random_galaxies, run, tiny_weights
@@ -22,7 +23,7 @@ from support.image import ARCHIVE, ROOT, Image, archived, labels
 from support.image_registry import NO_REGISTRY, manifest, registry
 from support.image_registry import installed as registry_installed
 from support.processes import digest
-from support.rendezvous import SECRET, serving
+from support.rendezvous import SECRET, rendezvous_server
 from support.s3 import bucket_fixture as bucket_fixture
 from support.slurm_cluster import Cluster, surroundings
 from support.slurm_cluster import cluster as cluster
@@ -31,13 +32,13 @@ IN_IMAGE = Path("/opt/cosmicai")
 GALAXIES, PER_SHARD = 1500, 500
 
 
-def whole(out: Path, image: Image, ranks: int) -> list[dict]:
+def whole(out: Path, image: Image, ranks: int) -> list[Record]:
     """The records of a complete run, all of whose ranks were in the image."""
     summary, records = json.loads((out / "summary.json").read_text()), list(RunFolder(str(out)).records().values())
     assert summary["complete"] and summary["failures"] == []
-    assert sorted(record["rank"] for record in records) == list(range(ranks))
-    assert {(record["world_size"], record["image_digest"]) for record in records} == {(ranks, image.digest)}
-    assert {record["git_commit"] for record in records} == {git_commit()}
+    assert sorted(record.rank for record in records) == list(range(ranks))
+    assert {(record.world_size, record.image_digest) for record in records} == {(ranks, image.digest)}
+    assert {record.git_commit for record in records} == {git_commit()}
     return records
 
 
@@ -70,7 +71,7 @@ def test_archive_registry_sif_and_record_name_one_digest(image, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         [record] = whole(out / "run", image, 1)
-        assert record["image_digest"] == name
+        assert record.image_digest == name
     pulled.unlink()
 
 
@@ -295,7 +296,7 @@ def test_jobs_in_it_have_all_their_ranks_and_the_same_catalogue(
     arguments = [ROOT / "jobs" / script, survey / "survey", tmp_path / "run", survey / "w.safetensors"]
     job = jobs.sbatch(*options, *map(str, arguments), **settings(image, jobs))
     assert jobs.wait(job) == "COMPLETED", [own.read_text() for own in jobs.folder.glob(f"slurm-{job}*.out")]
-    assert {record["platform"] for record in whole(tmp_path / "run", image, ranks)} == {platform}
+    assert {record.platform for record in whole(tmp_path / "run", image, ranks)} == {platform}
     assert digest(tmp_path / "run") == digest(survey / "calm")
 
 
@@ -323,7 +324,7 @@ def test_what_an_image_is_not_made_for_is_said_before_it_is_submitted(image, job
     asked = ("--slurm", str(survey / "survey"), "--out", str(tmp_path / "run"), "--site", str(site))
     for image_file, why in (
         (image.sif, "was built without CUDA and --gpus 1 asks for GPUs; build another with "),
-        (no_image, "is no image of Apptainer; make one with containers/sif.sh"),
+        (no_image, "is not an image of Apptainer; make one with containers/sif.sh"),
     ):
         done = run(*asked, "--gpus", "1", "--image", str(image_file), module="launch", **jobs.environment)
         assert done.returncode == 2
@@ -357,7 +358,7 @@ def test_the_hosts_mpirun_connects_ranks_in_containers(image, survey, tmp_path):
     command = [*mpirun, CONTAINER, "cosmicai", "work", tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=surroundings() | own)
     assert done.returncode == 0, done.stderr
-    assert {record["platform"] for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
+    assert {record.platform for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
     assert digest(tmp_path / "run") == digest(survey / "calm")
 
 
@@ -367,7 +368,7 @@ def test_its_own_mpirun_connects_ranks(image, survey, tmp_path):
     work = ("python", "-m", "cosmicai", "work", tmp_path / "run")
     done = image.run("mpirun", "-n", 2, "--oversubscribe", *work, options=seen, COSMICAI_WORLD_SIZE="2")
     assert done.returncode == 0, done.stderr
-    assert {record["platform"] for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
+    assert {record.platform for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
     assert digest(tmp_path / "run") == digest(survey / "calm")
 
 
@@ -379,7 +380,7 @@ def test_its_own_mpirun_connects_ranks(image, survey, tmp_path):
             "pmi2",
             "this rank was started by PMI, as MPICH, Intel MPI or `srun --mpi=pmi2` do, and mpi4py uses Open MPI v4",
         ),
-        ("none", "2 ranks were asked for (COSMICAI_WORLD_SIZE) and this one finds itself alone"),
+        ("none", "2 ranks were requested (COSMICAI_WORLD_SIZE) and this rank finds that it is alone"),
     ],
 )
 def test_a_host_whose_mpi_does_not_fit_is_told_in_a_sentence(image, jobs, survey, tmp_path, kind, why):
@@ -406,7 +407,7 @@ def test_the_same_image_answers_as_a_lambda_function(image, survey, tmp_path, bu
     command = ["apptainer", "run", "--contain", "--no-home", "--pwd", "/", "--bind", str(survey)]
     own = ["--no-privs"] if os.getuid() == 0 else []
     log = tmp_path / "log"
-    with emulated(EMULATOR, [*command, *own, str(image.sif), "handlers.infer"], surroundings(), log) as function:
+    with run_emulator(EMULATOR, [*command, *own, str(image.sif), "handlers.infer"], surroundings(), log) as function:
         records = [function({"run": f"{bucket}/run", "rank": rank, "world_size": 2}) for rank in range(2)]
         refused = function({"run": f"{bucket}/run"})
     assert [record["rank"] for record in records] == [0, 1], log.read_text()
@@ -418,8 +419,7 @@ def test_the_same_image_answers_as_a_lambda_function(image, survey, tmp_path, bu
     assert (done.returncode, f"coverage     {GALAXIES}/{GALAXIES}" in done.stdout) == (0, True), done.stderr
     copied = RunFolder(f"{bucket}/run").complete_summary()
     assert (
-        copied
-        and copied["catalogue_sha256"] == json.loads((survey / "calm/summary.json").read_text())["catalogue_sha256"]
+        copied and copied.catalogue_sha256 == json.loads((survey / "calm/summary.json").read_text())["catalogue_sha256"]
     )
 
 
@@ -430,7 +430,7 @@ def test_the_same_image_is_a_rendezvous_server_and_says_so_to_a_doctor(image):
     def popen(command: list[str], **arguments: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(image.command("python", *command[1:], options=bare), **arguments)
 
-    with serving(popen=popen) as server:
+    with rendezvous_server(popen=popen) as server:
         health = image.run("python", "-m", "fmi", "health", "--port", server.health_port, options=bare)
         assert (health.returncode, json.loads(health.stdout)["status"]) == (0, "ok")
         doctor = image.run("python", "-m", "fmi", "doctor", server.endpoint, options=bare)

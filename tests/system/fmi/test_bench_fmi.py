@@ -1,4 +1,4 @@
-"""`cosmicai bench fmi` measures what it says."""
+"""The report of `cosmicai bench fmi`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from cosmicai.bench.networks import missing
+from cosmicai.bench.nat_lab.networks import explain_unsupported
 from support.helpers import run
 
 PLAIN = {"NATs": ["plain TCP", "punched", "relay"], "loopback": ["plain TCP", "private", "relay"]}
 REDUCED = ["barrier", "allreduce 1 KB", "allreduce 16 MB"]
 
 
-def test_all_figures_are_measured_beside_what_they_are_compared_with():
-    if why := missing():
+def test_all_metrics_are_measured_with_their_references():
+    if why := explain_unsupported():
         pytest.skip(why)
     done = run("bench", "fmi", "--ranks", "2", "--joining", "3", "--repeats", "1", "--json")
     assert done.returncode == 0, done.stderr

@@ -145,7 +145,7 @@ WRONG = {
     "not submitted": ({"SLURM_JOB_ID": ""}, ["survey"], "this is a job; submit it with sbatch"),
     "too many words": ({}, ["a", "b", "c", "d"], "expected SURVEY, RUN and WEIGHTS at most, not 4 arguments"),
     "from elsewhere": ({"SLURM_SUBMIT_DIR": "/nowhere"}, [], "submit from the project's folder or set COSMICAI_ROOT"),
-    "no image": ({"COSMICAI_IMAGE": "a.sif"}, [], "COSMICAI_IMAGE=a.sif is not there"),
+    "no image": ({"COSMICAI_IMAGE": "a.sif"}, [], "COSMICAI_IMAGE=a.sif does not exist"),
 }
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from cosmicai import storage
+from cosmicai.runs.record import Record
 from cosmicai.runs.store import RunFolder
 from support.helpers import make_survey, random_galaxies, tiny_weights
-from support.processes import SLOW, digest, run, until
+from support.processes import SLOW, digest, run, wait_until
 from support.s3 import bucket_fixture as bucket_fixture
 from support.scripts import NO_APPTAINER, Box
 from support.slurm_cluster import Cluster
@@ -32,26 +33,26 @@ SABOTAGE = """
 import os, pathlib, signal, sys, time
 
 if {"work", "infer"} & set(sys.orig_argv):
-    from cosmicai.runs import work
+    from cosmicai.worker import loop
 
-    predict_rows = work.predict_rows
+    predict_chunk = loop.predict_chunk
     glutton = os.environ.get("TEST_GLUTTON") == os.environ.get("SLURM_ARRAY_TASK_ID", "-")
 
     calm = "TEST_SLOW_ONCE" in os.environ and "SLURM_RESTART_COUNT" in os.environ
 
     begun = pathlib.Path(os.environ.get("TEST_GLUTTON_BEGUN", "/"))
 
-    def sabotaged(engine, rows):
+    def sabotaged(engine, chunk):
         time.sleep(0 if calm else float(os.environ.get("TEST_SLOW", 0)))
         if glutton:
             begun.touch()
         while glutton:
-            work.hoard = getattr(work, "hoard", b"") + b"x" * 100_000_000
+            loop.hoard = getattr(loop, "hoard", b"") + b"x" * 100_000_000
         while not begun.exists():  # else the others may leave it nothing to do
             time.sleep(0.05)
-        return predict_rows(engine, rows)
+        return predict_chunk(engine, chunk)
 
-    work.predict_rows = sabotaged
+    loop.predict_chunk = sabotaged
 """
 
 
@@ -94,7 +95,7 @@ class Jobs:
 
     def until_parts(self, out: Path, least: int = 1) -> None:
         """Waits until so many items are done."""
-        until(lambda: len(list((out / "parts").glob("*.h5"))) >= least)
+        wait_until(lambda: len(list((out / "parts").glob("*.h5"))) >= least)
 
     def demand_whole(self, out: Path) -> list[dict]:
         """The run is complete and its catalogue the laptop's; returns the records."""
@@ -120,8 +121,8 @@ def nobody_left(cluster: Cluster) -> Iterator[None]:
     cluster.cancel_all()
 
 
-def galaxies_of(records: list[dict]) -> int:
-    return sum(record["galaxies"] for record in records)
+def galaxies_of(records: list[Record]) -> int:
+    return sum(record.galaxies for record in records)
 
 
 def test_one_sbatch_without_arguments_gives_the_demos_catalogue(tmp_path, cluster):
@@ -154,8 +155,8 @@ def test_any_array_shares_the_work(tmp_path, jobs, tasks):
     assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)
     assert galaxies_of(records) == GALAXIES
-    assert {record["job"].partition("_")[0] for record in records} == {job}
-    assert {record["platform"] for record in records} == {"slurm-array"}
+    assert {record.job.partition("_")[0] for record in records} == {job}
+    assert {record.platform for record in records} == {"slurm-array"}
 
 
 def test_a_killed_task_is_made_up_for_by_the_others(tmp_path, jobs):
@@ -174,8 +175,8 @@ def test_a_requeued_task_goes_on(tmp_path, jobs):
     assert jobs.cluster.run("scontrol", "requeue", f"{job}_0").returncode == 0
     assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)
-    assert sorted(record["restarts"] for record in records) == [0, 1]
-    assert galaxies_of(records) == GALAXIES and all(record["galaxies"] for record in records)
+    assert sorted(record.restarts for record in records) == [0, 1]
+    assert galaxies_of(records) == GALAXIES and all(record.galaxies for record in records)
 
 
 def test_a_warned_task_puts_its_work_down_and_is_requeued(tmp_path, jobs):
@@ -186,8 +187,8 @@ def test_a_warned_task_puts_its_work_down_and_is_requeued(tmp_path, jobs):
     assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)
     assert galaxies_of(records) == GALAXIES
-    assert max(record["restarts"] for record in records) == 1
-    assert "infer_array: out of time, requeued to go on" in jobs.printed()
+    assert max(record.restarts for record in records) == 1
+    assert "infer_array: out of time, requeued to continue" in jobs.printed()
 
 
 def test_a_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path, jobs):
@@ -196,10 +197,12 @@ def test_a_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path, jobs
     job = jobs.sbatch("infer_array.sh", out, "--array=0", **settings)
     for restarts in (0, 1):
         jobs.until_parts(out, 1)
-        until(lambda restarts=restarts: restarts in {r["restarts"] for r in RunFolder(str(out)).records().values()})
+        wait_until(
+            lambda restarts=restarts: restarts in {record.restarts for record in RunFolder(str(out)).records().values()}
+        )
         assert jobs.cluster.run("scancel", "--batch", "--signal=USR1", f"{job}_0").returncode == 0
     assert jobs.cluster.wait(job) == "FAILED"
-    assert "infer_array: out of time, and requeued 1 times already; submit it again to go on\n" in jobs.printed()
+    assert "infer_array: out of time, and requeued 1 times already; submit it again to continue\n" in jobs.printed()
     again = jobs.sbatch("infer_array.sh", out, "--array=0", TEST_SLOW="0")
     assert jobs.cluster.wait(again) == "COMPLETED"
     jobs.demand_whole(out)
@@ -235,7 +238,7 @@ def test_a_task_whose_time_is_over_goes_on_later(tmp_path, jobs):
     job = jobs.sbatch("infer_array.sh", out, *limit, TEST_SLOW="0.3", TEST_SLOW_ONCE="1")
     assert jobs.cluster.wait(job, timeout=200) == "COMPLETED"
     records = jobs.demand_whole(out)
-    assert {record["restarts"] for record in records} == {0, 1}
+    assert {record.restarts for record in records} == {0, 1}
     assert galaxies_of(records) == GALAXIES
 
 
@@ -274,7 +277,7 @@ def test_ranks_of_mpi_over_two_nodes_give_the_same(tmp_path, jobs):
     job = jobs.sbatch("infer_mpi.sh", out, "--nodes=2", "--ntasks=4", TEST_SLOW="0")
     assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
     records = jobs.demand_whole(out)
-    assert sorted((record["rank"], record["world_size"], record["platform"]) for record in records) == [
+    assert sorted((record.rank, record.world_size, record.platform) for record in records) == [
         (rank, 4, "mpi") for rank in range(4)
     ]
     assert galaxies_of(records) == GALAXIES
@@ -291,7 +294,7 @@ def test_ranks_of_torch_over_two_nodes_give_the_same_though_the_port_is_taken(tm
         assert int(job) == last + 1
         assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
     records = jobs.demand_whole(out)
-    seen = sorted((record["rank"], record["local_rank"], record["cuda_visible_devices"]) for record in records)
+    seen = sorted((record.rank, record.local_rank, record.cuda_visible_devices) for record in records)
     assert seen == [(0, 0, "0"), (1, 1, "1"), (2, 0, "0"), (3, 1, "1")]
     assert galaxies_of(records) == GALAXIES
 
@@ -314,8 +317,8 @@ def test_workers_in_a_container_give_the_same(tmp_path, jobs):
     for name, job in submitted.items():
         assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
         records = jobs.demand_whole(tmp_path / name)
-        assert sorted(record["rank"] for record in records) == [0, 1]
-        assert {record["world_size"] for record in records} == {2}
+        assert sorted(record.rank for record in records) == [0, 1]
+        assert {record.world_size for record in records} == {2}
 
 
 def test_a_sweep_is_a_chain_of_jobs_and_one_report(tmp_path, jobs):
@@ -340,11 +343,10 @@ def test_a_submitted_run_uses_nodes_and_gpus_as_asked(tmp_path, jobs):
     assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)
     seen = sorted(
-        (record["rank"], record["world_size"], record["local_rank"], record["cuda_visible_devices"])
-        for record in records
+        (record.rank, record.world_size, record.local_rank, record.cuda_visible_devices) for record in records
     )
     assert seen == [(0, 4, 0, "0"), (1, 4, 1, "1"), (2, 4, 0, "0"), (3, 4, 1, "1")]
-    assert {(record["device"], record["engine"]) for record in records} == {("cpu", "openvino")}
+    assert {(record.device, record.engine) for record in records} == {("cpu", "openvino")}
     assert galaxies_of(records) == GALAXIES
 
 
@@ -355,7 +357,7 @@ def test_a_preempted_submission_resumes(tmp_path, jobs):
     assert jobs.cluster.run("scancel", "--signal=USR2", job).returncode == 0
     assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)
-    assert {record["restarts"] for record in records} == {0, 1}
+    assert {record.restarts for record in records} == {0, 1}
     assert galaxies_of(records) == GALAXIES
 
 
@@ -368,7 +370,7 @@ def test_a_job_that_a_more_urgent_one_displaces_comes_back(tmp_path, jobs, way):
     assert jobs.cluster.wait(urgent) == "COMPLETED"
     assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)
-    assert {record["restarts"] for record in records} == {0, 1}
+    assert {record.restarts for record in records} == {0, 1}
 
 
 def test_what_sbatch_would_get_is_what_it_gets(tmp_path, jobs):
@@ -386,7 +388,7 @@ def test_what_sbatch_would_get_is_what_it_gets(tmp_path, jobs):
     assert "for 3 ranks of 4 cores" in estimate and "at most 12.00 core-hours" in estimate
     job = told.removeprefix("submitted job ").partition(";")[0]
     assert jobs.cluster.wait(job) == "COMPLETED"
-    assert {record["job"] for record in jobs.demand_whole(out)} == {f"{job}_{task}" for task in range(3)}
+    assert {record.job for record in jobs.demand_whole(out)} == {f"{job}_{task}" for task in range(3)}
 
 
 def test_an_array_beyond_the_sites_largest_is_split_and_shares_the_work(tmp_path, jobs):
@@ -398,8 +400,8 @@ def test_an_array_beyond_the_sites_largest_is_split_and_shares_the_work(tmp_path
     for job in arrays:
         assert jobs.cluster.wait(job) == "COMPLETED"
     records = jobs.demand_whole(out)
-    assert sorted(record["rank"] for record in records) == list(range(5))
-    assert {record["world_size"] for record in records} == {5}
+    assert sorted(record.rank for record in records) == list(range(5))
+    assert {record.world_size for record in records} == {5}
     assert galaxies_of(records) == GALAXIES
 
 
@@ -442,7 +444,7 @@ def test_a_run_that_waits_is_seen_cancelled_and_resumed_from_its_folder(tmp_path
     jobs.demand_whole(out)
     account = json.loads((out / "summary.json").read_text())["slurm"]
     assert (account["tasks"], account["completed"], account["cancelled"]) == (2, 1, 1)
-    told = [record["slurm"] for record in RunFolder(str(out)).records().values()]
+    told = [record.slurm for record in RunFolder(str(out)).records().values()]
     assert {(slurm["state"], slurm["exit_code"]) for slurm in told} == {("COMPLETED", 0)}
 
 
@@ -482,7 +484,7 @@ def test_what_a_site_refuses_is_one_sentence(tmp_path, jobs):
         (
             "--gpus",
             "4",
-        ): "a node of local has 2 GPUs of kind a100 and the job asks for 4; ask for fewer a node, on more",
+        ): "a node of local has 2 GPUs of kind a100 and the job asks for 4; ask for fewer per node, on more",
         ("--site", "elsewhere"): "--site elsewhere: there is no such site; use local, rivanna or the path of a .toml",
         ("--site", "rivanna"): "rivanna charges jobs to an account; name yours with --account",
         ("--image", "none.sif"): "--image none.sif does not exist; ",

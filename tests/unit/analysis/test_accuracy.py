@@ -1,24 +1,23 @@
-"""What catalogues tell of redshifts: metrics by redshift and by magnitude, and magnitudes from the survey."""
+"""Test the accuracy of catalogues: metrics by redshift and by magnitude, and magnitudes from the survey."""
 
 import numpy as np
 import pytest
 
-from analysis.accuracy import BIN_COLUMNS, FEWEST, Accuracy, by_magnitude, by_redshift, read_accuracy
+from analysis.accuracy import BIN_COLUMNS, MIN_GALAXIES, Accuracy, bin_by_magnitude, bin_by_redshift, read_accuracy
 from cosmicai import storage
 from cosmicai.errors import InputError
-from cosmicai.runs.create import begin
-from cosmicai.runs.store import Part
-from cosmicai.runs.summary import summarize
+from cosmicai.runs.part import Part
+from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.shard import Galaxies
 from cosmicai.surveys.survey import open_survey
-from support.helpers import make_survey, random_galaxies, tiny_weights
+from support.helpers import make_run, make_survey, random_galaxies, tiny_weights
 from support.s3 import bucket_fixture  # noqa: F401
 
 GALAXIES, PER_SHARD = 100, 30
 
 
 def made(count: int, seed: int = 0, sigma: float = 0.02) -> Accuracy:
-    """Redshifts of 0.01 to 0.42 and their estimates; magnitudes of 15 to 21, one in ten missing."""
+    """Return redshifts of 0.01 to 0.42 with estimates, and magnitudes of 15 to 21, one in ten missing."""
     rng = np.random.default_rng(seed)
     spec = rng.uniform(0.01, 0.42, count)
     phot = (spec + (1 + spec) * rng.normal(0.003, sigma, count)).astype(np.float32)
@@ -26,17 +25,17 @@ def made(count: int, seed: int = 0, sigma: float = 0.02) -> Accuracy:
     return Accuracy("made", count, phot, spec, magnitude)
 
 
-@pytest.mark.parametrize(("table", "width"), [(by_redshift, 0.05), (by_magnitude, 0.5), (by_redshift, 0.1)])
+@pytest.mark.parametrize(("table", "width"), [(bin_by_redshift, 0.05), (bin_by_magnitude, 0.5), (bin_by_redshift, 0.1)])
 def test_bins_hold_the_metrics_of_their_galaxies(table, width):
     accuracy = made(900)
-    value = accuracy.spec if table is by_redshift else accuracy.magnitude
+    value = accuracy.spec if table is bin_by_redshift else accuracy.magnitude
     found = table(accuracy, width)
     assert list(found) == list(BIN_COLUMNS)
     expected = []
     for number in range(1000):
         low, high = round(number * width, 6), round((number + 1) * width, 6)
         inside = (value >= low) & (value < high)
-        if inside.sum() >= FEWEST:
+        if inside.sum() >= MIN_GALAXIES:
             expected.append((low, high, inside))
     assert len(found) == len(expected) > 3
     for (_, row), (low, high, inside) in zip(found.iterrows(), expected, strict=True):
@@ -52,29 +51,29 @@ def test_bins_hold_the_metrics_of_their_galaxies(table, width):
         assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-9)
 
 
-def test_the_lower_edge_of_a_bin_is_in_it_whatever_division_makes_of_it():
+def test_the_lower_edge_of_a_bin_belongs_to_it_despite_rounding():
     assert 0.15 / 0.05 < 3
-    spec = np.repeat([0.15, 0.3, 0.35], FEWEST)
-    found = by_redshift(Accuracy("edges", len(spec), spec.astype(np.float32), spec))
+    spec = np.repeat([0.15, 0.3, 0.35], MIN_GALAXIES)
+    found = bin_by_redshift(Accuracy("edges", len(spec), spec.astype(np.float32), spec))
     assert found[["low", "high"]].to_numpy().tolist() == [[0.15, 0.2], [0.3, 0.35], [0.35, 0.4]]
 
 
 def test_bins_of_too_few_galaxies_and_galaxies_without_magnitude_are_absent():
-    magnitude = np.repeat([16.2, 17.2, np.nan], [FEWEST, FEWEST - 1, 50])
+    magnitude = np.repeat([16.2, 17.2, np.nan], [MIN_GALAXIES, MIN_GALAXIES - 1, 50])
     spec = np.linspace(0.1, 0.2, len(magnitude))
     accuracy = Accuracy("few", len(spec), spec.astype(np.float32), spec, magnitude)
-    assert by_magnitude(accuracy)[["low", "galaxies"]].to_numpy().tolist() == [[16.0, FEWEST]]
-    none = by_magnitude(Accuracy("none", len(spec), spec.astype(np.float32), spec, None, "they are gone"))
+    assert bin_by_magnitude(accuracy)[["low", "galaxies"]].to_numpy().tolist() == [[16.0, MIN_GALAXIES]]
+    none = bin_by_magnitude(Accuracy("none", len(spec), spec.astype(np.float32), spec, None, "they are gone"))
     assert (list(none), len(none)) == (list(BIN_COLUMNS), 0)
 
 
-def test_errors_are_those_that_samples_scatter_by():
+def test_errors_equal_the_scatter_of_samples():
     rng = np.random.default_rng(1)
     dz = rng.normal(0, 0.01, (3000, 300))
     medians = np.median(dz, axis=1)
     nmads = 1.48 * np.median(np.abs(dz - medians[:, None]), axis=1)
     spec = np.full(300, 0.12)
-    row = by_redshift(Accuracy("one", 300, (spec + 1.12 * dz[0]).astype(np.float32), spec)).iloc[0]
+    row = bin_by_redshift(Accuracy("one", 300, (spec + 1.12 * dz[0]).astype(np.float32), spec)).iloc[0]
     scale = 0.01 / row["nmad"]
     assert row["median_dz_error"] * scale == pytest.approx(medians.std(), rel=0.06)
     assert row["nmad_error"] * scale == pytest.approx(nmads.std(), rel=0.06)
@@ -84,18 +83,18 @@ def test_errors_are_those_that_samples_scatter_by():
 def test_the_interval_of_outliers_is_wilsons(outlying):
     spec = np.full(40, 0.12)
     phot = spec + np.where(np.arange(40) < outlying, 0.2, 0.001)
-    row = by_redshift(Accuracy("one", 40, phot.astype(np.float32), spec)).iloc[0]
+    row = bin_by_redshift(Accuracy("one", 40, phot.astype(np.float32), spec)).iloc[0]
     assert row["outliers"] == outlying / 40
     for edge in (row["outliers_low"], row["outliers_high"]):
-        # Where the share that was found is one standard deviation away from it.
+        # At the edges the measured share is one standard deviation away.
         assert (outlying / 40 - edge) ** 2 == pytest.approx(edge * (1 - edge) / 40, abs=1e-12)
     assert 0 <= row["outliers_low"] <= row["outliers"] <= row["outliers_high"] <= 1
 
 
 def finished(folder, uri, galaxies: Galaxies, lost=(), missing=(), fields=()):
-    """A run of these galaxies, estimated to be 0.01 off; items with these numbers are not done, redshifts missing."""
+    """Return a finished run whose estimates are 0.01 off, without the items `lost` and the redshifts `missing`."""
     survey = make_survey(folder / "survey", galaxies, PER_SHARD)
-    run = begin(open_survey(survey.uri), tiny_weights(folder / "w.safetensors"), uri, batch_size=10)
+    run = make_run(open_survey(survey.uri), tiny_weights(folder / "w.safetensors"), uri, batch_size=10)
     plan = run.plan()
     for number, item in enumerate(plan.items):
         if number not in lost:
@@ -128,9 +127,9 @@ def test_a_catalogue_is_matched_with_the_magnitudes_of_its_survey(tmp_path):
     assert (metrics.galaxies, metrics.mae) == (len(kept), pytest.approx(0.01, rel=1e-5))
 
 
-def test_a_survey_that_is_gone_is_said_and_nothing_else_is_lost(tmp_path):
+def test_a_missing_survey_is_reported_and_costs_only_the_magnitudes(tmp_path):
     run, plan = finished(tmp_path, str(tmp_path / "run"), random_galaxies(GALAXIES))
-    assert read_accuracy(run.uri, magnitudes=False).no_magnitude == "they were not asked for"
+    assert read_accuracy(run.uri, magnitudes=False).no_magnitude == "they were not requested"
     (tmp_path / "survey" / plan.shards[1].name).unlink()
     accuracy = read_accuracy(run.uri)
     assert (len(accuracy.spec), accuracy.magnitude, accuracy.run) == (GALAXIES, None, run.uri)
@@ -152,14 +151,14 @@ def test_a_run_without_any_redshift_has_no_metrics(tmp_path):
     accuracy = read_accuracy(run.uri)
     assert (accuracy.galaxies, len(accuracy.spec), accuracy.metrics) == (GALAXIES, 0, None)
     assert accuracy.magnitude is not None
-    assert len(by_redshift(accuracy)) == len(by_magnitude(accuracy)) == 0
+    assert len(bin_by_redshift(accuracy)) == len(bin_by_magnitude(accuracy)) == 0
 
 
-def test_a_damaged_or_absent_catalogue_is_one_sentence(tmp_path):
+def test_a_damaged_or_missing_catalogue_is_one_sentence(tmp_path):
     run, _ = finished(tmp_path, str(tmp_path / "run"), random_galaxies(GALAXIES))
     whole = storage.read_bytes(run.catalogue_path)
     storage.write_bytes(run.catalogue_path, whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=f"{run.catalogue_path} is damaged .*make it again with `cosmicai summarize"):
+    with pytest.raises(InputError, match=f"{run.catalogue_path} is damaged .*write it again with `cosmicai summarize"):
         read_accuracy(run.uri)
     storage.remove(run.catalogue_path)
     with pytest.raises(InputError, match="has no catalogue yet; make it with `cosmicai summarize"):

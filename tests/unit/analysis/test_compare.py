@@ -1,4 +1,4 @@
-"""Averages over runs: exact, never of what differs, and equal to the published ones."""
+"""Test averages over runs: exact, never over different settings, and equal to the published ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from analysis.collect import collect
-from analysis.compare import COUNTS, KEYS, MEASURES, STATISTICS, average, headed
-from analysis.tables import RUN_COLUMNS, frame
+from analysis.compare import COUNTS, KEYS, MEASURES, STATISTICS, average, format_averages
+from analysis.tables import RUN_COLUMNS, make_table
 from cosmicai.errors import InputError
 
 RUN = {"origin": "ours", "study": "single", "platform": "slurm", "device": "cpu", "machine": "m", "engine": "openvino",
@@ -25,22 +25,22 @@ BITS = 164160
 
 
 def runs_of(*rows: dict[str, Any]) -> pd.DataFrame:
-    """Runs that differ from RUN in these values, called r0, r1 and so on."""
-    return frame(({"run": f"r{place}"} | RUN | row for place, row in enumerate(rows)), RUN_COLUMNS)
+    """Return runs that differ from RUN in these values, named r0, r1 and so on."""
+    return make_table(({"run": f"r{place}"} | RUN | row for place, row in enumerate(rows)), RUN_COLUMNS)
 
 
 def timed(*seconds: float | None, **settings: Any) -> pd.DataFrame:
-    """Runs of the same settings with these wall times."""
+    """Return runs of the same settings with these wall-clock times."""
     return runs_of(*({"wall_seconds": one} | settings for one in seconds))
 
 
 def verdicts_of(*verdicts: str) -> pd.Series:
-    """Verdicts on r0, r1 and so on."""
+    """Return verdicts on r0, r1 and so on."""
     return pd.Series({f"r{place}": verdict for place, verdict in enumerate(verdicts)}, dtype="str")
 
 
 def counts_of(row: pd.Series) -> dict[str, int]:
-    """The counts of a row that are not 0."""
+    """Return the counts of a row that are not 0."""
     return {name: int(row[name]) for name in COUNTS if row[name]}
 
 
@@ -50,10 +50,10 @@ def test_a_mean_and_its_spread_are_those_of_numpy():
     found = [row["wall_seconds" + suffix] for suffix in STATISTICS]
     assert found == [np.mean(seconds), np.median(seconds), pytest.approx(np.std(seconds, ddof=1)), 1.25, 3.5]
     assert np.isnan(row["dollars"])
-    assert {one.column for one in MEASURES} - set(row) == {"service_units"}  # which `with_costs` adds
+    assert {one.column for one in MEASURES} - set(row) == {"service_units"}  # which `add_costs` adds
 
 
-def test_what_was_not_measured_is_in_no_mean():
+def test_missing_values_are_not_averaged():
     (row,) = average(timed(3.0, None, 5.0), UNJUDGED, []).to_dict("records")
     assert (row["runs"], row["wall_seconds"], row["wall_seconds_min"]) == (3, 4.0, 3.0)
     (row,) = average(timed(3.0), UNJUDGED, []).to_dict("records")
@@ -61,7 +61,7 @@ def test_what_was_not_measured_is_in_no_mean():
     assert np.isnan(row["wall_seconds_std"])
 
 
-def test_incomplete_runs_are_left_out_unless_asked_for():
+def test_incomplete_runs_are_left_out_unless_requested():
     runs, verdicts = timed(1.0, 2.0, 4.0, 100.0, 8.0), verdicts_of("whole", "doubtful", "whole", "incomplete")
     (row,) = average(runs, verdicts, []).to_dict("records")
     assert counts_of(row) == {"runs": 4, "whole": 2, "doubtful": 1, "unknown": 1, "left_out": 1}
@@ -118,7 +118,7 @@ VARIED = [("batch size", "batch_size"), ("world size", "world_size"), ("world si
 
 
 @pytest.mark.parametrize(("study", "column"), VARIED)
-def test_nor_are_runs_of_a_study_that_differ_in_what_it_varied(study, column):
+def test_runs_of_a_study_that_differ_in_what_it_varied_are_not_averaged_together(study, column):
     one, two = ({"wall_seconds": 2.0 + value, "study": study, column: value} for value in (1, 2))
     runs = runs_of(one, two, {"wall_seconds": 1.0}, {"wall_seconds": 2.0, column: 7})
     table = average(runs, UNJUDGED, ["partition"])
@@ -142,23 +142,23 @@ def test_a_setting_that_is_a_measure_too_may_group():
     assert table[["memory_mb", "wall_seconds"]].values.tolist() == [[1024, 1.0], [2048, 2.0]]
 
 
-def test_an_unknown_name_is_one_sentence_with_the_known_ones():
+def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(InputError) as refused:
         average(timed(1.0), UNJUDGED, ["partition", "colour"])
-    said = "--by colour: runs cannot be grouped by this; use names of partition, data_size, batch, world, origin, "
+    said = "--by colour: runs cannot be grouped by this; use names from partition, data_size, batch, world, origin, "
     assert str(refused.value).startswith(said)
     with pytest.raises(InputError, match="--by wall_seconds: runs cannot be grouped by this"):
         average(timed(1.0), UNJUDGED, ["wall_seconds"])
 
 
-def test_of_no_runs_there_is_a_table_without_rows():
+def test_no_runs_give_a_table_without_rows():
     table = average(runs_of(), UNJUDGED, ["partition"])
     assert len(table) == 0
     assert {"partition_mb", "runs", "wall_seconds_median"} <= set(table)
-    assert len(headed(table)) == 0
+    assert len(format_averages(table)) == 0
 
 
-def test_a_table_for_people_has_headings_with_units_and_only_what_tells_something():
+def test_a_formatted_table_has_headings_with_units_and_only_informative_columns():
     runs = runs_of(
         {"wall_seconds": 1234.5, "nmad": 0.0125, "mae": 0.01},
         {"wall_seconds": 1234.7},
@@ -166,7 +166,7 @@ def test_a_table_for_people_has_headings_with_units_and_only_what_tells_somethin
         {"wall_seconds": 2.0, "partition_mb": 50.0, "engine": "reference"},
         {"wall_seconds": 2.0, "partition_mb": 75.0, "engine": None},
     )
-    table = headed(average(runs, verdicts_of("whole", "doubtful", "whole", "incomplete"), ["partition"]))
+    table = format_averages(average(runs, verdicts_of("whole", "doubtful", "whole", "incomplete"), ["partition"]))
     assert table.to_dict("list") == {
         "engine": ["openvino", "reference", ""],
         "partition, MB": ["25", "50", "75"],
@@ -176,19 +176,19 @@ def test_a_table_for_people_has_headings_with_units_and_only_what_tells_somethin
     }
 
 
-def test_a_cost_goes_with_what_it_was_reckoned_from():
+def test_a_cost_is_shown_with_its_basis():
     rows = [{"dollars": float(place), "partition_mb": mb} for place, mb in enumerate((25, 25, 25, 50, 75), 1)]
     runs = runs_of(*rows).assign(dollars_source=pd.array(["b", "a", "b", "b", None], "str"))
     assert average(runs, UNJUDGED, ["partition"])["dollars_source"].tolist() == ["a; b", "b", ""]
     only = average(runs, verdicts_of("whole", "incomplete"), ["partition"])
     assert only["dollars_source"].tolist() == ["b", "b", ""]
-    assert headed(only)["cost, US dollars (b)"].tolist() == ["2.0000", "4.0000", "5.0000"]
-    several = headed(average(runs, UNJUDGED, ["partition"]))
-    assert several[["cost, US dollars", "cost from"]].values.tolist()[0] == ["2.0000", "a; b"]
+    assert format_averages(only)["cost, US dollars (b)"].tolist() == ["2.0000", "4.0000", "5.0000"]
+    several = format_averages(average(runs, UNJUDGED, ["partition"]))
+    assert several[["cost, US dollars", "basis of the cost"]].values.tolist()[0] == ["2.0000", "a; b"]
     assert "dollars_source" not in average(runs_of(*rows), UNJUDGED, ["partition"])
 
 
-# The published tables, read here by themselves, against averages of the published records.
+# The published tables, read independently, are compared with averages of the published records.
 COLUMNS = {
     "mean_cpu_seconds": ("total_cpu_time (seconds)", 1),
     "allocated_mb": ("total_cpu_memory (MB)", 1),
@@ -200,13 +200,13 @@ INCOMPLETE = {f"partition-100MB/total/{repeat}": "incomplete" for repeat in (1, 
 
 @pytest.fixture(scope="module")
 def records(shared: Path) -> pd.DataFrame:
-    """The runs of which every rank's record is published."""
+    """Return the runs whose records of all ranks are published."""
     published = shared / "published" / "lambda"
     return collect([str(published / "partition-25MB"), str(published / "partition-100MB")]).runs
 
 
 def means(path: Path, *settings: str) -> dict[tuple[float, ...], dict[str, str]]:
-    """The rows `mean` of a published table by these settings."""
+    """Return the rows `mean` of a published table by these settings."""
     with path.open() as file:
         return {
             tuple(float(row[name]) for name in settings): row for row in csv.DictReader(file) if row["run"] == "mean"
@@ -214,7 +214,7 @@ def means(path: Path, *settings: str) -> dict[tuple[float, ...], dict[str, str]]
 
 
 def assert_agrees(row: dict[str, Any], mean: dict[str, str]) -> None:
-    """A row of averages is the published row, but for the rounding of that to two digits."""
+    """Assert that a row of averages equals the published row, which is rounded to two digits."""
     for ours, (theirs, unit) in COLUMNS.items():
         assert row[ours] * unit == pytest.approx(float(mean[theirs]), rel=1e-12, abs=0.005 + 1e-9), ours
 
@@ -242,7 +242,7 @@ def test_averages_over_batch_sizes_are_the_published_ones(shared, records):
         assert_agrees(row, published[row["batch_size"],])
 
 
-def test_the_published_average_of_the_total_holds_runs_that_are_not_whole(shared, records):
+def test_the_published_average_of_the_total_includes_incomplete_runs(shared, records):
     mean = means(shared / "published/lambda/result_stats.csv", "partition (MB)", "data (GB)")[100.0, 12.6]
     runs = records[records["partition_mb"].eq(100) & records["data_gb"].eq(12.6)]
     assert float(mean["total_cpu_time (seconds)"]) == 28.93

@@ -1,10 +1,11 @@
-"""Figures: that they show what is in their tables, can be read without colour, and are written the same each time."""
+"""Test that figures show their tables, are readable without colour, and are written reproducibly."""
 
 import io
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -15,18 +16,19 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from analysis import figures, scaling
-from analysis.accuracy import Accuracy, by_magnitude, by_redshift
-from analysis.figures import ranks as ranks_figures
+from analysis.accuracy import Accuracy, bin_by_magnitude, bin_by_redshift
+from analysis.figures import rank_times as ranks_figures
 from analysis.figures import style
 from analysis.studies import Study
-from cosmicai.runs.metrics import measure
+from cosmicai.runs.metrics import compute_metrics
 
 STUDY = Study("time", "Time by data size", "data_gb", "data, GB", "wall_seconds", "time of the whole run, s")
+SECONDS = [f"{name}_seconds" for name in scaling.PHASES]
 LONG = "a/rather/long/name/of-a-run/" * 5 + "end"
 
 
 def point(x, value, series="", runs=3, doubtful=0, left_out=0, low=0.9, high=1.2, median=0.98):
-    """A row of a study's table; the spread is relative to the value."""
+    """Return a row of a study's table; the spread is relative to the value."""
     return {
         "x": x, "series": series, "value": value, "low": low * value, "high": high * value, "median": median * value,
         "runs": runs, "whole": runs - doubtful, "doubtful": doubtful, "incomplete": 0, "left_out": left_out,
@@ -38,7 +40,7 @@ def table(*points):
 
 
 def made(count=3000, seed=0, run="demo/run"):
-    """Redshifts that look like those of the demonstration; 5 galaxies of the catalogue have but one."""
+    """Return redshifts like those of the demonstration; 5 galaxies of the catalogue have only one."""
     rng = np.random.default_rng(seed)
     spec = rng.gamma(2.6, 0.06, count).clip(0.01, 0.6)
     phot = spec + (1 + spec) * np.where(rng.random(count) < 0.02, rng.normal(0, 0.1, count), rng.normal(0, 0.01, count))
@@ -46,7 +48,7 @@ def made(count=3000, seed=0, run="demo/run"):
 
 
 def many_ranks(runs=2, count=50, prefix="sweep/run"):
-    """Ranks of some runs with their seconds by phase."""
+    """Return ranks of some runs with their seconds by phase."""
     rng = np.random.default_rng(3)
     phases = {f"{name}_seconds": rng.gamma(5, 0.1 + 0.2 * k, runs * count) for k, name in enumerate(scaling.PHASES)}
     return pd.DataFrame(
@@ -66,15 +68,15 @@ CHOICES = pd.DataFrame(
 SEVERAL = table(*(point(x, 10 * (k + 1) + x, f"series {k}", doubtful=k == 1) for k in range(9) for x in (1, 2, 4, 8)))
 RANKS = table(*(point(n, 100 * (f + (1 - f) / n), f"{f:.0%}") for f in (0.05, 0.3) for n in (1, 2, 4, 16)))
 EVERYTHING = {
-    "draw": partial(figures.draw, STUDY, SEVERAL, "a machine"),
-    "density": partial(figures.density, made()),
-    "dz_against_z": partial(figures.dz_against_z, made()),
-    "dz_histogram": partial(figures.dz_histogram, made()),
-    "by_magnitude": partial(figures.by_magnitude, made()),
-    "phases": partial(figures.phases, many_ranks(), "a machine"),
-    "stragglers": partial(figures.stragglers, many_ranks(), "a machine"),
-    "speed_up": partial(figures.speed_up, RANKS, "a machine"),
-    "pareto": partial(figures.pareto, CHOICES, "fitted to runs"),
+    "draw": partial(figures.draw_study, STUDY, SEVERAL, "a machine"),
+    "density": partial(figures.draw_density, made()),
+    "dz_against_z": partial(figures.draw_dz_by_redshift, made()),
+    "dz_histogram": partial(figures.draw_dz_histogram, made()),
+    "by_magnitude": partial(figures.draw_by_magnitude, made()),
+    "phases": partial(figures.draw_phases, many_ranks(), "a machine"),
+    "stragglers": partial(figures.draw_stragglers, many_ranks(), "a machine"),
+    "speed_up": partial(figures.draw_speed_up, RANKS, "a machine"),
+    "pareto": partial(figures.draw_pareto_front, CHOICES, "fitted to runs"),
 }
 
 
@@ -83,12 +85,12 @@ def axes_of(drawing):
 
 
 def lines(drawing, axes=0):
-    """The lines of axes by their labels."""
+    """Return the lines of axes by their labels."""
     return {line.get_label(): line for line in drawing.figure.axes[axes].lines}
 
 
 def bars(axes):
-    """Of each series its name, its points, and the ends of its error bars, upright or across."""
+    """Return the name, the points and the ends of the error bars of each series, vertical or horizontal."""
     return {
         bar.get_label(): (bar.lines[0].get_xydata(), [path.vertices for path in bar.lines[2][0].get_paths()])
         for bar in axes.containers
@@ -109,7 +111,7 @@ def test_a_study_shows_means_bars_medians_and_doubt():
         point(2, 30.0, "a"), point(1, 20.0, "a", doubtful=2), point(4, 50.0, "b", runs=1, low=1, high=1, median=1),
         point(8, np.nan, "b", runs=0, left_out=2),
     )  # fmt: skip
-    drawing = figures.draw(STUDY, shown, "16 x Xeon")
+    drawing = figures.draw_study(STUDY, shown, "16 x Xeon")
     found = bars(axes_of(drawing))
     assert found["a"][0].tolist() == [[1, 20], [2, 30]]
     assert [ends.tolist() for ends in found["a"][1]] == [
@@ -121,70 +123,71 @@ def test_a_study_shows_means_bars_medians_and_doubt():
     assert others["_median a"].get_markerfacecolor() == "white"
     assert others["_doubtful a"].get_xydata().tolist() == [[1, pytest.approx(24)]]
     assert len(others["_median b"].get_xydata()) == len(others["_doubtful b"].get_xydata()) == 0
-    assert legend_of(drawing) == ["a", "b", "median, beside the mean", "with doubtful runs"]
+    assert legend_of(drawing) == ["a", "b", "median, to the right of the mean", "with doubtful runs"]
     assert (axes_of(drawing).get_xlabel(), axes_of(drawing).get_ylabel()) == ("data, GB", "time of the whole run, s")
     assert axes_of(drawing).get_ylim()[0] == axes_of(drawing).get_xlim()[0] == 0
     assert small_print(drawing) == (
-        "Points: means over repeats without outliers; bars: the least and the greatest repeat. "
+        "Points: means over repeats without outliers; bars: minimum and maximum of the repeats. "
         "7 runs (5 whole, 2 doubtful); 2 incomplete left out. 16 x Xeon"
     )
     assert drawing.caption == "Time of the whole run, s, against data, GB. a: 20 at 1 to 30 at 2; b: 50 at 4."
     assert (drawing.name, drawing.title) == ("time", "Time by data size")
 
 
-def test_medians_stand_beside_their_means():
-    drawing = figures.draw(STUDY, table(point(1, 20.0), point(5, 20.0)))
+def test_medians_are_drawn_next_to_their_means():
+    drawing = figures.draw_study(STUDY, table(point(1, 20.0), point(5, 20.0)))
     axes, median = axes_of(drawing), lines(drawing)["_median "]
     place = median.get_transform().transform((1, 20.0)) - axes.transData.transform((1, 20.0))
     assert place.tolist() == pytest.approx([style.DPI * 6 / 72, 0])
 
 
-def test_runs_whose_wholeness_nobody_knows_and_incomplete_ones_are_counted_by_kind():
+def test_runs_of_unknown_completeness_and_incomplete_ones_are_counted():
     row = point(1, 20.0, runs=5) | {"whole": 1, "doubtful": 1, "incomplete": 2}
-    drawing = figures.draw(STUDY, table(row))
-    told = "5 runs (1 whole, 1 doubtful, 2 incomplete, 1 that nothing tells to be whole); none left out."
-    assert small_print(drawing).endswith(told)
+    drawing = figures.draw_study(STUDY, table(row))
+    counts = "5 runs (1 whole, 1 doubtful, 2 incomplete, 1 of unknown completeness); none left out."
+    assert small_print(drawing).endswith(counts)
 
 
-def test_a_mean_that_rounding_pushed_beyond_the_greatest_is_drawn():
+def test_a_mean_that_exceeds_the_maximum_by_rounding_is_drawn():
     row = point(1, 20.0) | {"low": 20.0, "high": np.nextafter(20, 0)}
-    ((means, _),) = bars(axes_of(figures.draw(STUDY, table(row)))).values()
+    ((means, _),) = bars(axes_of(figures.draw_study(STUDY, table(row)))).values()
     assert means.tolist() == [[1, 20]]
 
 
 def test_logarithmic_axes_have_plain_numbers_where_the_points_are():
     study = Study("b", "t", "batch_size", "x", "wall_seconds", "y", log_x=True, log_y=True)
-    drawing = figures.draw(study, table(*(point(2**k, 3.0 * 5**k) for k in range(10))))
+    drawing = figures.draw_study(study, table(*(point(2**k, 3.0 * 5**k) for k in range(10))))
     axes = axes_of(drawing)
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert [text.get_text() for text in axes.get_xticklabels()] == [str(2**k) for k in range(10)]
     assert {"10", "1,000", "100,000"} <= {text.get_text() for text in axes.get_yticklabels()}
 
 
-def test_ticks_that_would_touch_are_left_out():
-    drawing = figures.draw(STUDY, table(*(point(x, 5.0) for x in (1, 2, 2.1, 2.2, 100, 1000))))
+def test_ticks_whose_labels_would_overlap_are_left_out():
+    drawing = figures.draw_study(STUDY, table(*(point(x, 5.0) for x in (1, 2, 2.1, 2.2, 100, 1000))))
     assert [text.get_text() for text in axes_of(drawing).get_xticklabels()] == ["1", "100", "1,000"]
 
 
-def test_of_many_series_the_caption_tells_a_few_and_counts_the_rest():
-    caption = figures.draw(STUDY, SEVERAL).caption
+def test_the_caption_names_a_few_of_many_series_and_counts_the_rest():
+    caption = figures.draw_study(STUDY, SEVERAL).caption
     assert caption.endswith("series 3: 41 at 1 to 48 at 8; and 5 more.")
 
 
-def test_nothing_to_draw_is_said_in_the_figure_and_in_words():
+def test_nothing_to_draw_is_explained_in_the_figure_and_in_its_caption():
     absent = SEVERAL.assign(value=np.nan, low=np.nan, high=np.nan, median=np.nan)
     no_ranks, few = many_ranks(1, 1), made(1)
     nothing = [
-        (figures.draw(STUDY, absent), "no run that may be averaged tells of both data, GB and time of the whole run"),
-        (figures.draw(STUDY, SEVERAL[:0]), "no run tells of both data, GB and time of the whole run, s"),
-        (figures.phases(no_ranks.assign(**{f"{name}_seconds": np.nan for name in scaling.PHASES})), "no rank of these"),
-        (figures.stragglers(no_ranks), "no run of several ranks tells how long each of them worked"),
-        (figures.speed_up(SEVERAL[::4]), "no two runs that may be compared differ in their number of ranks"),
-        (figures.pareto(CHOICES.assign(dollars=np.nan)), "of no choice both time and cost are known"),
-        (figures.density(few), "no galaxy of this run has"), (figures.dz_against_z(few), "no galaxy of this run has"),
-        (figures.dz_histogram(few), "no galaxy of this run has"),
-        (figures.by_magnitude(few), "no bin of r magnitude holds 30 galaxies"),
-        (figures.by_magnitude(Accuracy("r", 0, few.phot, few.spec, None, "x is gone")), "no r magnitudes: x is gone"),
+        (figures.draw_study(STUDY, absent), "no run that may be averaged states both data, GB and time of"),
+        (figures.draw_study(STUDY, SEVERAL[:0]), "no run states both data, GB and time of the whole run, s"),
+        (figures.draw_phases(no_ranks.assign(**dict.fromkeys(SECONDS, np.nan))), "no rank of these runs states its"),
+        (figures.draw_stragglers(no_ranks), "no run of several ranks states how long each of them worked"),
+        (figures.draw_speed_up(SEVERAL[::4]), "no two runs that may be compared differ in their number of ranks"),
+        (figures.draw_pareto_front(CHOICES.assign(dollars=np.nan)), "there is no choice with known time and cost"),
+        (figures.draw_density(few), "no galaxy of this run has"),
+        (figures.draw_dz_by_redshift(few), "no galaxy of this run has"),
+        (figures.draw_dz_histogram(few), "no galaxy of this run has"),
+        (figures.draw_by_magnitude(few), "no bin of r magnitude holds 30 galaxies"),
+        (figures.draw_by_magnitude(replace(few, magnitude=None, no_magnitude="x is gone")), "r magnitudes: x is gone"),
     ]  # fmt: skip
     for drawing, reason in nothing:
         assert reason in axes_of(drawing).texts[0].get_text().replace("\n", " ")
@@ -192,9 +195,9 @@ def test_nothing_to_draw_is_said_in_the_figure_and_in_words():
         assert not axes_of(drawing).lines
 
 
-def test_density_counts_every_galaxy_of_its_frame():
+def test_density_counts_every_galaxy_in_its_frame():
     accuracy = made()
-    drawing = figures.density(accuracy)
+    drawing = figures.draw_density(accuracy)
     axes = axes_of(drawing)
     (low, high), cells = axes.get_xlim(), axes.collections[0].get_array()
     inside = ((accuracy.spec >= low) & (accuracy.spec <= high) & (accuracy.phot >= low) & (accuracy.phot <= high)).sum()
@@ -207,7 +210,7 @@ def test_density_counts_every_galaxy_of_its_frame():
     one, limit = (line.get_xydata() for line in axes.lines[:2])
     assert one.tolist() == [[low, low], [high, high]]
     assert limit[:, 1] == pytest.approx(limit[:, 0] - 0.05 * (1 + limit[:, 0]))
-    metrics = measure(accuracy.phot, accuracy.spec)
+    metrics = compute_metrics(accuracy.phot, accuracy.spec)
     assert f"R² {metrics.r2:.4f}\nMAE {metrics.mae:.5f}" in axes.texts[0].get_text()
     assert drawing.caption == (
         f"3,000 galaxies: bias {metrics.bias:+.5f}, NMAD {metrics.precision:.5f}, MAE {metrics.mae:.5f}, "
@@ -217,8 +220,8 @@ def test_density_counts_every_galaxy_of_its_frame():
 
 def test_dz_against_z_shows_the_running_median_and_the_nmad_about_it():
     accuracy = made()
-    bins = by_redshift(accuracy, 0.02)
-    drawing = figures.dz_against_z(accuracy)
+    bins = bin_by_redshift(accuracy, 0.02)
+    drawing = figures.draw_dz_by_redshift(accuracy)
     median = lines(drawing)["median"].get_xydata()
     assert median.tolist() == bins[["middle", "median_dz"]].to_numpy().tolist()
     assert lines(drawing)["median ± NMAD"].get_ydata() == pytest.approx(bins["median_dz"] + bins["nmad"])
@@ -226,9 +229,9 @@ def test_dz_against_z_shows_the_running_median_and_the_nmad_about_it():
     assert edges[0] == pytest.approx(bins["median_dz"] - bins["nmad"])
 
 
-def test_the_histogram_of_dz_is_beside_a_gaussian_as_wide_as_the_nmad():
+def test_the_histogram_of_dz_has_a_gaussian_as_wide_as_the_nmad():
     accuracy = made()
-    drawing = figures.dz_histogram(accuracy)
+    drawing = figures.draw_dz_histogram(accuracy)
     counts, edges, _ = axes_of(drawing).patches[0].get_data()
     expected = np.histogram(accuracy.dz, bins=100, range=(edges[0], edges[-1]))[0]
     assert counts.tolist() == expected.tolist()
@@ -245,7 +248,7 @@ def test_the_histogram_of_dz_is_beside_a_gaussian_as_wide_as_the_nmad():
 
 def test_metrics_by_magnitude_have_the_errors_of_the_table():
     accuracy = made()
-    bins, drawing = by_magnitude(accuracy), figures.by_magnitude(accuracy)
+    bins, drawing = bin_by_magnitude(accuracy), figures.draw_by_magnitude(accuracy)
     panels = drawing.figure.axes
     for number, (name, low, high) in enumerate(
         [
@@ -262,11 +265,11 @@ def test_metrics_by_magnitude_have_the_errors_of_the_table():
     assert f"{bins['galaxies'].sum():,} galaxies in {len(bins)} bins." in drawing.caption
 
 
-def test_phases_are_medians_over_ranks_stacked_and_their_sums_range_beside():
+def test_phases_are_stacked_medians_over_ranks_with_the_range_of_their_sums():
     ranks = many_ranks(3, 200)
     ranks.loc[ranks["run"] == "sweep/run-2", [f"{name}_seconds" for name in scaling.PHASES]] = np.nan
     ranks["write_seconds"] = np.nan
-    drawing = figures.phases(ranks, "4 x Xeon")
+    drawing = figures.draw_phases(ranks, "4 x Xeon")
     axes = axes_of(drawing)
     names = ["start", "load", "read", "predict"]
     assert legend_of(drawing) == [*names, "sum: median, 5–95%"]
@@ -281,22 +284,22 @@ def test_phases_are_medians_over_ranks_stacked_and_their_sums_range_beside():
     lefts = np.array([[patch.get_x() for patch in bar.patches] for bar in axes.containers[:4]]).T
     assert lefts[:, 1:] == pytest.approx(medians.cumsum(axis=1)[:, :-1])
     assert [text.get_text() for text in axes.get_yticklabels()] == ["sweep/run-0 (200)", "sweep/run-1 (200)"]
-    assert small_print(drawing).endswith("1 runs do not tell of phases. 4 x Xeon")
+    assert small_print(drawing).endswith("1 run without phases. 4 x Xeon")
 
 
-def test_of_many_runs_the_first_have_bars_and_the_others_are_counted():
-    drawing = figures.phases(many_ranks(20, 3))
-    assert len(axes_of(drawing).get_yticklabels()) == ranks_figures.MOST_BARS == 16
-    assert "4 more runs are not drawn." in small_print(drawing)
+def test_the_first_of_many_runs_have_bars_and_the_others_are_counted():
+    drawing = figures.draw_phases(many_ranks(20, 3))
+    assert len(axes_of(drawing).get_yticklabels()) == ranks_figures.MAX_BARS == 16
+    assert "4 more runs not drawn." in small_print(drawing)
 
 
 def test_stragglers_are_a_line_of_few_points_with_the_slowest_rank_on_it():
     ranks = pd.concat([many_ranks(9, 40), many_ranks(1, 10000, "large"), many_ranks(1, 1, "alone")])
-    drawing = figures.stragglers(ranks)
+    drawing = figures.draw_stragglers(ranks)
     found = lines(drawing)
     assert next(iter(found)) == "large-0 (10,000 ranks)"
-    assert len(found) == ranks_figures.MOST_LINES == 8
-    assert small_print(drawing) == "2 more runs, of as many ranks or fewer, are not drawn."
+    assert len(found) == ranks_figures.MAX_LINES == 8
+    assert small_print(drawing) == "2 more runs of as many ranks or fewer not drawn."
     seconds = np.sort(ranks.loc[ranks["run"] == "large-0", "seconds"].to_numpy())
     x, y = found["large-0 (10,000 ranks)"].get_xydata().T
     assert len(x) == ranks_figures.POINTS
@@ -305,16 +308,16 @@ def test_stragglers_are_a_line_of_few_points_with_the_slowest_rank_on_it():
     small = np.sort(ranks.loc[ranks["run"] == "sweep/run-0", "seconds"].to_numpy())
     assert found["sweep/run-0 (40 ranks)"].get_ydata().tolist() == small.tolist()
     ratio, idle = seconds[-1] / np.median(seconds), 1 - seconds.mean() / seconds[-1]
-    told = (
+    start = (
         f"large-0: the slowest of 10,000 ranks took {seconds[-1]:.4g} s, {ratio:.2f} times the median, and {idle:.0%}"
     )
-    assert drawing.caption.startswith(told)
+    assert drawing.caption.startswith(start)
 
 
-def test_speed_up_is_over_the_fewest_ranks_and_the_law_runs_through_it():
+def test_speed_up_is_relative_to_the_fewest_ranks_with_the_fitted_law():
     times = np.array([90 + 10000 / n for n in (10, 20, 100)])
     shown = [point(n, seconds) for n, seconds in zip((10, 20, 100), times, strict=True)]
-    drawing = figures.speed_up(table(*shown, point(7, 3.0, "alone")))
+    drawing = figures.draw_speed_up(table(*shown, point(7, 3.0, "alone")))
     (series,) = bars(axes_of(drawing)).values()
     assert series[0].tolist() == [[10, 1], [20, pytest.approx(times[0] / times[1])], [100, pytest.approx(1090 / 190)]]
     assert np.array(series[1])[:, :, 1] == pytest.approx(np.stack([times[0] / times / 1.2, times[0] / times / 0.9]).T)
@@ -322,22 +325,22 @@ def test_speed_up_is_over_the_fewest_ranks_and_the_law_runs_through_it():
     assert y == pytest.approx(times[0] / (90 + 10000 / x))
     (ideal,) = [line for line in axes_of(drawing).lines if line.get_color() == "#808080"]
     assert ideal.get_xydata().tolist() == [[10, 1], [100, 10]]
-    assert legend_of(drawing) == ["measured", "as the number of ranks"]
+    assert legend_of(drawing) == ["measured", "proportional to the number of ranks"]
     assert "all runs: serial part 0.9% ± 0.0%" in small_print(drawing)
     assert drawing.caption.startswith("all runs: 5.74 times with 100 ranks over 10;")
 
 
-def test_a_law_that_does_not_fit_is_said():
-    slower = figures.speed_up(table(*(point(n, 10.0 + n) for n in (1, 2, 4))))
-    assert "the law does not fit, since more ranks take longer" in small_print(slower)
-    faster = figures.speed_up(table(*(point(n, 100 / n**1.3) for n in (1, 2, 4))))
-    assert "the law does not fit, since the speed-up is more than the number of ranks" in small_print(faster)
-    two = figures.speed_up(table(point(1, 10.0), point(2, 6.0)))
+def test_a_law_that_does_not_fit_is_reported():
+    slower = figures.draw_speed_up(table(*(point(n, 10.0 + n) for n in (1, 2, 4))))
+    assert "Amdahl's law does not fit, since more ranks take longer" in small_print(slower)
+    faster = figures.draw_speed_up(table(*(point(n, 100 / n**1.3) for n in (1, 2, 4))))
+    assert "Amdahl's law does not fit, since the speed-up exceeds the number of ranks" in small_print(faster)
+    two = figures.draw_speed_up(table(point(1, 10.0), point(2, 6.0)))
     assert "_law " not in lines(two)
 
 
 def test_choices_are_numbered_on_and_off_the_front():
-    drawing = figures.pareto(CHOICES, "fitted to runs")
+    drawing = figures.draw_pareto_front(CHOICES, "fitted to runs")
     axes = axes_of(drawing)
     others, front = (line.get_xydata().tolist() for line in axes.lines)
     assert front == [[5.1, 0.22], [7.5, 0.16], [900, 0]]
@@ -354,17 +357,17 @@ def test_choices_are_numbered_on_and_off_the_front():
 
 def test_choices_on_a_cluster_have_service_units():
     charged = CHOICES.rename(columns={"dollars": "service_units"})
-    drawing = figures.pareto(charged, cost="service_units", name="units")
+    drawing = figures.draw_pareto_front(charged, cost="service_units", name="units")
     assert axes_of(drawing).get_ylabel() == "service units"
     assert [line.get_xydata().tolist() for line in axes_of(drawing).lines] == [
-        line.get_xydata().tolist() for line in axes_of(figures.pareto(CHOICES)).lines
+        line.get_xydata().tolist() for line in axes_of(figures.draw_pareto_front(CHOICES)).lines
     ]
     assert "1  Lambda, 10 MB: 5.1 s, 0.22 service units" in small_print(drawing)
 
 
-def test_of_many_choices_those_on_the_front_are_listed():
+def test_only_those_on_the_front_of_many_choices_are_listed():
     more = [CHOICES.assign(seconds=CHOICES["seconds"] + k, on_front=False) for k in range(1, 5)]
-    drawing = figures.pareto(pd.concat([CHOICES, *more]))
+    drawing = figures.draw_pareto_front(pd.concat([CHOICES, *more]))
     assert small_print(drawing).count(" dollars") == 3
     assert len(axes_of(drawing).lines[0].get_xydata()) == 2 + 4 * 5
 
@@ -410,54 +413,54 @@ def test_nothing_overlaps_or_is_cut_off(name):
 
 
 def labels(axes):
-    """The names of the axes and the numbers on them."""
+    """Return the names of the axes and the numbers on them."""
     shown = [axes.xaxis.label, axes.yaxis.label]
     for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())  # ticks beyond it are not drawn
+        low, high = sorted(axis.get_view_interval())  # ticks outside are not drawn
         shown += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     return [text for text in shown if text.get_text() and text.get_visible()]
 
 
-def test_long_names_and_dollar_signs_do_no_harm():
+def test_long_names_and_dollar_signs_are_drawn():
     name = f"_a$\\alpha$b$x/{LONG}"
     for drawing in (
-        figures.draw(STUDY, table(point(1, 2.0, name), point(2, 3.0, name), point(1, 2.0, "b"))),
-        figures.density(made(run=name)),
-        figures.stragglers(many_ranks(2, 5, name)),
-        figures.phases(many_ranks(2, 5, name)),
-        figures.pareto(CHOICES.assign(label=name)),
+        figures.draw_study(STUDY, table(point(1, 2.0, name), point(2, 3.0, name), point(1, 2.0, "b"))),
+        figures.draw_density(made(run=name)),
+        figures.draw_stragglers(many_ranks(2, 5, name)),
+        figures.draw_phases(many_ranks(2, 5, name)),
+        figures.draw_pareto_front(CHOICES.assign(label=name)),
     ):
         assert len(style.to_svg(drawing)) > 10_000
         assert figures_width(drawing) <= drawing.figure.bbox.x1 + 1
-    assert len(legend_of(figures.stragglers(many_ranks(2, 5, name)))) == 2
+    assert len(legend_of(figures.draw_stragglers(many_ranks(2, 5, name)))) == 2
 
 
 def figures_width(drawing):
-    """How far to the right letters reach."""
+    """Return the right edge of all text."""
     figure, legend = drawing.figure, axes_of(drawing).get_legend()
     texts = [figure._suptitle, *([figure._supxlabel] if figure._supxlabel else []), *([legend] if legend else [])]
     return max(text.get_window_extent().x1 for text in texts)
 
 
 def test_series_differ_without_colour():
-    assert len({(look.marker, str(look.dash)) for look in map(style.look, range(64))}) == 64
-    drawing = figures.draw(STUDY, SEVERAL)
+    assert len({(look.marker, str(look.dash)) for look in map(style.series_style, range(64))}) == 64
+    drawing = figures.draw_study(STUDY, SEVERAL)
     drawn = [bar.lines[0] for bar in axes_of(drawing).containers]
     looks = {(line.get_marker(), str(line._dash_pattern)) for line in drawn}
     assert len(looks) == len(drawn) == 9
-    phases = [bar.patches[0] for bar in axes_of(figures.phases(many_ranks())).containers[:5]]
+    phases = [bar.patches[0] for bar in axes_of(figures.draw_phases(many_ranks())).containers[:5]]
     assert len({patch.get_hatch() for patch in phases}) == 5
 
 
 def test_the_density_of_many_and_few_differs_in_its_greys():
-    mesh = axes_of(figures.density(made())).collections[0]
+    mesh = axes_of(figures.draw_density(made())).collections[0]
     greys = [np.dot(mesh.cmap(value)[:3], [0.299, 0.587, 0.114]) for value in np.linspace(0, 1, 20)]
     assert (np.diff(greys) > 0).all()
     assert greys[0] < 0.2
     assert greys[-1] > 0.7
 
 
-def test_colours_of_neighbours_differ_for_those_who_see_no_red_or_green():
+def test_colours_of_neighbours_differ_with_red_green_blindness():
     # Protanopia and deuteranopia: Viénot, Brettel & Mollon 1999, on linear RGB.
     views = (
         np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]),
@@ -468,7 +471,7 @@ def test_colours_of_neighbours_differ_for_those_who_see_no_red_or_green():
         assert min(np.abs(a - b).max() for a, b in combinations(seen, 2)) > 0.05
 
 
-def test_figures_of_several_threads_are_those_of_one():
+def test_figures_drawn_in_several_threads_are_equal():
     def files(name):
         drawing = EVERYTHING[name]()
         return style.to_svg(drawing), style.to_png(drawing)
@@ -479,7 +482,7 @@ def test_figures_of_several_threads_are_those_of_one():
     assert at_once == [files(name) for name in names]
 
 
-def test_neither_display_nor_home_is_needed_and_nothing_global_is_set(tmp_path):
+def test_figures_need_no_display_and_no_home_and_change_no_settings(tmp_path):
     code = (
         "import os, sys, analysis.figures, matplotlib; assert 'matplotlib.pyplot' not in sys.modules; "
         "assert matplotlib.rcParams == matplotlib.rcParamsDefault; print(os.environ['MPLCONFIGDIR'])"
@@ -493,9 +496,9 @@ def test_neither_display_nor_home_is_needed_and_nothing_global_is_set(tmp_path):
 
 
 def test_ten_thousand_ranks_and_a_million_galaxies_stay_small():
-    drawing = figures.stragglers(many_ranks(8, 10000))
+    drawing = figures.draw_stragglers(many_ranks(8, 10000))
     assert len(style.to_svg(drawing)) < 300_000
-    density = figures.density(made(1_000_000))
+    density = figures.draw_density(made(1_000_000))
     assert len(style.to_svg(density)) < 300_000
     with Image.open(io.BytesIO(style.to_png(density))) as picture:
         assert picture.convert("L").getextrema()[0] < 30

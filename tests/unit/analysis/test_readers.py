@@ -1,4 +1,4 @@
-"""What is read of every published file: how many runs and ranks, what is left out and why, and hand-picked values."""
+"""Test the readers on every published file: numbers of runs and ranks, what is left out and why, and some values."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ BITS = 164160  # of a galaxy, as the published throughputs count
 
 @pytest.fixture(scope="module")
 def published(shared: Path) -> Collection:
-    """All that is published."""
+    """Return all published results."""
     return collect([str((shared / "published").resolve())])
 
 
 @pytest.fixture(scope="module")
 def runs(published: Collection) -> pd.DataFrame:
-    """Its runs by name."""
+    """Return their runs by name."""
     return published.runs.set_index("run")
 
 
 def by_file(collection: Collection, root: Path) -> Counter[str]:
-    """How many runs come from each file or, of records of Lambda's ranks, from each tree of partitions."""
+    """Count the runs of each file or, for records of ranks on Lambda, of each tree of partitions."""
     names = (Path(source).relative_to(root).as_posix() for source in collection.runs["source"])
     return Counter("/".join(name.split("/")[:2]) if "partition-" in name else name for name in names)
 
 
-def told(row: pd.Series, *names: str) -> dict[str, Any]:
-    """Values of a row; None where there is none."""
+def values_of(row: pd.Series, *names: str) -> dict[str, Any]:
+    """Return values of a row; None where one is missing."""
     return {name: None if pd.isna(row[name]) else row[name] for name in names}
 
 
-def without(collection: Collection, name: str) -> list[tuple[str, str]]:
-    """What is left out of the files of this name, and why."""
+def left_out_of(collection: Collection, name: str) -> list[tuple[str, str]]:
+    """Return what is left out of the files of this name, and why."""
     return [(one.what, one.reason) for one in collection.left_out if one.source.endswith(name)]
 
 
 def write(path: Path, content: Any) -> str:
-    """Writes text, or any other value as JSON; returns the path."""
+    """Write text, or any other value as JSON, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return str(path)
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """A published record of 1,000 galaxies in 5 s; a key of None is not there."""
+    """Return a published record of 1,000 galaxies in 5 s; a key of None is missing."""
     values = {
         "total_cpu_time (seconds)": 5.0, "total_cpu_memory (MB)": 700.0, "execution_time (seconds/batch)": 2.6,
         "num_batches": 2, "batch_size": 512, "device": "cpu", "throughput_bps": 200.0 * BITS, "sample_persec": 200.0,
@@ -62,7 +62,7 @@ def record(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def test_runs_come_from_every_file_that_tells_of_some(published, shared):
+def test_runs_come_from_every_file_that_describes_some(published, shared):
     course = Counter({f"lambda/course_runs/{name}.json": 1 for name in (
         "10MB-1GB-256", "10MB-4GB-64", "10MB-4GB-256", "25MB-12GB-256", "100MB-1File-32", "100MB-1file-64",
         "100MB-1file-128", "100MB-1file-256", "100MB-1file-512",
@@ -83,7 +83,7 @@ def test_runs_come_from_every_file_that_tells_of_some(published, shared):
     assert set(published.runs["origin"]) == {"published"} == set(published.runs["engine"])
 
 
-def test_ranks_are_as_many_as_records(published, shared):
+def test_there_are_as_many_ranks_as_records(published, shared):
     root = shared / "published"
     files = [*root.rglob("combined_data.json"), *(root / "lambda/course_runs").glob("*.json"), *root.glob("*/course*")]
     records = sum(len(json.loads(path.read_text())) for path in files if path.is_file())
@@ -103,15 +103,15 @@ def test_everything_else_is_left_out_with_a_reason(published, shared):
         ("cpu_infinite_1TB.json", "1011 records between"): 1, ("gpu_infinite_1TB.json", "1011 records between"): 1,
         ("slurm_mpi_style_result_stats.csv", "5 rows `mean`"): 1,
     })  # fmt: skip
-    assert without(published, "batch_varying_adjusted.csv") == [("", "it is a table without rows")]
-    assert without(published, "state_machine_logs.csv")[0][1] == (
+    assert left_out_of(published, "batch_varying_adjusted.csv") == [("", "it is a table without rows")]
+    assert left_out_of(published, "state_machine_logs.csv")[0][1] == (
         "its `data (GB)` is 'test'; expected a size such as 256GB, or one of timing, 983GB, 1TB"
     )
     rows = list(csv.reader((shared / "published/lambda/result_stats.csv").open()))
     assert len(rows) - 1 == 52 + 47 + 33
 
 
-def test_the_published_averages_come_out_of_the_records(shared, runs):
+def test_the_published_averages_follow_from_the_records(shared, runs):
     root = shared / "published/lambda"
     for row in csv.DictReader((root / "result_stats.csv").open()):
         size = row["data (GB)"].removesuffix(".0")
@@ -154,19 +154,19 @@ def test_the_published_averages_come_out_of_the_records(shared, runs):
         ("state_machine_logs/100MB/768GB/5", (188.92, 133.39, None, None)),
     ],
 )
-def test_durations_and_files_go_to_the_run_that_they_are_of(runs, name, expected):
-    found = told(runs.loc[f"lambda/{name}"], "wall_seconds", "working_seconds", "asked_ranks", "ranks")
+def test_durations_and_numbers_of_files_are_added_to_their_run(runs, name, expected):
+    found = values_of(runs.loc[f"lambda/{name}"], "wall_seconds", "working_seconds", "asked_ranks", "ranks")
     assert tuple(found.values()) == pytest.approx(expected, rel=1e-12)
 
 
-def test_runs_of_other_names_are_those_of_which_the_records_say_so(shared):
+def test_runs_of_other_names_are_identified_by_their_records(shared):
     paths = {"total/1": "timing/1", "total/3": "timing/3", "total100GB/1": "983GB/1", "total1000GB/1": "1TB/1"}
     for folder, end in paths.items():
         file = shared / f"published/lambda/partition-100MB/{folder}/combined_data.json"
         assert all(one["result_path"].endswith(f"/12GB/{end}") for one in json.loads(file.read_text()))
 
 
-def test_a_second_run_of_a_size_is_of_no_study(runs):
+def test_a_second_run_of_a_size_belongs_to_no_study(runs):
     logs = runs[runs["source"].str.endswith("state_machine_logs.csv")]
     assert dict(zip(logs.index.str.removeprefix("lambda/state_machine_logs/"), logs["study"], strict=True)) == {
         "100MB/768GB/5": "data size", "100MB/768GB/4": "data size", "100MB/100GB/3": "single",
@@ -174,7 +174,7 @@ def test_a_second_run_of_a_size_is_of_no_study(runs):
     }  # fmt: skip
 
 
-def test_names_tell_the_settings(runs):
+def test_names_give_the_settings(runs):
     names = ("study", "partition_mb", "data_gb", "batch_size", "repeat", "platform")
     expected = {
         "lambda/partition-25MB/total/3": ("data size", 25.0, 12.6, 512, 3, "lambda"),
@@ -189,29 +189,29 @@ def test_names_tell_the_settings(runs):
         ),
         "lambda/cloudwatch_log_example/result-partition-75MB/total/1": ("data size", 75.0, 12.6, 512, 1, "lambda"),
     }  # fmt: skip
-    assert {name: tuple(told(runs.loc[name], *names).values()) for name in expected} == expected
+    assert {name: tuple(values_of(runs.loc[name], *names).values()) for name in expected} == expected
 
 
-def test_records_have_all_that_they_tell(published):
+def test_values_of_records(published):
     ranks = published.ranks.set_index(["run", "rank"])
     first = ranks.loc[("lambda/course_runs/10MB-1GB-256", 0)]
-    assert told(first, "item", "batches", "batch_size", "galaxies", "peak_rss_mb", "s3_requests") == {
+    assert values_of(first, "item", "batches", "batch_size", "galaxies", "peak_rss_mb", "s3_requests") == {
         "item": "10MB/1.pt", "batches": 2, "batch_size": 256, "galaxies": 511, "peak_rss_mb": 1182.38671875,
         "s3_requests": None,
     }  # fmt: skip
-    assert pd.isna(first["seconds"])  # what the record calls so is CPU time
+    assert pd.isna(first["seconds"])  # these seconds of the record are CPU time
     assert first["cpu_seconds"] == 3.102123849999996
     assert first["allocated_mb"] == 7146.579476
     assert ranks.loc["lambda/partition-100MB/total/2"]["s3_seconds"].sum() == pytest.approx(2.31, abs=0.005)
 
 
-def test_an_endless_run_is_one_of_each_published_size(runs):
+def test_an_endless_run_is_a_run_of_each_published_size(runs):
     cpu = runs[runs["source"].str.endswith("cpu_infinite_1TB.json")]
     sizes = (1, 2, 4, 6, 8, 10, 12, 100, 256, 512, 768, 1000, 1024)
     assert list(cpu.index) == [f"rivanna/cpu_infinite_1TB@{size}GB" for size in sizes]
     last = cpu.iloc[-1]
     names = ("data_gb", "galaxies", "ranks", "world_size", "batch_size", "wall_seconds", "peak_rss_mb", "machine")
-    assert tuple(told(last, *names).values()) == (
+    assert tuple(values_of(last, *names).values()) == (
         1024.0, 105472 * 512, 1, 1, 512, 196334.75521238905, 1674.328125,
         "Rivanna, one CPU node, node of 376.54 GB",
     )  # fmt: skip
@@ -224,39 +224,42 @@ def test_an_endless_run_is_one_of_each_published_size(runs):
     assert gpu["galaxies_per_second"] == pytest.approx(10131.55359323563, rel=1e-12)
 
 
-def test_arrays_and_jobs_of_slurm_tell_what_they_measured(runs):
+def test_values_of_slurm_arrays_and_jobs(runs):
     names = ("kind", "world_size", "concurrency", "wall_seconds", "rank_seconds", "ranks")
     array = "rivanna/slurm_array_total_execution_time/100MB"
-    assert tuple(told(runs.loc[f"{array}/10GB/world-103/1"], *names).values()) == ("array", 103, None, 46.0, None, None)
-    assert tuple(told(runs.loc[f"{array}/100GB/world-1024/2"], *names).values())[1:4] == (1024, None, 478.0)
-    assert tuple(told(runs.loc[f"{array}/100GB/world-96/1"], *names).values())[1:4] == (96, 96, 386.0)
-    assert tuple(told(runs.loc[f"{array}/1024GB/world-256/3"], *names).values())[1:4] == (256, 256, 1502.0)
+    for name, expected in (
+        ("10GB/world-103/1", ("array", 103, None, 46.0, None, None)),
+        ("100GB/world-1024/2", ("array", 1024, None, 478.0, None, None)),
+        ("100GB/world-96/1", ("array", 96, 96, 386.0, None, None)),
+        ("1024GB/world-256/3", ("array", 256, 256, 1502.0, None, None)),
+    ):
+        assert tuple(values_of(runs.loc[f"{array}/{name}"], *names).values()) == expected
     job = runs.loc["rivanna/slurm_mpi_style_result_stats/512GB/2"]
-    assert tuple(told(job, *names).values()) == ("statistics", None, None, None, 27.42, None)
+    assert tuple(values_of(job, *names).values()) == ("statistics", None, None, None, 27.42, None)
     assert job["summed_galaxies_per_second"] == 946271.22
 
 
 def test_results_of_single_machines_have_metrics_and_their_machine(runs, published):
     names = ("machine", "galaxies", "wall_seconds", "working_seconds", "cpu_seconds", "r2", "nmad")
-    assert tuple(told(runs.loc["laptop/Results_batch32"], *names).values()) == (
+    assert tuple(values_of(runs.loc["laptop/Results_batch32"], *names).values()) == (
         "AMD64 Family 25 Model 80 Stepping 0, AuthenticAMD, 8 cores, 15.34 GB, Windows 10", 781 * 32, None,
         131.83914375305176, None, 0.9684378430247307, 0.011839682161808014,
     )  # fmt: skip
     series = "laptop/batch_series/results_series_2_batch_{}_Results"
     for size, wall, cpu in ((1, 923.5385010242462, 112.79), (64, 21.476445198059082, 8.43)):
-        assert tuple(told(runs.loc[series.format(size)], *names).values()) == (
+        assert tuple(values_of(runs.loc[series.format(size)], *names).values()) == (
             "Amazon SageMaker", 1253, wall, None, cpu, 0.9746744092553854, 0.011360399723052979,
         )  # fmt: skip
-    # 8.43 s are rounded, and leave open whether the rank had 1,253 galaxies or 1,254.
+    # 8.43 s are rounded, so that the rank may have had 1,253 or 1,254 galaxies.
     ranks = published.ranks.set_index("run")
     assert pd.isna(ranks.loc[series.format(64), "galaxies"]) and ranks.loc[series.format(1), "galaxies"] == 1253
 
 
-def test_a_cloudwatch_log_tells_what_was_billed(runs, published):
+def test_a_cloudwatch_log_gives_the_billed_time(runs, published):
     name = "lambda/cloudwatch_log_example/result-partition-75MB/8GB/2"
     both = published.ranks[published.ranks["run"] == name]
     assert list(both["rank"]) == [18, 0]
-    assert told(both.iloc[0], "item", "billed_seconds", "memory_mb", "peak_rss_mb", "start_seconds", "state") == {
+    assert values_of(both.iloc[0], "item", "billed_seconds", "memory_mb", "peak_rss_mb", "start_seconds", "state") == {
         "item": "75MB/115.pt", "billed_seconds": 40.908, "memory_mb": 10240.0, "peak_rss_mb": 5948.0,
         "start_seconds": pytest.approx(0.66381), "state": "finished",
     }  # fmt: skip
@@ -264,19 +267,19 @@ def test_a_cloudwatch_log_tells_what_was_billed(runs, published):
     assert both.iloc[0]["started_at"] == pd.Timestamp("2024-11-17 02:40:44.168+00:00")
     assert both.iloc[0]["ended_at"] == pd.Timestamp("2024-11-17 02:41:24.412+00:00")
     run = runs.loc[name]
-    assert told(run, "billed_seconds", "asked_ranks", "ranks") == {
+    assert values_of(run, "billed_seconds", "asked_ranks", "ranks") == {
         "billed_seconds": 40.908 + 33.81, "asked_ranks": 110, "ranks": 2,
     }  # fmt: skip
 
 
-def test_the_matrix_tells_durations_and_costs(runs):
+def test_the_matrix_gives_durations_and_costs(runs):
     run = runs.loc["lambda/course_runs/stepfunctions_world_batch_matrix/world-3/batch-8"]
-    assert told(run, "world_size", "memory_mb", "wall_seconds", "dollars", "galaxies") == {
+    assert values_of(run, "world_size", "memory_mb", "wall_seconds", "dollars", "galaxies") == {
         "world_size": 3, "memory_mb": 128.0, "wall_seconds": 8.17, "dollars": 0.00039966, "galaxies": None,
     }  # fmt: skip
 
 
-def test_without_the_tables_the_records_stand_alone_and_the_other_way_round(shared):
+def test_records_are_read_without_the_tables_and_tables_without_the_records(shared):
     tree = collect([str(shared / "published/lambda/partition-100MB/total")])
     assert list(tree.runs["run"]) == ["1", "2", "3"]
     assert tree.runs["asked_ranks"].isna().all() and tree.runs["wall_seconds"].isna().all()
@@ -287,7 +290,7 @@ def test_without_the_tables_the_records_stand_alone_and_the_other_way_round(shar
     assert dict(Counter(tables.runs["study"])) == {"batch size": 15, "data size": 99}
     assert tables.runs["wall_seconds"].isna().all()
     batch = tables.runs.set_index("run").loc["batch_varying_results/32/1"]
-    assert told(batch, "batch_size", "galaxies", "mean_cpu_seconds", "partition_mb") == {
+    assert values_of(batch, "batch_size", "galaxies", "mean_cpu_seconds", "partition_mb") == {
         "batch_size": 32, "galaxies": 52398, "mean_cpu_seconds": 8.38, "partition_mb": None,
     }  # fmt: skip
 
@@ -317,7 +320,7 @@ def test_a_record_that_cannot_be_used_is_named_and_left_out(tmp_path, changes, r
     found = collect([path])
     assert [(one.source, one.what, one.reason) for one in found.left_out] == [(path, "record 1", reason)]
     assert list(found.ranks["rank"]) == [0, 2]
-    assert told(found.runs.iloc[0], "run", "galaxies", "ranks", "world_size") == {
+    assert values_of(found.runs.iloc[0], "run", "galaxies", "ranks", "world_size") == {
         "run": "1", "galaxies": 2000, "ranks": 2, "world_size": 3,
     }  # fmt: skip
 
@@ -325,30 +328,30 @@ def test_a_record_that_cannot_be_used_is_named_and_left_out(tmp_path, changes, r
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("[{}", "it is no JSON (Expecting ',' delimiter: line 1 column 4 (char 3)); get it again"),
-        ("", "it is no JSON (Expecting value: line 1 column 1 (char 0)); get it again"),
-        ([], "it is no list of records; expected the records of a run's ranks"),
-        ({}, "it is no list of records; expected the records of a run's ranks"),
-        (["x", 3], "none of its 2 records can be used; of the first, it is no set of keys and values"),
+        ("[{}", "it is not JSON (Expecting ',' delimiter: line 1 column 4 (char 3)); get it again"),
+        ("", "it is not JSON (Expecting value: line 1 column 1 (char 0)); get it again"),
+        ([], "it is not a list of records; expected the records of a run's ranks"),
+        ({}, "it is not a list of records; expected the records of a run's ranks"),
+        (["x", 3], "none of its 2 records can be used; of the first, it is not a set of keys and values"),
         ([record(), record(result_path="b/1")],
          "it holds two runs, with 1 records each: 'a/1' and 'b/1'; keep them apart"),
     ],
 )  # fmt: skip
-def test_a_file_of_which_nothing_can_be_used_is_left_out(tmp_path, content, reason):
+def test_a_file_without_usable_contents_is_left_out(tmp_path, content, reason):
     path = write(tmp_path / "combined_data.json", content)
     found = collect([path])
     assert [(one.source, one.what, one.reason) for one in found.left_out] == [(path, "", reason)]
     assert (len(found.runs), len(found.ranks)) == (0, 0)
 
 
-def test_ranks_with_batches_of_different_sizes_leave_the_runs_batch_size_open(tmp_path):
+def test_ranks_with_batches_of_different_sizes_leave_the_batch_size_of_the_run_missing(tmp_path):
     found = collect([write(tmp_path / "25MB-8GB-256.json", [record(), record(batch_size=256)])])
     assert pd.isna(found.runs["batch_size"][0])
     assert list(found.ranks["batch_size"]) == [512, 256]
 
 
 def endless(size: int, seconds: float, **changes: Any) -> dict[str, Any]:
-    """A record of an endless loader at 100 galaxies per second."""
+    """Return a record of an endless loader at 100 galaxies per second."""
     return {
         "total_execution_time (seconds)": seconds, "total_process_memory (MB)": 900.0, "num_batches": size * 103,
         "batch_size": 512, "device": "cpu", "GB_processed": size, "execution_time_per_batch": 1.0,
@@ -365,12 +368,12 @@ def test_records_of_an_endless_run_that_are_out_of_order_or_missing_are_named(tm
     assert list(found.runs["run"]) == ["x@1GB", "x@2GB", "x@6GB", "x@8GB"]
     assert list(found.runs["wall_seconds"]) == [10.0, 20.0, 60.0, 81.0]
     assert [(one.what, one.reason) for one in found.left_out] == [
-        ("record 1", "it does not go on: 2 GB after 9 s come after 1 GB after 10 s"),
-        ("records of 4 to 5 GB", "they are not there"),
+        ("record 1", "it is out of order: 2 GB after 9 s follow 1 GB after 10 s"),
+        ("records of 4 to 5 GB", "they are missing"),
         ("record 5", "its `sample_persec` is []; expected a number that is not negative"),
-        ("records of 7 GB", "they are not there"),
+        ("records of 7 GB", "they are missing"),
         ("record 7", "it has no `device`"),
-        ("1 records between", "no published figure tells of their sizes"),
+        ("1 records between", "no published figure shows their sizes"),
     ]
 
 
@@ -388,14 +391,14 @@ def test_rows_of_tables_that_cannot_be_used_are_named(tmp_path):
     assert list(found.runs["run"]) == ["total_execution_time/25MB/1GB/2"]
     assert [(one.what, one.reason) for one in found.left_out] == [
         ("row 1", "its `data (GB)` is '2TB'; expected a size such as 256GB, or one of timing, 983GB, 1TB"),
-        ("row 2", "its `partition (MB)` is '0.1GB'; expected one such as 100MB"),
+        ("row 2", "its `partition (MB)` is '0.1GB'; expected a size such as 100MB"),
         ("row 3", "its `batch_varying` is True; expected False, since no batch size is known"),
         ("row 1", "its `duration` is '26.642'; expected MM:SS or H:MM:SS"),
         ("row 3", "it has no `run`"),
     ]
 
 
-def test_a_table_tells_of_runs_below_its_own_folder_alone(tmp_path):
+def test_a_table_describes_only_runs_below_its_own_folder(tmp_path):
     table = "partition(MB),data(GB),run,num_worlds,duration\n25,1.0,1,2,00:20.5\n"
     write(tmp_path / "a/total_execution_time.csv", table)
     for folder in "ab":
@@ -415,11 +418,11 @@ Memory Used: 64 MB
 PAYLOAD = {"WORLD_SIZE": "2", "RANK": "1", "DATA_PATH": "x", "RESULT_PATH": "r", "BATCH_SIZE": 512}
 
 
-def test_an_invocation_of_which_the_run_is_not_clear_is_left_out(tmp_path):
+def test_an_invocation_whose_run_is_not_clear_is_left_out(tmp_path):
     whole = LOG.replace("{payload}", str(PAYLOAD))
     start, received, report = whole.splitlines()
     mixed = [start, start.replace(": a ", ": b "), received, report, report.replace(": a ", ": b ")]
-    unclear = "the log does not say clearly for which run it was"
+    unclear = "the log does not state clearly to which run it belongs"
     for content, reasons in (
         (whole, []),
         ("\n".join(mixed), [("invocation a", unclear), ("invocation b", unclear)]),
@@ -433,7 +436,7 @@ def test_an_invocation_of_which_the_run_is_not_clear_is_left_out(tmp_path):
     assert collect([write(tmp_path / "log.txt", whole)]).ranks["billed_seconds"].tolist() == [0.002]
 
 
-def test_a_result_without_a_series_has_no_wall_time_and_a_failed_one_of_it_is_named(tmp_path):
+def test_a_result_without_a_series_has_no_wall_time_and_a_failed_entry_is_named(tmp_path):
     results = {
         "total cpu time (second)": 10.0, "cpu memory (MB)": 5.0, "throughput(bps)": 3 * BITS, "batch size": 8,
         "number of batches": 4, "device": "cpu", "MAE": 0.5, "R2": None,
@@ -443,7 +446,7 @@ def test_a_result_without_a_series_has_no_wall_time_and_a_failed_one_of_it_is_na
     entry = {"status": "success", "execution_time": 12.0, "results_file": "b/s_batch_8_Results.json"}
     write(tmp_path / "summary.json", {"8": entry, "16": entry | {"status": "failed"}, "32": {"results_file": 3}})
     found = collect([str(tmp_path)])
-    assert told(found.runs.iloc[0], "run", "wall_seconds", "mae", "r2", "study", "galaxies") == {
+    assert values_of(found.runs.iloc[0], "run", "wall_seconds", "mae", "r2", "study", "galaxies") == {
         "run": "s_batch_8_Results", "wall_seconds": 12.0, "mae": 0.5, "r2": None, "study": "batch size", "galaxies": 30,
     }  # fmt: skip
     assert len(found.runs) == 1
@@ -452,7 +455,7 @@ def test_a_result_without_a_series_has_no_wall_time_and_a_failed_one_of_it_is_na
     ]  # fmt: skip
 
 
-def test_what_tells_of_no_runs_is_named_with_the_reason(tmp_path):
+def test_files_that_describe_no_runs_are_named_with_the_reason(tmp_path):
     write(tmp_path / "sweep.json", {"rows": []})
     write(tmp_path / "unknown.json", {"a": 1})
     write(tmp_path / "broken.json", "{")
@@ -460,20 +463,20 @@ def test_what_tells_of_no_runs_is_named_with_the_reason(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     found = collect([str(tmp_path)])
     assert {Path(one.source).name: one.reason for one in found.left_out} == {
-        "sweep.json": "it is a table made of run folders, which are read themselves",
-        "unknown.json": "it is of no kind that is known",
-        "broken.json": "it is no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+        "sweep.json": "it is a table made from run folders, which are read themselves",
+        "unknown.json": "it is not of a known kind",
+        "broken.json": "it is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
         "get it again",
-        "binary.txt": "it is no text in UTF-8",
+        "binary.txt": "it is not UTF-8 text",
     }
     assert found.runs.empty and found.ranks.empty
 
 
-def test_a_jobs_log_tells_of_the_machine_of_the_records_beside_it_alone(tmp_path):
+def test_a_jobs_log_describes_only_the_machine_of_records_in_its_folder(tmp_path):
     log = write(tmp_path / "gpu_1.out", "Total memory (GB): 2015.68\nProcessed 1 GB.\n")
     write(tmp_path / "combined_data.json", [record()])
-    assert without(collect([str(tmp_path)]), "gpu_1.out") == [
-        ("", "it is the log of a job, which tells no times, and the job's records are not beside it")
+    assert left_out_of(collect([str(tmp_path)]), "gpu_1.out") == [
+        ("", "it is the log of a job, which states no times, and the job's records are not in its folder")
     ]
     rate = 52736 / 5.0
     write(tmp_path / "gpu_all.json", [{
@@ -481,5 +484,5 @@ def test_a_jobs_log_tells_of_the_machine_of_the_records_beside_it_alone(tmp_path
         "batch_size": 512, "sample_persec": [rate], "throughput_bps": rate * BITS, "total_process_memory (MB)": 900.0,
     }])  # fmt: skip
     found = collect([str(tmp_path)])
-    assert without(found, log) == []
+    assert left_out_of(found, log) == []
     assert found.runs.set_index("kind").loc["endless", "machine"] == "Rivanna, one GPU, node of 2015.68 GB"

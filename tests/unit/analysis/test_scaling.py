@@ -1,4 +1,4 @@
-"""Amdahl's law, speed-ups, stragglers and phases, against what is known or computed apart."""
+"""Test Amdahl's law, speed-ups, stragglers and phases against known or independently computed values."""
 
 from __future__ import annotations
 
@@ -12,25 +12,32 @@ import pandas as pd
 import pytest
 
 from analysis.collect import collect
-from analysis.scaling import PHASES, critical_path, fit_amdahl, phases, speed_up, stragglers
-from analysis.tables import RANK_COLUMNS, frame
+from analysis.scaling import (
+    PHASES,
+    compute_speed_up,
+    find_critical_path,
+    fit_amdahl,
+    measure_stragglers,
+    summarize_phases,
+)
+from analysis.tables import RANK_COLUMNS, make_table
 from cosmicai.errors import InputError
 
 NUMBERS = [1, 2, 4, 8, 16, 32]
 
 
 def ranks_of(*rows: dict[str, Any]) -> pd.DataFrame:
-    """Ranks of the run `a`, numbered from 0, unless the rows say otherwise."""
-    return frame(({"run": "a", "rank": place} | row for place, row in enumerate(rows)), RANK_COLUMNS)
+    """Return ranks of the run `a`, numbered from 0, unless the rows state otherwise."""
+    return make_table(({"run": "a", "rank": place} | row for place, row in enumerate(rows)), RANK_COLUMNS)
 
 
 def in_phases(**seconds: float) -> dict[str, float]:
-    """A row with the seconds of these phases."""
+    """Return a row with the seconds of these phases."""
     return {f"{name}_seconds": value for name, value in seconds.items()}
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.5, 1.0])
-def test_a_law_without_noise_is_found_again(fraction):
+def test_a_law_without_noise_is_recovered(fraction):
     seconds = [120 * (fraction + (1 - fraction) / n) for n in NUMBERS]
     found = fit_amdahl(NUMBERS, seconds)
     assert found.serial_fraction == pytest.approx(fraction, abs=1e-12)
@@ -57,7 +64,7 @@ def test_the_error_of_the_fraction_is_the_spread_of_fits():
     assert (fits[0].points, fits[0].numbers) == (18, 6)
 
 
-def test_missing_times_are_passed_over():
+def test_missing_times_are_skipped():
     found = fit_amdahl([1, 2, 4, 8], [100, float("nan"), 32.5, 21.25])
     assert (found.points, found.serial_fraction) == (3, pytest.approx(0.1))
 
@@ -66,52 +73,52 @@ def test_missing_times_are_passed_over():
 def test_fewer_than_three_numbers_of_ranks_are_not_fitted(ranks, there):
     with pytest.raises(InputError) as refused:
         fit_amdahl(ranks, [float(place) for place, _ in enumerate(ranks)])
-    told = f"a fit of Amdahl's law needs times of 3 different numbers of ranks, and there are {there}; measure more of "
-    assert str(refused.value) == told + "them"
+    message = f"a fit of Amdahl's law needs times of 3 different numbers of ranks, and there are {there}; "
+    assert str(refused.value) == message + "measure more of them"
 
 
-def test_times_of_which_one_rank_would_take_none_are_refused():
-    with pytest.raises(InputError, match="these times grow so fast with the ranks that Amdahl's law gives one rank no"):
+def test_times_with_which_one_rank_would_take_no_time_are_refused():
+    with pytest.raises(InputError, match="the fitted time of one rank is not above 0, since these times grow"):
         fit_amdahl([2, 4, 8], [1, 20, 40])
 
 
 def test_speed_up_is_against_the_fewest_ranks():
-    table = speed_up([8, 2, 4, 4, 4, 16], [30.0, 100.0, 50.0, 40.0, 90.0, float("nan")])
+    table = compute_speed_up([8, 2, 4, 4, 4, 16], [30.0, 100.0, 50.0, 40.0, 90.0, float("nan")])
     assert table.to_dict("list") == {
         "ranks": [2, 4, 8],
         "seconds": [100, 50, 30],
         "speed_up": [1, 2, pytest.approx(10 / 3)],
         "efficiency": [1, 1, pytest.approx(10 / 12)],
     }
-    assert len(speed_up([], [])) == 0
+    assert len(compute_speed_up([], [])) == 0
 
 
-def test_stragglers_are_in_order_with_what_the_others_wait():
-    found = stragglers(ranks_of(*({"seconds": one} for one in (4.0, 1.0, 3.0, 12.0))))
+def test_stragglers_are_in_order_with_the_idle_time_of_the_others():
+    found = measure_stragglers(ranks_of(*({"seconds": one} for one in (4.0, 1.0, 3.0, 12.0))))
     assert found.seconds.tolist() == [1, 3, 4, 12]
     assert (found.slowest_to_median, found.idle, found.column) == (12 / 3.5, 1 - 5 / 12, "seconds")
 
 
-def test_attempts_of_a_rank_add_up_and_ranks_that_say_nothing_do_not_count():
+def test_attempts_of_a_rank_are_added_up_and_ranks_without_times_do_not_count():
     rows = ranks_of(
         {"rank": 0, "attempt": 1, "seconds": 2.0}, {"rank": 0, "attempt": 2, "seconds": 3.0},
         {"rank": 1, "seconds": 4.0}, {"rank": 2, "cpu_seconds": 9.0},
     )  # fmt: skip
-    assert stragglers(rows).seconds.tolist() == [4, 5]
+    assert measure_stragglers(rows).seconds.tolist() == [4, 5]
 
 
-def test_cpu_time_stands_in_where_no_rank_says_more():
-    found = stragglers(ranks_of({"cpu_seconds": 2.0}, {"cpu_seconds": 1.0}))
+def test_cpu_time_is_used_if_no_rank_has_other_times():
+    found = measure_stragglers(ranks_of({"cpu_seconds": 2.0}, {"cpu_seconds": 1.0}))
     assert (found.seconds.tolist(), found.column) == ([1, 2], "cpu_seconds")
 
 
-def test_stragglers_are_of_one_run_that_says_how_long_its_ranks_worked():
+def test_stragglers_need_one_run_with_times_of_its_ranks():
     with pytest.raises(InputError, match=r"^ranks of 2 runs were given, a and others; give those of one run$"):
-        stragglers(ranks_of({"seconds": 1.0}, {"seconds": 1.0, "run": "b"}))
-    with pytest.raises(InputError, match=r"^the ranks of a do not say how long they worked; expected ranks with sec"):
-        stragglers(ranks_of({}, {}))
-    with pytest.raises(InputError, match=r"^there are no ranks that say how long they worked; expected ranks with sec"):
-        stragglers(ranks_of())
+        measure_stragglers(ranks_of({"seconds": 1.0}, {"seconds": 1.0, "run": "b"}))
+    with pytest.raises(InputError, match=r"^the ranks of a do not state how long they worked; expected ranks with"):
+        measure_stragglers(ranks_of({}, {}))
+    with pytest.raises(InputError, match=r"^there are no ranks that state how long they worked; expected ranks with"):
+        measure_stragglers(ranks_of())
 
 
 def test_phases_are_medians_by_run_in_their_order():
@@ -120,10 +127,10 @@ def test_phases_are_medians_by_run_in_their_order():
         {"run": "a"} | in_phases(start=1, read=1),
         {"run": "a"} | in_phases(start=2, read=9),
         {"run": "a"} | in_phases(start=6),
-        {"run": "silent"},
+        {"run": "without phases"},
     )
     nothing = pytest.approx(float("nan"), nan_ok=True)
-    assert phases(rows).to_dict("list") == {
+    assert summarize_phases(rows).to_dict("list") == {
         "run": ["b", "a"], "start": [1, 2], "load": [2, nothing], "read": [3, 5], "predict": [4, nothing],
         "write": [5, nothing],
     }  # fmt: skip
@@ -135,17 +142,17 @@ def test_the_critical_path_is_that_of_the_slowest_rank():
         in_phases(read=5, predict=1) | {"attempt": 1},
         {"rank": 1} | in_phases(read=1, predict=2) | {"attempt": 2},
         {"run": "b", "rank": 7} | in_phases(start=1),
-        {"run": "silent"},
+        {"run": "without phases"},
     )
     nothing = pytest.approx(float("nan"), nan_ok=True)
-    assert critical_path(rows).to_dict("list") == {
+    assert find_critical_path(rows).to_dict("list") == {
         "run": ["a", "b"], "rank": [1, 7], "seconds": [9, 1], "start": [nothing, 1], "load": [nothing] * 2,
         "read": [6, nothing], "predict": [3, nothing], "write": [nothing] * 2,
     }  # fmt: skip
-    assert len(critical_path(ranks_of({}))) == 0
+    assert len(find_critical_path(ranks_of({}))) == 0
 
 
-def test_a_hundred_thousand_ranks_take_no_time():
+def test_a_hundred_thousand_ranks_take_less_than_two_seconds():
     rng = np.random.default_rng(0)
     count, runs = 10_000, 10
     names = {f"{name}_seconds": rng.uniform(0, 5, count * runs) for name in PHASES}
@@ -153,8 +160,8 @@ def test_a_hundred_thousand_ranks_take_no_time():
     ranks = pd.DataFrame(columns | names).assign(seconds=lambda table: table[[*names]].sum(axis=1), cpu_seconds=1.0)
     begun = time.perf_counter()
     for _, of_run in ranks.groupby("run"):
-        stragglers(of_run)
-    medians, longest = phases(ranks), critical_path(ranks)
+        measure_stragglers(of_run)
+    medians, longest = summarize_phases(ranks), find_critical_path(ranks)
     assert time.perf_counter() - begun < 2
     first = ranks[ranks["run"].eq("r0")]
     assert medians.loc[0, "read"] == np.median(first["read_seconds"])
@@ -167,7 +174,7 @@ def test_stragglers_of_a_published_run_are_those_of_its_records(shared: Path):
         [record["total_cpu_time (seconds)"] for record in json.loads((folder / "combined_data.json").read_text())]
     )
     ranks = collect([str(folder)]).ranks.assign(seconds=float("nan"))
-    found = stragglers(ranks)
+    found = measure_stragglers(ranks)
     np.testing.assert_array_equal(found.seconds, np.sort(cpu))
     assert len(cpu) == 517
     assert found.idle == pytest.approx(1 - cpu.mean() / cpu.max(), rel=1e-12)

@@ -1,4 +1,4 @@
-"""How long runs take: fits to made-up runs, and to the published ones."""
+"""Test the time model: fits to artificial runs, and to the published ones."""
 
 import csv
 import math
@@ -11,22 +11,22 @@ import pytest
 
 from analysis.audit import Audit, audit
 from analysis.collect import collect
-from analysis.model import Model, Work, fit_models
-from analysis.published_figures import published_runs
-from analysis.tables import RANK_COLUMNS, RUN_COLUMNS, Collection, frame
+from analysis.published_values import build_published_runs
+from analysis.tables import RANK_COLUMNS, RUN_COLUMNS, Collection, make_table
+from analysis.time_model import RankWork, TimeModel, fit_models
 
 GALAXIES_PER_GB = 2**30 / 20520
 OF_PARTITION = {25: 1278, 50: 2556, 75: 3834, 100: 5113}  # galaxies of the published files
 
 
 def collection(rows: list[dict[str, Any]], ranks: list[dict[str, Any]] | None = None) -> Collection:
-    """A table of made-up runs, called r0, r1 and so on."""
+    """Return artificial runs, named r0, r1 and so on."""
     named = [{"run": f"r{number}", "origin": "published", "device": "cpu"} | row for number, row in enumerate(rows)]
-    return Collection(frame(named, RUN_COLUMNS), frame(ranks or [], RANK_COLUMNS))
+    return Collection(make_table(named, RUN_COLUMNS), make_table(ranks or [], RANK_COLUMNS))
 
 
-def models(found: Collection, **verdicts: str) -> list[Model]:
-    """What is fitted to these runs, with these verdicts on some of them."""
+def models(found: Collection, **verdicts: str) -> list[TimeModel]:
+    """Return the models of these runs, with these verdicts on some of them."""
     names = list(found.runs["run"])
     return fit_models(
         found, Audit((), pd.Series([verdicts.get(name, "unknown") for name in names], names, dtype="str"))
@@ -34,14 +34,14 @@ def models(found: Collection, **verdicts: str) -> list[Model]:
 
 
 def on_lambda(partition: int, gb: float, terms: tuple[float, float, float], **more: Any) -> dict[str, Any]:
-    """A run on Lambda that takes just as long as the form says with these terms."""
+    """Return a run on Lambda whose time follows from the form with these terms."""
     ranks = math.ceil(gb * GALAXIES_PER_GB / OF_PARTITION[partition])
     start, dispatch, work = terms
     seconds = start + dispatch * math.sqrt(ranks) + work * OF_PARTITION[partition]
     return {"platform": "lambda", "partition_mb": partition, "data_gb": gb, "wall_seconds": seconds} | more
 
 
-def test_the_terms_of_lambda_are_found_again():
+def test_the_terms_of_lambda_are_recovered():
     terms = (7.0, 1.5, 0.004)
     rows = [on_lambda(partition, gb, terms) for partition in OF_PARTITION for gb in (1, 5, 12.6, 100)]
     [model] = models(collection(rows))
@@ -49,16 +49,16 @@ def test_the_terms_of_lambda_are_found_again():
     assert (model.place, model.origin, len(model.runs), len(model.withheld)) == ("Lambda", "published", 16, 16)
     assert model.largest_error < 1e-9
     assert model.memory_mb == 10240  # of the published functions
-    assert model.seconds(Work(2556, 100)) == pytest.approx(7 + 15 + 10.224, rel=1e-9)
+    assert model.predict(RankWork(2556, 100)) == pytest.approx(7 + 15 + 10.224, rel=1e-9)
 
 
-def test_functions_of_other_memory_are_another_model():
+def test_functions_of_other_memory_have_a_separate_model():
     terms = (7.0, 1.5, 0.004)
     rows = [on_lambda(50, gb, terms, memory_mb=memory) for memory in (1024.0, 2048.0) for gb in (1, 5)]
     assert [(model.memory_mb, len(model.runs)) for model in models(collection(rows))] == [(1024.0, 2), (2048.0, 2)]
 
 
-def test_the_terms_of_arrays_are_found_again():
+def test_the_terms_of_arrays_are_recovered():
     def array(gb: float, tasks: int) -> dict[str, Any]:
         files = math.ceil(gb * GALAXIES_PER_GB / 5113)
         seconds = 0.3 * min(tasks, files) + 0.006 * 5113 * math.ceil(files / tasks)
@@ -81,7 +81,7 @@ def test_the_terms_of_arrays_are_found_again():
     ("platform", "device", "place"),
     [("slurm", "cpu", "SLURM node"), ("slurm", "cuda", "SLURM GPU"), ("laptop", "cpu", "laptop")],
 )
-def test_the_terms_of_a_single_machine_are_found_again(platform, device, place):
+def test_the_terms_of_a_single_machine_are_recovered(platform, device, place):
     rows = [
         {
             "platform": platform, "device": device, "world_size": 1, "galaxies": galaxies, "batch_size": size,
@@ -92,7 +92,7 @@ def test_the_terms_of_a_single_machine_are_found_again(platform, device, place):
     [model] = models(collection(rows))
     assert (model.place, model.device, model.batch_size) == (place, device, 100)
     assert dict(model.terms) == pytest.approx({"start": 5, "batches": 0.02}, rel=1e-9)
-    assert model.seconds(Work(4000, 1, 40.0)) == pytest.approx(5.8, rel=1e-9)
+    assert model.predict(RankWork(4000, 1, 40.0)) == pytest.approx(5.8, rel=1e-9)
 
 
 def test_a_term_below_zero_is_dropped_and_the_others_fitted_again():
@@ -109,7 +109,7 @@ def test_a_term_below_zero_is_dropped_and_the_others_fitted_again():
     assert dict(model.terms) == pytest.approx({"dispatch": dispatch, "work": work}, rel=1e-9)
 
 
-def test_of_too_few_configurations_no_error_is_known():
+def test_the_error_of_too_few_configurations_is_unknown():
     rows = [on_lambda(50, gb, (7.0, 1.5, 0.0), repeat=repeat) for gb in (1, 5) for repeat in (1, 2, 3)]
     [model] = models(collection(rows))
     assert (len(model.runs), model.withheld, model.error, model.largest_error) == (6, (), None, None)
@@ -143,7 +143,7 @@ def test_incomplete_runs_and_runs_without_time_or_partition_are_not_fitted_to():
 def ours(run: str, galaxies: int, world: int, wall: float, **more: Any) -> dict[str, Any]:
     return {
         "run": run, "origin": "ours", "platform": "laptop", "world_size": world, "galaxies": galaxies,
-        "asked_galaxies": galaxies, "wall_seconds": wall, "machine": "EPYC, 2 threads a rank", "batch_size": 512,
+        "asked_galaxies": galaxies, "wall_seconds": wall, "machine": "EPYC, 2 threads per rank", "batch_size": 512,
         "data_gb": galaxies / GALAXIES_PER_GB,
     } | more  # fmt: skip
 
@@ -155,7 +155,7 @@ def rank(run: str, galaxies: int, read: float, predict: float, start: float = 1.
     }  # fmt: skip
 
 
-def test_of_our_runs_the_phases_of_ranks_are_taken():
+def test_models_of_own_runs_use_the_phases_of_ranks():
     rows = [ours("a", 3000, 3, 12.0), ours("b", 6000, 3, 21.0), ours("one", 500, 1, 9.0)]
     ranks = [
         *(rank("a", 1000, read, 10.0, start) for read, start in ((0.5, 1.0), (1.0, 3.0), (9.0, 2.0))),
@@ -164,20 +164,20 @@ def test_of_our_runs_the_phases_of_ranks_are_taken():
         rank("one", 500, 1.0, 4.0),
     ]
     three, one = models(collection(rows, ranks))
-    # Medians over ranks: of a 2.5 to start, 1 ms to read, 11 ms to compute; of b 1.5, 1 ms and 11 ms.
+    # Medians over ranks: a has 2.5 s to start, 1 ms to read, 11 ms to compute; b has 1.5 s, 1 ms and 11 ms.
     assert dict(three.terms) == pytest.approx({"start": 2.0, "read": 0.001, "compute": 0.011})
     assert dict(one.terms) == pytest.approx({"start": 1.5, "read": 0.002, "compute": 0.0088})
     assert (three.slots, one.slots, three.runs) == ((3,), (1,), ("a", "b"))
-    assert three.seconds(Work(1000)) == pytest.approx(14.0)
+    assert three.predict(RankWork(1000)) == pytest.approx(14.0)
     assert three.withheld == ()  # two configurations for three terms
 
 
-def test_our_runs_are_left_out_one_by_one_too():
+def test_own_runs_are_left_out_one_by_one_too():
     rows = [ours(f"r{size}", size, 1, 0.5 + 0.012 * size) for size in (500, 1000, 2000, 4000)]
     ranks = [rank(f"r{size}", size, 0.001 * size, 0.01 * size) for size in (500, 1000, 2000, 4000)]
     [model] = models(collection(rows, ranks))
     assert len(model.withheld) == 4
-    # Their time begins when the process does, a second before the clock of a run.
+    # Their time begins with the process, a second before the wall-clock time of a run.
     assert [one.measured for one in model.withheld] == pytest.approx([7.5, 13.5, 25.5, 49.5])
     assert model.largest_error < 1e-9
 
@@ -198,9 +198,9 @@ def test_memory_is_that_of_the_next_larger_partition():
 
 
 @pytest.fixture(scope="module")
-def published(shared: Path) -> dict[str, list[Model]]:
+def published(shared: Path) -> dict[str, list[TimeModel]]:
     found = collect([str(shared / "published")])
-    by_place: dict[str, list[Model]] = {}
+    by_place: dict[str, list[TimeModel]] = {}
     for model in fit_models(found, audit(found)):
         by_place.setdefault(model.place, []).append(model)
     return by_place
@@ -215,7 +215,7 @@ def test_published_runs_are_predicted_within_15_percent(published):
     assert max(model.largest_error for model in known) < 0.6
 
 
-def test_the_errors_of_published_arrays_computed_anew(shared, published):
+def test_the_errors_of_published_arrays_computed_independently(shared, published):
     with (shared / "published" / "rivanna" / "slurm_array_total_execution_time.csv").open() as file:
         rows = [
             (float(row["data (GB)"]), int(row["num_worlds"]), _seconds(row["duration"])) for row in csv.DictReader(file)
@@ -244,10 +244,10 @@ def _seconds(clock: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def test_the_errors_of_the_few_published_figures_alone():
-    found = published_runs()
+def test_the_errors_of_the_published_values_alone():
+    found = build_published_runs()
     fitted = {model.place: model for model in fit_models(found, audit(found))}
     errors = {place: model.error for place, model in fitted.items()}
-    assert errors.pop("laptop") is None  # of which there is one figure
+    assert errors.pop("laptop") is None  # with a single value
     assert sorted(errors) == ["Lambda", "SLURM GPU", "SLURM array", "SLURM node"]
     assert max(errors.values()) < 0.15

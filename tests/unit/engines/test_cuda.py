@@ -1,8 +1,8 @@
-"""The GPU's engine: on the GPU where one is visible, and everywhere on a simulation of CUDA's streams and graphs.
+"""The CUDA engine: on a GPU where one is visible, and everywhere on a simulation of CUDA's streams and graphs.
 
-In the simulation the kernels are the CPU's; what is simulated is that work given to a stream is done in order but
-late, that streams know of each other by events alone, and that a graph does again what it recorded, where it recorded
-it. So it shows whether batches are mixed up, not whether CUDA accepts the capture.
+In the simulation the CPU computes. It simulates that work on a stream is done in order but late, that streams are
+synchronized by events alone, and that a graph repeats what it recorded in the same memory. So the tests show whether
+batches are mixed up, not whether CUDA accepts the capture.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,9 +29,9 @@ from torch.utils._pytree import tree_leaves
 from cosmicai.engines import cuda
 from cosmicai.engines.cuda import CudaEngine, choose_cuda
 from cosmicai.errors import InputError
-from cosmicai.models.weights import Weights, build, find_weights, from_network, load_weights
+from cosmicai.models.weights import Weights, build_network, extract_weights, find_weights, load_weights
 from cosmicai.ranks.environment import Rank
-from cosmicai.ranks.torch import connected_by_torch
+from cosmicai.ranks.torch import connect_torch
 from cosmicai.surveys import synthetic
 from cosmicai.surveys.shard import Galaxies
 from support.networks import SMALL, random_network
@@ -42,7 +42,7 @@ ROWS = 70
 
 
 class Stream:
-    """Work done in order, each step after a while."""
+    """A stream that does its work in order, each step after a short delay."""
 
     current = threading.local()
     failures: list[BaseException] = []  # noqa: RUF012
@@ -50,7 +50,7 @@ class Stream:
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1)
 
-    def give(self, work: Callable[[], object]) -> Future[None]:
+    def enqueue(self, work: Callable[[], object]) -> Future[None]:
         def late() -> None:
             time.sleep(random.random() * 1e-3)
             try:
@@ -61,7 +61,7 @@ class Stream:
         return self.thread.submit(late)
 
     def synchronize(self) -> None:
-        self.give(lambda: None).result()
+        self.enqueue(lambda: None).result()
 
 
 def current() -> Stream | None:
@@ -80,18 +80,18 @@ class Event:
         self.reached: Future[None] = Future()
 
     def record(self) -> None:
-        self.reached = current().give(lambda: None)
+        self.reached = current().enqueue(lambda: None)
 
     def wait(self) -> None:
         reached = self.reached
-        current().give(reached.result)
+        current().enqueue(reached.result)
 
     def synchronize(self) -> None:
         self.reached.result()
 
 
 class Graph(TorchDispatchMode):
-    """Records what is computed, and computes it again in the same places."""
+    """A graph that records operations, and replays them in the same memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,13 +102,13 @@ class Graph(TorchDispatchMode):
         result = function(*args, **kwargs)
         places = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
 
-        def again() -> None:
+        def repeat() -> None:
             for place, value in zip(tree_leaves(result), tree_leaves(function(*args, **kwargs)), strict=True):
-                # A view, or what was changed in place, is where it should be.
+                # Views and values changed in place are in the right memory already.
                 if isinstance(place, torch.Tensor) and place.untyped_storage().data_ptr() not in places:
                     place.copy_(value)
 
-        self.steps.append(again)
+        self.steps.append(repeat)
         return result
 
     def replay(self) -> None:
@@ -117,7 +117,7 @@ class Graph(TorchDispatchMode):
                 for step in self.steps:
                     step()
 
-        current().give(steps)
+        current().enqueue(steps)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     def late_copy(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
         if current() is None:
             return copy(to, source)
-        current().give(lambda: copy(to, source))
+        current().enqueue(lambda: copy(to, source))
         return to
 
     def pageable_zeros(*shape: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:
@@ -157,7 +157,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["a GPU", "a simulation"])
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Something that CudaEngine can run on."""
+    """A real or simulated GPU that CudaEngine can run on."""
     if request.param == "a simulation":
         simulate(monkeypatch)
     elif not torch.cuda.is_available():
@@ -185,14 +185,16 @@ def weights() -> Weights:
 
 @pytest.fixture(scope="module")
 def some() -> Galaxies:
-    return next(iter(synthetic.batches(ROWS)))
+    return next(iter(synthetic.generate_batches(ROWS)))
 
 
 @pytest.fixture(scope="module")
 def expected(weights: Weights, some: Galaxies) -> NDArray[np.float32]:
-    """What the reference network predicts, on the CPU."""
+    """Predictions of the reference network on the CPU."""
     with torch.inference_mode():
-        found: NDArray[np.float32] = build(weights)(torch.tensor(some.image), torch.tensor(some.magnitude)).numpy()
+        found: NDArray[np.float32] = build_network(weights)(
+            torch.tensor(some.image), torch.tensor(some.magnitude)
+        ).numpy()
     assert found.std() > 0.1
     return found
 
@@ -211,7 +213,7 @@ def test_every_precision_predicts_what_the_reference_predicts(
 @pytest.mark.parametrize("rows", [0, 1, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 3, 8 * BATCH])
 def test_any_number_of_rows_is_predicted_as_one_by_one(rows: int, gpu: str, weights: Weights, some: Galaxies) -> None:
     engine = CudaEngine(weights, "float32", BATCH)
-    engine.predict(some.image[::-1], some.magnitude[::-1])  # leaves other galaxies in every buffer
+    engine.predict(some.image[::-1], some.magnitude[::-1])  # fills every buffer with other galaxies
     found = engine.predict(some.image[:rows], some.magnitude[:rows])
     alone = [engine.predict(some.image[row : row + 1], some.magnitude[row : row + 1]) for row in range(rows)]
     assert found.shape == (rows,)
@@ -231,7 +233,7 @@ def test_every_thread_gets_the_redshifts_of_its_own_galaxies(
         assert np.abs(part - expected[rows]).max() <= 1e-5
 
 
-def test_predictions_are_the_caller_s_own(gpu: str, weights: Weights, some: Galaxies) -> None:
+def test_predictions_are_copies_that_belong_to_the_caller(gpu: str, weights: Weights, some: Galaxies) -> None:
     engine = CudaEngine(weights, "float32", BATCH)
     first = engine.predict(some.image[:BATCH], some.magnitude[:BATCH])
     kept = first.copy()
@@ -240,7 +242,7 @@ def test_predictions_are_the_caller_s_own(gpu: str, weights: Weights, some: Gala
     assert np.array_equal(first, kept)
 
 
-def test_slots_survive_galaxies_of_another_shape(
+def test_slots_are_reused_after_galaxies_of_another_shape(
     gpu: str, weights: Weights, some: Galaxies, expected: NDArray[np.float32]
 ) -> None:
     engine = CudaEngine(weights, "float32", BATCH)
@@ -254,12 +256,12 @@ def test_a_network_without_class_token_runs_too(gpu: str, some: Galaxies) -> Non
     network = random_network(replace(SMALL, class_token=False))
     with torch.inference_mode():
         alone = network(torch.tensor(some.image), torch.tensor(some.magnitude)).numpy()
-    found = CudaEngine(from_network(network, {}), "float32", BATCH).predict(some.image, some.magnitude)
+    found = CudaEngine(extract_weights(network, {}), "float32", BATCH).predict(some.image, some.magnitude)
     assert np.abs(found - alone).max() <= 1e-5 * max(1, np.abs(alone).max())
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("tf32", True), ("float32", False), ("bfloat16", False)])
-def test_how_float32_is_rounded_is_decided_for_the_capture_alone(
+def test_the_rounding_of_float32_is_set_during_the_capture_alone(
     precision: str, tf32: bool, gpu: str, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flags() -> tuple[bool, ...]:
@@ -268,25 +270,25 @@ def test_how_float32_is_rounded_is_decided_for_the_capture_alone(
 
     before, capture, seen = flags(), CudaEngine._capture, []
 
-    def spied(self: CudaEngine) -> torch.Tensor:
+    def record_flags(self: CudaEngine) -> torch.Tensor:
         seen.append(flags())
         return capture(self)
 
-    monkeypatch.setattr(CudaEngine, "_capture", spied)
+    monkeypatch.setattr(CudaEngine, "_capture", record_flags)
     CudaEngine(weights, precision, BATCH)
     assert seen == [(tf32, tf32, True)]
     assert flags() == before
 
 
-def test_the_rate_of_the_graph_alone_leaves_predictions_as_they_were(
+def test_measuring_the_graph_alone_does_not_change_predictions(
     gpu: str, weights: Weights, some: Galaxies, expected: NDArray[np.float32]
 ) -> None:
     engine = CudaEngine(weights, "float32", BATCH)
-    assert engine.resident_rate(0.01) > 0
+    assert engine.measure_resident_rate(0.01) > 0
     assert np.abs(engine.predict(some.image, some.magnitude) - expected).max() <= 1e-5
 
 
-def test_the_largest_memory_is_that_of_the_network_at_least(real_gpu: None, weights: Weights) -> None:
+def test_the_peak_memory_is_at_least_that_of_the_network(real_gpu: None, weights: Weights) -> None:
     assert CudaEngine(weights, "float32", BATCH).peak_gpu_mb() > weights.parameters * 4 / 2**20
 
 
@@ -301,14 +303,14 @@ def test_ranks_on_gpus_reduce_through_nccl(real_gpu: None, monkeypatch: pytest.M
     with socket.create_server(("127.0.0.1", 0)) as free:
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with connected_by_torch(Rank(platform="torchrun"), "cuda") as talking:
+    with connect_torch(Rank(platform="torchrun"), "cuda") as communicator:
         assert torch.distributed.get_backend_config() == "cpu:gloo,cuda:nccl"
-        assert talking.allreduce(np.array([1.5, -2.0])).tolist() == [1.5, -2.0]
-        assert (talking.gather({"rank": 0}), talking.broadcast("ζ")) == ([{"rank": 0}], "ζ")
-        assert [talking.next_item() for _ in range(3)] == [0, 1, 2]
+        assert communicator.allreduce(np.array([1.5, -2.0])).tolist() == [1.5, -2.0]
+        assert (communicator.gather({"rank": 0}), communicator.broadcast("ζ")) == ([{"rank": 0}], "ζ")
+        assert [communicator.next_item() for _ in range(3)] == [0, 1, 2]
 
 
-# What is refused, and what is planned.
+# Refusals, and the choices of a plan.
 
 
 def test_without_a_gpu_there_is_no_engine(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +345,6 @@ def test_a_batch_is_cut_into_equal_pieces(batch_size: int, inner: int, simulatio
 
 def test_a_network_for_other_galaxies_is_refused(simulation: None, tmp_path: Path) -> None:
     uri = str(tmp_path / "a.safetensors")
-    from_network(random_network(replace(SMALL, bands=3)), {}).save(uri)
+    extract_weights(random_network(replace(SMALL, bands=3)), {}).save(uri)
     with pytest.raises(InputError, match=r"is for cutouts \(3, 32, 32\)"):
         choose_cuda(find_weights(uri), "float32", 512)

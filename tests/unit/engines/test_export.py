@@ -1,30 +1,30 @@
-"""Graphs that an image brings along: the same redshifts, without the weights."""
+"""Exported graphs of a container image give the same redshifts without the weights."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cosmicai.engines.base import Choice
+from cosmicai.engines.base import EngineChoice
 from cosmicai.engines.openvino.compiled_cache import cache_folder
-from cosmicai.engines.openvino.export import exported_graph
+from cosmicai.engines.openvino.export import find_exported_graph
 from cosmicai.engines.registry import open_engine
 from cosmicai.errors import InputError
 from cosmicai.models.weights import WeightsFile, find_weights
 from support.helpers import random_galaxies, run, tiny_weights
 
-FLOAT32 = Choice("openvino", "float32", "cpu", 64)
+FLOAT32 = EngineChoice("openvino", "float32", "cpu", 64)
 
 
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightsFile, Path]:
-    """Weights of which nothing is compiled, and the folder with their graphs, which COSMICAI_GRAPHS names."""
+    """Weights without compiled networks, and the folder of their graphs, set as COSMICAI_GRAPHS."""
     weights, graphs = tiny_weights(tmp_path / "w.safetensors", seed=9), tmp_path / "graphs"
     done = run("weights", "export", weights, "--out", str(graphs))
     assert (done.returncode, done.stderr) == (0, "")
     file = find_weights(weights)
-    start = [f"{file.sha256[:16]}-{part}-{batch}-2" for batch in (64, 128) for part in ("encoder", "rest")]
-    names = [f"{own}.{kind}" for own in start for kind in ("bin", "xml")]
+    stems = [f"{file.sha256[:16]}-{part}-{batch}-2" for batch in (64, 128) for part in ("encoder", "rest")]
+    names = [f"{stem}.{kind}" for stem in stems for kind in ("bin", "xml")]
     assert done.stdout.splitlines() == [str(graphs / name) for name in names]
     assert sorted(path.name for path in graphs.iterdir()) == sorted(names)
     monkeypatch.setenv("COSMICAI_GRAPHS", str(graphs))
@@ -37,7 +37,7 @@ def forget_compiled(file: WeightsFile) -> None:
         path.unlink()
 
 
-def test_they_give_the_same_bits(exported, monkeypatch):
+def test_exported_graphs_give_the_same_bits(exported, monkeypatch):
     file, _ = exported
     galaxies = random_galaxies(100)
     found = open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)
@@ -54,13 +54,13 @@ def test_the_weights_are_not_read(exported):
     assert np.isfinite(open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)).all()
 
 
-def test_other_weights_and_batches_are_folded(exported):
+def test_weights_and_batches_without_a_graph_are_folded(exported):
     file, _ = exported
-    assert exported_graph(file.sha256, "rest", 64) and exported_graph(file.sha256, "encoder", 128)
-    assert exported_graph(file.sha256, "rest", 63) is None
-    assert exported_graph("0" * 64, "rest", 64) is None
+    assert find_exported_graph(file.sha256, "rest", 64) and find_exported_graph(file.sha256, "encoder", 128)
+    assert find_exported_graph(file.sha256, "rest", 63) is None
+    assert find_exported_graph("0" * 64, "rest", 64) is None
     galaxies = random_galaxies(33)
-    engine = open_engine(Choice("openvino", "float32", "cpu", 33), file, 1)
+    engine = open_engine(EngineChoice("openvino", "float32", "cpu", 33), file, 1)
     assert np.isfinite(engine.predict(galaxies.image, galaxies.magnitude)).all()
 
 
@@ -70,7 +70,9 @@ def test_a_damaged_graph_is_named(exported, part, kind):
     file, graphs = exported
     path = graphs / f"{file.sha256[:16]}-{part}-64-2.{kind}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match=f"{part}-64-2.xml is not whole; write it anew with `cosmicai weights export`"):
+    with pytest.raises(
+        InputError, match=f"{part}-64-2.xml is not complete; write it again with `cosmicai weights export`"
+    ):
         open_engine(FLOAT32, file, 1)
 
 

@@ -1,4 +1,4 @@
-"""8-bit layers: exactly the intended ones, close to float32, the same bytes every time."""
+"""The int8 encoder: 8 bits in exactly the intended layers, close to float32, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import io
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from cosmicai.engines.openvino.graph import build_encoder
 from cosmicai.engines.openvino.int8 import quantize, read_quantized
 from cosmicai.errors import InputError
 from cosmicai.models.astromae import AstroMAE
-from cosmicai.models.fold import Folded, fold
-from cosmicai.models.weights import from_network
+from cosmicai.models.fold import FoldedWeights, fold
+from cosmicai.models.weights import extract_weights
 from cosmicai.surveys.shard import Galaxies
 from support.helpers import TINY, random_galaxies, run
 
@@ -31,9 +31,9 @@ BATCH = 8
 
 
 @pytest.fixture(scope="module")
-def folded() -> Folded:
+def folded() -> FoldedWeights:
     torch.manual_seed(0)
-    return fold(from_network(AstroMAE(CONFIG), {}))
+    return fold(extract_weights(AstroMAE(CONFIG), {}))
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,18 @@ def galaxies() -> Galaxies:
 
 
 @pytest.fixture(scope="module")
-def quantized(folded: Folded, galaxies: Galaxies) -> bytes:
+def quantized(folded: FoldedWeights, galaxies: Galaxies) -> bytes:
     return quantize(folded, BATCH, galaxies.image)
 
 
-def encoded(model: ov.Model, galaxies: Galaxies) -> NDArray[np.float32]:
+def encode(model: ov.Model, galaxies: Galaxies) -> NDArray[np.float32]:
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     own = galaxies[slice(0, BATCH)]
     found: NDArray[np.float32] = compiled([own.image])[0]
     return found
 
 
-def test_the_linear_layers_over_tokens_have_8_bits_and_nothing_else(quantized: bytes) -> None:
+def test_only_the_linear_layers_over_tokens_have_8_bits(quantized: bytes) -> None:
     model = read_quantized(quantized)
     constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
     weights = [node for node in constants if node.get_element_type() == ov.Type.i8]
@@ -62,35 +62,36 @@ def test_the_linear_layers_over_tokens_have_8_bits_and_nothing_else(quantized: b
     assert sorted(tuple(node.shape) for node in weights) == sorted(first + last)
     assert max(np.abs(node.data).max() for node in weights) == 64  # 7 bits: no processor's sums overflow
     activations = [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]
-    assert [reader.get_type_name() for node in activations for reader in readers(node)] == ["MatMul"] * len(weights)
+    readers = [reader.get_type_name() for node in activations for reader in find_readers(node)]
+    assert readers == ["MatMul"] * len(weights)
     assert all(output.partial_shape.is_static for node in model.get_ops() for output in node.outputs())
 
 
-def readers(node: ov.Node) -> list[ov.Node]:
+def find_readers(node: ov.Node) -> list[ov.Node]:
     return [reader.get_node() for reader in node.output(0).get_target_inputs()]
 
 
-def test_what_it_encodes_is_close_to_float32(folded: Folded, galaxies: Galaxies, quantized: bytes) -> None:
-    exact = encoded(build_encoder(folded, BATCH), galaxies)
-    found = encoded(read_quantized(quantized), galaxies)
+def test_its_output_is_close_to_float32(folded: FoldedWeights, galaxies: Galaxies, quantized: bytes) -> None:
+    exact = encode(build_encoder(folded, BATCH), galaxies)
+    found = encode(read_quantized(quantized), galaxies)
     assert found.shape == (BATCH, 24)
     assert 0 < np.abs(found - exact).max() < 0.05 * exact.std()
 
 
-def test_the_same_input_gives_the_same_bytes(folded: Folded, galaxies: Galaxies, quantized: bytes) -> None:
+def test_the_same_input_gives_the_same_bytes(folded: FoldedWeights, galaxies: Galaxies, quantized: bytes) -> None:
     assert quantize(folded, BATCH, galaxies.image) == quantized
     with zipfile.ZipFile(io.BytesIO(quantized)) as archive:
         assert archive.namelist() == ["model.xml", "model.bin"]
 
 
-def test_fewer_galaxies_than_a_batch_are_repeated(folded: Folded, galaxies: Galaxies) -> None:
+def test_fewer_galaxies_than_a_batch_are_repeated(folded: FoldedWeights, galaxies: Galaxies) -> None:
     rows = np.array([0, 1, 2, 0, 1, 2, 0, 1])
     repeated = quantize(folded, BATCH, galaxies.image[rows])
     assert quantize(folded, BATCH, galaxies.image[:3]) == repeated
 
 
-def test_without_nncf_it_says_how_to_get_it(
-    folded: Folded, galaxies: Galaxies, monkeypatch: pytest.MonkeyPatch
+def test_without_nncf_the_message_says_how_to_install_it(
+    folded: FoldedWeights, galaxies: Galaxies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(InputError, match=r"^--precision int8 needs nncf; install it with pip install 'cosmicai\[int8"):
@@ -103,9 +104,9 @@ def test_damaged_bytes_are_refused(quantized: bytes, damage: Callable[[bytes], b
         read_quantized(damage(quantized))
 
 
-def test_it_prints_nothing_and_needs_no_torch(folded: Folded, tmp_path: Path) -> None:
+def test_quantizing_prints_nothing_and_imports_no_torch(folded: FoldedWeights, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    from_network(AstroMAE(CONFIG), {}).save(str(tmp_path / "w.safetensors"))
+    extract_weights(AstroMAE(CONFIG), {}).save(str(tmp_path / "w.safetensors"))
     (tmp_path / "quantize_it.py").write_text(
         "import sys\n"
         "import numpy as np\n"

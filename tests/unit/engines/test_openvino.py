@@ -1,4 +1,4 @@
-"""The CPU engine: the network's own numbers, whatever the threads, batches and processes; without torch."""
+"""The OpenVINO engine: the network's numbers for any threads, batches and processes, without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -15,32 +14,32 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from msgspec.structs import replace
 
-from cosmicai.engines import registry as choosing
-from cosmicai.engines.base import Choice, inner_batch, pieces
-from cosmicai.engines.openvino.compiled_cache import cache_folder, cached
+from cosmicai.engines import registry
+from cosmicai.engines.base import EngineChoice, choose_inner_batch, split_rows
+from cosmicai.engines.openvino import inner_batch
+from cosmicai.engines.openvino.compiled_cache import cache_folder, get_or_create
 from cosmicai.engines.openvino.engine import OpenVINOEngine
 from cosmicai.engines.openvino.graph import build_encoder, build_rest
-from cosmicai.engines.registry import choose, open_engine
+from cosmicai.engines.registry import choose_engine, open_engine
 from cosmicai.errors import InputError
 from cosmicai.models.checkpoint_import import import_checkpoint
 from cosmicai.models.config import AstroMAEConfig
 from cosmicai.models.fold import fold
-from cosmicai.models.weights import find_weights, from_network, load_weights
+from cosmicai.models.weights import extract_weights, find_weights, load_weights
 from cosmicai.ranks.environment import Rank
-from cosmicai.runs.create import begin
-from cosmicai.runs.summary import summarize
+from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.shard import open_shard
-from cosmicai.worker.loop import work
-from support.helpers import TINY, make_survey, random_galaxies, run, tiny_weights
+from support.helpers import TINY, make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
 from support.network_configs import MORE
 from support.networks import galaxies, random_network
 
 
 @pytest.mark.parametrize("config", MORE.values(), ids=MORE.keys())
-def test_the_graphs_are_the_network(config: AstroMAEConfig) -> None:
+def test_the_graphs_compute_the_same_as_the_network(config: AstroMAEConfig) -> None:
     network = random_network(config)
-    folded, (image, magnitude) = fold(from_network(network, {})), galaxies(config, 6)
+    folded, (image, magnitude) = fold(extract_weights(network, {})), galaxies(config, 6)
     with torch.inference_mode():
         expected = network.double()(image.double(), magnitude).numpy()
     core, exact = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
@@ -63,28 +62,30 @@ def test_a_float32_engine_gives_the_published_predictions(shared: Path, tmp_path
     expected = np.load(shared / "upstream/expected.npz")
     file = find_weights(str(tmp_path / "w.safetensors"))
     for name in ("openvino", "reference"):
-        choice, _, _ = choose(file, name, "float32", "cpu", 512)
+        choice, _, _ = choose_engine(file, name, "float32", "cpu", 512)
         found = open_engine(choice, file, 2).predict(galaxies.image, galaxies.magnitude)
         for kind in ("z_float32", "z_float64"):
             assert np.abs(found - expected[kind]).max() <= 1e-5, (name, kind)
 
 
-def test_threads_callers_and_inner_batches_leave_every_bit_as_it_is(weights: str) -> None:
+def test_threads_callers_and_inner_batches_do_not_change_any_bit(weights: str) -> None:
     file, galaxies = find_weights(weights), random_galaxies(300)
     found = set()
     for threads, batch in ((1, 64), (2, 64), (3, 64), (2, 32), (2, 128)):
-        engine = open_engine(Choice("openvino", "float32", "cpu", batch), file, threads)
+        engine = open_engine(EngineChoice("openvino", "float32", "cpu", batch), file, threads)
         with ThreadPoolExecutor(4) as callers:
-            rows = pieces(300, 100)
-            parts = callers.map(lambda own, e=engine: e.predict(galaxies.image[own], galaxies.magnitude[own]), rows)
+            slices = split_rows(300, 100)
+            parts = callers.map(
+                lambda rows, e=engine: e.predict(galaxies.image[rows], galaxies.magnitude[rows]), slices
+            )
             found |= {b"".join(part.tobytes() for part in parts)}
     assert len(found) == 1
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 130])
-def test_the_ragged_end_of_a_batch_is_right(weights: str, count: int) -> None:
+def test_the_padded_end_of_a_batch_is_correct(weights: str, count: int) -> None:
     file, galaxies = find_weights(weights), random_galaxies(130)
-    engine = open_engine(Choice("openvino", "float32", "cpu", 64), file, 2)
+    engine = open_engine(EngineChoice("openvino", "float32", "cpu", 64), file, 2)
     whole = engine.predict(galaxies.image, galaxies.magnitude)
     found = engine.predict(galaxies.image[:count], galaxies.magnitude[:count])
     assert np.array_equal(found, whole[:count])
@@ -94,34 +95,59 @@ def test_the_ragged_end_of_a_batch_is_right(weights: str, count: int) -> None:
     ("batch", "largest", "inner"),
     [(512, 64, 64), (100, 64, 50), (1, 64, 1), (65, 64, 33), (512, 128, 128), (129, 64, 43)],
 )
-def test_no_piece_is_filled_up_in_vain(batch: int, largest: int, inner: int) -> None:
-    assert inner_batch(batch, largest) == inner
-    assert sum(rows.stop - rows.start for rows in pieces(batch, inner)) == batch
-    assert len(pieces(batch, inner)) == -(-batch // largest)
+def test_inner_batches_need_the_least_padding(batch: int, largest: int, inner: int) -> None:
+    assert choose_inner_batch(batch, largest) == inner
+    assert sum(rows.stop - rows.start for rows in split_rows(batch, inner)) == batch
+    assert len(split_rows(batch, inner)) == -(-batch // largest)
 
 
 def test_a_network_is_compiled_once_and_its_inner_batch_is_measured_once(tmp_path: Path) -> None:
     file = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=12))
-    first, _, _ = choose(file, "openvino", None, None, 512)
+    first, _, _ = choose_engine(file, "openvino", None, None, 512)
     files = {path: path.stat().st_mtime_ns for path in cache_folder().iterdir() if file.sha256[:16] in path.name}
     assert first.inner_batch in (64, 128)
-    assert choose(file, "openvino", None, None, 512)[0] == first
+    assert choose_engine(file, "openvino", None, None, 512)[0] == first
     open_engine(first, file, 2)
     assert files == {path: path.stat().st_mtime_ns for path in cache_folder().iterdir() if path in files}
     measured = [json.loads(path.read_text()) for path in files if path.suffix == ".json"]
-    assert [list(map(int, found["galaxies_per_second"])) for found in measured] == [[64, 128]]
+    assert [list(map(int, record["galaxies_per_second"])) for record in measured] == [[64, 128]]
     assert not list(cache_folder().glob(".*"))
 
 
-def test_a_damaged_compiled_network_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damaged",
+    ["", '{"inner_batch": 64', "[]", "[" * 100_000, '{"inner_batch": "64"}', '{"inner_batch": 64}', "\xff",
+     '{"inner_batch": -1, "galaxies_per_second": {}}', '{"inner_batch": 1000000, "galaxies_per_second": {}}'],
+)  # fmt: skip
+def test_a_damaged_measurement_of_inner_batches_is_made_again(
+    weights: str, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    monkeypatch.setattr(inner_batch, "_time_part", lambda *_: 1.0)  # the larger inner batch is faster
+    file = find_weights(weights)
+    choose_engine(file, "openvino", "float32", None, 512)
+    [path] = cache_folder().glob(f"{file.sha256[:16]}-whole-*.json")
+    path.write_bytes(damaged.encode("latin-1"))
+    choice, _, _ = choose_engine(file, "openvino", "float32", None, 512)
+    assert choice.inner_batch == 128
+    assert path.read_text() == '{"inner_batch": 128, "galaxies_per_second": {"64": 32.0, "128": 64.0}}'
+
+
+def test_a_folder_in_the_place_of_a_cached_file_is_avoided() -> None:
+    blocked = cache_folder() / "test-of-a-folder"
+    blocked.mkdir(exist_ok=True)
+    path = get_or_create("test-of-a-folder", lambda: b"abc")
+    assert path.read_bytes() == b"abc" and path.parent != cache_folder()
+
+
+def test_a_damaged_compiled_network_is_compiled_again(tmp_path: Path) -> None:
     file, galaxies = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=11)), random_galaxies(64)
-    choice = Choice("openvino", "float32", "cpu", 64)
+    choice = EngineChoice("openvino", "float32", "cpu", 64)
     expected = open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude)
     paths = [path for path in cache_folder().iterdir() if file.sha256[:16] in path.name]
     assert len(paths) == 2
     for path in paths:
         whole = path.read_bytes()
-        for damaged in (b"", b"nonsense", whole[: len(whole) // 2]):
+        for damaged in (b"", b"garbage", whole[: len(whole) // 2]):
             path.unlink()
             path.write_bytes(damaged)
             found = open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude)
@@ -129,9 +155,9 @@ def test_a_damaged_compiled_network_is_made_anew(tmp_path: Path) -> None:
             assert len(path.read_bytes()) > 0.9 * len(whole)
 
 
-def test_a_compiled_network_with_other_numbers_is_not_trusted(tmp_path: Path) -> None:
+def test_a_compiled_network_with_changed_weights_is_compiled_again(tmp_path: Path) -> None:
     file, galaxies = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=13)), random_galaxies(64)
-    choice = Choice("openvino", "float32", "cpu", 64)
+    choice = EngineChoice("openvino", "float32", "cpu", 64)
     expected = open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude)
     [path] = cache_folder().glob(f"{file.sha256[:16]}-rest-*.blob")
     whole = bytearray(path.read_bytes())
@@ -139,38 +165,39 @@ def test_a_compiled_network_with_other_numbers_is_not_trusted(tmp_path: Path) ->
     place = whole.index(weight)
     whole[place : place + len(weight)] = np.full(len(weight) // 4, 1000, np.float32).tobytes()
     path.unlink()
-    path.write_bytes(whole)  # sound in form
+    path.write_bytes(whole)  # still a valid file
     assert np.array_equal(open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude), expected)
     assert path.read_bytes() != whole
 
 
-def test_nonsense_is_not_written_and_the_run_can_be_finished(
+def test_wrong_redshifts_are_not_written_and_the_run_can_be_finished(
     tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     survey = make_survey(tmp_path / "s", random_galaxies(5000), 5000)
-    folder = begin(survey, weights, str(tmp_path / "run"), engine="openvino")
-    sane, numbers = OpenVINOEngine._infer, count()
+    folder = make_run(survey, weights, str(tmp_path / "run"), engine="openvino")
+    infer, numbers = OpenVINOEngine._infer, count()
 
-    def mad_once(engine: OpenVINOEngine, *inputs: np.ndarray) -> np.ndarray:
-        number = next(numbers)  # two threads call this, and each gets its own
-        return sane(engine, *inputs) * (1e33 if number == 10 else 1)
+    def infer_wrong_once(engine: OpenVINOEngine, *inputs: np.ndarray) -> np.ndarray:
+        number = next(numbers)  # unique, though two threads call this
+        return infer(engine, *inputs) * (1e33 if number == 10 else 1)
 
-    monkeypatch.setattr(OpenVINOEngine, "_infer", mad_once)
-    with pytest.raises(InputError, match="OpenVINO computed nonsense in this process, which was not written"):
-        work(folder, Rank(threads=2))
-    work(folder, Rank(threads=2))
-    assert summarize(folder)["complete"]
-    again = begin(survey, weights, str(tmp_path / "calm"), engine="openvino")
-    work(again, Rank(threads=2))
-    assert summarize(again)["catalogue_sha256"] == summarize(folder)["catalogue_sha256"]
+    monkeypatch.setattr(OpenVINOEngine, "_infer", infer_wrong_once)
+    with pytest.raises(InputError, match="OpenVINO computed wrong redshifts in this process; they were not written"):
+        run_worker(folder, Rank(threads=2))
+    run_worker(folder, Rank(threads=2))
+    assert summarize(folder).complete
+    again = make_run(survey, weights, str(tmp_path / "again"), engine="openvino")
+    run_worker(again, Rank(threads=2))
+    assert summarize(again).catalogue_sha256 == summarize(folder).catalogue_sha256
 
 
-def test_large_redshifts_that_the_network_really_gives_are_kept(tmp_path: Path) -> None:
-    loud = load_weights(tiny_weights(tmp_path / "w.safetensors", seed=14))
-    loud.tensors["redshift_head.2.bias"] += 1000
-    loud.save(str(tmp_path / "w.safetensors"))
+def test_large_redshifts_that_the_network_does_predict_are_kept(tmp_path: Path) -> None:
+    shifted = load_weights(tiny_weights(tmp_path / "w.safetensors", seed=14))
+    shifted.tensors["redshift_head.2.bias"] += 1000
+    shifted.save(str(tmp_path / "w.safetensors"))
     file, galaxies = find_weights(str(tmp_path / "w.safetensors")), random_galaxies(100)
-    found = open_engine(Choice("openvino", "float32", "cpu", 64), file, 2).predict(galaxies.image, galaxies.magnitude)
+    engine = open_engine(EngineChoice("openvino", "float32", "cpu", 64), file, 2)
+    found = engine.predict(galaxies.image, galaxies.magnitude)
     assert (np.abs(found - 1000) < 10).all()
 
 
@@ -178,7 +205,7 @@ def test_ranks_that_start_at_once_with_an_empty_cache_agree(tmp_path: Path, weig
     survey = make_survey(tmp_path / "s", random_galaxies(5000), 5000)
     plain = run("infer", survey.uri, "--weights", weights, "--out", str(tmp_path / "one"))
     assert plain.returncode == 0
-    # The plan comes from elsewhere: no rank finds anything in this cache.
+    # The plan was made with another cache: no rank finds anything in this one.
     begun = run("infer", survey.uri, "--weights", weights, "--out", str(tmp_path / "many"), "--limit-files", "1")
     assert begun.returncode == 0
     for part in (tmp_path / "many" / "parts").iterdir():
@@ -225,18 +252,18 @@ print(threads, children, os.listdir(os.environ["HOME"]))
 """
 
 
-def test_importing_openvino_reports_to_nobody(tmp_path: Path) -> None:
+def test_importing_openvino_sends_no_telemetry(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, env=environment)
     assert done.stdout == "{'MainThread'} [] []\n", done.stderr
 
 
-def test_what_the_processor_cannot_do_falls_back_with_a_notice(tmp_path: Path, weights: str) -> None:
+def test_an_unsupported_precision_falls_back_to_float32_with_a_notice(tmp_path: Path, weights: str) -> None:
     survey = make_survey(tmp_path / "s", random_galaxies(600), 600)
     options = ("--weights", weights, "--out", str(tmp_path / "run"), "--precision", "bfloat16")
     done = run("infer", survey.uri, *options, ONEDNN_MAX_CPU_ISA="AVX2")
     assert done.returncode == 0, done.stderr
-    assert "this processor is not made for bfloat16; the run is in float32" in done.stderr
+    assert "this processor has no fast bfloat16; the run is in float32" in done.stderr
     record = json.loads((tmp_path / "run/records/0.json").read_text())
     assert record["precision"] == "float32"
     assert record["precision_check"]["asked"] == "bfloat16" and record["precision_check"]["used"] == "float32"
@@ -248,25 +275,25 @@ def test_what_the_processor_cannot_do_falls_back_with_a_notice(tmp_path: Path, w
 def test_int8_is_for_processors_that_are_faster_in_it(weights: str, isa: str, fast: bool) -> None:
     flags = Path("/proc/cpuinfo").read_text()
     expected = fast and ("avx512f" in flags or "avx_vnni" in flags)
-    code = "from cosmicai.engines.openvino.engine import has_fast_int8; print(has_fast_int8())"
+    code = "from cosmicai.engines.openvino.processor import has_fast_int8; print(has_fast_int8())"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout == f"{expected}\n"
 
 
-def test_automatic_takes_openvino_without_a_gpu_and_says_why(weights: str) -> None:
+def test_the_automatic_choice_without_a_gpu_is_openvino_with_the_reason(weights: str) -> None:
     file = find_weights(weights)
-    choice, batch_size, notices = choose(file, "auto", None, "cpu", None)
+    choice, batch_size, notices = choose_engine(file, "auto", None, "cpu", None)
     assert (choice.engine, choice.precision, choice.device, batch_size) == ("openvino", "float32", "cpu", 512)
     assert len(notices) == 1 and notices[0].startswith("engine openvino: ")
 
 
-def test_where_openvino_cannot_run_the_reference_does(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "missing_for_openvino", lambda: "OpenVINO needs /proc, which is not mounted")
-    choice, _, notices = choose(find_weights(weights), "auto", None, "cpu", None)
+def test_where_openvino_cannot_run_the_reference_engine_does(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_openvino_problem", lambda: "OpenVINO needs /proc, which is not mounted")
+    choice, _, notices = choose_engine(find_weights(weights), "auto", None, "cpu", None)
     assert choice.engine == "reference" and notices[0].endswith("and OpenVINO needs /proc, which is not mounted")
     with pytest.raises(InputError, match="needs /proc, which is not mounted; use --engine reference"):
-        choose(find_weights(weights), "openvino", None, None, None)
+        choose_engine(find_weights(weights), "openvino", None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -278,16 +305,16 @@ def test_an_image_without_cuda_refuses_to_leave_gpus_idle(
     weights: str, monkeypatch: pytest.MonkeyPatch, engine: str, device: str | None, refused: bool
 ) -> None:
     monkeypatch.setenv("COSMICAI_IMAGE_VARIANT", "cpu")
-    monkeypatch.setattr(choosing, "visible_gpus", lambda: 2)
+    monkeypatch.setattr(registry, "count_visible_gpus", lambda: 2)
     if refused:
         with pytest.raises(InputError, match="2 GPUs are visible and this image was built without CUDA; build another"):
-            choose(find_weights(weights), engine, None, device, None)
+            choose_engine(find_weights(weights), engine, None, device, None)
     else:
-        assert choose(find_weights(weights), engine, None, device, None)[0].device == "cpu"
+        assert choose_engine(find_weights(weights), engine, None, device, None)[0].device == "cpu"
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("requested", "message"),
     [
         (("abacus", None, None), "there is no engine 'abacus'; expected one of auto, openvino, cuda, reference"),
         (("reference", "bfloat16", None), "the engine reference has no precision bfloat16; expected float32"),
@@ -295,33 +322,35 @@ def test_an_image_without_cuda_refuses_to_leave_gpus_idle(
         (("openvino", None, "cuda"), "the engine openvino has no device cuda; expected cpu"),
     ],
 )
-def test_what_does_not_exist_is_refused(weights: str, asked: tuple[str, str | None, str | None], says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        choose(find_weights(weights), *asked, 512)
+def test_engines_precisions_and_devices_that_do_not_exist_are_refused(
+    weights: str, requested: tuple[str, str | None, str | None], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_engine(find_weights(weights), *requested, 512)
 
 
 def test_a_network_for_other_galaxies_is_refused_by_every_engine(tmp_path: Path) -> None:
     from cosmicai.models.astromae import AstroMAE
 
-    from_network(AstroMAE(replace(TINY, bands=3)), {}).save(str(tmp_path / "w.safetensors"))
+    extract_weights(AstroMAE(replace(TINY, bands=3)), {}).save(str(tmp_path / "w.safetensors"))
     for engine in ("openvino", "reference"):
         with pytest.raises(InputError, match=r"is for cutouts \(3, 32, 32\) and 5 magnitudes"):
-            choose(find_weights(str(tmp_path / "w.safetensors")), engine, None, None, 512)
+            choose_engine(find_weights(str(tmp_path / "w.safetensors")), engine, None, None, 512)
 
 
-def test_what_is_cached_is_made_once_and_whole(tmp_path: Path) -> None:
-    made = []
+def test_a_cached_file_is_created_once_and_complete(tmp_path: Path) -> None:
+    calls = []
 
     def make() -> bytes:
-        made.append(1)
+        calls.append(1)
         return b"abc"
 
-    paths = {cached("test-of-the-cache", make) for _ in range(3)}
-    assert [path.read_bytes() for path in paths] == [b"abc"] and len(made) == 1
+    paths = {get_or_create("test-of-the-cache", make) for _ in range(3)}
+    assert [path.read_bytes() for path in paths] == [b"abc"] and len(calls) == 1
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o720])
-def test_a_cache_that_others_can_write_to_is_not_trusted(tmp_path: Path, mode: int) -> None:
+def test_a_cache_that_others_can_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(mode)
@@ -348,7 +377,7 @@ def test_in_a_container_the_cache_is_not_in_the_home(tmp_path: Path) -> None:
 def test_bfloat16_is_close_to_float32(weights: str) -> None:
     file, galaxies = find_weights(weights), random_galaxies(256)
     exact, rounded = (
-        open_engine(Choice("openvino", precision, "cpu", 64), file, 2).predict(galaxies.image, galaxies.magnitude)
+        open_engine(EngineChoice("openvino", precision, "cpu", 64), file, 2).predict(galaxies.image, galaxies.magnitude)
         for precision in ("float32", "bfloat16")
     )
     assert 0 < np.abs(exact - rounded).max() <= 0.02 * np.abs(exact).max()

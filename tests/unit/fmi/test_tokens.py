@@ -1,4 +1,4 @@
-"""Proofs against an HMAC of this file's own, and against known vectors."""
+"""Proofs of authentication, compared with an independent HMAC and with known test vectors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import fmi
 from fmi import tokens
 
 SECRET, TOKEN = b"correct horse", bytes.fromhex("fef0c81036864e353f6205b28f32efb7e810a274cbcdc7284b22cf99777ae67f")
-CHALLENGE, OWN, PAIR, TICKET = (bytes(range(start, start + 16)) for start in (0, 16, 32, 48))
+CHALLENGE, NONCE, PAIR, TICKET = (bytes(range(start, start + 16)) for start in (0, 16, 32, 48))
 PRIVATE = ("10.0.0.5", 50000)
-JOINED = CHALLENGE + b"\x95\xa6survey\0\x02\x92\xa810.0.0.5\xcd\xc3\x50\xc4\x10" + OWN
-ATTACHED = CHALLENGE + b"\x94\xa6survey\0\x09\xc4\x10" + TICKET
+JOIN_FIELDS = CHALLENGE + b"\x95\xa6survey\0\x02\x92\xa810.0.0.5\xcd\xc3\x50\xc4\x10" + NONCE
+ATTACH_FIELDS = CHALLENGE + b"\x94\xa6survey\0\x09\xc4\x10" + TICKET
 
 
 def hmac_sha256(key: bytes, text: bytes) -> bytes:
-    """RFC 2104, literally."""
+    """Return the HMAC as RFC 2104 defines it, without a library."""
     if len(key) > 64:
         key = hashlib.sha256(key).digest()
     key = key.ljust(64, b"\0")
@@ -48,7 +48,7 @@ def hmac_sha256(key: bytes, text: bytes) -> bytes:
         ),
     ],
 )  # fmt: skip
-def test_the_hmac_of_this_file_is_right(key: bytes, text: bytes, digest: str) -> None:
+def test_the_independent_hmac_is_correct(key: bytes, text: bytes, digest: str) -> None:
     assert hmac_sha256(key, text).hex() == digest
 
 
@@ -59,41 +59,43 @@ def test_the_token_of_a_job() -> None:
     assert tokens.job_token(long, "survey") == hmac_sha256(long, b"FMI/1 job\0survey")
 
 
-def test_all_proofs_are_those_of_the_document() -> None:
+def test_all_proofs_are_those_in_the_documentation() -> None:
     proofs = {
-        "join": tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, PRIVATE, OWN),
-        "welcome": tokens.welcome_proof(TOKEN, OWN, CHALLENGE),
+        "join": tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, PRIVATE, NONCE),
+        "welcome": tokens.welcome_proof(TOKEN, NONCE, CHALLENGE),
         "attach": tokens.attach_proof(TOKEN, CHALLENGE, "survey", 0, 9, TICKET),
         "peer": tokens.peer_proof(TOKEN, PAIR, 9, 0),
         "other": tokens.peer_proof(TOKEN, PAIR, 9, 1),
     }
     assert proofs == {
-        "join": hmac_sha256(TOKEN, b"FMI/1 join\0" + JOINED),
-        "welcome": hmac_sha256(TOKEN, b"FMI/1 welcome\0" + OWN + CHALLENGE),
-        "attach": hmac_sha256(TOKEN, b"FMI/1 attach\0" + ATTACHED),
+        "join": hmac_sha256(TOKEN, b"FMI/1 join\0" + JOIN_FIELDS),
+        "welcome": hmac_sha256(TOKEN, b"FMI/1 welcome\0" + NONCE + CHALLENGE),
+        "attach": hmac_sha256(TOKEN, b"FMI/1 attach\0" + ATTACH_FIELDS),
         "peer": hmac_sha256(TOKEN, b"FMI/1 peer\0" + PAIR + struct.pack(">QI", 9, 0)),
         "other": hmac_sha256(TOKEN, b"FMI/1 peer\0" + PAIR + b"\0\0\0\0\0\0\0\x09\0\0\0\x01"),
     }
-    document = (Path(fmi.__path__[0]) / "PROTOCOL.md").read_text()
-    table = document[document.index("| what | is | in the story |") : document.index("msgpack is written in")]
+    documentation = (Path(fmi.__path__[0]) / "PROTOCOL.md").read_text()
+    table = documentation[
+        documentation.index("| value | definition | example |") : documentation.index("msgpack is written in")
+    ]
     assert re.findall(r"`([0-9a-f]{64})`", table) == [proof.hex() for proof in (TOKEN, *proofs.values())]
 
 
-def test_a_proof_is_of_one_job_rank_size_address_and_connection_only() -> None:
+def test_a_proof_is_valid_for_one_job_rank_size_address_and_connection_only() -> None:
     other = bytes(16)
     proofs = [
-        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, PRIVATE, OWN),
-        tokens.join_proof(tokens.job_token(SECRET, "other"), CHALLENGE, "survey", 0, 2, PRIVATE, OWN),
-        tokens.join_proof(tokens.job_token(b"wrong horse", "survey"), CHALLENGE, "survey", 0, 2, PRIVATE, OWN),
-        tokens.join_proof(TOKEN, other, "survey", 0, 2, PRIVATE, OWN),
-        tokens.join_proof(TOKEN, CHALLENGE, "other", 0, 2, PRIVATE, OWN),
-        tokens.join_proof(TOKEN, CHALLENGE, "survey", 1, 2, PRIVATE, OWN),
-        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 3, PRIVATE, OWN),
-        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, ("10.0.0.5", 50001), OWN),
-        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, ("10.0.0.6", 50000), OWN),
+        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, PRIVATE, NONCE),
+        tokens.join_proof(tokens.job_token(SECRET, "other"), CHALLENGE, "survey", 0, 2, PRIVATE, NONCE),
+        tokens.join_proof(tokens.job_token(b"wrong horse", "survey"), CHALLENGE, "survey", 0, 2, PRIVATE, NONCE),
+        tokens.join_proof(TOKEN, other, "survey", 0, 2, PRIVATE, NONCE),
+        tokens.join_proof(TOKEN, CHALLENGE, "other", 0, 2, PRIVATE, NONCE),
+        tokens.join_proof(TOKEN, CHALLENGE, "survey", 1, 2, PRIVATE, NONCE),
+        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 3, PRIVATE, NONCE),
+        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, ("10.0.0.5", 50001), NONCE),
+        tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, ("10.0.0.6", 50000), NONCE),
         tokens.join_proof(TOKEN, CHALLENGE, "survey", 0, 2, PRIVATE, other),
-        tokens.welcome_proof(TOKEN, CHALLENGE, OWN),
-        tokens.welcome_proof(TOKEN, OWN, CHALLENGE),
+        tokens.welcome_proof(TOKEN, CHALLENGE, NONCE),
+        tokens.welcome_proof(TOKEN, NONCE, CHALLENGE),
         tokens.attach_proof(TOKEN, CHALLENGE, "survey", 0, 9, TICKET),
         tokens.attach_proof(TOKEN, CHALLENGE, "survey", 1, 9, TICKET),
         tokens.attach_proof(TOKEN, CHALLENGE, "survey", 0, 8, TICKET),
@@ -104,11 +106,11 @@ def test_a_proof_is_of_one_job_rank_size_address_and_connection_only() -> None:
         tokens.peer_proof(TOKEN, other, 9, 0),
     ]
     assert {len(proof) for proof in proofs} == {32}
-    assert not any(tokens.same(one, another) for one, another in combinations(proofs, 2))
-    assert all(tokens.same(proof, bytes(bytearray(proof))) for proof in proofs)
+    assert not any(tokens.is_equal(one, another) for one, another in combinations(proofs, 2))
+    assert all(tokens.is_equal(proof, bytes(bytearray(proof))) for proof in proofs)
 
 
-def test_nonces_do_not_come_twice() -> None:
-    nonces = {tokens.nonce() for _ in range(1000)}
+def test_nonces_are_unique() -> None:
+    nonces = {tokens.new_nonce() for _ in range(1000)}
     assert len(nonces) == 1000
     assert {len(one) for one in nonces} == {16}

@@ -1,4 +1,4 @@
-"""Values as bytes: all that can be sent arrives as it was, all else is refused by name, and nothing is pickled."""
+"""Serialization: supported values arrive unchanged, others are refused by name, and nothing is pickled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from fmi.values import ALIGNMENT, decode, encode, joined, plain, split
+from fmi.values import ALIGNMENT, as_plain_array, concatenate, decode, encode, split_values
 
 STRUCTURED = np.dtype([("id", ">i8"), ("größe", "<f4", (2, 3)), ("inner", [("name", "U3"), ("flag", "?")])])
 PADDED = np.dtype([("a", "i1"), ("b", "f8")], align=True)
@@ -27,25 +27,25 @@ DTYPES: list[Any] = [
 ]  # fmt: skip
 
 
-def there_and_back(value: Any) -> Any:
-    return decode(joined(encode(value)))
+def send_and_receive(value: Any) -> Any:
+    return decode(concatenate(encode(value)))
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether they are of the same types, shapes and bits."""
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether two values have the same types, shapes and bits."""
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray | np.generic):
         return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(is_same(one[key], other[key]) for key in one)
     return repr(one) == repr(other)
 
 
-def filled(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array of random bits; texts are of small letters."""
+def random_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array of random numbers, or of short texts."""
     dtype = np.dtype(dtype)
     array = np.zeros(shape, dtype)
     for part in [array] if dtype.names is None else [array[name] for name in dtype.names]:
@@ -64,24 +64,24 @@ def filled(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         {"a": 1, 2: "b", None: [], b"c": {}, True: 1.0}, list(range(1000)), [[[[]]]],
     ],
 )  # fmt: skip
-def test_what_msgpack_holds_arrives_as_it_was(value: Any) -> None:
-    assert same(there_and_back(value), value)
+def test_msgpack_values_arrive_unchanged(value: Any) -> None:
+    assert is_same(send_and_receive(value), value)
 
 
-def test_tuples_and_mutable_bytes_arrive_as_what_msgpack_has() -> None:
-    assert there_and_back((1, (2, [3, ()]), {"a": (4,)})) == [1, [2, [3, []]], {"a": [4]}]
-    assert there_and_back([bytearray(b"a"), memoryview(b"b")]) == [b"a", b"b"]
+def test_tuples_arrive_as_lists_and_buffers_as_bytes() -> None:
+    assert send_and_receive((1, (2, [3, ()]), {"a": (4,)})) == [1, [2, [3, []]], {"a": [4]}]
+    assert send_and_receive([bytearray(b"a"), memoryview(b"b")]) == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (3, 4), (2, 0, 3), (2, 3, 4)], ids=str)
-def test_arrays_of_every_type_and_shape_arrive_to_the_bit(dtype: Any, shape: tuple[int, ...]) -> None:
-    array = filled(shape, dtype)
-    found = there_and_back(array)
-    assert same(found, array)
-    assert found.flags.writeable
-    assert found.flags.aligned
-    assert not np.may_share_memory(found, array)
+def test_arrays_of_every_type_and_shape_arrive_bit_identical(dtype: Any, shape: tuple[int, ...]) -> None:
+    array = random_array(shape, dtype)
+    received = send_and_receive(array)
+    assert is_same(received, array)
+    assert received.flags.writeable
+    assert received.flags.aligned
+    assert not np.may_share_memory(received, array)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,15 @@ def test_arrays_of_every_type_and_shape_arrive_to_the_bit(dtype: Any, shape: tup
         lambda a: a.reshape(-1)[1:].view("u1")[1:-3].view("<f4"),
     ],
 )  # fmt: skip
-def test_any_layout_arrives_and_fortran_order_stays(view: Any) -> None:
+def test_any_layout_arrives_and_fortran_order_is_kept(view: Any) -> None:
     array = view(np.arange(60, dtype="<f4").reshape(3, 4, 5))
     array.flags.writeable = False
     before = array.tobytes()
-    found = there_and_back(array)
-    assert same(found, array)
+    received = send_and_receive(array)
+    assert is_same(received, array)
     assert array.tobytes() == before
-    assert found.flags.writeable
-    assert found.flags.f_contiguous == (array.flags.f_contiguous or array.ndim < 2)
+    assert received.flags.writeable
+    assert received.flags.f_contiguous == (array.flags.f_contiguous or array.ndim < 2)
 
 
 @pytest.mark.parametrize(
@@ -108,21 +108,21 @@ def test_any_layout_arrives_and_fortran_order_stays(view: Any) -> None:
     [
         np.float64(0.1), np.float32("nan"), np.float16(1), np.longdouble(1) / 3, np.int8(-1), np.uint64(2**64 - 1),
         np.bool(True), np.complex64(1j), np.datetime64("2024-02-29", "D"), np.datetime64("NaT"),
-        np.timedelta64(5, "ms"), np.str_("ü"), np.str_(""), np.bytes_(b"a\0b"), filled((1,), STRUCTURED)[0],
+        np.timedelta64(5, "ms"), np.str_("ü"), np.str_(""), np.bytes_(b"a\0b"), random_array((1,), STRUCTURED)[0],
     ],
     ids=repr,
 )  # fmt: skip
-def test_scalars_of_numpy_stay_what_they_are(scalar: Any) -> None:
-    assert same(there_and_back(scalar), scalar)
-    assert same(there_and_back([{"a": scalar}]), [{"a": scalar}])
+def test_numpy_scalars_remain_numpy_scalars(scalar: Any) -> None:
+    assert is_same(send_and_receive(scalar), scalar)
+    assert is_same(send_and_receive([{"a": scalar}]), [{"a": scalar}])
 
 
-def test_arrays_are_found_wherever_they_are() -> None:
-    arrays = [filled((n, 3), dtype) for n, dtype in enumerate(["f8", "?", STRUCTURED, "u1", "S5", ">i2"])]
+def test_nested_arrays_arrive() -> None:
+    arrays = [random_array((n, 3), dtype) for n, dtype in enumerate(["f8", "?", STRUCTURED, "u1", "S5", ">i2"])]
     value = {"a": arrays[0], "b": [arrays[1], {"c": [arrays[2]], "d": arrays[1]}], 3: arrays[3:], "e": "text"}
-    found = there_and_back(value)
-    assert same(found, value)
-    assert not np.may_share_memory(found["b"][0], found["b"][1]["d"])
+    received = send_and_receive(value)
+    assert is_same(received, value)
+    assert not np.may_share_memory(received["b"][0], received["b"][1]["d"])
 
 
 def test_the_memory_of_arrays_is_not_copied(tmp_path: Path) -> None:
@@ -131,14 +131,14 @@ def test_the_memory_of_arrays_is_not_copied(tmp_path: Path) -> None:
     for sent in (array, array.T, array[20:30], mapped, array.astype("M8[s]"), array.astype("f2")):
         before = sent.view(np.ndarray)
         assert sum(np.shares_memory(np.frombuffer(buffer, "u1"), before) for buffer in encode([1, sent])) == 1
-    assert type(there_and_back(mapped)) is np.ndarray
+    assert type(send_and_receive(mapped)) is np.ndarray
 
 
-def test_a_value_is_these_bytes() -> None:
-    assert joined(encode(None)).tobytes() == (
+def test_the_bytes_of_a_value() -> None:
+    assert concatenate(encode(None)).tobytes() == (
         b"\x20\0\0\0\0\0\0\0" b"\x01\0\0\0\0\0\0\0" b"\xc0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
     )  # fmt: skip
-    assert joined(encode(["ü", np.array([[1, 2]], ">u2"), np.int8(-1)])).tobytes() == (
+    assert concatenate(encode(["ü", np.array([[1, 2]], ">u2"), np.int8(-1)])).tobytes() == (
         b"\x50\0\0\0\0\0\0\0" b"\x1e\0\0\0\0\0\0\0"
         b"\x93" b"\xa2\xc3\xbc"
         b"\xc7\x0b\x01" b"\x95\xa3>u2\x92\x01\x02\xc2\xc2\x00"
@@ -148,20 +148,20 @@ def test_a_value_is_these_bytes() -> None:
     )  # fmt: skip
 
 
-def test_values_can_follow_one_another_and_stay_aligned() -> None:
-    values = [None, [filled((3,), "u1"), filled((2,), "G")], "x" * 21, filled((), "f8"), {}]
-    parts = split(joined([buffer for value in values for buffer in encode(value)]))
-    assert same([decode(part) for part in parts], values)
+def test_values_can_follow_one_another_and_are_aligned() -> None:
+    values = [None, [random_array((3,), "u1"), random_array((2,), "G")], "x" * 21, random_array((), "f8"), {}]
+    parts = split_values(concatenate([buffer for value in values for buffer in encode(value)]))
+    assert is_same([decode(part) for part in parts], values)
     assert [len(part) % ALIGNMENT for part in parts] == [0] * len(parts)
-    assert split(b"") == []
+    assert split_values(b"") == []
 
 
 class Text(str):
     pass
 
 
-class Planted:
-    """What pickle would run."""
+class Malicious:
+    """An object with code that unpickling would run."""
 
     def __reduce__(self) -> Any:
         return pytest.fail, ("a pickle was executed",)
@@ -177,10 +177,10 @@ for _ in range(1100):
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        (Planted(), "test_values.Planted"),
-        ({"a": [Planted()]}, "test_values.Planted"),
-        (np.array([Planted()]), "object"),
-        (np.array([(1, Planted())], [("a", "i4"), ("b", "O")]), "'O'"),
+        (Malicious(), "test_values.Malicious"),
+        ({"a": [Malicious()]}, "test_values.Malicious"),
+        (np.array([Malicious()]), "object"),
+        (np.array([(1, Malicious())], [("a", "i4"), ("b", "O")]), "'O'"),
         (np.array(["a"], np.dtypes.StringDType()), "StringDType"),
         (np.ma.masked_array([1, 2], [0, 1]), "numpy.ma.MaskedArray"),
         (np.rec.array([(1,)], dtype=[("a", "i4")]), "numpy.rec.recarray"),
@@ -196,37 +196,37 @@ for _ in range(1100):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_cannot_be_sent_is_refused_by_name(value: Any, name: str) -> None:
+def test_unsupported_types_are_refused_by_name(value: Any, name: str) -> None:
     with pytest.raises(TypeError, match=name.replace(".", r"\.")):
         encode(value)
 
 
 def test_nothing_is_unpickled() -> None:
-    data = pickle.dumps(Planted())
-    assert there_and_back(data) == data
+    data = pickle.dumps(Malicious())
+    assert send_and_receive(data) == data
     nested = {"names": ["a"], "formats": ["|O8"], "offsets": [0], "itemsize": 8}
-    for planted in ("|O", "|O8", "O", "object", "f4,O", [nested, [1]], nested):
-        packed = msgpack.packb(msgpack.ExtType(1, msgpack.packb([planted, [1], False, False, 0])))
+    for malicious in ("|O", "|O8", "O", "object", "f4,O", [nested, [1]], nested):
+        packed = msgpack.packb(msgpack.ExtType(1, msgpack.packb([malicious, [1], False, False, 0])))
         behind = bytes(-len(packed) % 16)
         whole = (32 + len(packed + behind)).to_bytes(8, "little") + len(packed).to_bytes(8, "little") + packed + behind
-        with pytest.raises(ValueError, match=r"^this is not a value: an array of type .* is never read$"):
+        with pytest.raises(ValueError, match=r"^this is not a value: an array of type .* is never decoded$"):
             decode(whole + bytes(16))
 
 
 @pytest.mark.parametrize("array", [5, 2.5, [1.0], None, np.float64(1), np.ma.masked_array([1]), np.rec.array([1])])
-def test_only_arrays_are_arrays(array: Any) -> None:
+def test_only_plain_arrays_are_accepted_as_arrays(array: Any) -> None:
     with pytest.raises(TypeError, match=f"a .*{type(array).__name__} is not a plain numpy array"):
-        plain(array)
+        as_plain_array(array)
 
 
-def test_damaged_bytes_are_never_more_than_a_wrong_value() -> None:
-    value = ["text", np.arange(5), {"a": filled((2,), STRUCTURED), "b": np.float32(1)}]
-    whole = joined(encode(value)).tobytes()
+def test_damaged_bytes_cause_at_most_a_wrong_value() -> None:
+    value = ["text", np.arange(5), {"a": random_array((2,), STRUCTURED), "b": np.float32(1)}]
+    whole = concatenate(encode(value)).tobytes()
     for length in range(len(whole)):
         with pytest.raises(ValueError):
             decode(whole[:length])
         with pytest.raises(ValueError):
-            split(whole + whole[: length or 1])
+            split_values(whole + whole[: length or 1])
     with pytest.raises(ValueError):
         decode(whole + bytes(16))
     generator = np.random.default_rng(0)

@@ -2,15 +2,18 @@
 
 import json
 import os
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import structs
 
 from cosmicai.errors import StorageError
-from cosmicai.launchers.slurm.accounting import FIELDS, Execution, account, account_of, parse_sacct, read_sacct
+from cosmicai.launchers.slurm.accounting import JobAccount, sum_executions, update_account
+from cosmicai.launchers.slurm.sacct import FIELDS, JobExecution, parse_sacct, read_sacct
 from cosmicai.runs.store import RunFolder
+from support.helpers import make_record, make_summary
 
 DONE = """\
 1|COMPLETED|0:0|2026-11-21T11:05:34|2026-11-21T11:05:37|3||0|n1|1|billing=1,cpu=1,node=1
@@ -110,11 +113,6 @@ TWO_PARTS = """\
 36+1|COMPLETED|0:0|2026-11-21T11:19:26|2026-11-21T11:19:27|1||0|n2|1|billing=1,cpu=1,mem=500M,node=1
 36+1.0|COMPLETED|0:0|2026-11-21T11:19:26|2026-11-21T11:19:27|1|1712K|0|n2|1|cpu=1,mem=500M,node=1
 """
-NOTHING = dict.fromkeys(
-    ("completed", "failed", "cancelled", "out_of_memory", "timed_out", "node_failed", "preempted", "requeued",
-     "running", "pending"),
-    0,
-)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -142,14 +140,14 @@ def test_every_state(text, execution, kind):
     [told] = parse_sacct(text)
     times = (time and f"2026-11-21T{time}+00:00" for time in (begun, ended))
     memory = kilobytes and kilobytes / 1024
-    assert told == Execution(job, 1, state, code, signal, *times, seconds, memory, None, *allocated)
+    assert told == JobExecution(job, 1, state, code, signal, *times, seconds, memory, None, *allocated)
     assert told.kind == kind
-    assert account_of([told])["final"] == (kind not in ("running", "requeued"))
+    assert sum_executions([told]).final == (kind not in ("running", "requeued"))
 
 
 def summed(text: str, *names: str) -> list[Any]:
-    result = account_of(parse_sacct(text))
-    return [result[name] for name in names]
+    result = sum_executions(parse_sacct(text))
+    return [getattr(result, name) for name in names]
 
 
 def attempts(text: str) -> list[tuple[str, int, str]]:
@@ -158,10 +156,11 @@ def attempts(text: str) -> list[tuple[str, int, str]]:
 
 def test_nothing_is_nothing():
     assert parse_sacct("") == []
-    assert account_of([]) == {
-        "tasks": 0, "executions": 0, **NOTHING, "wall_seconds": None, "core_seconds": 0, "gpu_seconds": 0,
-        "max_rss_mb": None, "energy_joules": None, "nodes": [], "final": False,
-    }  # fmt: skip
+    assert sum_executions([]) == JobAccount(
+        tasks=0, executions=0, completed=0, failed=0, cancelled=0, out_of_memory=0, timed_out=0, node_failed=0,
+        preempted=0, requeued=0, running=0, pending=0, wall_seconds=None, core_seconds=0, gpu_seconds=0,
+        max_rss_mb=None, energy_joules=None, nodes=(), final=False,
+    )  # fmt: skip
 
 
 def test_what_is_no_row_is_passed_over():
@@ -228,7 +227,7 @@ def test_array_tasks_that_wait_are_told_one_by_one():
     assert [(one.job, one.state) for one in told] == [
         ("12_3", "RUNNING"), *((f"12_{task}", "PENDING") for task in range(6, 100, 3)),
     ]  # fmt: skip
-    assert told[-1] == Execution("12_99", 1, "PENDING", 0, 0, None, None, 0, None, None, "", 1, 0)
+    assert told[-1] == JobExecution("12_99", 1, "PENDING", 0, 0, None, None, 0, None, None, "", 1, 0)
     assert summed(ARRAY_BEGINS, "tasks", "running", "pending", "final") == [33, 1, 32, False]
     assert summed(ARRAY_CANCELLED, "tasks", "cancelled", "wall_seconds", "final") == [27, 27, None, True]
     some = ARRAY_CANCELLED.replace("21-99:3%4", "1,5,9-11")
@@ -238,14 +237,14 @@ def test_array_tasks_that_wait_are_told_one_by_one():
 def test_the_account_of_a_run():
     text = DONE + ON_A_GPU + EXIT_7 + ARRAY + TIMEOUT + CANCELLED + CANCELLED_IN_QUEUE + JUST_REQUEUED
     text += ARRAY_REQUEUED + NODE_FAILED + PREEMPTED + STEP_KILLED + TWO_NODES
-    assert account_of(parse_sacct(text)) == {
-        "tasks": 15, "executions": 17,
-        "completed": 6, "failed": 3, "cancelled": 2, "out_of_memory": 1, "timed_out": 1, "node_failed": 1,
-        "preempted": 1, "requeued": 2, "running": 0, "pending": 0,
-        "wall_seconds": 833.0,  # 11:05:34 ... 11:19:27
-        "core_seconds": 3 + 2 * 2 + 0 + 2 + 2 + 66 + 6 + 0 + 3 + 8 + 4 + 0 + 8 + 4 + 3 * 4 + 1 + 4 * 4,
-        "gpu_seconds": 2, "max_rss_mb": 218220 / 1024, "energy_joules": None, "nodes": ["n1", "n2"], "final": True,
-    }  # fmt: skip
+    assert sum_executions(parse_sacct(text)) == JobAccount(
+        tasks=15, executions=17,
+        completed=6, failed=3, cancelled=2, out_of_memory=1, timed_out=1, node_failed=1,
+        preempted=1, requeued=2, running=0, pending=0,
+        wall_seconds=833.0,  # 11:05:34 ... 11:19:27
+        core_seconds=3 + 2 * 2 + 0 + 2 + 2 + 66 + 6 + 0 + 3 + 8 + 4 + 0 + 8 + 4 + 3 * 4 + 1 + 4 * 4,
+        gpu_seconds=2, max_rss_mb=218220 / 1024, energy_joules=None, nodes=("n1", "n2"), final=True,
+    )  # fmt: skip
 
 
 def test_the_wall_time_is_from_the_first_start_to_the_last_end():
@@ -267,12 +266,15 @@ def test_energy_adds_up_what_is_known():
      ("a[1-2],b3,r[1-2]c[0-1]", ["a1", "a2", "b3", "r1c0", "r1c1", "r2c0", "r2c1"])],
 )  # fmt: skip
 def test_nodes_by_name(nodes, expected):
-    assert summed(TWO_NODES.replace("|n[1-2]|", f"|{nodes}|"), "nodes") == [expected]
+    assert summed(TWO_NODES.replace("|n[1-2]|", f"|{nodes}|"), "nodes") == [tuple(expected)]
 
 
 def test_a_state_of_a_later_slurm():
     [done], [running] = parse_sacct(DONE), parse_sacct(RUNNING)
-    assert (replace(done, state="NEW").kind, replace(running, state="NEW").kind) == ("failed", "running")
+    assert (structs.replace(done, state="NEW").kind, structs.replace(running, state="NEW").kind) == (
+        "failed",
+        "running",
+    )
 
 
 class FakeSacct:
@@ -315,6 +317,11 @@ def read(path: str) -> Any:
     return json.loads(Path(path).read_text())
 
 
+def plain(record: Any) -> Any:
+    """A record as it is read from JSON."""
+    return json.loads(msgspec.json.encode(record))
+
+
 def clock(seconds: float) -> Any:
     """A clock that shows so many seconds after 11:20."""
     return lambda: 1795260000.0 + seconds  # 2026-11-21T11:20:00+00:00
@@ -355,91 +362,91 @@ def test_a_sacct_that_hangs(sacct):
 def test_no_sacct(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_sacct(["1"]) is None
-    assert account(folder, ["1"]) is None
+    assert update_account(folder, ["1"]) is None
     assert not Path(folder.uri).exists()
 
 
 def test_what_was_asked_elsewhere_is_told_without_sacct(folder, sacct, tmp_path, monkeypatch):
     sacct.answers(DONE)
-    account(folder, ["1"], clock(0))
+    update_account(folder, ["1"], clock(0))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert account(folder, ["1"], clock(3600)) == account_of(parse_sacct(DONE))
+    assert update_account(folder, ["1"], clock(3600)) == sum_executions(parse_sacct(DONE))
 
 
 def test_sacct_is_asked_once_a_minute_until_all_is_over(folder, sacct):
     sacct.answers(RUNNING)
-    running = account(folder, ["6"], clock(0))
-    assert running == account_of(parse_sacct(RUNNING)) and not running["final"]
+    running = update_account(folder, ["6"], clock(0))
+    assert running == sum_executions(parse_sacct(RUNNING)) and not running.final
     assert len(sacct.calls()) == 1
     sacct.answers(TIMEOUT)
-    assert account(folder, ["6"], clock(59.9)) == running and sacct.calls() == []
-    over = account(folder, ["6"], clock(60))
-    assert over == account_of(parse_sacct(TIMEOUT)) and over["final"]
+    assert update_account(folder, ["6"], clock(59.9)) == running and sacct.calls() == []
+    over = update_account(folder, ["6"], clock(60))
+    assert over == sum_executions(parse_sacct(TIMEOUT)) and over.final
     assert len(sacct.calls()) == 1
     assert read(folder.accounting_path) == {
-        "jobs": ["6"], "executions": [asdict(one) for one in parse_sacct(TIMEOUT)], "account": over,
+        "jobs": ["6"], "executions": [plain(one) for one in parse_sacct(TIMEOUT)], "account": plain(over),
         "asked_at": "2026-11-21T11:21:00+00:00",
     }  # fmt: skip
     sacct.answers(DONE)
-    assert account(folder, ["6", "6"], clock(86400)) == over and sacct.calls() == [], "it is not asked again"
+    assert update_account(folder, ["6", "6"], clock(86400)) == over and sacct.calls() == [], "it is not asked again"
 
 
 def test_more_jobs_are_asked_about_when_the_minute_is_over(folder, sacct):
     sacct.answers(DONE)
-    first = account(folder, ["1"], clock(0))
-    assert first is not None and first["final"]
+    first = update_account(folder, ["1"], clock(0))
+    assert first is not None and first.final
     sacct.answers(DONE + CANCELLED)
-    assert account(folder, ["7", "1"], clock(30)) == first | {"final": False}
+    assert update_account(folder, ["7", "1"], clock(30)) == structs.replace(first, final=False)
     assert len(sacct.calls()) == 1
-    assert account(folder, ["7", "1"], clock(60)) == account_of(parse_sacct(DONE + CANCELLED))
+    assert update_account(folder, ["7", "1"], clock(60)) == sum_executions(parse_sacct(DONE + CANCELLED))
     assert sacct.calls()[0].endswith("--jobs=1,7")
 
 
 def test_no_jobs_are_not_asked_about(folder, sacct):
-    assert account(folder, [], clock(0)) is None and sacct.calls() == []
+    assert update_account(folder, [], clock(0)) is None and sacct.calls() == []
     assert not Path(folder.uri).exists()
     sacct.answers(DONE)
-    told = account(folder, ["1"], clock(0))
-    assert account(folder, [], clock(60)) == told and len(sacct.calls()) == 1
+    told = update_account(folder, ["1"], clock(0))
+    assert update_account(folder, [], clock(60)) == told and len(sacct.calls()) == 1
 
 
 def test_a_sacct_that_fails_is_asked_once_a_minute_too(folder, sacct):
     sacct.becomes("exit 1")
-    assert account(folder, ["1"], clock(0)) is None
-    assert account(folder, ["1"], clock(30)) is None
+    assert update_account(folder, ["1"], clock(0)) is None
+    assert update_account(folder, ["1"], clock(30)) is None
     assert len(sacct.calls()) == 1
     assert read(folder.accounting_path) == {
         "jobs": [], "executions": [], "account": None, "asked_at": "2026-11-21T11:20:00+00:00"
     }  # fmt: skip
     sacct.becomes(f"echo '{RUNNING}'")
-    running = account(folder, ["6"], clock(60))
+    running = update_account(folder, ["6"], clock(60))
     assert running is not None
     sacct.becomes("exit 1")
-    assert account(folder, ["6"], clock(120)) == running, "what was known remains"
-    assert account(folder, ["6"], clock(150)) == running
+    assert update_account(folder, ["6"], clock(120)) == running, "what was known remains"
+    assert update_account(folder, ["6"], clock(150)) == running
     assert len(sacct.calls()) == 2
 
 
 def test_a_clock_that_was_ahead_does_not_silence_us(folder, sacct):
     sacct.answers(RUNNING)
-    account(folder, ["6"], clock(3600))
-    account(folder, ["6"], clock(0))
+    update_account(folder, ["6"], clock(3600))
+    update_account(folder, ["6"], clock(0))
     assert len(sacct.calls()) == 2
 
 
 @pytest.mark.parametrize("jobs", [["1", "5"], ["1", "36"]])
 def test_it_is_not_over_while_a_job_is_not_known(folder, sacct, jobs):
     sacct.answers(DONE)
-    told = account(folder, jobs, clock(0))
-    assert told == account_of(parse_sacct(DONE)) | {"final": False}
+    told = update_account(folder, jobs, clock(0))
+    assert told == structs.replace(sum_executions(parse_sacct(DONE)), final=False)
     sacct.answers(DONE + ARRAY + TWO_PARTS)
-    told = account(folder, jobs, clock(60))
-    assert told is not None and told["final"], "an array is known by its tasks, a job of parts by these"
+    told = update_account(folder, jobs, clock(60))
+    assert told is not None and told.final, "an array is known by its tasks, a job of parts by these"
 
 
 def test_it_is_not_over_when_nothing_is_known(folder, sacct):
     for minute in range(3):
-        assert account(folder, ["1"], clock(60 * minute)) is None
+        assert update_account(folder, ["1"], clock(60 * minute)) is None
         assert len(sacct.calls()) == 1
 
 
@@ -448,30 +455,33 @@ def test_what_lost_its_node_may_come_back_within_a_minute(folder, sacct, lost):
     sacct.answers(lost)
     finals = []
     for minute in range(2):
-        told = account(folder, [lost[:2]], clock(60 * minute))
-        finals.append(told and told["final"])
+        told = update_account(folder, [lost[:2]], clock(60 * minute))
+        finals.append(told and told.final)
     assert finals == [False, True]
 
 
 def test_what_came_back_is_followed(folder, sacct):
     sacct.answers(NODE_FAILED)
-    account(folder, ["25"], clock(0))
+    update_account(folder, ["25"], clock(0))
     sacct.answers(NODE_CAME_BACK)
-    told = account(folder, ["25"], clock(60))
-    assert told is not None and (told["executions"], told["pending"], told["final"]) == (2, 1, False)
+    told = update_account(folder, ["25"], clock(60))
+    assert told is not None and (told.executions, told.pending, told.final) == (2, 1, False)
 
 
 def test_records_get_what_slurm_saw_of_their_execution(folder, sacct):
     records = {
-        "0": {"rank": 0, "job": "20_0", "restarts": 0}, "1": {"rank": 1, "job": "20_1", "restarts": 0},
-        "1-2": {"rank": 1, "job": "20_1", "restarts": 1}, "2": {"rank": 2, "job": "20_1", "restarts": 2},
-        "3": {"rank": 3, "job": "6", "restarts": 0}, "4": {"rank": 4}, "5": {"rank": 5, "job": None, "restarts": 0},
-        "6": {"rank": 6, "job": "20_1"}, "7": {"rank": 7, "job": "20_1", "restarts": None},
+        "0": make_record(0, job="20_0", restarts=0), "1": make_record(1, job="20_1", restarts=0),
+        "1-2": make_record(1, attempt=2, job="20_1", restarts=1), "2": make_record(2, job="20_1", restarts=2),
+        "3": make_record(3, job="6", restarts=0), "4": make_record(4, job=None, restarts=None),
+        "5": make_record(5, job=None, restarts=0), "6": make_record(6, job="20_1", restarts=None),
+        "7": make_record(7, job="20_1", restarts=None),
     }  # fmt: skip
     for name, record in records.items():
-        folder.write_json(folder.path("records", f"{name}.json"), record)
+        absent = {"4": ("job", "restarts"), "6": ("restarts",)}.get(name, ())  # as an earlier version wrote them
+        values = {key: value for key, value in msgspec.to_builtins(record).items() if key not in absent}
+        folder.write_json(folder.path("records", f"{name}.json"), values)
     sacct.answers(ARRAY_REQUEUED + RUNNING)
-    account(folder, ["20", "6"], clock(0))
+    update_account(folder, ["20", "6"], clock(0))
     seen = {
         "0": {"elapsed_seconds": 8, "max_rss_mb": 3308 / 1024, "state": "COMPLETED"},
         "1": {"elapsed_seconds": 4, "max_rss_mb": 3284 / 1024, "state": "REQUEUED"},
@@ -479,29 +489,30 @@ def test_records_get_what_slurm_saw_of_their_execution(folder, sacct):
     }
     more = {"exit_code": 0, "signal": 0, "energy_joules": None}
     assert folder.records() == {
-        name: record | ({"slurm": seen[name] | more} if name in seen else {}) for name, record in records.items()
+        name: structs.replace(record, slurm=seen[name] | more) if name in seen else record
+        for name, record in records.items()
     }
     before = {path: path.stat().st_ino for path in Path(folder.path("records")).iterdir()}
-    account(folder, ["20", "6"], clock(60))
+    update_account(folder, ["20", "6"], clock(60))
     assert {path: path.stat().st_ino for path in Path(folder.path("records")).iterdir()} == before, "written once"
 
 
 def test_the_summary_gets_the_account(folder, sacct):
     sacct.answers(RUNNING)
-    account(folder, ["6"], clock(0))
+    update_account(folder, ["6"], clock(0))
     assert not Path(folder.summary_path).exists(), "it makes none"
-    summary = {"complete": False, "coverage": {"asked": 5}}
+    summary = json.loads(msgspec.json.encode(make_summary(complete=False)))
     folder.write_json(folder.summary_path, summary)
-    running = account(folder, ["6"], clock(30))
-    assert read(folder.summary_path) == summary | {"slurm": running}
+    running = update_account(folder, ["6"], clock(30))
+    assert read(folder.summary_path) == summary | {"slurm": plain(running)}
     sacct.answers(TIMEOUT)
-    over = account(folder, ["6"], clock(60))
-    assert over != running and read(folder.summary_path) == summary | {"slurm": over}
+    over = update_account(folder, ["6"], clock(60))
+    assert over != running and read(folder.summary_path) == summary | {"slurm": plain(over)}
     folder.write_json(folder.summary_path, summary)  # anew, by a resume
-    account(folder, ["6"], clock(3600))
-    assert read(folder.summary_path) == summary | {"slurm": over}
+    update_account(folder, ["6"], clock(3600))
+    assert read(folder.summary_path) == summary | {"slurm": plain(over)}
     before = Path(folder.summary_path).stat().st_ino
-    account(folder, ["6"], clock(7200))
+    update_account(folder, ["6"], clock(7200))
     assert Path(folder.summary_path).stat().st_ino == before
     assert len(sacct.calls()) == 2
 
@@ -511,16 +522,16 @@ def test_a_folder_that_cannot_be_written_to_is_not_asked_about(folder, sacct, mo
         raise StorageError("permission denied")
 
     sacct.answers(RUNNING)
-    running = account(folder, ["6"], clock(0))
-    folder.write_json(folder.summary_path, {})
+    running = update_account(folder, ["6"], clock(0))
+    folder.write_json(folder.summary_path, make_summary())
     monkeypatch.setattr(RunFolder, "write_json", refuse)
-    assert account(folder, ["6"], clock(3600)) == running
+    assert update_account(folder, ["6"], clock(3600)) == running
     assert len(sacct.calls()) == 1
-    assert account(RunFolder(f"{folder.uri}-2"), ["6"], clock(0)) is None and sacct.calls() == []
+    assert update_account(RunFolder(f"{folder.uri}-2"), ["6"], clock(0)) is None and sacct.calls() == []
 
 
 def test_a_damaged_memory_is_forgotten(folder, sacct):
     Path(folder.uri).mkdir()
     Path(folder.accounting_path).write_text("{")
     sacct.answers(DONE)
-    assert account(folder, ["1"], clock(0)) == account_of(parse_sacct(DONE))
+    assert update_account(folder, ["1"], clock(0)) == sum_executions(parse_sacct(DONE))

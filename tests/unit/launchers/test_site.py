@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cosmicai.errors import InputError
-from cosmicai.launchers.slurm.site import SITES, Gpu, Partition, Site, load_site, seconds_of
+from cosmicai.launchers.slurm.site import Gpu, Site, SlurmPartition, parse_time_limit
+from cosmicai.launchers.slurm.site_profile import SITES, load_site
 
 USER = {"USER": "mst3k"}
 SMALLEST = 'name = "x"\naccount_required = false\nscratch = "/tmp"\n[partitions.cpu]\n'
@@ -45,8 +46,8 @@ def test_the_test_cluster(local):
         account_required=False,
         scratch="/tmp",
         partitions=(
-            Partition("standard", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000),
-            Partition(
+            SlurmPartition("standard", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000),
+            SlurmPartition(
                 "gpu", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000, gpus=True, max_gpus=4
             ),
         ),
@@ -60,10 +61,10 @@ def test_rivanna(rivanna):
     assert (rivanna.scratch, rivanna.largest_array, rivanna.read) == ("/scratch/mst3k", 1000, date(2026, 11, 21))
     assert rivanna.source is not None and rivanna.source.startswith("https://github.com/uvarc/rc-website/")
     standard, parallel, gpu, interactive = rivanna.partitions
-    assert standard == Partition("standard", 168, 1, 1, 96, memory_mb_per_node=1462 * 1024)
-    assert parallel == Partition("parallel", 72, 2, 64, 96, 6000, 750 * 1024)
-    assert gpu == Partition("gpu", 72, 1, 4, 128, memory_mb_per_node=1953 * 1024, gpus=True, max_gpus=32)
-    assert interactive == Partition("interactive", 12, 1, 2, 96, 24, 216 * 1024, True, True, 2)
+    assert standard == SlurmPartition("standard", 168, 1, 1, 96, memory_mb_per_node=1462 * 1024)
+    assert parallel == SlurmPartition("parallel", 72, 2, 64, 96, 6000, 750 * 1024)
+    assert gpu == SlurmPartition("gpu", 72, 1, 4, 128, memory_mb_per_node=1953 * 1024, gpus=True, max_gpus=32)
+    assert interactive == SlurmPartition("interactive", 12, 1, 2, 96, 24, 216 * 1024, True, True, 2)
     assert {gpu.kind: (gpu.gres, gpu.per_node, gpu.service_units_per_hour) for gpu in rivanna.gpus} == {
         "a100": ("gpu:a100", 8, 50.89),
         "h200": ("gpu:h200", 8, 81.667),
@@ -80,7 +81,7 @@ def test_a_site_is_named_by_option_or_variable_or_path(tmp_path, monkeypatch, lo
     assert load_site(None, {"COSMICAI_SITE": "local"}) == local
     assert load_site("local", {"COSMICAI_SITE": "rivanna"}) == local
     assert load_site(str(SITES / "local.toml"), {}) == local
-    assert read(tmp_path, monkeypatch, SMALLEST) == Site("x", False, "/tmp", (Partition("cpu"),))
+    assert read(tmp_path, monkeypatch, SMALLEST) == Site("x", False, "/tmp", (SlurmPartition("cpu"),))
 
 
 @pytest.mark.parametrize(
@@ -139,10 +140,13 @@ PATH, HOURS = 'the absolute path of a folder, such as "/scratch/$USER"', "a numb
     [
         (
             'name = "x"\nscratch = /tmp\n',
-            "x.toml is not valid TOML: Invalid value (at line 2, column 11); mend it there",
+            "x.toml is not valid TOML: Invalid value (at line 2, column 11); correct it there",
         ),
-        ('name = "x"\nscratch = [', "x.toml is not valid TOML: Invalid value (at the end, line 2); mend it there"),
-        ("a = 1\na = 2\n", "x.toml is not valid TOML: Cannot overwrite a value (at line 2, column 6); mend it there"),
+        ('name = "x"\nscratch = [', "x.toml is not valid TOML: Invalid value (at the end, line 2); correct it there"),
+        (
+            "a = 1\na = 2\n",
+            "x.toml is not valid TOML: Cannot overwrite a value (at line 2, column 6); correct it there",
+        ),
         # missing
         ("", "x.toml: partitions is missing; give a table [partitions.NAME] for each"),
         ("[partitions.cpu]\n", "x.toml: name is missing; give a name of letters, digits, ., - and _"),
@@ -224,18 +228,18 @@ def test_what_is_wrong_in_a_file_is_one_sentence(tmp_path, monkeypatch, text, to
     assert sentence(raised) == told
 
 
-def place(site: Site, asked: str | None, job: tuple[int, int, int, float], kind: str | None) -> Partition:
+def place(site: Site, asked: str | None, job: tuple[int, int, int, float], kind: str | None) -> SlurmPartition:
     nodes, cores, gpus, hours = job
-    return site.partition(
+    return site.choose_partition(
         asked, nodes=nodes, cores_per_node=cores, memory_mb_per_node=1000, gpus=gpus, hours=hours, kind=kind
     )
 
 
 def test_a_job_with_more_memory_than_a_node_has_is_refused(rivanna):
     asked = {"nodes": 1, "cores_per_node": 8, "gpus": 0, "hours": 2}
-    assert rivanna.partition("standard", **asked, memory_mb_per_node=1497088).name == "standard"
+    assert rivanna.choose_partition("standard", **asked, memory_mb_per_node=1497088).name == "standard"
     with pytest.raises(InputError) as raised:
-        rivanna.partition("standard", **asked, memory_mb_per_node=1497089)
+        rivanna.choose_partition("standard", **asked, memory_mb_per_node=1497089)
     assert "has memory_mb_per_node = 1497088 and the job asks for 1497089; " in sentence(raised)
 
 
@@ -327,48 +331,48 @@ def test_a_job_that_is_refused_is_one_sentence(rivanna, asked, job, kind, told):
 
 
 def test_limits_that_are_not_stated_refuse_nothing():
-    site = Site("x", False, "/tmp", (Partition("cpu"),))
+    site = Site("x", False, "/tmp", (SlurmPartition("cpu"),))
     assert (
-        site.partition(None, nodes=9999, cores_per_node=9999, memory_mb_per_node=10**9, gpus=0, hours=9999).name
+        site.choose_partition(None, nodes=9999, cores_per_node=9999, memory_mb_per_node=10**9, gpus=0, hours=9999).name
         == "cpu"
     )
 
 
 def test_gres(rivanna, local):
-    assert (rivanna.gres(None, 4), rivanna.gres("rtx2080", 10)) == ("gpu:a100:4", "gpu:rtx_2080:10")
-    assert local.gres("a100", 2) == "gpu:a100:2"
+    assert (rivanna.gres_option(None, 4), rivanna.gres_option("rtx2080", 10)) == ("gpu:a100:4", "gpu:rtx_2080:10")
+    assert local.gres_option("a100", 2) == "gpu:a100:2"
     with pytest.raises(InputError) as raised:
-        rivanna.gres("v100", 5)
+        rivanna.gres_option("v100", 5)
     assert sentence(raised) == (
-        "a node of rivanna has 4 GPUs of kind v100 and the job asks for 5; ask for fewer a node, on more nodes"
+        "a node of rivanna has 4 GPUs of kind v100 and the job asks for 5; ask for fewer per node, on more nodes"
     )
     with pytest.raises(InputError) as raised:
-        local.gres("h200", 1)
+        local.gres_option("h200", 1)
     assert sentence(raised) == "local has no GPUs of kind h200; use a100"
     with pytest.raises(InputError) as raised:
-        Site("x", False, "/tmp", (Partition("cpu"),)).gres(None, 1)
+        Site("x", False, "/tmp", (SlurmPartition("cpu"),)).gres_option(None, 1)
     assert sentence(raised) == "x has no GPUs; leave --gpus out or choose another site"
 
 
 def test_service_units_by_hand(rivanna, local):
     # 2 h on 10 cores at 0.464 and 20 GB at 0.0284
-    assert rivanna.service_units(10, 0, None, 2.0, memory_mb=20480) == pytest.approx(2 * (4.64 + 0.568))
+    assert rivanna.compute_service_units(10, 0, None, 2.0, memory_mb=20480) == pytest.approx(2 * (4.64 + 0.568))
     # half an hour on 4 A100s at 50.89, 16 cores at 0.403 and 100 GB at 0.043
     for kind in (None, "a100"):
-        units = rivanna.service_units(16, 4, kind, 0.5, memory_mb=102400)
+        units = rivanna.compute_service_units(16, 4, kind, 0.5, memory_mb=102400)
         assert units == pytest.approx((203.56 + 6.448 + 4.3) / 2)
-    assert local.service_units(4, 0, None, 1.0, memory_mb=500) is None
-    assert local.service_units(4, 1, None, 1.0, memory_mb=500) is None
+    assert local.compute_service_units(4, 0, None, 1.0, memory_mb=500) is None
+    assert local.compute_service_units(4, 1, None, 1.0, memory_mb=500) is None
     with pytest.raises(InputError):
-        rivanna.service_units(4, 1, "h100", 1.0, memory_mb=0)
+        rivanna.compute_service_units(4, 1, "h100", 1.0, memory_mb=0)
     # The nodes of a kind that states no rates for cores and memory are charged as the site's others.
     plain = Gpu("a", "gpu:a", 2, service_units_per_hour=3.0)
-    site = Site("x", False, "/tmp", (Partition("gpu", gpus=True),), (plain,), service_units_per_core_hour=1.0)
-    assert site.service_units(5, 2, "a", 2.0, memory_mb=1024) == 22.0
+    site = Site("x", False, "/tmp", (SlurmPartition("gpu", gpus=True),), (plain,), service_units_per_core_hour=1.0)
+    assert site.compute_service_units(5, 2, "a", 2.0, memory_mb=1024) == 22.0
     # What GPUs are charged is not known, though cores are.
     site = Site("x", False, "/tmp", site.partitions, (Gpu("a", "gpu:a", 2),), service_units_per_core_hour=1.0)
-    assert site.service_units(5, 2, "a", 2.0, memory_mb=0) is None
-    assert site.service_units(5, 0, None, 2.0, memory_mb=0) == 10.0
+    assert site.compute_service_units(5, 2, "a", 2.0, memory_mb=0) is None
+    assert site.compute_service_units(5, 0, None, 2.0, memory_mb=0) == 10.0
 
 
 def test_an_account_is_asked_for_where_one_is_charged(rivanna, local):
@@ -392,12 +396,12 @@ def test_an_account_is_asked_for_where_one_is_charged(rivanna, local):
     ],
 )
 def test_arrays_of_tasks(local, tasks, sizes):
-    assert local.array_sizes(tasks) == sizes
+    assert local.split_array(tasks) == sizes
 
 
 def test_arrays_without_a_limit_are_one():
-    site = Site("x", False, "/tmp", (Partition("cpu"),))
-    assert (site.array_sizes(2500), site.array_sizes(0)) == ([2500], [])
+    site = Site("x", False, "/tmp", (SlurmPartition("cpu"),))
+    assert (site.split_array(2500), site.split_array(0)) == ([2500], [])
 
 
 @pytest.mark.parametrize(
@@ -420,7 +424,7 @@ def test_arrays_without_a_limit_are_one():
     ],
 )
 def test_times_as_slurm_writes_them(time, seconds):
-    assert seconds_of(time) == seconds
+    assert parse_time_limit(time) == seconds
 
 
 @pytest.mark.parametrize(
@@ -447,7 +451,7 @@ def test_times_as_slurm_writes_them(time, seconds):
 )
 def test_what_is_no_time_is_one_sentence(time):
     with pytest.raises(InputError) as raised:
-        seconds_of(time)
+        parse_time_limit(time)
     assert sentence(raised) == (
         f"{time!r} is not a time limit; write minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
         "days-hours:minutes or days-hours:minutes:seconds, such as 1:30:00"

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from cosmicai.models import folded as folded_module
 from cosmicai.models.astromae import AstroMAE
 from cosmicai.models.checkpoint_import import import_checkpoint
 from cosmicai.models.config import AstroMAEConfig
-from cosmicai.models.fold import Folded, fold
+from cosmicai.models.fold import FoldedWeights, fold
 from cosmicai.models.folded import FoldedAstroMAE
-from cosmicai.models.layout import tensor_shapes
-from cosmicai.models.weights import build, from_network, load_weights
+from cosmicai.models.tensor_shapes import tensor_shapes
+from cosmicai.models.weights import build_network, extract_weights, load_weights
 from cosmicai.surveys import synthetic
 from cosmicai.surveys.shard import open_shard
 from support.network_configs import MORE
@@ -32,7 +33,7 @@ def test_the_layout_is_that_of_the_network(config: AstroMAEConfig) -> None:
 
 
 def folded_network(network: AstroMAE, dtype: torch.dtype = torch.float64) -> FoldedAstroMAE:
-    return FoldedAstroMAE(fold(from_network(network, {})), dtype)
+    return FoldedAstroMAE(fold(extract_weights(network, {})), dtype)
 
 
 def assert_nothing_changed(network: AstroMAE, count: int) -> None:
@@ -61,13 +62,13 @@ def test_merging_the_groups_of_a_convolution_changes_nothing(merged: int, monkey
 
 @every_config
 def test_a_folded_network_is_smaller(config: AstroMAEConfig) -> None:
-    weights = from_network(random_network(config), {})
+    weights = extract_weights(random_network(config), {})
     assert fold(weights).parameters < weights.parameters
 
 
 def test_folding_the_published_network_changes_nothing_and_leaves_12384337_parameters() -> None:
     network = random_network(AstroMAEConfig())
-    folded = fold(from_network(network, {}))
+    folded = fold(extract_weights(network, {}))
 
     def layer(inputs: int, outputs: int, kernel: int = 1) -> int:
         return outputs * inputs * kernel**2 + outputs
@@ -99,18 +100,18 @@ def test_the_published_fixture_predicts_what_the_published_code_predicts(shared:
 # Identities, one at a time.
 
 
-def changed(**values: float) -> tuple[Folded, Folded]:
+def changed(**values: float) -> tuple[FoldedWeights, FoldedWeights]:
     """A network with all biases, folded: as it is, and with these values added to tensors of its first block."""
-    before = from_network(random_network(replace(SMALL, without_bias=())), {})
+    before = extract_weights(random_network(structs.replace(SMALL, without_bias=())), {})
     names = {f"blocks.0.{name.replace('__', '.')}": value for name, value in values.items()}
     added = {name: before.tensors[name] + np.float32(value) for name, value in names.items()}
     return fold(before), fold(replace(before, tensors=before.tensors | added))
 
 
-def differing(before: Folded, after: Folded) -> set[str]:
+def differing(before: FoldedWeights, after: FoldedWeights) -> set[str]:
     """Which arrays of block 0 differ; all else is the same."""
 
-    def layers(folded: Folded) -> dict[str, np.ndarray]:
+    def layers(folded: FoldedWeights) -> dict[str, np.ndarray]:
         block = folded.blocks[0]
         parts = {field.name: getattr(block, field.name) for field in fields(block)}
         return {f"{name}.{kind}": getattr(part, kind) for name, part in parts.items() for kind in ("weight", "bias")}
@@ -143,7 +144,7 @@ def test_a_layer_norm_s_scale_goes_into_the_layer_after_it() -> None:
 
 
 def test_the_branch_that_is_never_run_is_dropped() -> None:
-    weights = from_network(random_network(SMALL), {})
+    weights = extract_weights(random_network(SMALL), {})
     unused = [name for name in weights.tensors if name.startswith("inception.4.large.")]
     assert len(unused) == 14
     without = replace(weights, tensors=weights.tensors | {name: weights.tensors[name] * 0 + 9 for name in unused})
@@ -189,9 +190,9 @@ def test_the_layers_that_read_magnitudes_and_give_redshifts_are_no_bfloat16(conf
 
 
 def test_bfloat16_costs_a_trained_network_a_thousandth_in_redshift() -> None:
-    some = next(iter(synthetic.batches(128)))
+    some = next(iter(synthetic.generate_batches(128)))
     image, magnitude = torch.tensor(some.image), torch.tensor(some.magnitude)
     weights = load_weights("demo")
     with torch.inference_mode():
-        off = FoldedAstroMAE(fold(weights), torch.bfloat16)(image, magnitude) - build(weights)(image, magnitude)
+        off = FoldedAstroMAE(fold(weights), torch.bfloat16)(image, magnitude) - build_network(weights)(image, magnitude)
     assert off.square().mean().sqrt() < 2e-3

@@ -648,7 +648,7 @@ def test_an_expanded_tensor_is_refused_with_a_way_out(tmp_path: Path) -> None:
      ((1, 3), (7, 1), True), ((0, 3), (3, 1), True)],
 )  # fmt: skip
 def test_contiguity_is_that_of_c_order(shape: tuple[int, ...], strides: tuple[int, ...], contiguous: bool) -> None:
-    assert TensorRef(0, "<f4", shape, strides).contiguous is contiguous
+    assert TensorRef(0, "<f4", shape, strides).is_contiguous is contiguous
 
 
 @pytest.mark.parametrize(

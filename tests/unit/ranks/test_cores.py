@@ -1,4 +1,4 @@
-"""How many cores are ours, and which: cpuset and cgroup quota, against files as the kernel writes them."""
+"""Available cores by affinity and by quota of control groups, from files as the kernel writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cosmicai.ranks import cores
-from cosmicai.ranks.cores import allowed_cores, available_cores, cgroup_quota, control_groups, pin
+from cosmicai.ranks.cores import allowed_cores, available_cores, cgroup_quota, control_groups, pin_to_cores
 
 
 def groups(tmp_path: Path, membership: str, limits: dict[str, str]) -> float:
@@ -33,21 +33,21 @@ def version_1(folder: str, quota: int) -> dict[str, str]:
 
 CASES = {
     "no limit": (VERSION_2, {OWN: "max 100000\n"}, math.inf),
-    "our own": (VERSION_2, {OWN: "150000 100000\n"}, 1.5),
+    "its own": (VERSION_2, {OWN: "150000 100000\n"}, 1.5),
     "a parent's": (VERSION_2, {OWN: "max 100000\n", PARENT: "400000 100000\n"}, 4),
-    "the least": (VERSION_2, {OWN: "300000 100000\n", PARENT: "200000 100000\n"}, 2),
+    "the smallest": (VERSION_2, {OWN: "300000 100000\n", PARENT: "200000 100000\n"}, 2),
     "inside a container": ("0::/\n", {"cpu.max": "50000 100000\n"}, 0.5),
-    "our path is not visible": ("0::/elsewhere\n", {"cpu.max": "250000 100000\n"}, 2.5),
+    "its path is not visible": ("0::/elsewhere\n", {"cpu.max": "250000 100000\n"}, 2.5),
     "version 1": (VERSION_1, version_1("job/step", 200000), 2),
     "version 1, a parent's": (VERSION_1, version_1("job", 300000), 3),
     "version 1, no limit": (VERSION_1, version_1("job/step", -1), math.inf),
     "another controller": ("4:memory:/job\n", version_1("job", 1), math.inf),
-    "nothing": ("", {}, math.inf),
+    "no groups": ("", {}, math.inf),
 }
 
 
 @pytest.mark.parametrize(("membership", "limits", "cores"), CASES.values(), ids=CASES.keys())
-def test_the_quota_is_the_least_of_our_groups(
+def test_the_quota_is_the_smallest_of_all_groups(
     tmp_path: Path, membership: str, limits: dict[str, str], cores: float
 ) -> None:
     assert groups(tmp_path, membership, limits) == cores
@@ -58,7 +58,7 @@ def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(math.inf, 6), (1.5, 2), (0.3, 1), (8, 6)])
-def test_cores_are_what_cpuset_and_quota_leave(monkeypatch: pytest.MonkeyPatch, quota: float, expected: int) -> None:
+def test_cores_are_limited_by_affinity_and_quota(monkeypatch: pytest.MonkeyPatch, quota: float, expected: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
     monkeypatch.setattr(cores, "cgroup_quota", lambda: quota)
     assert available_cores() == expected
@@ -73,7 +73,7 @@ def test_a_process_bound_to_one_processor_has_one_core() -> None:
     assert done.stdout == "1\n"
 
 
-def test_the_groups_that_may_limit_us_are_our_own_and_those_above(tmp_path: Path) -> None:
+def test_control_groups_are_its_own_and_all_parents(tmp_path: Path) -> None:
     (tmp_path / "cgroup").write_text("3:cpu,cpuacct:/job/step\n2:memory:/job\n1:name=systemd:/init\n0::/slice\n")
     found = {
         controller: [
@@ -91,13 +91,13 @@ def test_the_groups_that_may_limit_us_are_our_own_and_those_above(tmp_path: Path
     assert list(control_groups("cpu", tmp_path / "absent", tmp_path)) == []
 
 
-def test_allowed_cores_are_those_of_the_cpuset_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_cores_are_those_of_the_affinity_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {8, 1, 33, 2})
     assert allowed_cores() == [1, 2, 8, 33]
 
 
 @pytest.mark.parametrize(("processors", "expected"), [(5, 5), (None, 1)])
-def test_a_system_that_does_not_say_which_cores_are_ours_gives_all(
+def test_without_affinity_all_cores_are_available(
     monkeypatch: pytest.MonkeyPatch, processors: int | None, expected: int
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -121,13 +121,16 @@ def test_a_process_is_bound_to_the_cores_that_the_launcher_lists(
 ) -> None:
     bound: list[set[int]] = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda process, listed: bound.append(listed))
-    pin(variables)
+    pin_to_cores(variables)
     assert bound == expected
 
 
 def test_a_pinned_process_stays_on_its_cores() -> None:
     last = max(os.sched_getaffinity(0))
-    code = "import os; from cosmicai.ranks.cores import *; pin(os.environ); print(allowed_cores(), available_cores())"
+    code = (
+        "import os; from cosmicai.ranks.cores import *; pin_to_cores(os.environ); "
+        "print(allowed_cores(), available_cores())"
+    )
     environment = os.environ | {"COSMICAI_CORES": str(last)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == f"[{last}] 1\n"

@@ -1,4 +1,4 @@
-"""Who am I: every launcher's variables as it sets them, and the rank that they mean."""
+"""The rank and world size that the variables of every launcher mean."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ import pytest
 
 from cosmicai.errors import InputError
 from cosmicai.ranks import environment
-from cosmicai.ranks.environment import Rank, environment_for, rank_from_environment
+from cosmicai.ranks.environment import MAX_RANKS, Rank, environment_for, rank_from_environment
 from support.rank_launchers import LAUNCHERS, NO_MPI, clean_environment
 
-PROCESSORS, OURS = 16, 12  # of the machine, and those that this process may use
+PROCESSORS, AVAILABLE = 16, 12  # of the machine, and for this process
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "available_cores", lambda: OURS)
+    monkeypatch.setattr(environment, "available_cores", lambda: AVAILABLE)
     monkeypatch.setattr(environment, "os", SimpleNamespace(cpu_count=lambda: PROCESSORS))
 
 
-def numbered(prefix: str, names: str, *values: object) -> dict[str, str]:
+def with_prefix(prefix: str, names: str, *values: object) -> dict[str, str]:
     return {f"{prefix}{name}": str(value) for name, value in zip(names.split(), values, strict=True)}
 
 
 def torchrun(rank: int, world_size: int, local_rank: int, local_size: int) -> dict[str, str]:
-    places = numbered("", "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE", rank, world_size, local_rank, local_size)
+    places = with_prefix("", "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE", rank, world_size, local_rank, local_size)
     return places | {"TORCHELASTIC_RUN_ID": "night", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 
 
 def open_mpi(rank: int, world_size: int, local_rank: int, local_size: int) -> dict[str, str]:
     names = "RANK SIZE LOCAL_RANK LOCAL_SIZE"
-    places = numbered("OMPI_COMM_WORLD_", names, rank, world_size, local_rank, local_size)
+    places = with_prefix("OMPI_COMM_WORLD_", names, rank, world_size, local_rank, local_size)
     return places | {"PMIX_NAMESPACE": "1466761217", "PMIX_RANK": str(rank)}
 
 
 def mpich(rank: int, world_size: int, local_rank: int, local_size: int) -> dict[str, str]:
-    places = numbered("MPI_", "LOCALRANKID LOCALNRANKS", local_rank, local_size)
-    return numbered("PMI_", "RANK SIZE", rank, world_size) | places
+    places = with_prefix("MPI_", "LOCALRANKID LOCALNRANKS", local_rank, local_size)
+    return with_prefix("PMI_", "RANK SIZE", rank, world_size) | places
 
 
 def batch(tasks: int = 1, cores: int = 16) -> dict[str, str]:
-    """A batch script, which is on the first node as if it were a task."""
+    """The variables of a batch script, which runs on the first node as if it were a task."""
     names = "JOB_ID NTASKS CPUS_ON_NODE PROCID LOCALID NODEID"
-    return numbered("SLURM_", names, 7, tasks, cores, 0, 0, 0)
+    return with_prefix("SLURM_", names, 7, tasks, cores, 0, 0, 0)
 
 
 def step(rank: int, world_size: int, local_rank: int, node: int, per_node: str, cores: int = 16) -> dict[str, str]:
     names = "STEP_ID STEP_NUM_TASKS PROCID LOCALID NODEID STEP_TASKS_PER_NODE"
-    return batch(world_size, cores) | numbered("SLURM_", names, 0, world_size, rank, local_rank, node, per_node)
+    return batch(world_size, cores) | with_prefix("SLURM_", names, 0, world_size, rank, local_rank, node, per_node)
 
 
 def array(task: int, first: int, last: int, stride: int, count: int) -> dict[str, str]:
     names = "TASK_ID TASK_MIN TASK_MAX TASK_STEP TASK_COUNT JOB_ID"
-    return numbered("SLURM_ARRAY_", names, task, first, last, stride, count, 70)
+    return with_prefix("SLURM_ARRAY_", names, task, first, last, stride, count, 70)
 
 
-OURS_IN_FULL = numbered("COSMICAI_", "RANK WORLD_SIZE LOCAL_RANK LOCAL_SIZE THREADS JOB", 5, 8, 1, 4, 3, "fleet")
+LAUNCH_IN_FULL = with_prefix("COSMICAI_", "RANK WORLD_SIZE LOCAL_RANK LOCAL_SIZE THREADS JOB", 5, 8, 1, 4, 3, "fleet")
 CASES = {
     "nothing": ({}, Rank(0, 1, "alone", 12, 0, 1)),
-    "ours": ({"COSMICAI_RANK": "2", "COSMICAI_WORLD_SIZE": "4"}, Rank(2, 4, "local", 4, 2, 4)),
-    "ours in full": (OURS_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")),
+    "launch": ({"COSMICAI_RANK": "2", "COSMICAI_WORLD_SIZE": "4"}, Rank(2, 4, "local", 4, 2, 4)),
+    "launch in full": (LAUNCH_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")),
     "torchrun": (torchrun(5, 8, 1, 4), Rank(5, 8, "torchrun", 4, 1, 4, "night")),
     "torch's variables without torchrun": ({"RANK": "3", "WORLD_SIZE": "4"}, Rank(0, 1, "alone", 12, 0, 1)),
     "Open MPI": (open_mpi(5, 6, 1, 2), Rank(5, 6, "mpi", 8, 1, 2, "1466761217")),
@@ -74,19 +74,19 @@ CASES = {
     "MPICH in SLURM": (batch(8) | mpich(3, 8, 3, 4), Rank(3, 8, "mpi", 4, 3, 4, "7")),
     "MPICH through srun": (step(1, 2, 0, 1, "1(x2)") | mpich(6, 8, 2, 4), Rank(6, 8, "mpi", 4, 2, 4, "7")),
     "srun --mpi=pmi2": (
-        step(4, 5, 1, 2, "2,1,2") | numbered("PMI_", "RANK SIZE", 4, 5), Rank(4, 5, "mpi", 8, 1, 2, "7", 0, "7")
+        step(4, 5, 1, 2, "2,1,2") | with_prefix("PMI_", "RANK SIZE", 4, 5), Rank(4, 5, "mpi", 8, 1, 2, "7", 0, "7")
     ),
     "srun --mpi=pmix": (step(2, 7, 0, 1, "2(x3),1") | {"PMIX_RANK": "2"}, Rank(2, 7, "mpi", 8, 0, 2, "7", 0, "7")),
     "srun --mpi=pmix, last node": (
         step(6, 7, 0, 3, "2(x3),1") | {"PMIX_RANK": "6"}, Rank(6, 7, "mpi", 12, 0, 1, "7", 0, "7")
     ),
-    "PMIx of somebody else": ({"PMIX_RANK": "2"}, Rank(0, 1, "alone", 12, 0, 1)),
+    "PMIx without SLURM": ({"PMIX_RANK": "2"}, Rank(0, 1, "alone", 12, 0, 1)),
     "srun": (step(9, 10, 3, 2, "3(x2),4"), Rank(9, 10, "slurm", 4, 3, 4, "7", 0, "7")),
     "srun, second node": (step(4, 10, 1, 1, "3(x2),4"), Rank(4, 10, "slurm", 5, 1, 3, "7", 0, "7")),
     "srun of one": (step(0, 1, 0, 0, "1"), Rank(0, 1, "slurm", 12, 0, 1, "7", 0, "7")),
     "srun with MASTER_ADDR": (step(1, 2, 1, 0, "2") | {"MASTER_ADDR": "n1"}, Rank(1, 2, "slurm", 8, 1, 2, "7", 0, "7")),
     "a batch script": (batch(cores=8), Rank(0, 1, "slurm", 8, 0, 1, "7", 0, "7")),
-    "a batch script that says little": ({"SLURM_JOB_ID": "7"}, Rank(0, 1, "slurm", 12, 0, 1, "7", 0, "7")),
+    "a batch script with the job id only": ({"SLURM_JOB_ID": "7"}, Rank(0, 1, "slurm", 12, 0, 1, "7", 0, "7")),
     "--array=0-9": (batch() | array(4, 0, 9, 1, 10), Rank(4, 10, "slurm-array", 12, 0, 1, "70_4", 0, "70")),
     "--array=5-8": (batch() | array(8, 5, 8, 1, 4), Rank(3, 4, "slurm-array", 12, 0, 1, "70_8", 0, "70")),
     "--array=0-9:3": (batch() | array(9, 0, 9, 3, 4), Rank(3, 4, "slurm-array", 12, 0, 1, "70_9", 0, "70")),
@@ -115,14 +115,14 @@ CASES = {
         Rank(9, 16, "slurm-array", 8, 1, 2, "70_7", 0, "70"),
     ),
     "an array of --mpi=pmi2": (
-        step(3, 4, 1, 1, "2(x2)") | numbered("PMI_", "RANK SIZE", 3, 4) | array(0, 0, 1, 1, 2),
+        step(3, 4, 1, 1, "2(x2)") | with_prefix("PMI_", "RANK SIZE", 3, 4) | array(0, 0, 1, 1, 2),
         Rank(3, 8, "slurm-array", 8, 1, 2, "70_0", 0, "70"),
     ),
     "Lambda": ({"AWS_LAMBDA_FUNCTION_NAME": "redshifts"}, Rank(0, 1, "lambda", 12, 0, 1, "redshifts")),
-    "ours in SLURM": (step(1, 2, 0, 1, "1(x2)") | OURS_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")),
-    "ours in an array": (batch() | array(1, 0, 3, 1, 4) | OURS_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")),
-    "ours below all others": (
-        torchrun(0, 2, 0, 2) | open_mpi(1, 3, 1, 3) | OURS_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")
+    "launch in SLURM": (step(1, 2, 0, 1, "1(x2)") | LAUNCH_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")),
+    "launch in an array": (batch() | array(1, 0, 3, 1, 4) | LAUNCH_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")),
+    "launch below all others": (
+        torchrun(0, 2, 0, 2) | open_mpi(1, 3, 1, 3) | LAUNCH_IN_FULL, Rank(5, 8, "local", 3, 1, 4, "fleet")
     ),
     "torchrun in srun": (step(1, 2, 0, 1, "1(x2)") | torchrun(7, 8, 3, 4), Rank(7, 8, "torchrun", 4, 3, 4, "night")),
     "torchrun in mpirun": (open_mpi(1, 2, 0, 1) | torchrun(7, 8, 3, 4), Rank(7, 8, "torchrun", 4, 3, 4, "night")),
@@ -131,16 +131,21 @@ CASES = {
         Rank(5, 6, "mpi", 5, 2, 3, "7"),
     ),
     "mpirun in an array": (batch() | array(1, 0, 3, 1, 4) | open_mpi(1, 2, 1, 2), Rank(1, 2, "mpi", 8, 1, 2, "70_1")),
-    "as many as were asked for": (
+    "as many as requested": (
         {"COSMICAI_WORLD_SIZE": "6"} | open_mpi(5, 6, 1, 2), Rank(5, 6, "mpi", 8, 1, 2, "1466761217")
     ),
-    "one was asked for": ({"COSMICAI_WORLD_SIZE": "1"}, Rank(0, 1, "alone", 12, 0, 1)),
+    "one as requested": ({"COSMICAI_WORLD_SIZE": "1"}, Rank(0, 1, "alone", 12, 0, 1)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("variables", "expected"), CASES.values(), ids=CASES.keys())
-def test_a_launchers_variables_are_a_rank(variables: dict[str, str], expected: Rank) -> None:
+def test_a_launchers_variables_give_the_rank(variables: dict[str, str], expected: Rank) -> None:
     assert rank_from_environment(variables) == expected
+
+
+def test_the_largest_number_of_ranks_is_accepted() -> None:
+    variables = {"COSMICAI_RANK": "0", "COSMICAI_WORLD_SIZE": str(MAX_RANKS)}
+    assert rank_from_environment(variables).world_size == MAX_RANKS == 1_000_000
 
 
 def test_all_ranks_of_an_array_of_steps_are_different() -> None:
@@ -155,11 +160,11 @@ def test_all_ranks_of_an_array_of_steps_are_different() -> None:
 
 
 THREADS = {
-    "what is asked for": ({"COSMICAI_THREADS": "40"}, 40),
-    "what is asked for, in Lambda": ({"COSMICAI_THREADS": "2", "AWS_LAMBDA_FUNCTION_NAME": "f"}, 2),
-    "what is asked for, in a step": (step(0, 2, 0, 0, "2") | {"COSMICAI_THREADS": "3", "SLURM_CPUS_PER_TASK": "5"}, 3),
+    "as requested": ({"COSMICAI_THREADS": "40"}, 40),
+    "as requested, in Lambda": ({"COSMICAI_THREADS": "2", "AWS_LAMBDA_FUNCTION_NAME": "f"}, 2),
+    "as requested, in a step": (step(0, 2, 0, 0, "2") | {"COSMICAI_THREADS": "3", "SLURM_CPUS_PER_TASK": "5"}, 3),
     "of a task": (step(0, 2, 0, 0, "2") | {"SLURM_CPUS_PER_TASK": "5"}, 5),
-    "of a task with more than we have": (step(0, 2, 0, 0, "2") | {"SLURM_CPUS_PER_TASK": "32"}, 12),
+    "of a task with more than are available": (step(0, 2, 0, 0, "2") | {"SLURM_CPUS_PER_TASK": "32"}, 12),
     "of a batch script, whose tasks are not started yet": (batch(cores=10) | {"SLURM_CPUS_PER_TASK": "5"}, 10),
     "a share of the machine": (torchrun(0, 5, 0, 5), 3),
     "a share of the node's part that is the job's": (step(0, 3, 0, 0, "3", cores=7), 2),
@@ -169,20 +174,34 @@ THREADS = {
 
 
 @pytest.mark.parametrize(("variables", "expected"), THREADS.values(), ids=THREADS.keys())
-def test_threads_are_what_is_asked_for_or_a_fair_share(variables: dict[str, str], expected: int) -> None:
+def test_threads_are_as_requested_or_a_fair_share(variables: dict[str, str], expected: int) -> None:
     assert rank_from_environment(variables).threads == expected
 
 
-def test_threads_where_the_system_does_not_say_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_if_the_number_of_processors_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "os", SimpleNamespace(cpu_count=lambda: None))
     assert rank_from_environment({}).threads == 1
 
 
-def asked_for(world_size: int, found: str) -> str:
+def mismatch(world_size: int, found: str) -> str:
     return (
-        f"{world_size} ranks were asked for (COSMICAI_WORLD_SIZE) and this one finds {found}: its launcher's variables "
-        "do not reach it; start it with srun, mpirun, torchrun or `python -m launch`, and let a container pass "
-        "SLURM_*, PMI*, PMIX_*, OMPI_* and MASTER_*"
+        f"{world_size} ranks were requested (COSMICAI_WORLD_SIZE) and this rank finds {found}: its launcher's "
+        "variables do not reach it; start it with srun, mpirun, torchrun or `python -m launch`, and let a container "
+        "pass SLURM_*, PMI*, PMIX_*, OMPI_* and MASTER_*"
+    )
+
+
+def too_many(name: str, value: object, size: int) -> str:
+    return (
+        f"the environment has {name}={value}, which makes {size} ranks; expected at most {MAX_RANKS}, "
+        "correct the variable or start fewer ranks"
+    )
+
+
+def impossible(rank: int, world_size: int, threads: int) -> str:
+    return (
+        f"the environment describes rank {rank} of {world_size} with {threads} threads; "
+        "expected a rank from 0 to world size - 1 and at least one thread"
     )
 
 
@@ -195,14 +214,14 @@ def without(variables: dict[str, str], name: str) -> dict[str, str]:
 
 
 ERRORS = {
-    "alone": ({"COSMICAI_WORLD_SIZE": "4"}, asked_for(4, "itself alone")),
+    "alone": ({"COSMICAI_WORLD_SIZE": "4"}, mismatch(4, "that it is alone")),
     "alone in Lambda": (
-        {"COSMICAI_WORLD_SIZE": "4", "AWS_LAMBDA_FUNCTION_NAME": "f"}, asked_for(4, "itself alone")
+        {"COSMICAI_WORLD_SIZE": "4", "AWS_LAMBDA_FUNCTION_NAME": "f"}, mismatch(4, "that it is alone")
     ),
-    "fewer": (open_mpi(0, 2, 0, 2) | {"COSMICAI_WORLD_SIZE": "4"}, asked_for(4, "2 (mpi)")),
-    "more": (torchrun(0, 8, 0, 8) | {"COSMICAI_WORLD_SIZE": "1"}, asked_for(1, "8 (torchrun)")),
+    "fewer": (open_mpi(0, 2, 0, 2) | {"COSMICAI_WORLD_SIZE": "4"}, mismatch(4, "2 (mpi)")),
+    "more": (torchrun(0, 8, 0, 8) | {"COSMICAI_WORLD_SIZE": "1"}, mismatch(1, "8 (torchrun)")),
     "an array": (
-        batch() | array(0, 0, 2, 1, 3) | {"COSMICAI_WORLD_SIZE": "4"}, asked_for(4, "3 (slurm-array)")
+        batch() | array(0, 0, 2, 1, 3) | {"COSMICAI_WORLD_SIZE": "4"}, mismatch(4, "3 (slurm-array)")
     ),
     "without srun": (
         batch(4),
@@ -225,39 +244,66 @@ ERRORS = {
         without(step(0, 2, 0, 0, "2"), "SLURM_STEP_NUM_TASKS") | {"PMIX_RANK": "0"}, no_number("SLURM_STEP_NUM_TASKS")
     ),
     "srun": (step(0, 2, 0, 0, "2") | {"SLURM_PROCID": "one"}, no_number("SLURM_PROCID", "one")),
-    "an array that does not say its end": (
+    "an array without its end": (
         without(batch() | array(0, 0, 2, 1, 3), "SLURM_ARRAY_TASK_MAX"), no_number("SLURM_ARRAY_TASK_MAX")
     ),
     "arrays before this one": (
         batch() | array(0, 0, 2, 1, 3) | {"COSMICAI_ARRAYS": "10"},
         "the environment has COSMICAI_ARRAYS=10; expected FIRST/ALL, such as 1000/5000, as the launcher sets it",
     ),
-    "a rank too many": (
-        {"COSMICAI_RANK": "4", "COSMICAI_WORLD_SIZE": "4"}, "the environment says rank 4 of 4 with 4 threads"
+    "a rank beyond the world size": (
+        {"COSMICAI_RANK": "4", "COSMICAI_WORLD_SIZE": "4"}, impossible(4, 4, 4)
     ),
-    "a rank below none": (torchrun(-1, 4, 0, 4), "the environment says rank -1 of 4 with 4 threads"),
-    "no thread": ({"COSMICAI_THREADS": "0"}, "the environment says rank 0 of 1 with 0 threads"),
+    "a negative rank": (torchrun(-1, 4, 0, 4), impossible(-1, 4, 4)),
+    "too many ranks": (
+        {"COSMICAI_RANK": "0", "COSMICAI_WORLD_SIZE": "999999999"},
+        too_many("COSMICAI_WORLD_SIZE", 999999999, 999999999),
+    ),
+    "too many requested": (
+        {"COSMICAI_WORLD_SIZE": "1000001"}, too_many("COSMICAI_WORLD_SIZE", 1000001, 1000001)
+    ),
+    "too many of torchrun": (torchrun(0, 10**9, 0, 1), too_many("WORLD_SIZE", 10**9, 10**9)),
+    "too many of Open MPI": (open_mpi(0, 10**9, 0, 1), too_many("OMPI_COMM_WORLD_SIZE", 10**9, 10**9)),
+    "too many of MPICH": (mpich(0, 10**9, 0, 1), too_many("PMI_SIZE", 10**9, 10**9)),
+    "too many of srun": (
+        step(0, 10**9, 0, 0, "1(x1000000000)"), too_many("SLURM_STEP_NUM_TASKS", 10**9, 10**9)
+    ),
+    "too many of an array": (
+        batch() | array(0, 0, 10**9 - 1, 1, 10**9), too_many("SLURM_ARRAY_TASK_MAX", 10**9 - 1, 10**9)
+    ),
+    "too many of an array of steps": (
+        step(0, 1000, 0, 0, "1000") | array(0, 0, 1000, 1, 1001), too_many("SLURM_ARRAY_TASK_MAX", 1000, 1001000)
+    ),
+    "too many of several arrays": (
+        batch() | array(0, 0, 9, 1, 10) | {"COSMICAI_ARRAYS": "0/1000001"},
+        too_many("COSMICAI_ARRAYS", "0/1000001", 1000001),
+    ),
+    "no list of tasks": (
+        step(0, 2, 0, 0, "2(xx)"),
+        "the environment has SLURM_STEP_TASKS_PER_NODE=2(xx); expected a list such as 2(x3),1, as SLURM sets it",
+    ),
+    "no thread": ({"COSMICAI_THREADS": "0"}, impossible(0, 1, 0)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("variables", "says"), ERRORS.values(), ids=ERRORS.keys())
-def test_an_environment_that_makes_no_sense_is_refused(variables: dict[str, str], says: str) -> None:
+@pytest.mark.parametrize(("variables", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_an_invalid_environment_is_refused(variables: dict[str, str], message: str) -> None:
     with pytest.raises(InputError) as error:
         rank_from_environment(variables)
-    assert str(error.value) == says
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
     "rank",
     [Rank(0, 1, "local", 1), Rank(3, 4, "local", 2, 3, 4), Rank(9, 16, "local", 40, 1, 2, "fleet")],
 )
-@pytest.mark.parametrize("outer", [{}, step(1, 2, 0, 1, "1(x2)"), torchrun(1, 3, 1, 3), OURS_IN_FULL])
-def test_a_rank_of_ours_is_found_again_in_its_variables(rank: Rank, outer: dict[str, str]) -> None:
+@pytest.mark.parametrize("outer", [{}, step(1, 2, 0, 1, "1(x2)"), torchrun(1, 3, 1, 3), LAUNCH_IN_FULL])
+def test_a_rank_is_recovered_from_its_variables(rank: Rank, outer: dict[str, str]) -> None:
     inherited = without(outer, "COSMICAI_JOB")
     assert rank_from_environment(inherited | environment_for(rank)) == rank
 
 
-TELL = """
+WRITE_RANK = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
@@ -268,17 +314,17 @@ Path(sys.argv[1], f"{rank.rank}.json").write_text(json.dumps(asdict(rank)))
 
 
 @pytest.mark.parametrize("kind", ["mpi", "torchrun"])
-def test_what_a_real_launcher_sets_is_understood(tmp_path: Path, kind: str) -> None:
+def test_the_variables_of_a_real_launcher_give_the_rank(tmp_path: Path, kind: str) -> None:
     if kind == "mpi" and not shutil.which("mpirun"):
         pytest.skip(NO_MPI)
-    program, told = tmp_path / "tell.py", tmp_path / "told"
-    program.write_text(TELL)
-    told.mkdir()
-    command = [*LAUNCHERS[kind](3), str(program), str(told)]
+    program, results = tmp_path / "write_rank.py", tmp_path / "ranks"
+    program.write_text(WRITE_RANK)
+    results.mkdir()
+    command = [*LAUNCHERS[kind](3), str(program), str(results)]
     environment = clean_environment() | {"COSMICAI_WORLD_SIZE": "3", "COSMICAI_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
-    found = [json.loads(path.read_text()) for path in sorted(told.iterdir())]
+    found = [json.loads(path.read_text()) for path in sorted(results.iterdir())]
     jobs = {rank.pop("job") for rank in found}
     assert [(rank.pop("restarts"), rank.pop("submission")) for rank in found] == [(0, None)] * 3
     assert len(jobs) == 1 and all(jobs)
@@ -288,7 +334,7 @@ def test_what_a_real_launcher_sets_is_understood(tmp_path: Path, kind: str) -> N
     ]
 
 
-def test_a_process_started_by_nobody_is_alone() -> None:
+def test_a_process_without_launcher_is_alone() -> None:
     code = (
         "import os; from cosmicai.ranks.environment import *; "
         "print(rank_from_environment() == Rank(threads=min(os.cpu_count(), available_cores())))"

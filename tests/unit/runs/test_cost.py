@@ -3,18 +3,21 @@
 import json
 import tomllib
 from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from cosmicai.cli.cost import cost
 from cosmicai.console.command_line import run_command
 from cosmicai.errors import InputError
+from cosmicai.ranks.invocation import ARCHITECTURES
 from cosmicai.runs.cost import (
-    ARCHITECTURES,
     PRICES,
+    InvocationNote,
     Prices,
     Usage,
     billed_seconds,
@@ -25,47 +28,41 @@ from cosmicai.runs.cost import (
     load_prices,
     published_table,
 )
-from cosmicai.runs.create import begin
+from cosmicai.runs.lambda_report import InvocationReport
+from cosmicai.runs.record import FunctionNote
 from cosmicai.runs.store import RunFolder
 from cosmicai.surveys.survey import open_survey
-from support.helpers import make_survey, random_galaxies, tiny_weights
+from support.helpers import make_invocation, make_record, make_run, make_survey, random_galaxies, tiny_weights
 
 X86, ARM, EPHEMERAL, REQUEST, TRANSITION, WRITE, READ = 166667e-10, 133334e-10, 309e-10, 2e-7, 25e-6, 5e-6, 4e-7
 
 
-def noted(request: str, seconds: float, function: str = "infer", **place: Any) -> dict[str, Any]:
-    """What a function's record or note says of its invocation."""
-    return {
-        "function": function,
-        "lambda": {
-            "request_id": request, "function": f"cosmicai-{function}", "memory_mb": 2048, "ephemeral_mb": 512,
-            "region": "us-east-1", "architecture": "x86_64", "cold_start": False, "seconds": seconds,
-        } | place,
-        "s3_requests": {},
-    }  # fmt: skip
+def note(
+    request: str, seconds: float, function: str = "infer", s3_requests: dict[str, int] | None = None, **place: Any
+) -> InvocationNote:
+    """Return what the record of a rank or the note of a function says of its invocation."""
+    invocation = make_invocation(request, seconds, function=f"cosmicai-{function}", **place)
+    return InvocationNote(function, invocation, s3_requests or {})
 
 
-def report(request: str, billed_ms: float, function: str | None = "cosmicai-infer") -> dict[str, Any]:
-    """What CloudWatch says of an invocation."""
-    return {
-        "request_id": request, "duration_ms": billed_ms - 0.4, "billed_ms": billed_ms, "memory_mb": 2048,
-        "max_memory_mb": 300, "init_ms": None, "status": "", "at": None, "function": function,
-    }  # fmt: skip
+def report(request: str, billed_ms: float, function: str | None = "cosmicai-infer") -> InvocationReport:
+    """Return what CloudWatch reports of an invocation."""
+    return InvocationReport(request, billed_ms - 0.4, billed_ms, 2048, 300, None, "", None, function)
 
 
 def cost_of(*arguments: Any, **place: str) -> dict[str, Any]:
     found = cost_of_run(*arguments, **place)
     assert found is not None
-    return found
+    return dict(msgspec.to_builtins(found))
 
 
-def test_a_run_without_reports_is_billed_by_what_its_functions_noted():
+def test_a_run_without_reports_is_billed_by_what_its_functions_note():
     records = [
-        {"s3_requests": {"GetObject": 9}},  # of a rank elsewhere
-        noted("a", 10.0001) | {"s3_requests": {"GetObject": 12, "HeadObject": 2, "PutObject": 4, "ListObjectsV2": 1}},
-        noted("b", 4.0) | {"s3_requests": {"UploadPart": 3, "DeleteObject": 5, "AbortMultipartUpload": 1}},
+        make_record(s3_requests={"GetObject": 9}),  # of a rank that was not on Lambda
+        note("a", 10.0001, s3_requests={"GetObject": 12, "HeadObject": 2, "PutObject": 4, "ListObjectsV2": 1}),
+        note("b", 4.0, s3_requests={"UploadPart": 3, "DeleteObject": 5, "AbortMultipartUpload": 1}),
     ]
-    functions = [noted("i", 0.5, "initialize", memory_mb=3008), noted("s", 2.0, "summarize", memory_mb=3008)]
+    functions = [note("i", 0.5, "initialize", memory_mb=3008), note("s", 2.0, "summarize", memory_mb=3008)]
     gb_seconds = 10.001 * 2 + 4 * 2 + 0.5 * 3008 / 1024 + 2 * 3008 / 1024
     parts = {
         "invocations": 4 * REQUEST, "gb_seconds": gb_seconds * X86, "ephemeral_gb_seconds": 0.0,
@@ -90,13 +87,13 @@ def test_requests_to_s3_have_the_price_of_their_kind():
     writes = ["PutObject", "CopyObject", "PostObject", "ListObjectsV2", "CreateMultipartUpload", "UploadPart"]
     writes += ["CompleteMultipartUpload"]
     for name, expected in [*((name, (3, 0)) for name in writes), ("HeadObject", (0, 3)), ("DeleteObjects", (0, 0))]:
-        usage = cost_of([noted("a", 1.0) | {"s3_requests": {name: 3}}], [], [])["usage"]
+        usage = cost_of([note("a", 1.0, s3_requests={name: 3})], [], [])["usage"]
         assert (name, usage["s3_writes"], usage["s3_reads"]) == (name, *expected)
 
 
 def test_reports_say_what_is_billed_also_of_functions_that_died_before_they_noted_anything():
-    records = [noted("a", 9.0, ephemeral_mb=1536), noted("b", 4.0, ephemeral_mb=1536)]
-    functions = [noted("i", 0.5, "initialize")]
+    records = [note("a", 9.0, ephemeral_mb=1536), note("b", 4.0, ephemeral_mb=1536)]
+    functions = [note("i", 0.5, "initialize")]
     reports = [report("a", 9500), report("dead", 900_000), report("s", 100, "cosmicai-summarize")]
     found = cost_of(records, functions, reports)
     assert (found["billed_from_reports"], found["billed_from_records"]) == (3, 2)
@@ -108,18 +105,18 @@ def test_reports_say_what_is_billed_also_of_functions_that_died_before_they_note
 
 
 def test_a_report_takes_the_storage_of_its_own_function():
-    functions = [noted("i", 0.5, "initialize", ephemeral_mb=512)]
-    found = cost_of([noted("a", 1.0, ephemeral_mb=1536)], functions, [report("j", 2000, "cosmicai-initialize")])
+    functions = [note("i", 0.5, "initialize", ephemeral_mb=512)]
+    found = cost_of([note("a", 1.0, ephemeral_mb=1536)], functions, [report("j", 2000, "cosmicai-initialize")])
     assert found["usage"]["ephemeral_gb_seconds"] == 1.0
     assert found["usage"]["transitions"] == 2 * 6 + 2
 
 
 def test_a_report_that_does_not_name_its_function_is_taken_for_infer():
-    assert cost_of([noted("a", 1.0)], [], [report("b", 1000, None)])["usage"]["transitions"] == 6 + 2 * 2
+    assert cost_of([note("a", 1.0)], [], [report("b", 1000, None)])["usage"]["transitions"] == 6 + 2 * 2
 
 
 def test_arm_is_priced_as_arm_and_a_mixed_run_as_both():
-    arm, x86 = noted("a", 10.0, architecture="arm64"), noted("b", 10.0, region="us-west-2")
+    arm, x86 = note("a", 10.0, architecture="arm64"), note("b", 10.0, region="us-west-2")
     fixed = REQUEST + 2 * TRANSITION
     found = cost_of([arm], [], [])
     assert found["architecture"] == "arm64"
@@ -131,7 +128,7 @@ def test_arm_is_priced_as_arm_and_a_mixed_run_as_both():
 
 
 def test_a_run_where_there_are_no_prices_keeps_its_usage():
-    found = cost_of([noted("a", 10.0, region="mars-north-1")], [], [])
+    found = cost_of([note("a", 10.0, region="mars-north-1")], [], [])
     assert found["dollars"] is None
     assert found["unpriced"].startswith("there are no prices for the region mars-north-1; choose one of us-east-1, ")
     assert found["usage"]["gb_seconds"] == 20.0
@@ -140,7 +137,7 @@ def test_a_run_where_there_are_no_prices_keeps_its_usage():
 
 
 def test_a_run_elsewhere_has_no_cost():
-    assert cost_of_run([{"rank": 0, "s3_requests": {"GetObject": 3}}], [], []) is None
+    assert cost_of_run([make_record(s3_requests={"GetObject": 3})], [], []) is None
 
 
 @pytest.mark.parametrize(
@@ -258,15 +255,15 @@ def test_numbers_that_cannot_be_are_refused(option, value):
     ("arguments", "sentence"),
     [
         ([], "nothing to price was given; expected a run folder, `published`, or --seconds and --memory"),
-        (["--seconds", "1"], "an execution on Lambda is priced by --seconds and --memory together; give both"),
-        (["--ephemeral-mb", "600"], "an execution on Lambda is priced by --seconds and --memory together; give both"),
+        (["--seconds", "1"], "an invocation on Lambda is priced by --seconds and --memory together; give both"),
+        (["--ephemeral-mb", "600"], "an invocation on Lambda is priced by --seconds and --memory together; give both"),
         (
             ["--fargate-gb", "2"],
             "a task on Fargate is priced by --fargate-vcpu, --fargate-gb and --fargate-hours; give all",
         ),
         (
             ["published", "--memory", "128"],
-            "amounts such as --seconds go without a run, but published was given; leave one of them out",
+            "amounts such as --seconds cannot be combined with published; leave one of them out",
         ),
         (
             ["published", "--region", "x"],
@@ -287,15 +284,18 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of which nothing is done."""
     folder = tmp_path_factory.mktemp("job")
     survey = make_survey(folder / "survey", random_galaxies(20), 20)
-    return begin(open_survey(survey.uri), tiny_weights(folder / "w.safetensors"), str(folder / "run"), batch_size=10)
+    return make_run(open_survey(survey.uri), tiny_weights(folder / "w.safetensors"), str(folder / "run"), batch_size=10)
 
 
 def test_a_run_folder_is_priced(planned, tmp_path):
     run = RunFolder(str(tmp_path / "run"))
     run.write_json(run.plan_path, json.loads(Path(planned.plan_path).read_text()))
-    run.write_json(run.record_path(0, 1), noted("a", 10.0))
-    run.write_json(run.record_path(0, 2), noted("b", 5.0) | {"s3_requests": {"PutObject": 2}})
-    run.write_function("initialize", noted("i", 1.0, "initialize"))
+    run.write_json(run.record_path(0, 1), make_record(invocation=make_invocation("a", 10.0), s3_requests={}))
+    second = make_record(attempt=2, invocation=make_invocation("b", 5.0), s3_requests={"PutObject": 2})
+    run.write_json(run.record_path(0, 2), second)
+    planner = make_invocation("i", 1.0, function="cosmicai-initialize")
+    begun = datetime.now(UTC).isoformat()
+    run.write_function(FunctionNote(function="initialize", started_at=begun, invocation=planner, s3_requests={}))
     run.write_json(run.invocations_path, [report("a", 12_000)])
     found = values_of(run.uri)
     assert found.pop("run") == run.uri
@@ -314,7 +314,8 @@ def test_a_run_that_was_not_on_lambda_is_refused(planned, tmp_path):
         CliRunner().invoke(cost, [str(tmp_path)], catch_exceptions=False)
     run = RunFolder(str(tmp_path))
     run.write_json(run.plan_path, json.loads(Path(planned.plan_path).read_text()))
-    run.write_json(run.record_path(0, 1), noted("a", 10.0, region="mars-north-1"))
+    invocation = make_invocation("a", 10.0, region="mars-north-1")
+    run.write_json(run.record_path(0, 1), make_record(invocation=invocation))
     with pytest.raises(InputError, match="there are no prices for the region mars-north-1; choose one of"):
         CliRunner().invoke(cost, [run.uri], catch_exceptions=False)
     assert values_of(run.uri, "--region", "us-east-1")["usage"]["gb_seconds"] == 20.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cosmicai.errors import InputError
-from cosmicai.runs.lambda_report import Report, parse_reports
+from cosmicai.runs.lambda_report import InvocationReport, parse_reports
 
 ID = "6f747a41-6ee0-4f3a-9d5a-8d1d9a3c3b1e"
 OTHER = "0c90003a-8970-474c-b696-fca5336ef4f5"
@@ -23,9 +23,9 @@ JSON_METRICS = {
 }  # fmt: skip
 
 
-def report(init_ms: float | None = None, status: str = "", at: str | None = None) -> Report:
+def report(init_ms: float | None = None, status: str = "", at: str | None = None) -> InvocationReport:
     """What PLAIN and WARM say."""
-    return Report(ID, 1.23, 2.0, 128, 47, init_ms, status, at, None)
+    return InvocationReport(ID, 1.23, 2.0, 128, 47, init_ms, status, at, None)
 
 
 def in_json(status: str = "success", **metrics: object) -> str:
@@ -38,11 +38,11 @@ def test_real_log(shared: Path) -> None:
     text = (shared / "published" / "lambda" / "cloudwatch_log_example.txt").read_text()
     reports = parse_reports(text.splitlines())
     assert len(reports) == 9
-    assert reports[0] == Report(
+    assert reports[0] == InvocationReport(
         "adbca9aa-fe3a-4fd6-b4e7-5e7b46ae71f1", 40243.33, 40908.0, 10240, 5948, 663.81, "",
         "2024-11-17T02:41:24.412+00:00", None,
     )  # fmt: skip
-    assert reports[-1] == Report(
+    assert reports[-1] == InvocationReport(
         "4d8864b8-14ae-4099-858d-3eba2aa8759c", 33379.71, 33380.0, 10240, 5998, None, "",
         "2024-11-17T02:59:14.173+00:00", None,
     )  # fmt: skip
@@ -67,7 +67,7 @@ def test_real_log(shared: Path) -> None:
         (
             f"REPORT RequestId: {ID}\tInit Duration: 0.12 ms\tDuration: 1.23 ms\tBilled Duration: 2 ms\t"
             "Memory Size: 128 MB\tMax Memory Used: 128 MB\t",
-            Report(ID, 1.23, 2.0, 128, 128, 0.12, "", None, None),
+            InvocationReport(ID, 1.23, 2.0, 128, 128, 0.12, "", None, None),
         ),
         (PLAIN.replace("\t", " "), report(123.4)),
         (PLAIN.replace("\t", "       "), report(123.4)),
@@ -83,7 +83,7 @@ def test_real_log(shared: Path) -> None:
         (f"2024-11-17 02:41:25+00:00 - {in_json()}", report(123.4, at="2024-11-17T02:41:25.000+00:00")),
     ],
 )
-def test_every_shape(line: str, expected: Report) -> None:
+def test_every_shape(line: str, expected: InvocationReport) -> None:
     assert parse_reports([line]) == [expected]
 
 
@@ -172,9 +172,11 @@ def test_report_that_was_cut_off_is_refused_wherever_it_was_cut() -> None:
     ],
 )
 def test_report_with_a_broken_number_is_refused(line: str) -> None:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as refused:
         parse_reports([WARM, line])
-    assert str(told.value) == (
-        f"the log's line {line.strip()!r} is no whole report of AWS Lambda; expected one with RequestId, Duration, "
-        "Billed Duration, Memory Size and Max Memory Used, get the log again"
+    text = str(refused.value)
+    assert text.startswith(f"the log's line {line.strip()!r} cannot be used: ") and "\n" not in text
+    assert text.endswith(
+        "; expected a complete report of AWS Lambda with RequestId, Duration, Billed Duration, Memory Size and Max "
+        "Memory Used, get the log again"
     )

@@ -1,4 +1,4 @@
-"""A reduced precision is checked on the survey's own galaxies before a run begins."""
+"""A reduced precision is checked on a sample of the survey before a run starts."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cosmicai.engines.base import Choice
+from cosmicai.engines.base import EngineChoice
 from cosmicai.errors import InputError
 from cosmicai.models.weights import WeightsFile, load_weights
 from cosmicai.ranks.environment import Rank
 from cosmicai.runs import precision
-from cosmicai.runs.create import begin
-from cosmicai.runs.metrics import measure
-from cosmicai.runs.precision import CHECKED, CHUNK, compare, sample, settle_precision
+from cosmicai.runs.metrics import compute_metrics
+from cosmicai.runs.precision import CHECKED, CHUNK, compare_precisions, sample_galaxies, select_precision
 from cosmicai.runs.store import RunFolder
-from cosmicai.runs.summary import summarize
+from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.shard import Galaxies
 from cosmicai.surveys.survey import Survey, open_survey
-from cosmicai.worker.loop import work
-from support.helpers import make_survey, random_galaxies, run, tiny_weights
+from support.helpers import make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
 
 FILE = WeightsFile("w", "0")
 Rounding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass
-class Stand:
-    """An engine whose float32 redshifts are the spectroscopic ones (hidden in a pixel), with a known rounding."""
+class RoundingEngine:
+    """An engine whose float32 redshifts are hidden in a pixel, and whose reduced ones have a known rounding."""
 
     precision: str
     rounding: Rounding
@@ -43,154 +41,163 @@ class Stand:
 
 
 @pytest.fixture
-def rounded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rounding], None]:
+def use_rounding(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rounding], None]:
     def install(rounding: Rounding) -> None:
-        monkeypatch.setattr(precision, "open_engine", lambda choice, *_: Stand(choice.precision, rounding))
+        monkeypatch.setattr(precision, "open_engine", lambda choice, *_: RoundingEngine(choice.precision, rounding))
 
     return install
 
 
-def survey_of(path: Path, count: int) -> Survey:
+def make_noisy_survey(path: Path, count: int) -> Survey:
     galaxies = random_galaxies(count)
     noise = np.random.default_rng(5).normal(0, 0.02, count)
     galaxies.image[:, 0, 0, 0] = galaxies.redshift + noise
     return make_survey(path, galaxies, 700)
 
 
-def settle(path: Path, survey: Survey, asked: str | None, accept: bool = False) -> tuple[precision.Settled, list[str]]:
-    told: list[str] = []
-    choice = Choice("openvino", asked or "bfloat16", "cpu", 64)
-    return settle_precision(RunFolder(str(path / "run")), survey, FILE, choice, asked, accept, told.append), told
+def select(
+    path: Path, survey: Survey, requested: str | None, accept: bool = False
+) -> tuple[precision.PrecisionDecision, list[str]]:
+    notices: list[str] = []
+    choice = EngineChoice("openvino", requested or "bfloat16", "cpu", 64)
+    return select_precision(
+        RunFolder(str(path / "run")), survey, FILE, choice, requested, accept, notices.append
+    ), notices
 
 
-def test_a_harmless_rounding_passes_and_is_described(tmp_path: Path, rounded: Callable[[Rounding], None]) -> None:
-    rounded(lambda z: (z + 1e-5).astype(np.float32))
-    survey = survey_of(tmp_path / "s", 5000)
-    settled, told = settle(tmp_path, survey, "bfloat16")
-    assert settled.choice.precision == "bfloat16" and settled.quantized is None and told == []
-    check = settled.check
-    assert check is not None and (check["asked"], check["used"], check["reason"]) == ("bfloat16", "bfloat16", "checked")
-    galaxies = sample(survey, CHECKED + precision.CALIBRATING)
+def test_a_harmless_rounding_is_accepted_and_recorded(tmp_path: Path, use_rounding: Callable[[Rounding], None]) -> None:
+    use_rounding(lambda z: (z + 1e-5).astype(np.float32))
+    survey = make_noisy_survey(tmp_path / "s", 5000)
+    decision, notices = select(tmp_path, survey, "bfloat16")
+    assert decision.choice.precision == "bfloat16" and decision.quantized is None and notices == []
+    check = decision.check
+    assert check is not None and (check.requested, check.used, check.reason) == ("bfloat16", "bfloat16", "checked")
+    galaxies = sample_galaxies(survey, CHECKED + precision.CALIBRATING)
     exact = galaxies.image[:, 0, 0, 0]
     moved = np.abs((exact + 1e-5).astype(np.float32) - exact) / (1 + np.maximum(exact, 0))
-    before = measure(exact, galaxies.redshift)
-    assert check["galaxies"] == len(galaxies) and abs(len(galaxies) - CHECKED - precision.CALIBRATING) <= 5 * CHUNK
-    assert check["largest"] == pytest.approx(moved.max(), rel=1e-12)
-    assert before is not None and check["nmad_float32"] == before.precision
+    before = compute_metrics(exact, galaxies.redshift)
+    assert check.galaxies == len(galaxies) and abs(len(galaxies) - CHECKED - precision.CALIBRATING) <= 5 * CHUNK
+    assert check.largest_shift == pytest.approx(moved.max(), rel=1e-12)
+    assert before is not None and check.nmad_float32 == before.precision
 
 
-def one_far(z: NDArray[np.float32]) -> NDArray[np.float32]:
+def move_one_far(z: NDArray[np.float32]) -> NDArray[np.float32]:
     far = z.copy()
     far[17] += 0.011 * (1 + max(far[17], 0))
     return far
 
 
-def one_near(z: NDArray[np.float32]) -> NDArray[np.float32]:
+def move_one_near(z: NDArray[np.float32]) -> NDArray[np.float32]:
     near = z.copy()
     near[17] += 0.009 * (1 + max(near[17], 0))
     return near
 
 
-def test_one_galaxy_that_moves_too_far_is_enough(tmp_path: Path, rounded: Callable[[Rounding], None]) -> None:
-    survey = survey_of(tmp_path / "s", 3000)
-    rounded(one_far)
+def test_one_galaxy_that_moves_too_far_is_a_refusal(tmp_path: Path, use_rounding: Callable[[Rounding], None]) -> None:
+    survey = make_noisy_survey(tmp_path / "s", 3000)
+    use_rounding(move_one_far)
     with pytest.raises(InputError, match=r"moves a galaxy by 0\.0110 \(1 \+ z\), allowed is 0\.01; use --precision fl"):
-        settle(tmp_path, survey, "bfloat16")
-    rounded(one_near)
-    assert settle(tmp_path, survey, "bfloat16")[0].choice.precision == "bfloat16"
+        select(tmp_path, survey, "bfloat16")
+    use_rounding(move_one_near)
+    assert select(tmp_path, survey, "bfloat16")[0].choice.precision == "bfloat16"
 
 
 @pytest.mark.parametrize(("spread", "passes"), [(1.005, True), (1.02, False), (0.98, False)])
 def test_a_spread_that_changes_by_more_than_a_percent_is_refused(
-    tmp_path: Path, rounded: Callable[[Rounding], None], spread: float, passes: bool
+    tmp_path: Path, use_rounding: Callable[[Rounding], None], spread: float, passes: bool
 ) -> None:
-    survey = survey_of(tmp_path / "s", 3000)
+    survey = make_noisy_survey(tmp_path / "s", 3000)
     true = {float(z): spec for z, spec in _pairs(survey)}
 
-    def widened(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    def widen(z: NDArray[np.float32]) -> NDArray[np.float32]:
         spec = np.array([true[float(one)] for one in z])
         return (spec + (z - spec) * spread).astype(np.float32)
 
-    rounded(widened)
+    use_rounding(widen)
     if passes:
-        assert settle(tmp_path, survey, "bfloat16")[0].choice.precision == "bfloat16"
+        assert select(tmp_path, survey, "bfloat16")[0].choice.precision == "bfloat16"
     else:
         with pytest.raises(InputError, match=r"changes NMAD from 0\.0\d+ to 0\.0\d+ \(2\.\d%\), allowed is 1%"):
-            settle(tmp_path, survey, "bfloat16")
+            select(tmp_path, survey, "bfloat16")
 
 
 def _pairs(survey: Survey) -> list[tuple[float, float]]:
-    galaxies = Galaxies.concatenate(survey.batches(1000))
+    galaxies = Galaxies.concatenate(survey.read_batches(1000))
     return list(zip(galaxies.image[:, 0, 0, 0].tolist(), galaxies.redshift.tolist(), strict=True))
 
 
-def test_a_loss_can_be_accepted_and_is_on_record(tmp_path: Path, rounded: Callable[[Rounding], None]) -> None:
-    rounded(one_far)
-    settled, _ = settle(tmp_path, survey_of(tmp_path / "s", 3000), "bfloat16", accept=True)
-    assert settled.choice.precision == "bfloat16"
-    assert settled.check is not None and settled.check["reason"].startswith("accepted though it moves a galaxy by")
+def test_a_loss_can_be_accepted_and_is_recorded(tmp_path: Path, use_rounding: Callable[[Rounding], None]) -> None:
+    use_rounding(move_one_far)
+    decision, _ = select(tmp_path, make_noisy_survey(tmp_path / "s", 3000), "bfloat16", accept=True)
+    assert decision.choice.precision == "bfloat16"
+    assert decision.check is not None and decision.check.reason.startswith("accepted though it moves a galaxy by")
 
 
-def test_a_precision_that_nobody_asked_for_gives_way(tmp_path: Path, rounded: Callable[[Rounding], None]) -> None:
-    rounded(one_far)
-    settled, told = settle(tmp_path, survey_of(tmp_path / "s", 3000), None)
-    assert settled.choice.precision == "float32"
-    assert len(told) == 1 and told[0].startswith("bfloat16 is left for float32: on ")
+def test_a_default_precision_is_replaced_by_float32(tmp_path: Path, use_rounding: Callable[[Rounding], None]) -> None:
+    use_rounding(move_one_far)
+    decision, notices = select(tmp_path, make_noisy_survey(tmp_path / "s", 3000), None)
+    assert decision.choice.precision == "float32"
+    assert len(notices) == 1 and notices[0].startswith("bfloat16 is replaced by float32: on ")
 
 
-def test_a_prediction_that_is_no_number_is_a_loss(tmp_path: Path, rounded: Callable[[Rounding], None]) -> None:
-    rounded(lambda z: np.where(np.arange(len(z)) == 3, np.nan, z).astype(np.float32))
+def test_a_prediction_that_is_not_finite_is_a_loss(tmp_path: Path, use_rounding: Callable[[Rounding], None]) -> None:
+    use_rounding(lambda z: np.where(np.arange(len(z)) == 3, np.nan, z).astype(np.float32))
     with pytest.raises(InputError, match="moves a galaxy by nan"):
-        settle(tmp_path, survey_of(tmp_path / "s", 300), "bfloat16")
+        select(tmp_path, make_noisy_survey(tmp_path / "s", 300), "bfloat16")
+    decision, _ = select(tmp_path, make_noisy_survey(tmp_path / "s2", 300), "bfloat16", accept=True)
+    assert decision.check is not None and decision.check.largest_shift is None, "JSON has no NaN"
+    assert decision.check.reason.startswith("accepted though it moves a galaxy by nan")
 
 
-def test_without_enough_spectroscopic_redshifts_nmad_is_not_judged(
-    tmp_path: Path, rounded: Callable[[Rounding], None]
+def test_without_enough_spectroscopic_redshifts_nmad_is_not_checked(
+    tmp_path: Path, use_rounding: Callable[[Rounding], None]
 ) -> None:
-    rounded(lambda z: z)
+    use_rounding(lambda z: z)
     galaxies = random_galaxies(200)
     galaxies.redshift[99:] = np.nan
     survey = make_survey(tmp_path / "s", galaxies, 200)
-    check = compare(FILE, Choice("openvino", "bfloat16", "cpu", 64), None, sample(survey, 1000))
-    assert (check.galaxies, check.nmad, check.nmad_float32, check.largest) == (200, None, None, 0.0)
+    check = compare_precisions(
+        FILE, EngineChoice("openvino", "bfloat16", "cpu", 64), None, sample_galaxies(survey, 1000)
+    )
+    assert (check.galaxies, check.nmad, check.nmad_float32, check.largest_shift) == (200, None, None, 0.0)
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 500, 4000])
-def test_a_sample_is_spread_over_the_whole_survey_and_holds_sound_galaxies(tmp_path: Path, count: int) -> None:
+def test_a_sample_is_spread_over_the_whole_survey_and_has_no_flagged_galaxies(tmp_path: Path, count: int) -> None:
     galaxies = random_galaxies(3000)
     galaxies.image[::10] = np.nan
-    found = sample(make_survey(tmp_path / "s", galaxies, 700), count)
+    found = sample_galaxies(make_survey(tmp_path / "s", galaxies, 700), count)
     rows = found.objid - 1000
     assert len(set(rows.tolist())) == len(rows) and (rows % 10 != 0).all()
     assert np.array_equal(found.image, galaxies.image[rows])
-    wanted = min(-(-count // CHUNK), 48)  # the shards of 700, 700, 700, 700 and 200 galaxies make 4 * 11 + 4 chunks
-    assert 0.7 * wanted * CHUNK <= len(rows) <= 0.9 * wanted * CHUNK + 7
-    assert rows.max() >= 3000 * (1 - 1 / wanted) - CHUNK
+    chunks = min(-(-count // CHUNK), 48)  # the shards of 700, 700, 700, 700 and 200 galaxies make 4 * 11 + 4 chunks
+    assert 0.7 * chunks * CHUNK <= len(rows) <= 0.9 * chunks * CHUNK + 7
+    assert rows.max() >= 3000 * (1 - 1 / chunks) - CHUNK
     assert count < 3000 or len(rows) == 2700  # all of them
 
 
 @pytest.mark.usefixtures("bfloat16")
-def test_a_run_in_bfloat16_is_checked_and_its_records_say_so(tmp_path: Path) -> None:
+def test_a_run_in_bfloat16_is_checked_and_its_records_hold_the_check(tmp_path: Path) -> None:
     survey = make_survey(tmp_path / "s", random_galaxies(1500), 700)
     weights = tiny_weights(tmp_path / "w.safetensors")
-    folder = begin(
+    folder = make_run(
         survey, weights, str(tmp_path / "run"), engine="openvino", precision="bfloat16", accept_precision_loss=True
     )
-    record = work(folder, Rank(threads=2))
-    assert record["precision"] == "bfloat16"
-    assert record["precision_check"] == folder.plan().precision_check
-    assert record["precision_check"]["galaxies"] == 1500 and record["precision_check"]["largest"] > 0
-    again = begin(open_survey(survey.uri), weights, str(tmp_path / "run"), precision="bfloat16", resume=True)
+    record = run_worker(folder, Rank(threads=2))
+    assert record.precision == "bfloat16"
+    assert record.precision_check == folder.plan().precision_check
+    assert record.precision_check.galaxies == 1500 and record.precision_check.largest_shift > 0
+    again = make_run(open_survey(survey.uri), weights, str(tmp_path / "run"), precision="bfloat16", resume=True)
     assert again == folder
 
 
 @pytest.mark.usefixtures("bfloat16")
-def test_a_refusal_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_refusal_is_one_sentence_and_writes_nothing(tmp_path: Path) -> None:
     survey = make_survey(tmp_path / "s", random_galaxies(300), 300)
     weights = tiny_weights(tmp_path / "w.safetensors")
-    loud = load_weights(weights)
-    loud.tensors["vit_head.0.weight"] *= 1000  # so that what bfloat16 rounds in the transformer shows
-    loud.save(weights)
+    scaled = load_weights(weights)
+    scaled.tensors["vit_head.0.weight"] *= 1000  # to make the rounding of the transformer in bfloat16 visible
+    scaled.save(weights)
     done = run("infer", survey.uri, "--weights", weights, "--out", str(tmp_path / "run"), "--precision", "bfloat16")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "bfloat16 is not good enough: on 300 galaxies of" in done.stderr and "--accept-precision-loss" in done.stderr
@@ -207,11 +214,13 @@ def test_any_number_of_ranks_gives_one_catalogue_in_a_reduced_precision(tmp_path
     survey, weights = make_survey(tmp_path / "s", random_galaxies(5000), 5000), tiny_weights(tmp_path / "w.safetensors")
     digests = set()
     for size in (1, 3):
-        folder = begin(survey, weights, str(tmp_path / f"run-{size}"), precision=precision, accept_precision_loss=True)
+        folder = make_run(
+            survey, weights, str(tmp_path / f"run-{size}"), precision=precision, accept_precision_loss=True
+        )
         for rank in range(size):
-            record = work(folder, Rank(rank, size, "local", 2))
-            assert record["precision"] == folder.plan().precision
-        digests.add(summarize(folder)["catalogue_sha256"])
+            record = run_worker(folder, Rank(rank, size, "local", 2))
+            assert record.precision == folder.plan().precision
+        digests.add(summarize(folder).catalogue_sha256)
         assert bool(folder.plan().quantized) == (folder.plan().precision == "int8")
     assert len(digests) == 1
 

@@ -1,7 +1,6 @@
-"""From a survey to a catalogue: numbers, coverage, flags, resume, published outputs."""
+"""Runs from a survey to a catalogue: redshifts, coverage, flags, resume, published outputs."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,22 +8,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from msgspec import structs
 
 from cosmicai import storage
 from cosmicai.errors import InputError, StorageError
 from cosmicai.models.astromae import AstroMAE
-from cosmicai.models.weights import build, from_network, load_weights
+from cosmicai.models.weights import build_network, extract_weights, load_weights
 from cosmicai.ranks.environment import Rank
-from cosmicai.runs.create import begin
-from cosmicai.runs.plan import Plan, WorkItem
 from cosmicai.runs.record import PUBLISHED_KEYS
 from cosmicai.runs.store import RunFolder
-from cosmicai.runs.summary import count_coverage, covered_seconds, summarize
+from cosmicai.runs.summarize import summarize
+from cosmicai.runs.summary import covered_seconds
 from cosmicai.surveys.quality import Flag
 from cosmicai.surveys.shard import Galaxies, Shard
 from cosmicai.surveys.survey import open_survey
-from cosmicai.worker.loop import work
-from support.helpers import TINY, make_survey, random_galaxies, run, tiny_weights
+from support.helpers import TINY, make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
 
 
 @pytest.fixture
@@ -37,28 +35,28 @@ def weights(tmp_path: Path) -> str:
     return tiny_weights(tmp_path / "tiny.safetensors")
 
 
-def catalogue(run_folder: RunFolder) -> SimpleNamespace:
+def read_columns(run_folder: RunFolder) -> SimpleNamespace:
     table = pq.read_table(run_folder.catalogue_path)
     return SimpleNamespace(**{name: table[name].to_numpy() for name in table.column_names})
 
 
-def direct(weights: str, image: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
+def predict_directly(weights: str, image: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-        return build(load_weights(weights))(torch.from_numpy(image), torch.from_numpy(magnitude)).numpy()
+        return build_network(load_weights(weights))(torch.from_numpy(image), torch.from_numpy(magnitude)).numpy()
 
 
-def test_every_galaxy_is_in_the_catalogue_once_in_survey_order_with_the_networks_answer(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), batch_size=512)
-    work(folder, Rank())
+def test_every_galaxy_is_in_the_catalogue_once_in_survey_order_with_the_networks_prediction(tmp_path, survey, weights):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"), batch_size=512)
+    run_worker(folder, Rank())
     summary = summarize(folder)
-    rows, galaxies = catalogue(folder), random_galaxies(5000)
-    assert summary["complete"]
-    assert summary["coverage"]["asked"] == summary["coverage"]["done"] == 5000
+    rows, galaxies = read_columns(folder), random_galaxies(5000)
+    assert summary.complete
+    assert summary.coverage.planned == summary.coverage.completed == 5000
     assert rows.objid.tolist() == galaxies.objid.tolist()
     assert rows.shard.tolist() == ["000001.h5"] * 2300 + ["000002.h5"] * 2300 + ["000003.h5"] * 400
     assert rows.row.tolist() == [*range(2300), *range(2300), *range(400)]
     assert np.array_equal(rows.redshift_spec, galaxies.redshift)
-    assert np.abs(rows.redshift_phot - direct(weights, galaxies.image, galaxies.magnitude)).max() <= 1e-5
+    assert np.abs(rows.redshift_phot - predict_directly(weights, galaxies.image, galaxies.magnitude)).max() <= 1e-5
     assert not rows.flag.any()
 
 
@@ -72,85 +70,83 @@ def test_flagged_galaxies_are_counted_and_leave_their_neighbours_bit_identical(t
     results = {}
     for name, galaxies in {"clean": clean, "dirty": dirty}.items():
         survey = make_survey(tmp_path / name, galaxies, 600)
-        folder = begin(survey, weights, str(tmp_path / f"run-{name}"))
-        work(folder, Rank())
-        results[name] = (summarize(folder), catalogue(folder))
+        folder = make_run(survey, weights, str(tmp_path / f"run-{name}"))
+        run_worker(folder, Rank())
+        results[name] = (summarize(folder), read_columns(folder))
     summary, rows = results["dirty"]
     bad = [3, 511, 512, 513]
     good = np.setdiff1d(np.arange(600), bad)
     assert rows.flag[bad].tolist() == [3, 1, 2, 2]
     assert np.isnan(rows.redshift_phot[bad]).all()
     assert np.array_equal(rows.redshift_phot[good], results["clean"][1].redshift_phot[good])
-    assert summary["coverage"]["flagged"] == {
+    assert summary.coverage.flagged == {
         "NONFINITE_PIXEL": 2, "MISSING_MAGNITUDE": 3, "NONFINITE_PREDICTION": 0,
     }  # fmt: skip
-    assert summary["complete"]
-    assert summary["metrics"]["galaxies"] == 596
+    assert summary.complete
+    assert summary.metrics.galaxies == 596
 
 
-def test_a_prediction_that_is_no_number_is_flagged(tmp_path, survey):
+def test_a_prediction_that_is_not_finite_is_flagged(tmp_path, survey):
     weights = load_weights(tiny_weights(tmp_path / "w.safetensors"))
     weights.tensors["redshift_head.2.bias"] = np.array([np.nan], np.float32)
     weights.save(str(tmp_path / "nan.safetensors"))
-    folder = begin(open_survey(survey), str(tmp_path / "nan.safetensors"), str(tmp_path / "run"))
-    work(folder, Rank())
-    assert summarize(folder)["coverage"]["flagged"]["NONFINITE_PREDICTION"] == 5000
-    assert (catalogue(folder).flag == Flag.NONFINITE_PREDICTION).all()
+    folder = make_run(open_survey(survey), str(tmp_path / "nan.safetensors"), str(tmp_path / "run"))
+    run_worker(folder, Rank())
+    assert summarize(folder).coverage.flagged["NONFINITE_PREDICTION"] == 5000
+    assert (read_columns(folder).flag == Flag.NONFINITE_PREDICTION).all()
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
 def test_any_number_of_ranks_gives_the_same_catalogue(tmp_path, survey, weights, world_size):
     digests = set()
     for size in (1, world_size):
-        folder = begin(open_survey(survey), weights, str(tmp_path / f"run-{size}"))
+        folder = make_run(open_survey(survey), weights, str(tmp_path / f"run-{size}"))
         for rank in range(size):
-            work(folder, Rank(rank, size, "local"))
-        digests.add(summarize(folder)["catalogue_sha256"])
+            run_worker(folder, Rank(rank, size, "local"))
+        digests.add(summarize(folder).catalogue_sha256)
     assert len(digests) == 1
 
 
-def test_what_is_missing_is_counted_and_resume_does_only_that(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
-    work(folder, Rank(0, 2, "local"))
+def test_missing_galaxies_are_counted_and_resume_predicts_only_these(tmp_path, survey, weights):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
+    run_worker(folder, Rank(0, 2, "local"))
     half = summarize(folder)
-    assert not half["complete"]
-    assert half["coverage"]["done"] + half["coverage"]["missing"] == 5000
-    assert half["coverage"]["missing_items"] == [
-        item.name for item in folder.plan().items if item not in folder.parts()
-    ]
+    assert not half.complete
+    assert half.coverage.completed + half.coverage.missing == 5000
+    assert half.coverage.missing_items == tuple(item.name for item in folder.plan().items if item not in folder.parts())
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "parts").iterdir()}
-    begin(open_survey(survey), weights, str(tmp_path / "run"), resume=True)
-    record = work(folder, Rank())
-    assert record["galaxies"] == half["coverage"]["missing"]
-    assert summarize(folder)["complete"]
+    make_run(open_survey(survey), weights, str(tmp_path / "run"), resume=True)
+    record = run_worker(folder, Rank())
+    assert record.galaxies == half.coverage.missing
+    assert summarize(folder).complete
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "parts").iterdir()}
     assert before.items() <= after.items()
     assert sorted(folder.records()) == ["0", "0-2"]
 
 
 def test_limit_files_takes_the_first_shards_only(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), limit_files=2)
-    work(folder, Rank())
-    assert summarize(folder)["coverage"]["done"] == 4600
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"), limit_files=2)
+    run_worker(folder, Rank())
+    assert summarize(folder).coverage.completed == 4600
 
 
-def test_a_shard_that_vanishes_is_set_aside_and_the_rest_is_done(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
+def test_a_missing_shard_is_recorded_as_failed_and_the_rest_is_completed(tmp_path, survey, weights):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
     lost = Path(survey, "000002.h5")
     lost.rename(lost.with_suffix(".away"))
-    work(folder, Rank())
+    run_worker(folder, Rank())
     summary = summarize(folder)
-    assert summary["coverage"]["done"] == 2700
-    assert [failure["count"] for failure in summary["failures"]] == [1, 1]
-    assert all("000002.h5" in failure["reason"] for failure in summary["failures"])
+    assert summary.coverage.completed == 2700
+    assert [failure.count for failure in summary.failures] == [1, 1]
+    assert all("000002.h5" in failure.reason for failure in summary.failures)
     lost.with_suffix(".away").rename(lost)
-    work(folder, Rank())
+    run_worker(folder, Rank())
     summary = summarize(folder)
-    assert summary["complete"]
-    assert summary["failures"] == []
+    assert summary.complete
+    assert summary.failures == ()
 
 
-def test_an_item_that_fails_half_way_counts_nothing(tmp_path, survey, weights, monkeypatch):
+def test_an_item_that_fails_half_way_is_not_counted(tmp_path, survey, weights, monkeypatch):
     read = Shard.read
 
     def fail(shard: Shard, start: int, stop: int) -> Galaxies:
@@ -158,119 +154,127 @@ def test_an_item_that_fails_half_way_counts_nothing(tmp_path, survey, weights, m
             raise StorageError("the disk is gone")
         return read(shard, start, stop)
 
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
     monkeypatch.setattr(Shard, "read", fail)
-    record = work(folder, Rank())
-    assert (record["galaxies"], record["num_batches"], record["items"]) == (2700, 5 + 1, 3)
+    record = run_worker(folder, Rank())
+    assert (record.galaxies, record.batches, record.items) == (2700, 5 + 1, 3)
     monkeypatch.setattr(Shard, "read", read)
-    work(folder, Rank())
+    run_worker(folder, Rank())
     summary = summarize(folder)
-    assert summary["complete"]
-    assert summary["totals"]["galaxies"] == 5000 and summary["totals"]["batches"] == 11
+    assert summary.complete
+    assert summary.totals.galaxies == 5000 and summary.totals.batches == 11
 
 
-def test_times_of_ranks_and_attempts_add_up_to_the_time_that_passed(tmp_path, survey, weights):
+def test_the_times_of_ranks_and_attempts_add_up_to_the_elapsed_time(tmp_path, survey, weights):
     assert covered_seconds([]) == 0
     spans = {"first": (0, 10), "second rank": (2, 12), "later": (30, 35), "within": (31, 32), "idle": (40, 40)}
     times = [tuple(f"2026-01-01T00:00:{second:02d}+00:00" for second in span) for span in spans.values()]
     assert covered_seconds(reversed(times)) == 12 + 5
 
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
-    work(folder, Rank())
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
+    run_worker(folder, Rank())
     for part in Path(folder.uri, "parts").iterdir():
         part.unlink()
-    for rank in range(2):  # more ranks than before: rank 1 is here for the first time
-        work(folder, Rank(rank, 2, "local"))
-    totals, records = summarize(folder)["totals"], folder.records()
+    for rank in range(2):  # more ranks than before: rank 1 is new
+        run_worker(folder, Rank(rank, 2, "local"))
+    totals, records = summarize(folder).totals, folder.records()
     assert sorted(records) == ["0", "0-2", "1"]
-    assert totals["galaxies"] == 10_000 and totals["attempts"] == 2
-    each = [covered_seconds([(record["working_at"], record["updated_at"])]) for record in records.values()]
-    assert totals["working_seconds"] == pytest.approx(sum(each), abs=1e-5)  # they came one after the other
-    assert totals["galaxies_per_second"] == pytest.approx(10_000 / totals["working_seconds"])
-    assert totals["throughput_bps"] == pytest.approx(totals["galaxies_per_second"] * 164160)
+    assert totals.galaxies == 10_000 and totals.attempts == 2
+    each = [covered_seconds([(record.working_at, record.updated_at)]) for record in records.values()]
+    assert totals.working_seconds == pytest.approx(sum(each), abs=1e-5)  # they came one after the other
+    assert totals.galaxies_per_second == pytest.approx(10_000 / totals.working_seconds)
+    assert totals.throughput_bps == pytest.approx(totals.galaxies_per_second * 164160)
 
 
-def test_a_plan_for_an_engine_that_is_not_here_is_refused(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("planned", "unknown", "problem"),
+    [
+        ('"engine": "openvino"', '"engine": "abacus"', "there is no engine 'abacus'"),
+        ('"precision": "float32"', '"precision": "float8"', "the engine openvino has no precision 'float8'"),
+        ('"device": "cpu"', '"device": "tpu"', "the engine openvino has no device 'tpu'"),
+    ],
+)
+def test_a_plan_for_an_engine_that_does_not_exist_is_refused(tmp_path, survey, weights, planned, unknown, problem):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"), engine="openvino")
     plan = Path(folder.plan_path)
-    plan.write_text(plan.read_text().replace('"engine": "openvino"', '"engine": "abacus"'))
-    with pytest.raises(InputError, match="there is no engine 'abacus'; the run was planned with another version"):
-        work(folder, Rank())
+    plan.write_text(plan.read_text().replace(planned, unknown))
+    with pytest.raises(InputError, match=f"{problem}; the run was planned with another version"):
+        run_worker(folder, Rank())
     assert folder.parts() == set()
 
 
 def test_json_has_no_nan(tmp_path, weights):
     galaxies = random_galaxies(10)
     galaxies.redshift[:] = 0.2
-    folder = begin(make_survey(tmp_path / "s", galaxies, 10), weights, str(tmp_path / "run"))
-    work(folder, Rank())
-    assert summarize(folder)["metrics"]["r2"] is None
+    folder = make_run(make_survey(tmp_path / "s", galaxies, 10), weights, str(tmp_path / "run"))
+    run_worker(folder, Rank())
+    assert summarize(folder).metrics.r2 is None
     for path in Path(folder.uri).rglob("*.json"):
         json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
 def test_records_and_published_outputs_have_the_published_keys(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), batch_size=1000)
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"), batch_size=1000)
     for rank in range(2):
-        work(folder, Rank(rank, 2, "local"))
+        run_worker(folder, Rank(rank, 2, "local"))
     summary = summarize(folder)
     combined = json.loads(Path(folder.combined_path).read_text())
     assert [tuple(record) for record in combined] == [PUBLISHED_KEYS] * 2
     assert combined == [json.loads(Path(folder.uri, f"{rank}.json").read_text()) for rank in range(2)]
     assert sum(record["num_batches"] for record in combined) == 3 + 3 + 1
     for record in folder.records().values():
-        assert record["throughput_bps"] == pytest.approx(record["sample_persec"] * 164160)
-        assert set(record["seconds"]) == {"start", "load", "read", "predict", "write"}
+        assert record.throughput_bps == pytest.approx(record.galaxies_per_second * 164160)
+        assert record.seconds.__struct_fields__ == ("start", "load", "read", "predict", "write")
     results = json.loads(Path(folder.results_path).read_text())
     assert {"MAE", "MSE", "Bias", "Precision", "R2", "batch size", "number of batches"} <= results.keys()
-    assert results["R2"] == summary["metrics"]["r2"]
+    assert results["R2"] == summary.metrics.r2
     assert Path(folder.plot_path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_without_spectroscopic_redshifts_there_are_no_metrics(tmp_path, weights):
     galaxies = random_galaxies(10)
     galaxies.redshift[:] = np.nan
-    folder = begin(make_survey(tmp_path / "s", galaxies, 10), weights, str(tmp_path / "run"))
-    work(folder, Rank())
+    folder = make_run(make_survey(tmp_path / "s", galaxies, 10), weights, str(tmp_path / "run"))
+    run_worker(folder, Rank())
     summary = summarize(folder)
-    assert summary["complete"] and summary["metrics"] is None
+    assert summary.complete and summary.metrics is None
 
 
-def test_another_plan_is_refused_by_the_name_of_what_differs(tmp_path, survey, weights):
+def test_another_plan_is_refused_with_the_fields_that_differ(tmp_path, survey, weights):
     out = str(tmp_path / "run")
-    begin(open_survey(survey), weights, out)
+    make_run(open_survey(survey), weights, out)
     with pytest.raises(InputError, match="already holds this run; finish it with --resume"):
-        begin(open_survey(survey), weights, out)
+        make_run(open_survey(survey), weights, out)
     with pytest.raises(InputError, match="another plan \\(it differs in batch_size\\)"):
-        begin(open_survey(survey), weights, out, batch_size=300, resume=True)
+        make_run(open_survey(survey), weights, out, batch_size=300, resume=True)
     with pytest.raises(InputError, match="it differs in weights, weights_sha256"):
-        begin(open_survey(survey), tiny_weights(tmp_path / "other.safetensors", seed=1), out, resume=True)
+        make_run(open_survey(survey), tiny_weights(tmp_path / "other.safetensors", seed=1), out, resume=True)
 
 
-def test_weights_that_change_under_a_run_are_refused(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), engine="reference")
+def test_weights_that_change_during_a_run_are_refused(tmp_path, survey, weights):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"), engine="reference")
     tiny_weights(Path(weights), seed=5)
     with pytest.raises(InputError, match="has changed since the run was planned"):
-        work(folder, Rank())
+        run_worker(folder, Rank())
 
 
-def test_a_network_that_is_compiled_already_no_longer_needs_its_weights(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), engine="openvino")
-    expected = direct(weights, *(getattr(random_galaxies(5000), name) for name in ("image", "magnitude")))
+def test_a_compiled_network_does_not_need_its_weights(tmp_path, survey, weights):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"), engine="openvino")
+    expected = predict_directly(weights, *(getattr(random_galaxies(5000), name) for name in ("image", "magnitude")))
     tiny_weights(Path(weights), seed=5)
-    work(folder, Rank())
+    run_worker(folder, Rank())
     summarize(folder)
-    assert np.abs(catalogue(folder).redshift_phot - expected).max() <= 1e-5
+    assert np.abs(read_columns(folder).redshift_phot - expected).max() <= 1e-5
 
 
-def test_resume_leaves_to_the_plan_what_is_not_asked_for(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"), engine="reference", batch_size=100)
+def test_resume_takes_from_the_plan_what_is_not_requested(tmp_path, survey, weights):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"), engine="reference", batch_size=100)
     text = Path(folder.plan_path).read_bytes()
-    again = begin(open_survey(survey), weights, str(tmp_path / "run"), resume=True)
+    again = make_run(open_survey(survey), weights, str(tmp_path / "run"), resume=True)
     assert again == folder and Path(folder.plan_path).read_bytes() == text
     for other in ({"engine": "openvino"}, {"precision": "bfloat16"}, {"device": "cuda"}, {"limit_files": 1}):
         with pytest.raises(InputError, match="belongs to another plan"):
-            begin(open_survey(survey), weights, str(tmp_path / "run"), resume=True, **other)
+            make_run(open_survey(survey), weights, str(tmp_path / "run"), resume=True, **other)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "reference"])
@@ -278,77 +282,58 @@ def test_any_batch_size_gives_the_same_redshifts(tmp_path, weights, engine):
     survey = make_survey(tmp_path / "s", random_galaxies(1300), 700)
     found = {}
     for size in (1, 7, 64, 100, 512, 2000):
-        folder = begin(survey, weights, str(tmp_path / f"run-{size}"), engine=engine, batch_size=size)
-        work(folder, Rank(threads=2))
+        folder = make_run(survey, weights, str(tmp_path / f"run-{size}"), engine=engine, batch_size=size)
+        run_worker(folder, Rank(threads=2))
         summarize(folder)
-        found[size] = catalogue(folder).redshift_phot
+        found[size] = read_columns(folder).redshift_phot
     assert max(np.abs(redshift - found[512]).max() for redshift in found.values()) <= 1e-6
 
 
 def test_a_network_for_other_galaxies_is_refused(tmp_path, survey):
     path = str(tmp_path / "three.safetensors")
-    from_network(AstroMAE(replace(TINY, bands=3)), {}).save(path)
+    extract_weights(AstroMAE(structs.replace(TINY, bands=3)), {}).save(path)
     with pytest.raises(InputError, match=r"is for cutouts \(3, 32, 32\) and 5 magnitudes; expected"):
-        begin(open_survey(survey), path, str(tmp_path / "run"))
+        make_run(open_survey(survey), path, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "foreign"])
 def test_a_damaged_part_is_named_and_can_be_redone(tmp_path, survey, weights, damage):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
-    work(folder, Rank())
-    whole = summarize(folder)["catalogue_sha256"]
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
+    run_worker(folder, Rank())
+    whole = summarize(folder).catalogue_sha256
     path = Path(folder.part_path(folder.plan().items[0]))
     if damage == "truncate":
         path.write_bytes(path.read_bytes()[:1000])
     elif damage == "garbage":
         path.write_bytes(b"x" * 5000)
     else:
-        other = begin(open_survey(survey), weights, str(tmp_path / "other"), batch_size=256)
-        work(other, Rank())
+        other = make_run(open_survey(survey), weights, str(tmp_path / "other"), batch_size=256)
+        run_worker(other, Rank())
         path.write_bytes(Path(other.part_path(other.plan().items[0])).read_bytes())
     with pytest.raises(InputError, match=f"{path.name} (is damaged|belongs to another plan).*remove it"):
         summarize(folder)
     path.unlink()
-    work(folder, Rank())
-    assert summarize(folder)["catalogue_sha256"] == whole
+    run_worker(folder, Rank())
+    assert summarize(folder).catalogue_sha256 == whole
 
 
-def test_the_plan_names_every_galaxy_once_at_multiples_of_the_batch(tmp_path, survey, weights):
-    plan = begin(open_survey(survey), weights, str(tmp_path / "run"), batch_size=300).plan()
-    seen = np.zeros((3, 2300), int)
-    for item in plan.items:
-        assert item.start % 300 == 0
-        seen[item.shard, item.start : item.stop] += 1
-    assert seen.sum(axis=1).tolist() == [2300, 2300, 400] and seen.max() == 1
-    assert Plan.from_json(plan.to_json(), "plan.json") == plan
-    assert count_coverage(plan, set(plan.items[1:]))["missing"] == plan.items[0].galaxies
-    assert count_coverage(plan, {WorkItem(9, 0, 5)})["unplanned_parts"] == 1
+def test_a_record_names_machine_engine_and_data(tmp_path, survey, weights):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
+    record = run_worker(folder, Rank())
+    assert record.host and record.cpu_model and record.engine == "openvino"
+    assert record.state == "finished" and record.galaxies == 5000 and record.items == len(folder.plan().items)
+    assert record.data_path == survey and record.result_path == folder.uri
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "cosmicai-plan/2"}', '{"format": "cosmicai-plan/1"}'])
-def test_a_damaged_plan_is_one_sentence(tmp_path, text):
-    (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(InputError, match=r"plan\.json is not a plan of this program"):
-        RunFolder(str(tmp_path)).plan()
-
-
-def test_a_record_says_where_it_was_measured(tmp_path, survey, weights):
-    folder = begin(open_survey(survey), weights, str(tmp_path / "run"))
-    record = work(folder, Rank())
-    assert record["host"] and record["cpu_model"] and record["engine"] == "openvino"
-    assert record["state"] == "finished" and record["galaxies"] == 5000 and record["items"] == len(folder.plan().items)
-    assert record["data_path"] == survey and record["result_path"] == folder.uri
-
-
-def test_the_fixture_gives_the_published_numbers_in_little_memory(tmp_path, shared):
-    """The acceptance of the import and of the run: 512 of 512, within 1e-5, under 900 MB."""
+def test_the_published_partition_gives_the_published_redshifts_in_little_memory(tmp_path, shared):
+    """The acceptance test of import and run: 512 of 512 galaxies, within 1e-5, under 900 MB."""
     weights, out = str(tmp_path / "w.safetensors"), tmp_path / "r"
     assert run("weights", "import", str(shared / "upstream/checkpoint.pt"), weights).returncode == 0
     done = run("infer", str(shared / "upstream/partition_512.pt"), "--weights", weights, "--out", str(out))
     assert done.returncode == 0, done.stderr
     expected = np.load(shared / "upstream/expected.npz")
-    predicted = catalogue(RunFolder(str(out))).redshift_phot
+    predicted = read_columns(RunFolder(str(out))).redshift_phot
     assert len(predicted) == 512
     assert np.abs(predicted - expected["z_float32"]).max() <= 1e-5
     assert np.abs(predicted - expected["z_float64"]).max() <= 1e-5

@@ -18,7 +18,7 @@ from astropy.io import fits
 from torch.utils.data import TensorDataset
 
 from cosmicai.errors import InputError
-from cosmicai.surveys.ingest import BATCH, ingest
+from cosmicai.surveys.ingest.gate import BATCH, ingest_files
 from cosmicai.surveys.shard import Galaxies
 from cosmicai.surveys.survey import open_survey
 from support.helpers import random_galaxies, run
@@ -36,16 +36,16 @@ assert ROWS > BATCH
 
 def bring_in(tmp_path: Path, *sources: Path, **names: str) -> Galaxies:
     """The galaxies of the survey that ingest makes of these sources."""
-    survey = ingest([str(source) for source in sources], str(tmp_path / "out"), 128, names)
+    survey = ingest_files([str(source) for source in sources], str(tmp_path / "out"), 128, names)
     assert open_survey(survey.uri) == survey
-    return Galaxies.concatenate(survey.batches(100))
+    return Galaxies.concatenate(survey.read_batches(100))
 
 
 def refusal(tmp_path: Path, *sources: Path, **names: str) -> str:
     """The one line of the InputError that ingest raises, without the path of the last source; nothing is written."""
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError) as caught:
-        ingest([str(source) for source in sources], str(tmp_path / "out"), 128, names)
+        ingest_files([str(source) for source in sources], str(tmp_path / "out"), 128, names)
     assert sorted(tmp_path.iterdir()) == before
     text = str(caught.value)
     assert "\n" not in text
@@ -217,7 +217,7 @@ def test_a_source_without_magnitudes_is_told_how_to_name_them(tmp_path, write):
     said = refusal(tmp_path, write(tmp_path, image=GALAXIES.image[:4], colours=np.zeros((4, 5))))
     assert re.fullmatch(
         r"SOURCE has no magnitude, it holds (image, colours|image, COLOURS|colours, image); "
-        r"say which with --field magnitude=NAME",
+        r"name the field with --field magnitude=NAME",
         said,
     )
 
@@ -256,7 +256,7 @@ def test_any_damaged_byte_of_a_header_is_refused_or_harmless(tmp_path, write):
     for number, position in enumerate([*range(0, 600, 11), *range(size - 700, size, 19)]):
         flip(source, position)
         try:
-            ingest([str(source)], str(tmp_path / f"out{number}"), 128, {})
+            ingest_files([str(source)], str(tmp_path / f"out{number}"), 128, {})
         except InputError as error:
             assert str(source) in str(error) and "\n" not in str(error)
             refused += 1
@@ -291,7 +291,7 @@ def test_the_named_field_wins_and_must_be_there(tmp_path):
     source = write_npz(tmp_path, **COLUMNS, photo_z=GALAXIES.redshift + 1)
     assert refusal(tmp_path, source, redshift="nowhere") == (
         "SOURCE has no nowhere, it holds image, magnitude, redshift, objid, photo_z; "
-        "say which with --field redshift=NAME"
+        "name the field with --field redshift=NAME"
     )
     np.testing.assert_array_equal(bring_in(tmp_path, source, redshift="photo_z").redshift, GALAXIES.redshift + 1)
 
@@ -301,7 +301,9 @@ def test_hdf5_with_a_group_or_an_empty_dataspace_in_place_of_a_field_is_refused(
     with h5py.File(source, "a") as file:
         file.create_group("image")
         file["cutouts"] = h5py.Empty("f4")
-    assert refusal(tmp_path, source) == ("SOURCE has no image, it holds magnitude; say which with --field image=NAME")
+    assert refusal(tmp_path, source) == (
+        "SOURCE has no image, it holds magnitude; name the field with --field image=NAME"
+    )
 
 
 class Bad:
@@ -358,7 +360,7 @@ def test_an_npz_that_is_no_numpy_archive_is_refused(tmp_path):
     with zipfile.ZipFile(source, "w") as archive:
         archive.writestr("image", b"x")
         archive.writestr("magnitude.txt", b"x")
-    assert refusal(tmp_path, source) == "SOURCE has no image, it holds nothing; say which with --field image=NAME"
+    assert refusal(tmp_path, source) == "SOURCE has no image, it holds nothing; name the field with --field image=NAME"
     with zipfile.ZipFile(source, "w") as archive:
         archive.writestr("image.npy", b"x" * 1000)
         archive.writestr("magnitude.npy", b"x" * 1000)
@@ -374,7 +376,8 @@ def test_an_npz_under_the_name_of_an_npy_is_refused(tmp_path):
 def test_one_npy_array_needs_its_siblings(tmp_path):
     np.save(tmp_path / "a.npy", GALAXIES.image)
     assert refusal(tmp_path, tmp_path / "a.npy") == (
-        "SOURCE is one array; expected fields, or a name with `image` in it and others beside it"
+        "SOURCE is a single array; expected a structured one, or a name with `image` in it and the other fields in "
+        "files of the same folder"
     )
     np.save(tmp_path / "image.npy", GALAXIES.image)
     assert refusal(tmp_path, tmp_path / "image.npy") == (
@@ -402,7 +405,7 @@ def test_fits_without_a_table_a_cube_or_a_band_is_refused(tmp_path):
     source = tmp_path / "a.fits"
     fits.PrimaryHDU(GALAXIES.image).writeto(source)
     assert refusal(tmp_path, source) == (
-        "SOURCE has no magnitude, it holds image; say which with --field magnitude=NAME"
+        "SOURCE has no magnitude, it holds image; name the field with --field magnitude=NAME"
     )
     fits.PrimaryHDU(np.zeros((32, 32))).writeto(source, overwrite=True)
     assert refusal(tmp_path, source) == (
@@ -553,8 +556,8 @@ def test_an_existing_survey_is_not_touched(tmp_path):
 
 PEAK = """
 import sys
-from cosmicai.surveys.ingest import ingest
-ingest([sys.argv[1]], sys.argv[2], 3834, {})
+from cosmicai.surveys.ingest.gate import ingest_files
+ingest_files([sys.argv[1]], sys.argv[2], 3834, {})
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(int(status["VmHWM"].split()[0]) / 1024)
 """

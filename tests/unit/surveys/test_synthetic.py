@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from cosmicai.surveys import synthetic
-from cosmicai.surveys.quality import input_flags
+from cosmicai.surveys.quality import flag_inputs
 from cosmicai.surveys.shard import Galaxies
 
 
 def drawn(galaxies: int, seed: int = 0, start: int = 0) -> Galaxies:
-    return Galaxies.concatenate(synthetic.batches(galaxies, seed, start))
+    return Galaxies.concatenate(synthetic.generate_batches(galaxies, seed, start))
 
 
 def digest(galaxies: Galaxies) -> str:
@@ -38,9 +38,9 @@ def test_any_range_is_a_slice(sample: Galaxies, start: int, galaxies: int) -> No
 
 
 def test_batches_are_blocks_and_a_rest() -> None:
-    assert [len(batch) for batch in synthetic.batches(2500)] == [1024, 1024, 452]
-    assert [len(batch) for batch in synthetic.batches(100, start=1000)] == [24, 76]
-    assert list(synthetic.batches(0)) == []
+    assert [len(batch) for batch in synthetic.generate_batches(2500)] == [1024, 1024, 452]
+    assert [len(batch) for batch in synthetic.generate_batches(100, start=1000)] == [24, 76]
+    assert list(synthetic.generate_batches(0)) == []
 
 
 def test_shapes_dtypes_and_numbers(sample: Galaxies) -> None:
@@ -52,7 +52,7 @@ def test_shapes_dtypes_and_numbers(sample: Galaxies) -> None:
 
 
 def test_values_are_those_of_a_spectroscopic_sample(sample: Galaxies) -> None:
-    assert not input_flags(sample.image, sample.magnitude).any()
+    assert not flag_inputs(sample.image, sample.magnitude).any()
     assert sample.redshift.min() > 0.01
     assert sample.redshift.max() < 0.6
     assert 12 < sample.magnitude[:, 1:].min() < sample.magnitude[:, 1:].max() < 25

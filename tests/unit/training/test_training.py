@@ -1,21 +1,22 @@
+import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 import cosmicai
 from cosmicai.errors import InputError
 from cosmicai.models.config import AstroMAEConfig, InceptionConfig
-from cosmicai.models.weights import Weights, build, load_weights
+from cosmicai.models.weights import Weights, build_network, load_weights
 from cosmicai.surveys import synthetic
 from cosmicai.surveys.shard import Galaxies
 from cosmicai.surveys.survey import Survey, write_survey
 from cosmicai.training import sample as samples
-from cosmicai.training.loop import EpochReport, train
-from cosmicai.training.options import DEMO_CONFIG, TrainingOptions
+from cosmicai.training.fit import EpochReport, train
+from cosmicai.training.recipe import DEMO_CONFIG, TrainingOptions
 
 FIELDS = ("image", "magnitude", "redshift", "objid")
 TINY = AstroMAEConfig(
@@ -38,7 +39,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Survey:
     out = tmp_path_factory.mktemp("surveys") / "tiny"
-    return write_survey(str(out), synthetic.batches(400), 400, 150, FIELDS)
+    return write_survey(str(out), synthetic.generate_batches(400), 400, 150, FIELDS)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,11 @@ def same(one: Weights, other: Weights) -> bool:
 
 def predict(weights: Weights, galaxies: Galaxies) -> np.ndarray:
     with torch.no_grad():
-        return build(weights)(torch.from_numpy(galaxies.image), torch.from_numpy(galaxies.magnitude)).double().numpy()
+        return (
+            build_network(weights)(torch.from_numpy(galaxies.image), torch.from_numpy(galaxies.magnitude))
+            .double()
+            .numpy()
+        )
 
 
 def stop_after(epoch: int) -> Callable[[EpochReport], None]:
@@ -66,12 +71,12 @@ def stop_after(epoch: int) -> Callable[[EpochReport], None]:
 
 
 def changed(survey: Survey, out: Path, change: Callable[[Galaxies], Galaxies]) -> Survey:
-    return write_survey(str(out), map(change, survey.batches(1000)), survey.galaxies, 150, FIELDS)
+    return write_survey(str(out), map(change, survey.read_batches(1000)), survey.galaxies, 150, FIELDS)
 
 
 def test_the_same_seed_gives_the_same_weights(survey: Survey, trained: Weights, tmp_path: Path) -> None:
     assert same(train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS), trained)
-    other = train(survey, str(tmp_path / "o.safetensors"), TINY, replace(OPTIONS, seed=6))
+    other = train(survey, str(tmp_path / "o.safetensors"), TINY, structs.replace(OPTIONS, seed=6))
     assert not same(other, trained)
 
 
@@ -104,13 +109,13 @@ def test_a_state_of_another_training_is_refused(survey: Survey, trained: Weights
     with pytest.raises(KeyboardInterrupt):
         train(survey, out, TINY, OPTIONS, report=stop_after(1))
     with pytest.raises(InputError, match="another training: batch_size, seed differ"):
-        train(survey, out, TINY, replace(OPTIONS, batch_size=16, seed=1), resume=True)
+        train(survey, out, TINY, structs.replace(OPTIONS, batch_size=16, seed=1), resume=True)
     with pytest.raises(InputError, match="another training: network differ"):
-        train(survey, out, replace(TINY, depth=2), OPTIONS, resume=True)
+        train(survey, out, structs.replace(TINY, depth=2), OPTIONS, resume=True)
     with pytest.raises(InputError, match="another training: initial weights differ"):
         train(survey, out, TINY, OPTIONS, initial=trained, resume=True)
     with pytest.raises(InputError, match="another training: survey differ"):
-        train(replace(survey, shards=survey.shards[:2]), out, TINY, OPTIONS, resume=True)
+        train(dataclasses.replace(survey, shards=survey.shards[:2]), out, TINY, OPTIONS, resume=True)
 
 
 def test_a_damaged_state_is_refused(survey: Survey, tmp_path: Path) -> None:
@@ -122,7 +127,7 @@ def test_a_damaged_state_is_refused(survey: Survey, tmp_path: Path) -> None:
 def test_a_frozen_encoder_keeps_every_bit_while_the_rest_learns(
     survey: Survey, trained: Weights, tmp_path: Path
 ) -> None:
-    options = replace(OPTIONS, epochs=1, freeze_encoder=True)
+    options = structs.replace(OPTIONS, epochs=1, freeze_encoder=True)
     tuned = train(survey, str(tmp_path / "w.safetensors"), TINY, options, initial=trained)
     kept = {name for name in trained.tensors if np.array_equal(tuned.tensors[name], trained.tensors[name])}
     # The last Inception block never runs its large branch, so nothing teaches it.
@@ -132,7 +137,7 @@ def test_a_frozen_encoder_keeps_every_bit_while_the_rest_learns(
 
 def test_fine_tuning_begins_where_the_initial_weights_are(survey: Survey, trained: Weights, tmp_path: Path) -> None:
     # A step too small for float32 to notice: folding the standardisation in and out is all that is left.
-    options = replace(OPTIONS, epochs=1, learning_rate=1e-12, weight_decay=0, freeze_encoder=True)
+    options = structs.replace(OPTIONS, epochs=1, learning_rate=1e-12, weight_decay=0, freeze_encoder=True)
     tuned = train(survey, str(tmp_path / "w.safetensors"), TINY, options, initial=trained)
     for name in trained.tensors:
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
@@ -145,8 +150,10 @@ def test_the_validation_is_that_of_the_written_weights(survey: Survey, tmp_path:
     best = min(reports, key=lambda report: report.metrics.mae)
     assert weights.notes["best_epoch"] == str(best.epoch)
     held = [
-        galaxies[chunk.held - chunk.start : chunk.held_stop - chunk.start]
-        for chunk, galaxies in zip(samples.cut(survey, OPTIONS), survey.batches(samples.CHUNK), strict=True)
+        galaxies[chunk.validation_start - chunk.start : chunk.validation_stop - chunk.start]
+        for chunk, galaxies in zip(
+            samples.split_chunks(survey, OPTIONS), survey.read_batches(samples.CHUNK), strict=True
+        )
     ]
     galaxies = Galaxies.concatenate(held)
     assert len(galaxies) == best.validated == 40
@@ -156,15 +163,15 @@ def test_the_validation_is_that_of_the_written_weights(survey: Survey, tmp_path:
 
 def test_training_learns(survey: Survey, tmp_path: Path) -> None:
     reports: list[EpochReport] = []
-    train(survey, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, epochs=10), report=reports.append)
+    train(survey, str(tmp_path / "w.safetensors"), TINY, structs.replace(OPTIONS, epochs=10), report=reports.append)
     assert reports[-1].loss < reports[0].loss / 3
     assert reports[-1].metrics.r2 > 0.6
 
 
 def test_every_training_galaxy_is_seen_once_per_epoch(survey: Survey) -> None:
-    sample = samples.examine(survey, OPTIONS)
-    seen = [list(samples.batches(survey, sample, 36, np.random.default_rng(epoch))) for epoch in (0, 1)]
-    held = {row for shard, chunk in enumerate(sample.chunks) for row in range(150 * shard + chunk.held, 150 * shard + chunk.held_stop)}  # fmt: skip  # noqa: E501
+    sample = samples.scan_survey(survey, OPTIONS)
+    seen = [list(samples.read_training_batches(survey, sample, 36, np.random.default_rng(epoch))) for epoch in (0, 1)]
+    held = {row for shard, chunk in enumerate(sample.chunks) for row in range(150 * shard + chunk.validation_start, 150 * shard + chunk.validation_stop)}  # fmt: skip  # noqa: E501
     orders = [np.concatenate([batch.objid for batch in batches]).tolist() for batches in seen]
     assert orders[0] != orders[1]
     for order in orders:
@@ -181,14 +188,19 @@ def test_galaxies_without_redshift_or_with_bad_values_are_left_out(survey: Surve
     # The last of the survey's three shards has no redshift at all, validation rows included.
     reports: list[EpochReport] = []
     spoilt = changed(survey, tmp_path / "spoilt", spoil)
-    weights = train(spoilt, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, epochs=1), report=reports.append)
+    weights = train(
+        spoilt, str(tmp_path / "w.safetensors"), TINY, structs.replace(OPTIONS, epochs=1), report=reports.append
+    )
     assert reports[0].left_out == 190
     assert reports[0].trained + reports[0].validated == 210
     assert all(np.isfinite(tensor).all() for tensor in weights.tensors.values())
 
 
 def test_no_galaxy_left_is_an_error(survey: Survey, tmp_path: Path) -> None:
-    blind = changed(survey, tmp_path / "blind", lambda galaxies: replace(galaxies, redshift=galaxies.redshift * np.nan))
+    def without_redshift(galaxies: Galaxies) -> Galaxies:
+        return dataclasses.replace(galaxies, redshift=galaxies.redshift * np.nan)
+
+    blind = changed(survey, tmp_path / "blind", without_redshift)
     with pytest.raises(InputError, match=r"0 galaxies are left to train and 0 to validate \(400 have no redshift"):
         train(blind, str(tmp_path / "w.safetensors"), TINY, OPTIONS)
 
@@ -209,24 +221,24 @@ def test_a_loss_that_is_no_number_is_an_error(survey: Survey, tmp_path: Path) ->
     [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("validation_fraction", 1.0), ("warmup", 1.0)],
 )
 def test_senseless_options_are_refused(survey: Survey, tmp_path: Path, field: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"{field} is {value}; expected"):
-        train(survey, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, **{field: value}))
+    with pytest.raises(InputError, match=f"field {field}: expected `.*; see `cosmicai train -h`"):
+        train(survey, str(tmp_path / "w.safetensors"), TINY, structs.replace(OPTIONS, **{field: value}))
 
 
 def test_a_fresh_encoder_cannot_be_frozen(survey: Survey, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a fresh encoder cannot be frozen"):
-        train(survey, str(tmp_path / "w.safetensors"), TINY, replace(OPTIONS, freeze_encoder=True))
+        train(survey, str(tmp_path / "w.safetensors"), TINY, structs.replace(OPTIONS, freeze_encoder=True))
 
 
 def test_initial_weights_of_another_network_are_refused(survey: Survey, trained: Weights, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the initial weights are of another configuration"):
-        train(survey, str(tmp_path / "w.safetensors"), replace(TINY, depth=2), OPTIONS, initial=trained)
+        train(survey, str(tmp_path / "w.safetensors"), structs.replace(TINY, depth=2), OPTIONS, initial=trained)
 
 
 def test_the_demo_weights_know_galaxies_they_have_not_seen() -> None:
     weights = load_weights(str(Path(cosmicai.__file__).parent / "models" / "demo.safetensors"))
     assert weights.config == DEMO_CONFIG
-    galaxies = Galaxies.concatenate(synthetic.batches(1024, seed=0))
+    galaxies = Galaxies.concatenate(synthetic.generate_batches(1024, seed=0))
     predicted = predict(weights, galaxies)
     error = predicted - galaxies.redshift
     assert 1 - (error**2).mean() / galaxies.redshift.var() > 0.95

@@ -1,4 +1,4 @@
-"""`cosmicai reproduce`: the published files, or none; and metrics that are those of the published predictions."""
+"""`cosmicai reproduce` accepts the published files alone and computes the metrics of the published predictions."""
 
 import json
 import shutil
@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 import cosmicai.verification.reproduce
 from cosmicai.cli.reproduce import reproduce as command
 from cosmicai.errors import InputError
-from cosmicai.models.published_files import FILES, PublishedFile, blob_id
+from cosmicai.models.download import PUBLISHED_FILES, PublishedFile, git_blob_id
 from cosmicai.runs.store import RunFolder
-from cosmicai.verification.reproduce import METRICS, Published, published_files
+from cosmicai.verification.reproduce import METRICS, PublishedMetric, find_published_files
 from support.helpers import run
 
 CHECKPOINT, GALAXIES = "Mixed_Inception_z_VITAE_Base_Img_Full_New_Full.pt", "resized_inference.pt"
@@ -29,10 +29,10 @@ def invoke(*arguments: object) -> Result:
 
 @pytest.fixture
 def stand_in(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose files of random weights and galaxies pass for the published ones."""
+    """A folder whose files of random weights and galaxies are accepted as the published ones."""
     upstream = shared / "upstream"
     names = ("checkpoint.pt", "partition_512.pt")
-    checkpoint, galaxies = (PublishedFile(f"code/{name}", blob_id(upstream / name)) for name in names)
+    checkpoint, galaxies = (PublishedFile(f"code/{name}", git_blob_id(upstream / name)) for name in names)
     replaced = partial(
         cosmicai.verification.reproduce.reproduce, files=(checkpoint, galaxies), metrics=expected(shared)
     )
@@ -40,8 +40,8 @@ def stand_in(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return upstream
 
 
-def expected(shared: Path) -> tuple[Published, ...]:
-    """What the published predictions of the fixture are worth, by formulas of this test's own."""
+def expected(shared: Path) -> tuple[PublishedMetric, ...]:
+    """Metrics of the published predictions of the fixture, by independent formulas."""
     phot = np.load(shared / "upstream/expected.npz")["z_float64"]
     tensors = torch.load(shared / "upstream/partition_512.pt", weights_only=False).tensors
     spec = tensors[2].numpy()
@@ -54,7 +54,7 @@ def expected(shared: Path) -> tuple[Published, ...]:
         dz.mean(),
         1.48 * np.median(abs(dz - np.median(dz))),
     )
-    return tuple(Published(name, name, float(value), 5) for name, value in zip(NAMES, values, strict=True))
+    return tuple(PublishedMetric(name, name, float(value), 5) for name, value in zip(NAMES, values, strict=True))
 
 
 def test_the_metrics_are_those_of_the_published_predictions(stand_in, shared, tmp_path):
@@ -68,26 +68,26 @@ def test_the_metrics_are_those_of_the_published_predictions(stand_in, shared, tm
         assert row["ours"] == pytest.approx(metric.value, abs=1e-5) and row["published"] == metric.value
         assert row["difference"] == row["ours"] - metric.value
     assert "512 of 512" in done.stderr and found["machine"]["cpu_model"] in done.stderr
-    # The run is as `infer` leaves it, with the imported weights beside it.
+    # The run is as `infer` writes it, with the imported weights next to it.
     assert found["run"] == str(tmp_path / "o/run")
     folder = RunFolder(found["run"])
     summary, plan = folder.complete_summary(), folder.plan()
     assert summary is not None and plan.weights == str(tmp_path / "o/published.safetensors")
     assert (plan.precision, plan.galaxies) == ("float32", 512)
-    assert [summary["metrics"][name] for name in NAMES] == [row["ours"] for row in found["rows"]]
+    assert [getattr(summary.metrics, name) for name in NAMES] == [row["ours"] for row in found["rows"]]
 
 
-def test_other_metrics_are_told_and_give_exit_code_3(stand_in, tmp_path, monkeypatch):
-    asked = partial(cosmicai.verification.reproduce.reproduce, metrics=METRICS)  # of the real galaxies
-    monkeypatch.setattr(cosmicai.verification.reproduce, "reproduce", asked)
+def test_metrics_that_differ_are_reported_with_exit_code_3(stand_in, tmp_path, monkeypatch):
+    replaced = partial(cosmicai.verification.reproduce.reproduce, metrics=METRICS)  # of the real galaxies
+    monkeypatch.setattr(cosmicai.verification.reproduce, "reproduce", replaced)
     options = ("--folder", stand_in, "--out", tmp_path / "o")
     done = invoke(*options)
     assert done.exception is None and done.return_value == 3
-    assert done.stderr.endswith("ours do not agree with the published metrics\n")
+    assert done.stderr.endswith("our metrics do not agree with the published ones\n")
     for quoted in ("0.974674", "0.01252", "0.000297", "0.002024", "0.01136"):
         assert f" {quoted} " in done.stdout
     assert done.stdout.count(" no ") == len(METRICS) and "cpu_model" in done.stdout
-    # Again: the earlier run is done anew; what is no such run stays.
+    # The earlier run is done again; a run with other weights is kept.
     left = tmp_path / "o/run/left"
     left.touch()
     assert invoke(*options).return_value == 3 and not left.exists()
@@ -100,25 +100,25 @@ def test_other_metrics_are_told_and_give_exit_code_3(stand_in, tmp_path, monkeyp
 
 @pytest.mark.parametrize(("distance", "agrees"), [(0.49e-5, True), (-0.49e-5, True), (0.51e-5, False), (None, False)])
 def test_a_metric_agrees_within_half_a_unit_of_the_last_quoted_decimal(distance, agrees):
-    metric = Published("mae", "MAE", 0.01251969638102928, 5)
-    row = metric.row(None if distance is None else metric.value + distance)
+    metric = PublishedMetric("mae", "MAE", 0.01251969638102928, 5)
+    row = metric.compare(None if distance is None else metric.value + distance)
     assert (row["agrees"], row["quoted"]) == (agrees, "0.01252")
 
 
 def test_the_published_metrics_are_those_of_the_published_files(shared):
     folder = shared / "published/laptop/batch_series"
     for batch_size in (1, 2, 4, 8, 16, 32, 64, 128):
-        told = json.loads((folder / f"results_series_2_batch_{batch_size}_Results.json").read_text())
-        assert [told[name] for name in ("R2", "MAE", "MSE", "Bias", "Precision")] == [each.value for each in METRICS]
+        results = json.loads((folder / f"results_series_2_batch_{batch_size}_Results.json").read_text())
+        assert [results[name] for name in ("R2", "MAE", "MSE", "Bias", "Precision")] == [each.value for each in METRICS]
     assert [each.key for each in METRICS] == NAMES
 
 
 @pytest.mark.parametrize(
-    ("there", "missing"),
+    ("present", "missing"),
     [((), f"{CHECKPOINT} and {GALAXIES} are"), ((CHECKPOINT,), f"{GALAXIES} is"), ((GALAXIES,), f"{CHECKPOINT} is")],
 )
-def test_absent_files_are_one_sentence(tmp_path, there, missing):
-    for name in there:
+def test_missing_files_are_one_sentence(tmp_path, present, missing):
+    for name in present:
         (tmp_path / name).touch()
     done = run("reproduce", "--folder", str(tmp_path), "--out", str(tmp_path / "o"))
     assert done.returncode == 2 and done.stdout == ""
@@ -136,7 +136,7 @@ def test_a_file_that_is_not_the_published_one_is_refused_by_name(tmp_path):
     assert isinstance(refused, InputError)
     assert str(refused) == (
         f"{tmp_path / CHECKPOINT} is not the published file: its git blob id is "
-        f"ce013625030ba8dba906f756967f9e9ca394464a, expected {FILES[0].blob_id}; "
+        f"ce013625030ba8dba906f756967f9e9ca394464a, expected {PUBLISHED_FILES[0].blob_id}; "
         f"fetch that with `cosmicai weights fetch --out {tmp_path}`"
     )
     assert not (tmp_path / "o").exists()
@@ -147,7 +147,9 @@ def test_galaxies_that_are_not_the_published_ones_are_refused(tmp_path, shared):
     (tmp_path / "checkpoint.pt").symlink_to(checkpoint)
     shutil.copyfile(shared / "upstream/expected.npz", tmp_path / GALAXIES)
     with pytest.raises(InputError, match=f"{GALAXIES} is not the published file: "):
-        published_files(str(tmp_path), (PublishedFile("checkpoint.pt", blob_id(checkpoint)), FILES[1]))
+        find_published_files(
+            str(tmp_path), (PublishedFile("checkpoint.pt", git_blob_id(checkpoint)), PUBLISHED_FILES[1])
+        )
 
 
 def test_weights_are_not_imported_to_s3(stand_in):

@@ -1,4 +1,4 @@
-"""`cosmicai selftest`: what it says of engines that work, that do not, and that are not here."""
+"""`cosmicai selftest`: its report on engines that pass, that fail, and that cannot run here."""
 
 import json
 
@@ -10,7 +10,7 @@ from cosmicai.errors import InputError
 from cosmicai.verification import selftest
 
 
-def asked(*options: str) -> Result:
+def invoke(*options: str) -> Result:
     return CliRunner().invoke(cli, ["selftest", "--json", *options], standalone_mode=False)
 
 
@@ -19,9 +19,9 @@ def few_galaxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "GALAXIES", 256)
 
 
-def test_engines_that_are_here_pass_and_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_engines_pass_and_others_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "PRECISIONS", {"openvino": (), "reference": (), "cuda": ()})
-    done = asked()
+    done = invoke()
     assert done.return_value == 0, done.output
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert {"openvino float32", "reference float32"} <= rows.keys()
@@ -31,17 +31,17 @@ def test_engines_that_are_here_pass_and_others_are_told(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("limit", "value"), [("LARGEST_NMAD", 0.001), ("LARGEST_SHIFT", -1.0)])
-def test_wrong_redshifts_are_named(monkeypatch: pytest.MonkeyPatch, limit: str, value: float) -> None:
+def test_engines_with_wrong_redshifts_are_named(monkeypatch: pytest.MonkeyPatch, limit: str, value: float) -> None:
     monkeypatch.setattr(selftest, "PRECISIONS", {"reference": ()})
     monkeypatch.setattr(selftest, limit, value)
-    done = asked()
+    done = invoke()
     assert done.return_value == 3
     assert done.stderr.endswith("the redshifts of reference float32 are wrong\n")
     assert [row["passed"] for row in json.loads(done.stdout)["rows"]] == [False]
 
 
-def test_without_any_engine_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "plan_run", lambda *_: None)
-    done = asked()
+def test_without_any_engine_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "create_engine_run", lambda *_: None)
+    done = invoke()
     assert isinstance(done.exception, InputError)
-    assert str(done.exception) == "no engine can run here; see above for what each of them wants"
+    assert str(done.exception) == "no engine can run here; the messages above say what each of them needs"

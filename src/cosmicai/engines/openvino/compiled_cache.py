@@ -1,4 +1,4 @@
-"""A folder for what is made once per machine and network: safe when several ranks start at once."""
+"""A folder for what is computed once per machine and network; several ranks may start and use it at the same time."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from functools import cache
 from pathlib import Path
 
 from ...errors import StorageError
-from ...ranks.image_identity import image_variant
+from ...ranks.container_image import image_variant
 from ...storage import write_bytes
 
 
 @cache
 def cache_folder() -> Path:
-    """COSMICAI_CACHE, else `cosmicai` in the user's cache folder, else in the temporary folder.
+    """Return COSMICAI_CACHE, else `cosmicai` in the user's cache folder, else a folder in the temporary folder.
 
-    The latter where the home is read-only, and in a container, whose image is to leave no home a trace. Only this user
-    may write there, since what lies in it is run.
+    The temporary folder is for read-only homes, and for containers, which write nothing to the home. Only this user may
+    have permission to write to the folder, since its files are executed.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     own = None if image_variant() else Path(home, "cosmicai")
     temporary = Path(tempfile.gettempdir(), f"cosmicai-{os.getuid()}")
     for folder in (os.environ.get("COSMICAI_CACHE"), own, temporary):
-        if folder and _is_ours(Path(folder)):
+        if folder and _is_private(Path(folder)):
             return Path(folder)
     return Path(tempfile.mkdtemp(prefix="cosmicai-"))
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_private(folder: Path) -> bool:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
@@ -38,13 +38,14 @@ def _is_ours(folder: Path) -> bool:
     return state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK)
 
 
-def cached(name: str, make: Callable[[], bytes | memoryview]) -> Path:
-    """The file of this name in the cache, made first if it is not there; complete or absent at any moment.
+def get_or_create(name: str, make: Callable[[], bytes | memoryview]) -> Path:
+    """Return the cached file of this name, created first with what `make` returns if it does not exist.
 
-    A full disk under the cache folder is no reason to fail: the file then goes to a temporary folder.
+    At any time the file is complete or absent. If the cache folder cannot be written, as on a full disk, the file goes
+    to a temporary folder.
     """
     path = cache_folder() / name
-    if path.exists():
+    if path.is_file():  # reading a pipe of this name would never end
         return path
     data = make()
     try:

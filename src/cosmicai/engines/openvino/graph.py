@@ -1,9 +1,10 @@
-"""The folded network as two OpenVINO graphs, built from arrays: no torch, no ONNX.
+"""The folded network as two OpenVINO graphs, built from arrays without torch or ONNX.
 
-The transformer is apart because it alone bears a lower precision: magnitudes or Inception features rounded to bfloat16
-move redshifts by percents (README, "What made it fast"). Two forms are chosen for speed: the grouped 1x1 convolutions
-of the parallel module run as one batched matrix product per layer, neighbouring groups merged until a product reads
-MERGED_INPUTS channels; and attention is left to the fused operation. Shapes are static: B galaxies at a time.
+The transformer is a graph of its own because it alone tolerates a lower precision: magnitudes or Inception features
+rounded to bfloat16 change redshifts by percents (README, "What made it fast"). Two forms are chosen for speed: each
+layer of grouped 1x1 convolutions in the parallel module is one batched matrix product, with neighbouring groups merged
+until a product reads MERGED_INPUTS channels; and attention is OpenVINO's fused operation. Shapes are static: B
+galaxies.
 
 Shapes in comments: B batch, T tokens, P patches, C width.
 """
@@ -18,21 +19,25 @@ from numpy.typing import NDArray
 from openvino import Node
 from openvino import opset13 as op
 
-from ...models.fold import Affine, Folded, FoldedBlock, FoldedInception, merge_groups, merged_products
+from ...models.fold import Affine, FoldedBlock, FoldedInception, FoldedWeights, merge_groups, merged_products
 
-VERSION = 2  # of the graph; exports of another version are not used
-INNER_BATCHES = (64, 128)  # worth trying; 64 needs less memory
+VERSION = 2  # of the graphs; exports of another version are not used
+INNER_BATCHES = (64, 128)  # candidates; 64 needs less memory
 MERGED_INPUTS = 16
 
 
-def build_encoder(folded: Folded, batch: int) -> ov.Model:
-    """The transformer: `image` (batch, bands, H, W) to `encoded` (batch, C), float32."""
+def build_encoder(folded: FoldedWeights, batch: int) -> ov.Model:
+    """Return the transformer: `image` (batch, bands, H, W) to `encoded` (batch, C), float32."""
     image = _image(folded, batch)
     return ov.Model([_encode(folded, image, batch)], [image], "encoder")
 
 
-def build_rest(folded: Folded, batch: int) -> ov.Model:
-    """All else: `encoded` (batch, C), `image` and `magnitude` (batch, magnitudes) to `redshift` (batch,), float32."""
+def build_rest(folded: FoldedWeights, batch: int) -> ov.Model:
+    """Return everything else, all in float32.
+
+    Inputs are `encoded` (batch, C), `image` (batch, bands, H, W) and `magnitude` (batch, magnitudes); the output is
+    `redshift` (batch,).
+    """
     encoded = op.parameter([batch, folded.config.width], np.float32, name="encoded")
     image = _image(folded, batch)
     magnitude = op.parameter([batch, folded.config.magnitudes], np.float32, name="magnitude")
@@ -52,7 +57,7 @@ def build_rest(folded: Folded, batch: int) -> ov.Model:
 PARTS = {"encoder": build_encoder, "rest": build_rest}
 
 
-def _image(folded: Folded, batch: int) -> Node:
+def _image(folded: FoldedWeights, batch: int) -> Node:
     config = folded.config
     return op.parameter([batch, config.bands, config.image_size, config.image_size], np.float32, name="image")
 
@@ -84,7 +89,7 @@ def _tokens(x: Node, start: int, stop: int) -> Node:  # (B, T, C) -> (B, stop - 
     return op.slice(x, _ints(start), _ints(stop), _ints(1), _ints(1))
 
 
-def _encode(folded: Folded, image: Node, batch: int) -> Node:  # -> (B, C), normalized
+def _encode(folded: FoldedWeights, image: Node, batch: int) -> Node:  # -> (B, C), normalized
     config = folded.config
     stride, skip = [config.patch_size] * 2, config.tokens - config.patches
     grid = op.convolution(image, _array(folded.patch), stride, [0, 0], [0, 0], [1, 1])  # (B, C, side, side)
@@ -105,8 +110,8 @@ def _encode(folded: Folded, image: Node, batch: int) -> Node:  # -> (B, C), norm
     return _normalize(x, config.final_norm_eps)
 
 
-def _attend(folded: Folded, block: FoldedBlock, x: Node, batch: int, skip: int, queries: int) -> Node:
-    """The first half of a block for its last `queries` tokens: (B, T, C) -> (B, queries, C)."""
+def _attend(folded: FoldedWeights, block: FoldedBlock, x: Node, batch: int, skip: int, queries: int) -> Node:
+    """Return the first half of a block for its last `queries` tokens: (B, T, C) -> (B, queries, C)."""
     config = folded.config
     normed, patches = _normalize(x, config.norm_eps), _tokens(x, skip, config.tokens) if skip else x
     if queries == config.tokens:
@@ -129,8 +134,8 @@ def _attend(folded: Folded, block: FoldedBlock, x: Node, batch: int, skip: int, 
     return op.concat([_tokens(x, 0, skip), op.add(_tokens(x, skip, config.tokens), local)], 1)
 
 
-def _convolve(folded: Folded, block: FoldedBlock, patches: Node, batch: int) -> Node:
-    """The parallel module: (B, P, C) -> (B, P, C)."""
+def _convolve(folded: FoldedWeights, block: FoldedBlock, patches: Node, batch: int) -> Node:
+    """Return the parallel module: (B, P, C) -> (B, P, C)."""
     config = folded.config
     groups_in, groups_out = config.convolution_groups
     if config.convolution_kernel == 1 and groups_in == groups_out:
@@ -149,7 +154,7 @@ def _convolve(folded: Folded, block: FoldedBlock, patches: Node, batch: int) -> 
 
 
 def _batched(x: Node, layer: Affine, groups: int, products: int) -> Node:
-    """A grouped 1x1 convolution as matrix products: (products, rows, inputs) -> (products, rows, outputs)."""
+    """Return a grouped 1x1 convolution as matrix products: (products, rows, inputs) -> (products, rows, outputs)."""
     dense = merge_groups(layer, groups, products)
     return op.add(op.matmul(x, _array(dense.weight), False, True), _array(dense.bias))
 
@@ -164,7 +169,7 @@ def _convolution(x: Node, layer: Affine, groups: int = 1) -> Node:
     return op.add(y, _array(layer.bias.reshape(1, -1, 1, 1)))
 
 
-def _inception(folded: Folded, image: Node) -> Node:  # (B, bands, H, W) -> (B, features)
+def _inception(folded: FoldedWeights, image: Node) -> Node:  # (B, bands, H, W) -> (B, features)
     def pool(x: Node) -> Node:
         return op.avg_pool(x, [folded.config.pool] * 2, [0, 0], [0, 0], [folded.config.pool] * 2, True)
 

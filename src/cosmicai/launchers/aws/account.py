@@ -1,4 +1,4 @@
-"""Whose AWS a run is on: found when it begins, and again from its folder alone."""
+"""The AWS account of a run: from the options when the run begins, later from its folder."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import os
 from urllib.parse import urlsplit
 
 from ...errors import InputError
-from ..request import CloudRequest
+from ..base import CloudRequest
 from ..submission import CloudRun
 from .clients import KEYS, Account
 
 
-def asked(request: CloudRequest) -> Account:
-    """The account that is asked for, with what boto3 would find itself, so that a run's folder can name it.
+def account_for_request(request: CloudRequest) -> Account:
+    """Activate and return the requested account, with the profile that boto3 would find, for the run folder to name.
 
-    Raises InputError if there is no way to it, or its address is not fit to be written down.
+    Raises InputError if the account cannot be used, or if its endpoint holds credentials, which must not be written.
     """
     endpoint = request.endpoint_url
     if endpoint and urlsplit(endpoint).username is not None:
         raise InputError(
-            "--endpoint-url holds a user's name or password, which a run's folder would show; use one without"
+            "--endpoint-url holds a user name or password, which the run folder would show; use an address without them"
         )
-    # boto3 takes keys before a profile unless that is named in the call.
+    # boto3 prefers keys to a profile unless the profile is given explicitly.
     own = None if KEYS[0] in os.environ else os.environ.get("AWS_PROFILE")
-    return _used(Account(request.region, endpoint, request.profile or own))
+    return _activate(Account(request.region, endpoint, request.profile or own))
 
 
-def reached(submitted: CloudRun) -> Account:
-    """The account of a run. Raises InputError if there is no way to it."""
-    return _used(Account(submitted.region, submitted.endpoint_url, submitted.profile))
+def account_for_run(submitted: CloudRun) -> Account:
+    """Activate and return the account of a run. Raises InputError if it cannot be used."""
+    return _activate(Account(submitted.region, submitted.endpoint_url, submitted.profile))
 
 
-def _used(account: Account) -> Account:
-    account.use()
+def _activate(account: Account) -> Account:
+    account.activate()
     return account

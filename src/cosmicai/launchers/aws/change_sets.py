@@ -1,4 +1,4 @@
-"""What CloudFormation is about to change, and waiting until it has."""
+"""CloudFormation change sets: what a change would do to each resource, and waiting until it is done."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InputError
-from .clients import explained_aws
+from .clients import describe_aws_errors
 
-LOOK_EVERY = {"change set": 2, "stack": 5}  # seconds between questions how far it is
-LONGEST = 3600  # seconds that it may take
+POLL_INTERVAL = {"change set": 2, "stack": 5}  # seconds
+TIMEOUT = 3600  # seconds
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one resource: Add, Modify or Remove; `replacement` is True, False or Conditional, empty where
-    nothing can be replaced."""
+    """A change of one resource: `action` is Add, Modify or Remove.
+
+    `replacement` is True, False or Conditional, or empty where nothing can be replaced.
+    """
 
     action: str
     resource: str
@@ -24,17 +26,17 @@ class Change:
     replacement: str = ""
 
 
-def prepared(client: Any, name: str, change_set: str) -> list[Change] | None:
-    """What a change set would do to a stack, once CloudFormation knows; None if it would do nothing.
+def await_change_set(client: Any, name: str, change_set: str) -> list[Change] | None:
+    """Wait until CloudFormation has prepared a change set and return its changes; None if nothing would change.
 
-    Raises InputError if CloudFormation refuses to do it, or cannot be asked.
+    Raises InputError if CloudFormation refuses the change set or cannot be reached.
     """
     from botocore.exceptions import WaiterError
 
-    with explained_aws(f"prepare a change of the stack {name}"):
+    with describe_aws_errors(f"prepare a change of the stack {name}"):
         try:
             client.get_waiter("change_set_create_complete").wait(
-                ChangeSetName=change_set, WaiterConfig=_patience("change set")
+                ChangeSetName=change_set, WaiterConfig=_waiter_config("change set")
             )
         except WaiterError as error:
             reason = error.last_response.get("StatusReason", "")
@@ -44,42 +46,45 @@ def prepared(client: Any, name: str, change_set: str) -> list[Change] | None:
                 raise InputError(f"CloudFormation refuses to change the stack {name}: {reason}") from None
             raise
         pages = client.get_paginator("describe_change_set").paginate(ChangeSetName=change_set)
-        found = [one["ResourceChange"] for page in pages for one in page.get("Changes", [])]
+        changes = [change["ResourceChange"] for page in pages for change in page.get("Changes", [])]
     return [
-        Change(one["Action"], one["LogicalResourceId"], one["ResourceType"], one.get("Replacement", ""))
-        for one in found
+        Change(change["Action"], change["LogicalResourceId"], change["ResourceType"], change.get("Replacement", ""))
+        for change in changes
     ]
 
 
-def await_end(client: Any, end: str, name: str, stack_id: str, token: str) -> None:
-    """Waits until a stack has come to an end (a waiter's name) of what was asked with the token.
+def await_stack(client: Any, waiter: str, name: str, stack_id: str, token: str) -> None:
+    """Wait with the boto3 `waiter` of this name until the request with the token is done.
 
-    Raises InputError if it does not, with the reasons of the resources that failed, the first one first.
+    Raises InputError if it fails, with the reasons of the resources that failed, in their order.
     """
     from botocore.exceptions import WaiterError
 
     try:
-        with explained_aws(f"wait for the stack {name}"):
+        with describe_aws_errors(f"wait for the stack {name}"):
             try:
-                client.get_waiter(end).wait(StackName=stack_id, WaiterConfig=_patience("stack"))
+                client.get_waiter(waiter).wait(StackName=stack_id, WaiterConfig=_waiter_config("stack"))
             except WaiterError:
                 if not (reasons := _reasons(client, stack_id, token)):
                     raise
-                told = f"CloudFormation could not do this to the stack {name}: {', '.join(reasons)}"
-                raise InputError(f"{told}; mend that and try again") from None
+                raise InputError(
+                    f"CloudFormation could not change the stack {name}: {', '.join(reasons)}; correct it and try again"
+                ) from None
     except KeyboardInterrupt:
-        told = "no longer waiting for CloudFormation, which goes on"
-        raise InputError(f"{told}; look with `python aws/deploy.py status --stack {name}`") from None
+        raise InputError(
+            "no longer waiting for CloudFormation, which continues; check with "
+            f"`python aws/deploy.py status --stack {name}`"
+        ) from None
 
 
 def _reasons(client: Any, stack_id: str, token: str) -> list[str]:
-    """Why resources failed, without those that were given up because of another one."""
+    """Return why resources failed, without those that were cancelled because of another one."""
     pages = client.get_paginator("describe_stack_events").paginate(StackName=stack_id)
-    told = [one for page in pages for one in page["StackEvents"] if one.get("ClientRequestToken") == token]
-    failed = [one for one in reversed(told) if one["ResourceStatus"].endswith("_FAILED")]
-    reasons = [(one["LogicalResourceId"], one.get("ResourceStatusReason", "no reason given")) for one in failed]
+    events = [event for page in pages for event in page["StackEvents"] if event.get("ClientRequestToken") == token]
+    failed = [event for event in reversed(events) if event["ResourceStatus"].endswith("_FAILED")]
+    reasons = [(event["LogicalResourceId"], event.get("ResourceStatusReason", "no reason given")) for event in failed]
     return [f"{resource} ({reason})" for resource, reason in reasons if "cancelled" not in reason]
 
 
-def _patience(what: str) -> dict[str, int]:
-    return {"Delay": LOOK_EVERY[what], "MaxAttempts": LONGEST // LOOK_EVERY[what]}
+def _waiter_config(kind: str) -> dict[str, int]:
+    return {"Delay": POLL_INTERVAL[kind], "MaxAttempts": TIMEOUT // POLL_INTERVAL[kind]}

@@ -1,4 +1,4 @@
-"""From nothing to a stack that can do runs, and back to nothing."""
+"""Deploy a stack that can execute runs, and remove it."""
 
 from __future__ import annotations
 
@@ -8,170 +8,184 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import InputError
-from ...runs.record import git_commit
-from ..slurm.sif import Image
+from ...runs.provenance import git_commit
+from ..image_commit import commit_notices
 from .change_sets import Change
-from .clients import Account, explained_aws
-from .image_push import ARCHIVE, Archive, has_image, push, read_archive, require_skopeo
-from .stack import change, delete, described, not_now, outputs_of, present, require_ours, resources, running
+from .clients import Account, describe_aws_errors
+from .image_push import ARCHIVE, ImageArchive, has_image, push_image, read_archive, require_skopeo
+from .stack import (
+    change_stack,
+    delete_stack,
+    describe_stack,
+    explain_unchangeable,
+    list_resources,
+    list_running_executions,
+    read_outputs,
+    require_own_template,
+    require_stack,
+)
 
-OBJECTS_AT_ONCE = 1000  # that S3 deletes in one request
-IMAGES_AT_ONCE = 100  # that ECR deletes in one request
-NAMED = 5  # of many runs
+OBJECTS_PER_REQUEST = 1000  # that S3 deletes
+IMAGES_PER_REQUEST = 100  # that ECR deletes
+LISTED = 5  # of many runs
 BUCKET, REPOSITORY, MACHINE = "AWS::S3::Bucket", "AWS::ECR::Repository", "AWS::StepFunctions::StateMachine"
-KEPT = (BUCKET, REPOSITORY, "AWS::S3::BucketPolicy")  # by a stack that has no image
+KEPT = (BUCKET, REPOSITORY, "AWS::S3::BucketPolicy")  # by a stack without an image
 
 Approve = Callable[[Sequence[Change]], bool]
 
 
-def up(
+def deploy_stack(
     account: Account,
     name: str,
     template: str,
     definition: bytes,
     parameters: Mapping[str, str],
     approve: Approve,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     *,
     image: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> bool:
-    """Makes a stack of the template, or brings it to the template, the parameters and the image; False if it was so.
+    """Create a stack, or update it to the template, the parameters and the image; return False if nothing changed.
 
-    A parameter that is not given keeps its value, and so does the image if there is no archive. A new stack is made
-    without image first, since bucket and repository must be there before what they hold.
-    Raises InputError if something given does not fit, and as `change` and `push` do; what is done then is kept, and
-    doing it again goes on from there.
+    A parameter that is not given keeps its value, and so does the image if there is no archive. A new stack is first
+    created without an image, since bucket and repository must exist before they can hold anything.
+    Raises InputError if an argument does not fit, and as `change_stack` and `push_image` do; what has been done by then
+    is kept, and another call continues from there.
     """
-    stack = described(account, name)
-    outputs = outputs_of(stack) if stack else {}
-    archive = _chosen(image, outputs)
-    own = {"Prefix": name, **parameters}
+    stack = describe_stack(account, name)
+    outputs = read_outputs(stack) if stack else {}
+    archive = _choose_archive(image, outputs)
+    changed = {"Prefix": name, **parameters}
     built_for = archive.architecture if archive else outputs["Architecture"]
-    if own.setdefault("Architecture", built_for) != built_for:
+    if changed.setdefault("Architecture", built_for) != built_for:
         raise InputError(
-            f"the image is for {built_for}; build one for {own['Architecture']} or leave --architecture out"
+            f"the image is for {built_for}; build one for {changed['Architecture']} or leave --architecture out"
         )
-    if own.get("BucketName"):
-        _require_bucket(account, own["BucketName"], outputs)
-    made = False
+    if changed.get("BucketName"):
+        _require_bucket(account, changed["BucketName"], outputs)
+    created = False
     if stack:
-        own.pop("BucketName", None)  # else a bucket that the stack has made would no longer be its own
+        changed.pop("BucketName", None)  # a bucket that the stack created would otherwise no longer belong to it
     else:
         require_skopeo()
-        made = change(account, name, template, own, approve, tags)
-        outputs = outputs_of(present(account, name))
+        created = change_stack(account, name, template, changed, approve, tags)
+        outputs = read_outputs(require_stack(account, name))
     if archive:
-        for notice in Image(archive.path, archive.variant, archive.commit).notices(git_commit()):
-            tell(notice)
+        for notice in commit_notices(archive.path, archive.commit, git_commit()):
+            notify(notice)
         if has_image(account, outputs["RepositoryUri"], archive.digest):
-            tell(f"{archive.digest} is in {outputs['RepositoryUri']}")
+            notify(f"{archive.digest} is in {outputs['RepositoryUri']}")
         else:
-            tell(f"pushing {archive.digest} to {outputs['RepositoryUri']}")
-            push(account, archive, outputs["RepositoryUri"])
-        own |= {"ImageDigest": archive.digest, "Commit": archive.commit or ""}
-    own["DefinitionKey"] = f"deployments/state_machine-{hashlib.sha256(definition).hexdigest()[:16]}.asl.json"
-    with explained_aws(f"write to the bucket {outputs['BucketName']}"):
-        account.client("s3").put_object(Bucket=outputs["BucketName"], Key=own["DefinitionKey"], Body=definition)
+            notify(f"pushing {archive.digest} to {outputs['RepositoryUri']}")
+            push_image(account, archive, outputs["RepositoryUri"])
+        changed |= {"ImageDigest": archive.digest, "Commit": archive.commit or ""}
+    changed["DefinitionKey"] = f"deployments/state_machine-{hashlib.sha256(definition).hexdigest()[:16]}.asl.json"
+    with describe_aws_errors(f"write to the bucket {outputs['BucketName']}"):
+        account.client("s3").put_object(Bucket=outputs["BucketName"], Key=changed["DefinitionKey"], Body=definition)
 
-    def warned(changes: Sequence[Change]) -> bool:
+    def warn_and_approve(changes: Sequence[Change]) -> bool:
         machine = outputs.get("StateMachineArn")
-        if machine and (names := running(account, machine)):
-            tell(f"runs are going on ({_few(names)}); what is left of them will be done by what is changed")
+        if machine and (names := list_running_executions(account, machine)):
+            notify(f"runs are in progress ({_shorten(names)}); the rest of their work will use the changed stack")
         return approve(changes)
 
-    return change(account, name, template, own, warned, tags) or made
+    return change_stack(account, name, template, changed, warn_and_approve, tags) or created
 
 
-def down(
-    account: Account, name: str, approve: Approve, tell: Callable[[str], None], *, keep_data: bool = False
+def remove_stack(
+    account: Account, name: str, approve: Approve, notify: Callable[[str], None], *, keep_data: bool = False
 ) -> None:
-    """Removes a stack with everything in its bucket and its repository.
+    """Delete a stack with everything in its bucket and its repository.
 
-    A bucket that existed before remains as it is. With `keep_data` the stack's own bucket remains too: then all else
-    is removed by taking the image from the stack, which keeps that bucket and an empty repository, and `up` brings
-    the rest back.
-    Raises InputError if there is no such stack, if a run is going on, if it is not approved, or if something resists.
+    A bucket that existed before the stack is left unchanged. With `keep_data` the stack's own bucket stays as well:
+    everything else is deleted by removing the image from the stack, which keeps that bucket and an empty repository,
+    and `deploy_stack` restores the rest.
+    Raises InputError if the stack does not exist, if a run is in progress, if the deletion is not approved, or if a
+    resource cannot be deleted.
     """
-    require_ours(stack := present(account, name))
+    require_own_template(stack := require_stack(account, name))
     if stack["StackStatus"].endswith("_IN_PROGRESS"):
-        raise InputError(not_now(stack))
-    there = resources(account, name)
-    physical = {one.kind: one.resource for one in there}
+        raise InputError(explain_unchangeable(stack))
+    existing = list_resources(account, name)
+    physical = {resource.kind: resource.resource for resource in existing}
     machine, bucket, repository = (physical.get(kind) for kind in (MACHINE, BUCKET, REPOSITORY))
-    if machine and (names := running(account, machine)):
+    if machine and (names := list_running_executions(account, machine)):
         raise InputError(
-            f"runs are going on ({_few(names)}); wait for their end or stop them with `python -m launch cancel RUN`"
+            f"runs are in progress ({_shorten(names)}); wait for their end or stop them with "
+            "`python -m launch cancel RUN`"
         )
     keeps = keep_data and bucket is not None
-    going = [one for one in there if not (keeps and one.kind in KEPT)]
+    removed = [resource for resource in existing if not (keeps and resource.kind in KEPT)]
     if keeps:
-        if change(account, name, None, {"ImageDigest": ""}, lambda changes: approve(going)):
-            tell(f"removed {len(going)} resources of the stack {name}")
-        tell(f"kept s3://{bucket}, and the stack {name} for it")
-    elif not approve(going):
-        raise InputError(f"the stack {name} remains as it is, since you did not agree")
+        if change_stack(account, name, None, {"ImageDigest": ""}, lambda changes: approve(removed)):
+            notify(f"removed {len(removed)} resources of the stack {name}")
+        notify(f"kept s3://{bucket}, and the stack {name} to which it belongs")
+    elif not approve(removed):
+        raise InputError(f"the stack {name} is unchanged, since the removal was not approved")
     if repository:
-        tell(f"images deleted from the repository {repository}: {_empty_repository(account, repository):,}")
+        notify(f"images deleted from the repository {repository}: {_empty_repository(account, repository):,}")
     if not keeps:
         if bucket:
-            tell(f"objects deleted from s3://{bucket}: {_empty_bucket(account, bucket):,}")
-        delete(account, name, stack["StackId"])
-        tell(f"removed the stack {name} with its {len(going)} resources")
+            notify(f"objects deleted from s3://{bucket}: {_empty_bucket(account, bucket):,}")
+        delete_stack(account, name, stack["StackId"])
+        notify(f"removed the stack {name} with its {len(removed)} resources")
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + f" and {len(names) - LISTED} more" * (len(names) > LISTED)
 
 
 def _empty_bucket(account: Account, bucket: str) -> int:
-    """Deletes all objects of a bucket, all their versions too; returns how many. Raises InputError if one resists."""
+    """Delete all objects of a bucket in all versions and return their number. Raises InputError if one cannot be."""
     client, count = account.client("s3"), 0
-    with explained_aws(f"empty the bucket {bucket}"), suppress(client.exceptions.NoSuchBucket):  # removed by hand
-        while True:  # not page by page, of which each would begin after an object that is gone
-            page = client.list_object_versions(Bucket=bucket, MaxKeys=OBJECTS_AT_ONCE)
-            found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-            if not found:
+    with describe_aws_errors(f"empty the bucket {bucket}"), suppress(client.exceptions.NoSuchBucket):  # deleted by hand
+        while True:  # a paginator would start each page at an object that no longer exists
+            page = client.list_object_versions(Bucket=bucket, MaxKeys=OBJECTS_PER_REQUEST)
+            versions = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            if not versions:
                 break
-            keys = [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in found]
-            answer = client.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-            if errors := answer.get("Errors"):
+            keys = [{"Key": version["Key"], "VersionId": version["VersionId"]} for version in versions]
+            response = client.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            if errors := response.get("Errors"):
                 raise InputError(f"cannot delete s3://{bucket}/{errors[0]['Key']}: {errors[0]['Message']}")
             count += len(keys)
     return count
 
 
 def _empty_repository(account: Account, repository: str) -> int:
-    """Deletes all images of a repository; returns how many."""
+    """Delete all images of a repository and return their number."""
     client, digests = account.client("ecr"), list[str]()
-    gone = client.exceptions.RepositoryNotFoundException  # removed by hand
-    with explained_aws(f"empty the repository {repository}"), suppress(gone):
+    missing = client.exceptions.RepositoryNotFoundException  # deleted by hand
+    with describe_aws_errors(f"empty the repository {repository}"), suppress(missing):
         pages = client.get_paginator("list_images").paginate(repositoryName=repository)
-        digests = sorted({one["imageDigest"] for page in pages for one in page["imageIds"]})
-        for begin in range(0, len(digests), IMAGES_AT_ONCE):
-            ids = [{"imageDigest": digest} for digest in digests[begin : begin + IMAGES_AT_ONCE]]
-            answer = client.batch_delete_image(repositoryName=repository, imageIds=ids)
-            if failures := answer.get("failures"):
+        digests = sorted({image["imageDigest"] for page in pages for image in page["imageIds"]})
+        for begin in range(0, len(digests), IMAGES_PER_REQUEST):
+            ids = [{"imageDigest": digest} for digest in digests[begin : begin + IMAGES_PER_REQUEST]]
+            response = client.batch_delete_image(repositoryName=repository, imageIds=ids)
+            if failures := response.get("failures"):
                 raise InputError(f"cannot delete an image of {repository}: {failures[0]['failureReason']}")
     return len(digests)
 
 
-def _chosen(image: str | None, outputs: Mapping[str, str]) -> Archive | None:
-    """The archive to take the image from; None if the stack keeps its own. Raises InputError if there is neither."""
+def _choose_archive(image: str | None, outputs: Mapping[str, str]) -> ImageArchive | None:
+    """Return the archive with the image, None if the stack keeps its own. Raises InputError if there is neither."""
     if image is None and not Path(ARCHIVE).exists():
         if outputs.get("ImageDigest"):
             return None
-        raise InputError(f"there is no image {ARCHIVE} here; make it with `make image`, or name one with --image")
+        raise InputError(f"there is no image {ARCHIVE} here; build it with `make image`, or name one with --image")
     return read_archive(image or ARCHIVE)
 
 
 def _require_bucket(account: Account, bucket: str, outputs: Mapping[str, str]) -> None:
-    """Raises InputError if the bucket is not there, in another region, or not the one that the stack has."""
+    """Raise InputError if the bucket does not exist, is in another region, or is not that of the stack."""
     if bucket != outputs.get("BucketName", bucket):
         raise InputError(
-            f"the stack has the bucket {outputs['BucketName']} and cannot change it; make another stack with --stack"
+            f"the stack has the bucket {outputs['BucketName']} and cannot change it; create another stack with --stack"
         )
-    with explained_aws(f"use the bucket {bucket}"):
-        there = account.client("s3").head_bucket(Bucket=bucket).get("BucketRegion", account.where)
-    if there != account.where:
-        raise InputError(f"the bucket {bucket} is in {there} and the stack in {account.where}; use one region for both")
+    with describe_aws_errors(f"use the bucket {bucket}"):
+        region = account.client("s3").head_bucket(Bucket=bucket).get("BucketRegion", account.region_name)
+    if region != account.region_name:
+        raise InputError(
+            f"the bucket {bucket} is in {region} and the stack in {account.region_name}; use one region for both"
+        )

@@ -1,4 +1,4 @@
-"""The CloudFormation stack of aws/template.yaml: finding it, changing it by change sets, and removing it."""
+"""Find, change (by change sets) and remove the CloudFormation stack of aws/template.yaml."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InputError
-from .change_sets import Change, await_end, prepared
-from .clients import Account, explained_aws
+from .change_sets import Change, await_change_set, await_stack
+from .clients import Account, describe_aws_errors
 
 CHANGEABLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
-NOT_MADE = "REVIEW_IN_PROGRESS"  # a stack of which there is nothing but a change set
+EMPTY = "REVIEW_IN_PROGRESS"  # a stack that has a change set and nothing else
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack that has an image, by the outputs of its template."""
+    """A stack that has an image, described by the outputs of its template."""
 
     name: str
     outputs: dict[str, str]
 
     @property
     def bucket(self) -> str:
-        """The bucket with surveys, weights and runs."""
+        """Name of the bucket with surveys, weights and runs."""
         return self.outputs["BucketName"]
 
     @property
     def state_machine(self) -> str:
-        """The ARN of the state machine that does a run."""
+        """ARN of the state machine that executes a run."""
         return self.outputs["StateMachineArn"]
 
     @property
     def architecture(self) -> str:
-        """That of the functions, x86_64 or arm64."""
+        """Architecture of the functions, x86_64 or arm64."""
         return self.outputs["Architecture"]
 
     @property
@@ -50,75 +50,76 @@ class Stack:
 
     @property
     def timeout_seconds(self) -> int:
-        """How long one invocation of a rank's function may take."""
+        """Time limit of one invocation of a rank's function, in seconds."""
         return int(self.outputs["TimeoutSeconds"])
 
     @property
     def max_concurrency(self) -> int:
-        """How many ranks may be at work at a time."""
+        """Maximum number of ranks that run at the same time."""
         return int(self.outputs["MaxConcurrency"])
 
 
-def described(account: Account, name: str) -> dict[str, Any] | None:
-    """What CloudFormation says of a stack; None if there is none. Raises InputError if it cannot be asked."""
+def describe_stack(account: Account, name: str) -> dict[str, Any] | None:
+    """Return CloudFormation's description of a stack, None if it does not exist."""
     client = account.client("cloudformation")
-    with explained_aws(f"ask for the stack {name}"):
+    with describe_aws_errors(f"describe the stack {name}"):
         try:
             stack: dict[str, Any] = client.describe_stacks(StackName=name)["Stacks"][0]
         except client.exceptions.ClientError as error:
             if "does not exist" in error.response["Error"]["Message"]:
                 return None
             raise
-    return None if stack["StackStatus"] == NOT_MADE else stack
+    return None if stack["StackStatus"] == EMPTY else stack
 
 
-def require_ours(stack: Mapping[str, Any]) -> None:
-    """Raises InputError if a described stack is none of our template."""
-    if not {"ImageDigest", "DefinitionKey"} <= {one["ParameterKey"] for one in stack.get("Parameters", [])}:
+def require_own_template(stack: Mapping[str, Any]) -> None:
+    """Raise InputError if a described stack was not made from this template."""
+    if not {"ImageDigest", "DefinitionKey"} <= {parameter["ParameterKey"] for parameter in stack.get("Parameters", [])}:
         raise InputError(
             f"the stack {stack['StackName']} was not made from aws/template.yaml; choose another name with --stack"
         )
 
 
-def outputs_of(stack: Mapping[str, Any]) -> dict[str, str]:
-    """The outputs of a described stack. Raises InputError if it has none, or is none of our template."""
-    require_ours(stack)
-    outputs = {one["OutputKey"]: one["OutputValue"] for one in stack.get("Outputs", [])}
+def read_outputs(stack: Mapping[str, Any]) -> dict[str, str]:
+    """Return the outputs of a described stack. Raises InputError if it has none, or was made from another template."""
+    require_own_template(stack)
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
     if not outputs:
-        raise InputError(not_now(stack))
+        raise InputError(explain_unchangeable(stack))
     return outputs
 
 
 def find_stack(account: Account, name: str) -> Stack:
-    """The stack of this name. Raises InputError if there is none, or it has no image yet and can run nothing."""
-    outputs = outputs_of(present(account, name))
+    """Return the stack of this name. Raises InputError if it does not exist, or has no image yet and cannot run."""
+    outputs = read_outputs(require_stack(account, name))
     if "StateMachineArn" not in outputs:
         raise InputError(f"the stack {name} has no image yet; finish it with `python aws/deploy.py up --stack {name}`")
     return Stack(name, outputs)
 
 
-def present(account: Account, name: str) -> dict[str, Any]:
-    """What CloudFormation says of a stack. Raises InputError if there is none."""
-    stack = described(account, name)
+def require_stack(account: Account, name: str) -> dict[str, Any]:
+    """Return CloudFormation's description of a stack. Raises InputError if it does not exist."""
+    stack = describe_stack(account, name)
     if stack is None:
         raise InputError(
-            f"there is no stack {name} in {account.where}; make it with `python aws/deploy.py up --stack {name}`"
+            f"there is no stack {name} in {account.region_name}; create it with "
+            f"`python aws/deploy.py up --stack {name}`"
         )
     return stack
 
 
-def not_now(stack: Mapping[str, Any]) -> str:
-    """The sentence for a stack that is in no state to be changed."""
+def explain_unchangeable(stack: Mapping[str, Any]) -> str:
+    """Return the message for a stack whose state does not permit a change."""
     name, status = stack["StackName"], stack["StackStatus"]
     if status.endswith("_IN_PROGRESS"):
-        return f"the stack {name} is being changed ({status}); try again when that is done"
+        return f"the stack {name} is being changed ({status}); try again when this is done"
     return (
-        f"the stack {name} is {status} and cannot be changed; mend it in CloudFormation's console, or remove it with "
+        f"the stack {name} is {status} and cannot be changed; repair it in CloudFormation's console, or remove it with "
         f"`python aws/deploy.py down --stack {name}`"
     )
 
 
-def change(
+def change_stack(
     account: Account,
     name: str,
     template: str | None,
@@ -126,27 +127,27 @@ def change(
     approve: Callable[[Sequence[Change]], bool],
     tags: Mapping[str, str] | None = None,
 ) -> bool:
-    """Makes or changes a stack, once `approve` has said yes to the changes, and waits; False if nothing would change.
+    """Create or change a stack once `approve` accepts the changes, and wait; return False if nothing would change.
 
-    Without a template the stack's own remains, and so does every parameter and tag that is not given.
-    Raises InputError if it is not approved, if the stack is in no state to be changed, or if the change fails.
+    Without a template the stack keeps its own, and it keeps every parameter and tag that is not given.
+    Raises InputError if the changes are not approved, if the stack's state does not permit them, or if they fail.
     """
-    client, before = account.client("cloudformation"), described(account, name)
+    client, before = account.client("cloudformation"), describe_stack(account, name)
     if before and before["StackStatus"] not in CHANGEABLE:
-        raise InputError(not_now(before))
+        raise InputError(explain_unchangeable(before))
     source = {"UsePreviousTemplate": True} if template is None else {"TemplateBody": template}
     token = f"cosmicai-{secrets.token_hex(8)}"
-    with explained_aws(f"prepare a change of the stack {name}"):
-        asked = client.get_template_summary(**({"StackName": name} if template is None else source))
-        known = {one["ParameterKey"] for one in asked["Parameters"]}
-        had = {one["ParameterKey"] for one in (before or {}).get("Parameters", [])}
-        all_tags = {one["Key"]: one["Value"] for one in (before or {}).get("Tags", [])} | dict(tags or {})
-        made = client.create_change_set(
+    with describe_aws_errors(f"prepare a change of the stack {name}"):
+        summary = client.get_template_summary(**({"StackName": name} if template is None else source))
+        known = {parameter["ParameterKey"] for parameter in summary["Parameters"]}
+        earlier = {parameter["ParameterKey"] for parameter in (before or {}).get("Parameters", [])}
+        all_tags = {tag["Key"]: tag["Value"] for tag in (before or {}).get("Tags", [])} | dict(tags or {})
+        change_set = client.create_change_set(
             StackName=name,
             ChangeSetName=token,
             ChangeSetType="UPDATE" if before else "CREATE",
             Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
-            + [{"ParameterKey": key, "UsePreviousValue": True} for key in sorted(known & had - set(parameters))],
+            + [{"ParameterKey": key, "UsePreviousValue": True} for key in sorted(known & earlier - set(parameters))],
             Tags=[{"Key": key, "Value": value} for key, value in all_tags.items()],
             Capabilities=["CAPABILITY_NAMED_IAM"],
             **source,
@@ -154,47 +155,48 @@ def change(
         )
     executed = False
     try:
-        changes = prepared(client, name, made["Id"])
+        changes = await_change_set(client, name, change_set["Id"])
         if changes is None:
             return False
         if not approve(changes):
-            raise InputError(f"the stack {name} remains as it is, since you did not agree")
-        with explained_aws(f"change the stack {name}"):
-            client.execute_change_set(ChangeSetName=made["Id"], ClientRequestToken=token)
+            raise InputError(f"the stack {name} is unchanged, since the changes were not approved")
+        with describe_aws_errors(f"change the stack {name}"):
+            client.execute_change_set(ChangeSetName=change_set["Id"], ClientRequestToken=token)
         executed = True
     finally:
         if not executed:
-            with suppress(InputError), explained_aws("forget it"):  # what went wrong before is the error to report
-                client.delete_change_set(ChangeSetName=made["Id"])
+            with suppress(InputError), describe_aws_errors("discard it"):  # the error to report is the earlier one
+                client.delete_change_set(ChangeSetName=change_set["Id"])
                 if not before:
-                    client.delete_stack(StackName=made["StackId"])
-    await_end(client, "stack_update_complete" if before else "stack_create_complete", name, made["StackId"], token)
+                    client.delete_stack(StackName=change_set["StackId"])
+    waiter = "stack_update_complete" if before else "stack_create_complete"
+    await_stack(client, waiter, name, change_set["StackId"], token)
     return True
 
 
-def delete(account: Account, name: str, stack_id: str) -> None:
-    """Removes a stack with all that it made, and waits. Raises InputError if something of it resists."""
+def delete_stack(account: Account, name: str, stack_id: str) -> None:
+    """Delete a stack with all its resources, and wait. Raises InputError if a resource cannot be deleted."""
     client, token = account.client("cloudformation"), f"cosmicai-{secrets.token_hex(8)}"
-    with explained_aws(f"remove the stack {name}"):
+    with describe_aws_errors(f"delete the stack {name}"):
         client.delete_stack(StackName=stack_id, ClientRequestToken=token)
-    await_end(client, "stack_delete_complete", name, stack_id, token)
+    await_stack(client, "stack_delete_complete", name, stack_id, token)
 
 
-def resources(account: Account, name: str) -> list[Change]:
-    """All that a stack consists of, as what its removal removes."""
+def list_resources(account: Account, name: str) -> list[Change]:
+    """Return all resources of a stack, as the changes of its deletion."""
     pages = account.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=name)
-    with explained_aws(f"list what the stack {name} consists of"):
+    with describe_aws_errors(f"list the resources of the stack {name}"):
         return [
-            Change("Remove", one["PhysicalResourceId"], one["ResourceType"])
+            Change("Remove", resource["PhysicalResourceId"], resource["ResourceType"])
             for page in pages
-            for one in page["StackResourceSummaries"]
-            if one.get("PhysicalResourceId") and one["ResourceStatus"] != "DELETE_COMPLETE"
+            for resource in page["StackResourceSummaries"]
+            if resource.get("PhysicalResourceId") and resource["ResourceStatus"] != "DELETE_COMPLETE"
         ]
 
 
-def running(account: Account, state_machine: str) -> list[str]:
-    """The names of the executions of a state machine that have not ended."""
+def list_running_executions(account: Account, state_machine: str) -> list[str]:
+    """Return the names of the executions of a state machine that are running."""
     pages = account.client("stepfunctions").get_paginator("list_executions")
-    with explained_aws("list the executions that run"):
-        found = pages.paginate(stateMachineArn=state_machine, statusFilter="RUNNING")
-        return [one["name"] for page in found for one in page["executions"]]
+    with describe_aws_errors("list the running executions"):
+        running = pages.paginate(stateMachineArn=state_machine, statusFilter="RUNNING")
+        return [execution["name"] for page in running for execution in page["executions"]]

@@ -1,4 +1,4 @@
-"""From what was asked for to what S3 must hold and what the state machine is told."""
+"""Prepare a run: the files that S3 must hold, and the payload for the state machine."""
 
 from __future__ import annotations
 
@@ -13,49 +13,58 @@ from ... import storage
 from ...aws_lambda.payload import read_payload
 from ...engines.registry import PRECISIONS
 from ...errors import InputError
-from ...models.weights import DEMO, check, find_weights
-from ...runs.demo import named_survey
+from ...models.weights import DEMO, check_architecture, find_weights
+from ...runs.demo import open_named_survey
 from ...runs.store import RunFolder
-from ...storage.s3 import is_s3, s3_parts
-from ...surveys.survey import Survey, galaxies_per_partition, resplit
-from ..request import CloudRequest
+from ...storage.s3 import is_s3, split_s3_uri
+from ...surveys.survey import Survey, galaxies_per_partition, resplit_survey
+from ..base import CloudRequest, LaunchRequest
 from .stack import Stack
-from .transfer import Upload, describe, missing, send, shards_of, survey_id, with_checksums
+from .transfer import (
+    Upload,
+    add_checksums,
+    list_missing,
+    list_shard_uploads,
+    survey_digest,
+    upload_files,
+    write_survey_file,
+)
 
 RUNS, SURVEYS, WEIGHTS = "runs", "surveys", "weights"  # folders of a stack's bucket
-LONGEST_NAME = 60  # characters; Step Functions allows 80 with all that is added
+MAX_NAME = 60  # characters; Step Functions allows 80 including what is added
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A payload for the state machine, the survey that it names, and files that S3 must have before, the local survey's
-    shards among them."""
+class PreparedRun:
+    """The payload for the state machine, the survey that it names, and the files that S3 must hold before the start.
+
+    The files include the shards of a local survey.
+    """
 
     payload: dict[str, Any]
     survey: Survey
     survey_uri: str
     uploads: list[Upload]
 
-    def send(self) -> None:
-        """Uploads what S3 does not have. Raises InputError as `transfer.send`."""
-        send(missing(self.uploads))
+    def upload(self) -> None:
+        """Upload the files that S3 does not have. Raises InputError as `transfer.upload_files`."""
+        upload_files(list_missing(self.uploads))
         if not is_s3(self.survey.uri):
-            describe(self.survey, self.survey_uri)
+            write_survey_file(self.survey, self.survey_uri)
 
 
-def short_name(folder: RunFolder) -> str:
-    """What a run is called in the cloud: the end of its folder's name, and what tells it from all others of that name,
-    on other machines too."""
-    where = folder.uri if is_s3(folder.uri) else f"{platform.node()}:{folder.uri}"
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", storage.basename(folder.uri))[:LONGEST_NAME]
-    return f"{name}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+def cloud_name(folder: RunFolder) -> str:
+    """Return the name of a run on AWS: that of its folder, and a digest of the folder's address and machine."""
+    address = folder.uri if is_s3(folder.uri) else f"{platform.node()}:{folder.uri}"
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", storage.basename(folder.uri))[:MAX_NAME]
+    return f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
 
-def run_on_s3(stack: Stack, folder: RunFolder) -> RunFolder:
-    """Where a run is whose results are to be in this folder. Raises InputError if the stack cannot write there."""
+def locate_run(stack: Stack, folder: RunFolder) -> RunFolder:
+    """Return the folder on S3 of a run with results in `folder`. Raises InputError if the stack cannot write there."""
     if not is_s3(folder.uri):
-        return RunFolder(f"s3://{stack.bucket}/{RUNS}/{short_name(folder)}")
-    bucket, key = s3_parts(folder.uri)
+        return RunFolder(f"s3://{stack.bucket}/{RUNS}/{cloud_name(folder)}")
+    bucket, key = split_s3_uri(folder.uri)
     if bucket != stack.bucket or not key.startswith(f"{RUNS}/"):
         raise InputError(
             f"{folder.uri}: the stack {stack.name} keeps runs under s3://{stack.bucket}/{RUNS}/; choose an --out there "
@@ -64,68 +73,71 @@ def run_on_s3(stack: Stack, folder: RunFolder) -> RunFolder:
     return folder
 
 
-def opened(survey: str, out: str, request: CloudRequest, limit: int | None, temporary: str) -> Survey:
-    """The survey as it is to be read there, of no more than `limit` shards; cut anew into the temporary folder if that
-    is asked for. Raises InputError as `open_survey` does, or if there is nothing to do or nothing to cut."""
-    found = named_survey(survey, out)
-    if request.partition_mb is not None:
-        require_local(found, request.partition_mb)
-        found = resplit(found, storage.join(temporary, "survey"), galaxies_per_partition(request.partition_mb))
-    found = Survey(found.uri, found.shards[:limit])
-    if not found.galaxies:
-        raise InputError(f"{found.uri} holds no galaxies; nothing to do")
-    return found
+def open_survey(request: LaunchRequest, temporary: str) -> Survey:
+    """Return the survey as it will be read on S3, of at most `limit_files` shards.
+
+    It is cut into the temporary folder if other partitions are requested. Raises InputError if it cannot be read, if
+    it holds no galaxies, or if it cannot be cut.
+    """
+    run, partition_mb = request.run, request.cloud.partition_mb if request.cloud else None
+    survey = open_named_survey(run.survey, run.out)
+    if partition_mb is not None:
+        require_local(survey, partition_mb)
+        survey = resplit_survey(survey, storage.join(temporary, "survey"), galaxies_per_partition(partition_mb))
+    survey = Survey(survey.uri, survey.shards[: run.limit_files])
+    if not survey.galaxies:
+        raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
+    return survey
 
 
 def require_local(survey: Survey, partition_mb: float) -> None:
-    """Raises InputError if a survey cannot be cut anew on its way."""
+    """Raise InputError if a survey cannot be cut into other partitions, since it is on S3."""
     if is_s3(survey.uri):
         raise InputError(
-            f"--partition-mb {partition_mb:g} cuts a local survey, and {survey.uri} is on S3; cut it where it came "
-            "from with `cosmicai split`, or leave --partition-mb out"
+            f"--partition-mb {partition_mb:g} cuts a local survey, and {survey.uri} is on S3; cut the original "
+            "with `cosmicai split`, or leave --partition-mb out"
         )
 
 
-def prepare(
-    stack: Stack, run: RunFolder, named: str, survey: Survey, request: CloudRequest, options: dict[str, Any]
-) -> Prepared:
-    """What a run needs, of a survey that was `named` so. Raises InputError if weights or options cannot be used."""
-    weights, uploads = _weights(stack, options["weights"])
-    if options["precision"] not in (None, *PRECISIONS["openvino"]):
+def prepare(stack: Stack, run: RunFolder, survey: Survey, request: LaunchRequest) -> PreparedRun:
+    """Return what a run on S3 needs. Raises InputError if weights or options cannot be used."""
+    requested, cloud = request.run, request.cloud or CloudRequest()
+    weights, uploads = _stage_weights(stack, requested.weights)
+    if requested.precision not in (None, *PRECISIONS["openvino"]):
         raise InputError(
-            f"--cloud and --precision {options['precision']} contradict each other; OpenVINO, which computes on AWS, "
+            f"--cloud and --precision {requested.precision} contradict each other; OpenVINO, the engine on AWS, "
             f"has {', '.join(PRECISIONS['openvino'])}"
         )
     uri, source = survey.uri, dict[str, Any]()
     if is_s3(uri):
-        prefix = s3_parts(uri)[1]
-        if storage.absolute(named) != uri:  # a single file of that folder
+        prefix = split_s3_uri(uri)[1]
+        if storage.absolute(requested.survey) != uri:  # a single file of that folder
             source["data_map"] = {"0": [f"{prefix}/{survey.shards[0].name}"]}
-        elif options["limit_files"]:
-            source["file_limit"] = options["limit_files"]
+        elif requested.limit_files:
+            source["file_limit"] = requested.limit_files
     else:
-        survey = with_checksums(survey)
-        uri = f"s3://{stack.bucket}/{SURVEYS}/{survey_id(survey)}"
-        uploads += shards_of(survey, uri)
-    data_bucket, data_prefix = s3_parts(uri)
-    bucket, result_path = s3_parts(run.uri)
-    asked = {
+        survey = add_checksums(survey)
+        uri = f"s3://{stack.bucket}/{SURVEYS}/{survey_digest(survey)}"
+        uploads += list_shard_uploads(survey, uri)
+    data_bucket, data_prefix = split_s3_uri(uri)
+    bucket, result_path = split_s3_uri(run.uri)
+    values = {
         "bucket": bucket, "result_path": result_path, "data_bucket": data_bucket, "data_prefix": data_prefix, **source,
-        "weights": weights, "batch_size": options["batch_size"], "precision": options["precision"],
-        "accept_precision_loss": options["accept_precision_loss"] or None, "max_concurrency": request.concurrency,
-        "tolerated_failure_percentage": request.tolerate, "fmi_enabled": request.fmi or None,
+        "weights": weights, "batch_size": requested.batch_size, "precision": requested.precision,
+        "accept_precision_loss": requested.accept_precision_loss or None, "max_concurrency": cloud.concurrency,
+        "tolerated_failure_percentage": cloud.tolerate, "fmi_enabled": cloud.fmi or None,
     }  # fmt: skip
-    payload = {name: value for name, value in asked.items() if value is not None}
-    read_payload(payload)
-    return Prepared(payload, survey, uri, uploads)
+    payload = {name: value for name, value in values.items() if value is not None}
+    read_payload(payload)  # refuses here what the function would refuse
+    return PreparedRun(payload, survey, uri, uploads)
 
 
-def _weights(stack: Stack, named: str) -> tuple[str, list[Upload]]:
-    """The address of the weights for the functions, and what must be uploaded for that."""
+def _stage_weights(stack: Stack, named: str) -> tuple[str, list[Upload]]:
+    """Return the address of the weights for the functions, and the files to upload for it."""
     if named == DEMO:
         return DEMO, []
     file = find_weights(named)
-    check(file.load())
+    check_architecture(file.load())
     if is_s3(file.uri):
         return file.uri, []
     uri = f"s3://{stack.bucket}/{WEIGHTS}/{file.sha256[:16]}.safetensors"

@@ -1,0 +1,1 @@
+"""Runs on this machine: scheduling, supervision and resources of its ranks."""

@@ -1,4 +1,4 @@
-"""Which rank does which item: nothing but bookkeeping, so that every turn of it can be tested."""
+"""Scheduling of work items to supervised ranks: bookkeeping without processes, so that every case can be tested."""
 
 from __future__ import annotations
 
@@ -6,72 +6,73 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 
 from ...runs.plan import WorkItem
-from ...runs.schedule import largest_first, share
+from ...runs.schedule import largest_first, static_assignment
 
-DEADLY = 2  # ranks that an item may end before it is set aside
+MAX_CRASHES = 2  # ranks that an item may crash before it is given up
 
 
-class Dealer:
-    """Deals items to ranks that ask, which hold some at a time, since they read ahead.
+class WorkScheduler:
+    """Assigns items to ranks on request; a rank holds several at a time, since it reads ahead.
 
-    What a dead rank held is suspected of its death. A suspect goes only to a rank that holds nothing, which then gets
-    nothing else until it has finished it: so the second death names one item, which is set aside.
+    The items of a lost rank are suspected of having crashed it. A suspect is assigned only to a rank that holds
+    nothing, which then gets nothing else until that item is finished: a second crash has exactly one cause, which is
+    given up.
     """
 
     def __init__(self, missing: Iterable[WorkItem], ranks: int, schedule: str) -> None:
         items = largest_first(missing)
-        self._left = set(items)
-        self._own: dict[int, deque[WorkItem]] = {}
-        self._common: deque[WorkItem] = deque()
+        self._open = set(items)
+        self._assigned: dict[int, deque[WorkItem]] = {}
+        self._queue: deque[WorkItem] = deque()
         if schedule == "static":
-            self._own = {rank: deque(share(items, rank, ranks)) for rank in range(ranks)}
+            self._assigned = {rank: deque(static_assignment(items, rank, ranks)) for rank in range(ranks)}
         else:
-            self._common = deque(items)
+            self._queue = deque(items)
         self._suspects: deque[WorkItem] = deque()
         self._held: dict[int, set[WorkItem]] = {rank: set() for rank in range(ranks)}
-        self._deaths: Counter[WorkItem] = Counter()
+        self._crashes: Counter[WorkItem] = Counter()
 
     @property
     def is_done(self) -> bool:
-        """Whether every item is finished or set aside."""
-        return not self._left
+        """Whether every item is finished or given up."""
+        return not self._open
 
-    def held(self, rank: int) -> Collection[WorkItem]:
-        """What a rank works on."""
+    def held_by(self, rank: int) -> Collection[WorkItem]:
+        """Return the items that a rank works on."""
         return self._held[rank]
 
-    def next_for(self, rank: int) -> WorkItem | None:
-        """The rank's next item; None if there is none for it now: ask again when anything has changed."""
+    def next_item(self, rank: int) -> WorkItem | None:
+        """Assign an item to a rank and return it; None if there is none for it now, though there may be one later."""
         held = self._held[rank]
-        if any(self._deaths[item] for item in held):
+        if any(self._crashes[item] for item in held):
             return None
         if self._suspects and not held:
             item = self._suspects.popleft()
-        elif own := self._own.get(rank) or self._common:
-            item = own.popleft()
+        elif queue := self._assigned.get(rank) or self._queue:
+            item = queue.popleft()
         else:
             return None
         held.add(item)
         return item
 
-    def finished(self, rank: int, item: WorkItem) -> None:
-        """An item is written, or noted as one that cannot be done."""
+    def item_finished(self, rank: int, item: WorkItem) -> None:
+        """Record that an item is written, or recorded as failed, and needs no rank any more."""
         self._held[rank].discard(item)
-        self._left.discard(item)
+        self._open.discard(item)
 
-    def died(self, rank: int) -> list[WorkItem]:
-        """Takes back what a dead rank held; returns the items that are set aside for having ended too many ranks."""
-        deadly = []
+    def rank_lost(self, rank: int) -> list[WorkItem]:
+        """Take back the items of a rank that has died, and return those that are given up after too many crashes."""
+        given_up = []
         for item in sorted(self._held[rank]):
-            self._deaths[item] += 1
-            if self._deaths[item] < DEADLY:
+            self._crashes[item] += 1
+            if self._crashes[item] < MAX_CRASHES:
                 self._suspects.append(item)
             else:
-                deadly.append(item)
-                self._left.discard(item)
+                given_up.append(item)
+                self._open.discard(item)
         self._held[rank].clear()
-        return deadly
+        return given_up
 
-    def leave(self, rank: int) -> None:
-        """The rank does not come back: what was dealt to it beforehand is everybody's."""
-        self._common.extend(self._own.pop(rank, ()))
+    def rank_retired(self, rank: int) -> None:
+        """Make the items that were assigned to a rank in advance available to all; the rank does not return."""
+        self._queue.extend(self._assigned.pop(rank, ()))

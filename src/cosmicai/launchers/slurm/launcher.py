@@ -1,157 +1,236 @@
-"""From the command line to SLURM and back: check here, submit, and tell what came of it."""
+"""Runs on a SLURM cluster: fit the request into the site, submit, and report what became of it."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from datetime import timedelta
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import click
 
 from ... import storage
 from ...console import notify
-from ...console.progress import polled
+from ...console.progress import poll_progress
 from ...errors import InputError
 from ...ranks.cores import available_cores
-from ...runs.create import begin
-from ...runs.demo import named_survey
-from ...runs.record import cpu_model
+from ...runs.create import create_run, validate_request
+from ...runs.demo import open_named_survey
+from ...runs.provenance import cpu_model
+from ...runs.request import RunRequest
 from ...runs.store import RunFolder
-from ...runs.summary import summarize
-from ...runs.summary_text import conclude
-from ..estimate import engine_rate
-from ..request import Batch, Request
-from ..submission import Submission, jobs_of, submissions
-from . import submit
-from .accounting import account
-from .queue import queued
-from .submit import Granted
+from ...surveys.survey import Survey
+from ..base import LaunchRequest, RankRequest, RemoteStatus, ResumeRequest, SlurmRequest, Submission
+from ..estimate import estimate_run
+from ..submission import SlurmSubmission, read_submissions, require_no_cloud_run
+from .accounting import update_account
+from .allocation import SlurmAllocation, resolve_resources
+from .queue import cancel_jobs, job_numbers, list_jobs
 
-ASK_EVERY = 5.0  # seconds between questions to SLURM
+POLL_INTERVAL = 5.0  # seconds between requests to SLURM's controller
 
 
-def submit_run(
-    survey: str, out: str, request: Request, batch: Batch, options: dict[str, Any], *, dry_run: bool, wait: bool
-) -> int:
-    """Submits a run, or prints what that would be; returns the exit code.
+class SlurmLauncher:
+    """Submits ranks as the tasks of jobs, which then need no launcher any more.
 
-    The plan is written by the first rank that comes, since only where ranks run it is known what can compute there;
-    what can be told here is told here. Raises InputError as `begin` and `slurm.granted` do.
+    The first rank that starts writes the plan, since only where ranks run it is known what can compute there.
     """
-    granted = _granted(request, batch)
-    if options["device"] is None:
-        options["device"] = "cuda" if granted.computes_on_gpus else "cpu"
-        if request.gpus and not granted.computes_on_gpus:
-            notify("this site's GPUs only stand in for some: ranks compute on the CPU")
-    elif options["device"] == "cuda" and not request.gpus:
+
+    name = "slurm"
+
+    def estimate(self, request: LaunchRequest) -> Iterator[str]:
+        """Yield the text that sbatch would get, and about how long the jobs would take and what they would charge."""
+        from .submit import sbatch_texts  # imports submitit, which takes long
+
+        slurm, allocation = _slurm_request(request), self._allocate(request.ranks, request.slurm)
+        planned = _with_device(request, allocation)
+        with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
+            survey = open_named_survey(planned.survey, folder)
+            validate_request(planned, survey)
+            yield from sbatch_texts(RunFolder(storage.absolute(planned.out)), slurm, allocation)
+            yield from _estimate(planned, survey, folder, allocation)
+
+    def submit(self, request: LaunchRequest) -> Submission:
+        """Submit a run and, if that is requested, wait until its jobs have ended.
+
+        Raises InputError if the site does not grant the request, if SLURM refuses, or if jobs are at work on the run.
+        """
+        slurm, allocation = _slurm_request(request), self._allocate(request.ranks, request.slurm)
+        planned = _with_device(request, allocation)
+        survey = open_named_survey(planned.survey, planned.out)
+        validate_request(planned, survey)
+        run = RunFolder(storage.absolute(planned.out))
+        _require_idle(run)
+        return self._submit(
+            run, request.ranks, slurm, allocation, _worker_arguments(planned, survey, run), request.wait
+        )
+
+    def resume(self, run: RunFolder, request: ResumeRequest) -> Submission:
+        """Submit what is missing of a run, with the ranks of its newest submission unless others are requested."""
+        if run.has_plan() and run.parts().issuperset(run.plan().items):
+            return Submission(run, has_ended=True)
+        before = read_submissions(run)
+        ranks, slurm = request.ranks, request.slurm
+        if ranks is None or slurm is None:
+            ranks, slurm = before[-1].options.ranks, before[-1].options.slurm
+        _require_idle(run)
+        allocation = self._allocate(ranks, slurm)
+        if not before and not run.has_plan():
+            run.plan()  # raises InputError, which says what is wrong
+        worker = ("work", run.uri) if run.has_plan() else before[-1].worker
+        return self._submit(run, ranks, slurm, allocation, worker, request.wait)
+
+    def status(self, run: RunFolder) -> RemoteStatus:
+        """Return the jobs in the queue, and what SLURM's accounting knows of those that have worked on the run."""
+        jobs = job_numbers(run)
+        queue = tuple(
+            f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING")
+            for job in list_jobs(jobs) or []
+        )
+        writer = "the first of its ranks" if read_submissions(run) else None
+        return RemoteStatus(queue, _account_lines(run, jobs), writer)
+
+    def cancel(self, run: RunFolder) -> tuple[str, ...]:
+        """Cancel all jobs that wait for or work on a run. Raises InputError if SLURM does not answer here."""
+        numbers = job_numbers(run)
+        jobs = list_jobs(numbers)
+        if jobs is None:
+            raise InputError(f"squeue does not answer here; stop the jobs {', '.join(numbers)} where it does")
+        queued = sorted({job.number.partition("_")[0] for job in jobs}, key=int)
+        if queued:
+            cancel_jobs(queued)
+        return tuple(f"job {job}" for job in queued)
+
+    def _allocate(self, ranks: RankRequest, slurm: SlurmRequest | None) -> SlurmAllocation:
+        allocation = resolve_resources(ranks, slurm or SlurmRequest(), os.environ)
+        for notice in allocation.notices:
+            notify(notice)
+        return allocation
+
+    def _submit(
+        self, run: RunFolder, ranks: RankRequest, slurm: SlurmRequest, allocation: SlurmAllocation,
+        worker: tuple[str, ...], wait: bool,
+    ) -> Submission:  # fmt: skip
+        from .submit import submit_jobs  # imports submitit, which takes long
+
+        submission = submit_jobs(run, ranks, slurm, allocation, worker)
+        submitted = f"submitted job {', '.join(submission.jobs)}; its output is in {submission.folder}"
+        if not wait:
+            watch = f"watch it with `python -m launch status --watch {run.uri}`"
+            return Submission(run, (submitted, watch, f"stop it with `python -m launch cancel {run.uri}`"))
+        click.echo(submitted)
+        try:
+            _wait_for_jobs(run, submission)
+        except KeyboardInterrupt:
+            raise InputError(
+                f"no longer waiting; the jobs go on, stop them with `python -m launch cancel {run.uri}`"
+            ) from None
+        if not run.has_plan():
+            raise InputError(f"the jobs ended before there was a plan; {submission.folder} holds what they printed")
+        summary = run.complete_summary()
+        if summary is None:
+            from ...runs.summarize import summarize  # which imports the libraries of tables and figures
+
+            summary = summarize(run)
+        update_account(run, job_numbers(run))
+        return Submission(run, has_ended=True, summary=summary)
+
+
+def _slurm_request(request: LaunchRequest) -> SlurmRequest:
+    require_no_cloud_run(request.run.out)
+    return request.slurm or SlurmRequest()
+
+
+def _with_device(request: LaunchRequest, allocation: SlurmAllocation) -> RunRequest:
+    """Return the run with the device on which its ranks will compute.
+
+    Raises InputError if it is a GPU and no GPUs are requested.
+    """
+    if request.run.device is None:
+        if request.ranks.gpus and not allocation.computes_on_gpus:
+            notify("this site's GPUs are only stand-ins: ranks compute on the CPU")
+        return replace(request.run, device="cuda" if allocation.computes_on_gpus else "cpu")
+    if request.run.device == "cuda" and not request.ranks.gpus:
         raise InputError("--device cuda needs --gpus, else SLURM gives the job no GPU")
-    with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
-        opened = named_survey(survey, folder if dry_run else out)
-        run = begin(opened, out=out, elsewhere=True, **options)
-        if dry_run:
-            for text in submit.sbatch_texts(run, batch, granted):
-                click.echo(text)
-            for line in _estimate(opened, folder, granted, options):
-                click.echo(line)
-            return 0
-    _require_idle(run)
-    arguments = ["infer", opened.uri, "--out", run.uri, "--resume"]
-    for name, value in options.items():
-        if value is True:
-            arguments.append(f"--{name.replace('_', '-')}")
-        elif value not in (None, False) and name != "resume":
-            local = name == "weights" and value != "demo"
-            arguments += [f"--{name.replace('_', '-')}", storage.absolute(value) if local else str(value)]
-    return _follow(run, submit.launch(run, request, batch, granted, tuple(arguments)), wait)
+    return request.run
 
 
-def submit_again(run: RunFolder, request: Request, batch: Batch, wait: bool) -> int:
-    """Submits what is missing of a run; returns the exit code. Raises InputError if its jobs are still at work."""
-    if run.has_plan() and run.parts().issuperset(run.plan().items):
-        return conclude(summarize(run))
-    _require_idle(run)
-    granted = _granted(request, batch)
-    before = submissions(run)
-    if not before and not run.has_plan():
-        run.plan()  # which says what is wrong
-    worker = ("work", run.uri) if run.has_plan() else before[-1].worker
-    return _follow(run, submit.launch(run, request, batch, granted, worker), wait)
-
-
-def _granted(request: Request, batch: Batch) -> Granted:
-    granted = submit.granted(request, batch, os.environ)
-    for notice in granted.notices:
-        notify(notice)
-    return granted
+def _worker_arguments(request: RunRequest, survey: Survey, run: RunFolder) -> tuple[str, ...]:
+    """Return the command line of `cosmicai` that plans a run or joins it, for nodes that see the same files."""
+    arguments = ["infer", survey.uri, "--out", run.uri, "--resume"]
+    for option in fields(RunRequest):
+        name, value = f"--{option.name.replace('_', '-')}", getattr(request, option.name)
+        if option.name in ("survey", "out", "resume") or value in (None, False):
+            continue
+        if option.name == "weights" and value != "demo":
+            value = storage.absolute(value)
+        arguments += [name] if value is True else [name, str(value)]
+    return tuple(arguments)
 
 
 def _require_idle(run: RunFolder) -> None:
-    if jobs := queued(jobs_of(run)):
+    if jobs := list_jobs(job_numbers(run)):
         raise InputError(
             f"job {jobs[0].number} ({jobs[0].state}) is at work on {run.uri}; stop it with "
             f"`python -m launch cancel {run.uri}` or watch it with `python -m launch status --watch {run.uri}`"
         )
 
 
-def _follow(run: RunFolder, submission: Submission, wait: bool) -> int:
-    click.echo(f"submitted job {', '.join(submission.jobs)}; its output is in {submission.folder}")
-    if not wait:
-        click.echo(f"watch it with `python -m launch status --watch {run.uri}`")
-        click.echo(f"stop it with `python -m launch cancel {run.uri}`")
-        return 0
-    try:
-        _wait(run, submission)
-    except KeyboardInterrupt:
-        raise InputError(
-            f"no longer waiting; the jobs go on, stop them with `python -m launch cancel {run.uri}`"
-        ) from None
-    if not run.has_plan():
-        raise InputError(f"the jobs ended before there was a plan; {submission.folder} holds what they printed")
-    code = conclude(run.complete_summary() or summarize(run))
-    account(run, jobs_of(run))
-    return code
-
-
-def _wait(run: RunFolder, submission: Submission) -> None:
-    """Shows the progress of the jobs until they have ended."""
-    while working := queued(submission.jobs) != []:
+def _wait_for_jobs(run: RunFolder, submission: SlurmSubmission) -> None:
+    """Show the progress of the jobs until they have left the queue."""
+    while in_queue := list_jobs(submission.jobs) != []:
         if run.has_plan():
             break
-        time.sleep(ASK_EVERY)
-    if not working:
+        time.sleep(POLL_INTERVAL)
+    if not in_queue:
         return
     plan = run.plan()
-    with polled(plan.galaxies, lambda: plan.galaxies_of(run.parts())):
-        while queued(submission.jobs) != []:
-            time.sleep(ASK_EVERY)
+    with poll_progress(plan.galaxies, lambda: plan.galaxies_of(run.parts())):
+        while list_jobs(submission.jobs) != []:
+            time.sleep(POLL_INTERVAL)
 
 
-def _estimate(survey: Any, folder: str, granted: Granted, options: dict[str, Any]) -> Iterator[str]:
-    """Lines about size, time and price; the time from a short measurement of one rank's engine here, if it can be."""
-    galaxies = sum(shard.galaxies for shard in survey.shards[: options["limit_files"]])
-    yield f"{galaxies:,} galaxies of {survey.uri} for {granted.ranks:,} ranks of {granted.cores // granted.ranks} cores"
-    if granted.computes_on_gpus:
+def _account_lines(run: RunFolder, jobs: list[str]) -> tuple[str, ...]:
+    account = update_account(run, jobs)
+    if account is None:
+        return ()
+    wall = "" if account.wall_seconds is None else f", {timedelta(seconds=account.wall_seconds)} from start to end"
+    memory = "" if account.max_rss_mb is None else f", up to {account.max_rss_mb:,.0f} MB"
+    return (
+        f"SLURM's account of {account.tasks} tasks: {account.describe_kinds()}{wall}, "
+        f"{account.core_seconds / 3600:,.2f} core-hours{memory}",
+    )
+
+
+def _estimate(request: RunRequest, survey: Survey, folder: str, allocation: SlurmAllocation) -> Iterator[str]:
+    """Yield lines on size, time and charge; the time from a short measurement of one rank's engine, on CPUs."""
+    galaxies = sum(shard.galaxies for shard in survey.shards[: request.limit_files])
+    cores = allocation.cores // allocation.ranks
+    yield f"{galaxies:,} galaxies of {survey.uri} for {allocation.ranks:,} ranks of {cores} cores"
+    if allocation.computes_on_gpus:
         yield "no estimate of the time: ranks compute on GPUs, which cannot be measured here"
     else:
-        begun = begin(survey, out=storage.join(folder, "run"), ranks=granted.ranks, **options, tell=notify)
-        threads = min(granted.cores // granted.ranks, available_cores())
-        rate = engine_rate(begun, threads) * granted.ranks
-        seconds = galaxies / rate
+        run = create_run(
+            replace(request, out=storage.join(folder, "run"), resume=False), survey, ranks=allocation.ranks,
+            notify=notify,
+        )  # fmt: skip
+        threads = min(cores, available_cores())
+        found = estimate_run(run, allocation.ranks, threads)
         yield (
-            f"about {timedelta(seconds=round(seconds))} of work once all ranks run, at {rate:,.0f} galaxies/s, "
-            f"{granted.ranks} times what one rank of {threads} threads was measured on this machine ({cpu_model()})"
+            f"about {timedelta(seconds=round(found.seconds))} of work once all ranks run, at "
+            f"{found.galaxies_per_second:,.0f} galaxies/s, {allocation.ranks} times what one rank of {threads} threads "
+            f"was measured on this machine ({cpu_model()})"
         )
-        yield f"about {_price(granted, seconds / 3600)}"
-    yield f"at most {_price(granted, granted.seconds / 3600)}, if all of the time limit is used"
+        yield f"about {_describe_charge(allocation, found.seconds / 3600)}"
+    yield f"at most {_describe_charge(allocation, allocation.seconds / 3600)}, if all of the time limit is used"
 
 
-def _price(granted: Granted, hours: float) -> str:
-    parts = [f"{granted.cores * hours:,.2f} core-hours"]
-    if granted.gpus:
-        parts.append(f"{granted.gpus * hours:,.2f} GPU-hours")
-    if granted.service_units_per_hour is not None:
-        parts.append(f"{granted.service_units_per_hour * hours:,.2f} service units")
+def _describe_charge(allocation: SlurmAllocation, hours: float) -> str:
+    parts = [f"{allocation.cores * hours:,.2f} core-hours"]
+    if allocation.gpus:
+        parts.append(f"{allocation.gpus * hours:,.2f} GPU-hours")
+    if allocation.service_units_per_hour is not None:
+        parts.append(f"{allocation.service_units_per_hour * hours:,.2f} service units")
     return ", ".join(parts)

@@ -1,46 +1,54 @@
-"""What an image of Apptainer says of itself (containers/Containerfile, containers/sif.sh)."""
+"""What an Apptainer image states about itself (containers/Containerfile, containers/sif.sh)."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from ...errors import InputError
+from ...records import decode_json
 
 
 @dataclass(frozen=True)
-class Image:
-    """A SIF or an unpacked one; what it was not told is None."""
+class ApptainerImage:
+    """A SIF file, or a folder with an unpacked one; labels that it does not have are None."""
 
     path: str
     variant: str | None
     commit: str | None
 
-    def notices(self, commit: str | None) -> Iterator[str]:
-        """What the user of code of this commit should know."""
-        if commit and self.commit and commit != self.commit:
-            yield (
-                f"{self.path} was built from commit {self.commit} and the code outside is of {commit}; build the image "
-                "anew, or check its commit out"
-            )
+
+class _Attributes(msgspec.Struct, frozen=True):
+    labels: dict[str, str] | None
 
 
-def inspected(path: str) -> Image | None:
-    """The image at a path; None where Apptainer is not at hand, as where jobs alone load its module.
+class _Data(msgspec.Struct, frozen=True):
+    attributes: _Attributes
 
-    Raises InputError if it is no image.
+
+class _Inspection(msgspec.Struct, frozen=True):
+    """The part of the output of `apptainer inspect --json` that is used here."""
+
+    data: _Data
+
+
+def inspect_image(path: str) -> ApptainerImage | None:
+    """Return the image at a path; None where Apptainer is not installed, as where only jobs load its module.
+
+    Raises InputError if it is not an image.
     """
     if not shutil.which("apptainer"):
         return None
-    asked = subprocess.run(["apptainer", "inspect", "--json", path], capture_output=True, text=True)
+    printed = subprocess.run(["apptainer", "inspect", "--json", path], capture_output=True, text=True).stdout
+    remedy = "make an image of Apptainer with containers/sif.sh"
     try:
-        labels = json.loads(asked.stdout)["data"]["attributes"]["labels"] or {}
-    except (ValueError, KeyError):
+        labels = decode_json(printed, _Inspection, where=f"--image {path}", remedy=remedy).data.attributes.labels or {}
+    except InputError:
         if Path(path).is_dir():  # some root file system that Apptainer has not made
-            return Image(path, None, None)
-        raise InputError(f"--image {path} is no image of Apptainer; make one with containers/sif.sh") from None
-    return Image(path, labels.get("cosmicai.variant"), labels.get("org.opencontainers.image.revision"))
+            return ApptainerImage(path, None, None)
+        raise InputError(f"--image {path} is not an image of Apptainer; make one with containers/sif.sh") from None
+    return ApptainerImage(path, labels.get("cosmicai.variant"), labels.get("org.opencontainers.image.revision"))

@@ -1,85 +1,102 @@
-"""What one SLURM cluster offers, read from a file such as `slurm/rivanna.toml`, whose fields are those of the classes.
+"""What a SLURM cluster offers: its partitions, GPUs, limits and rates, and whether a job fits into them.
 
-A limit or a rate that a file does not state is unknown, and nothing is refused or charged for it.
+The records here are the content of files such as `slurm/rivanna.toml`, with the same names of fields. A limit or a rate
+that a file does not state is unknown, and nothing is refused or charged because of it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+import sys
+from collections.abc import Iterable, Mapping
 from datetime import date
-from difflib import get_close_matches
-from pathlib import Path
-from string import Template
-from typing import Any, TypeVar
+from typing import Annotated
 
-from ...errors import InputError, explained
+import msgspec
+from msgspec import Meta
 
-SITES = Path(__file__).parents[4] / "slurm"
+from ...errors import InputError
+
 MB_PER_GB = 1024
-T = TypeVar("T")
+WORD = r"[A-Za-z0-9][\w.-]*"
 
 
-@dataclass(frozen=True)
-class Partition:
-    """Limits of one job. `max_cores` and `max_gpus` count those of all its nodes together.
+def _text(pattern: str, expected: str) -> Meta:
+    """Return the rule for a text that must match a pattern as a whole, in ASCII."""
+    return Meta(pattern=rf"(?a)\A({pattern})\Z", description=expected)
 
-    `gpus`: there are GPUs; `cpu_jobs`: and jobs without GPUs may run there all the same.
+
+# What a field must be; descriptions are for messages. The patterns keep out what would mean something else in the
+# script of a job.
+_Name = Annotated[str, _text(WORD, "a name of letters, digits, ., - and _")]
+_Module = Annotated[str, _text(r"[A-Za-z0-9][\w.+/-]*", "the name of a module")]
+_Names = Annotated[tuple[_Name, ...], Meta(description="a list of names of partitions")]
+_Modules = Annotated[tuple[_Module, ...], Meta(description="a list of names of modules")]
+Folder = Annotated[str, _text(r"[/$].*", 'the absolute path of a folder, such as "/scratch/$USER"')]
+_Gres = Annotated[str, _text(r"gpu(:[\w.-]+)?", 'a gres such as "gpu:a100"')]
+_Line = Annotated[str, _text(".+", "a text on one line")]
+_Flag = Annotated[bool, Meta(description="true or false")]
+_Date = Annotated[date, Meta(description="a date without quotes, such as 2026-11-21")]
+_Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+_Hours = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a number of hours above 0")]
+_Rate = Annotated[float, Meta(ge=0, le=sys.float_info.max, description="a number of service units, 0 or more")]
+
+
+class SlurmPartition(msgspec.Struct, frozen=True):
+    """Limits of one job in a partition. `max_cores` and `max_gpus` count those of all its nodes together.
+
+    `gpus` says that the partition has GPUs, and `cpu_jobs` that jobs without GPUs may run there all the same.
     """
 
-    name: str
-    max_hours: float | None = None
-    min_nodes: int = 1
-    max_nodes: int | None = None
-    cores_per_node: int | None = None
-    max_cores: int | None = None
-    memory_mb_per_node: int | None = None
-    gpus: bool = False
-    cpu_jobs: bool = False
-    max_gpus: int | None = None
+    name: _Name
+    max_hours: _Hours | None = None
+    min_nodes: _Count = 1
+    max_nodes: _Count | None = None
+    cores_per_node: _Count | None = None
+    max_cores: _Count | None = None
+    memory_mb_per_node: _Count | None = None
+    gpus: _Flag = False
+    cpu_jobs: _Flag = False
+    max_gpus: _Count | None = None
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU: what to say for it after --gres=, how many a node has, and what an hour of one is charged.
+class Gpu(msgspec.Struct, frozen=True):
+    """A kind of GPU: what follows --gres=, how many a node has, and what is charged for an hour of one.
 
-    `partitions`: those that have it; any with GPUs if there are none. The rates for cores and memory are those of its
-    nodes, the site's if not stated. `computes`: false for a stand-in, beside which ranks compute on the CPU.
+    `partitions` are those that have it, any with GPUs if there are none. The rates for cores and memory are those of
+    its nodes, the site's if they are not stated. `computes` is false for a stand-in, with which ranks compute on the
+    CPU.
     """
 
-    kind: str
-    gres: str
-    per_node: int
-    partitions: tuple[str, ...] = ()
-    service_units_per_hour: float | None = None
-    service_units_per_core_hour: float | None = None
-    service_units_per_gb_hour: float | None = None
-    computes: bool = True
+    kind: _Name
+    gres: _Gres
+    per_node: _Count
+    partitions: _Names = ()
+    service_units_per_hour: _Rate | None = None
+    service_units_per_core_hour: _Rate | None = None
+    service_units_per_gb_hour: _Rate | None = None
+    computes: _Flag = True
 
 
-@dataclass(frozen=True)
-class Site:
-    """A cluster. `scratch` is the folder for large files; `read` is the day when `source` stated these figures."""
+class Site(msgspec.Struct, frozen=True):
+    """A cluster. `scratch` is the folder for large files; `read` is the day on which `source` stated these figures."""
 
-    name: str
-    account_required: bool
-    scratch: str
-    partitions: tuple[Partition, ...]
+    name: _Name
+    account_required: _Flag
+    scratch: Folder
+    partitions: tuple[SlurmPartition, ...]
     gpus: tuple[Gpu, ...] = ()
-    modules: tuple[str, ...] = ()
-    largest_array: int | None = None
-    service_units_per_core_hour: float | None = None
-    service_units_per_gb_hour: float | None = None
-    read: date | None = None
-    source: str | None = None
+    modules: _Modules = ()
+    largest_array: _Count | None = None
+    service_units_per_core_hour: _Rate | None = None
+    service_units_per_gb_hour: _Rate | None = None
+    read: _Date | None = None
+    source: _Line | None = None
 
-    def partition(
+    def choose_partition(
         self,
-        asked: str | None,
+        requested: str | None,
         *,
         nodes: int,
         cores_per_node: int,
@@ -87,11 +104,11 @@ class Site:
         gpus: int,
         hours: float,
         kind: str | None = None,
-    ) -> Partition:
-        """The partition asked for, or else the first that takes the job; `gpus` are those of all nodes together, of the
-        site's first kind if none is given.
+    ) -> SlurmPartition:
+        """Return the requested partition, or else the first that takes the job.
 
-        Raises InputError if there is none of this name or kind, or it or all of them refuse such a job.
+        `gpus` are those of all nodes together, of the site's first kind if none is requested. Raises InputError if
+        there is no partition of this name, or if it, or all of them, refuse such a job.
         """
         demands = {
             "max_nodes": nodes,
@@ -101,44 +118,47 @@ class Site:
             "max_gpus": gpus,
             "max_hours": hours,
         }
-        gpu = self.gpu(kind) if gpus else None
-        refusals = {each.name: _refusal(each, demands, gpu) for each in self.partitions}
-        fitting = [each for each in self.partitions if not refusals[each.name]]
-        if asked is None and not fitting:
-            told = ", ".join(f"{name} {refusal}" for name, refusal in refusals.items())
-            raise InputError(f"no partition of {self.name} takes this job: {told}; ask for less")
-        if asked is not None and asked not in refusals:
-            raise InputError(f"{self.name} has no partition {asked}; use {_either(refusals)}")
-        if asked is not None and refusals[asked]:
-            advice = (
-                f"use {_either(each.name for each in fitting)}" if fitting else "no other takes it, so ask for less"
-            )
-            raise InputError(f"partition {asked} of {self.name} {refusals[asked]}; {advice}")
-        return next(each for each in fitting if asked in (None, each.name))
+        gpu = self.find_gpu(kind) if gpus else None
+        refusals = {partition.name: _refusal(partition, demands, gpu) for partition in self.partitions}
+        fitting = [partition for partition in self.partitions if not refusals[partition.name]]
+        if requested is None and not fitting:
+            reasons = ", ".join(f"{name} {refusal}" for name, refusal in refusals.items())
+            raise InputError(f"no partition of {self.name} takes this job: {reasons}; ask for less")
+        if requested is not None and requested not in refusals:
+            raise InputError(f"{self.name} has no partition {requested}; use {join_choices(refusals)}")
+        if requested is not None and refusals[requested]:
+            others = join_choices(partition.name for partition in fitting) if fitting else ""
+            advice = f"use {others}" if others else "no other takes it, so ask for less"
+            raise InputError(f"partition {requested} of {self.name} {refusals[requested]}; {advice}")
+        return next(partition for partition in fitting if requested in (None, partition.name))
 
-    def gpu(self, kind: str | None) -> Gpu:
-        """The kind of GPU, or else the site's first. Raises InputError if the site has none of it."""
+    def find_gpu(self, kind: str | None) -> Gpu:
+        """Return the kind of GPU, or else the site's first. Raises InputError if the site does not have it."""
         if not self.gpus:
             raise InputError(f"{self.name} has no GPUs; leave --gpus out or choose another site")
-        for each in self.gpus:
-            if kind in (None, each.kind):
-                return each
-        raise InputError(f"{self.name} has no GPUs of kind {kind}; use {_either(each.kind for each in self.gpus)}")
+        for gpu in self.gpus:
+            if kind in (None, gpu.kind):
+                return gpu
+        raise InputError(f"{self.name} has no GPUs of kind {kind}; use {join_choices(gpu.kind for gpu in self.gpus)}")
 
-    def gres(self, kind: str | None, per_node: int) -> str:
-        """What to say after --gres= for so many GPUs on each node. Raises InputError if no node has so many."""
-        gpu = self.gpu(kind)
+    def gres_option(self, kind: str | None, per_node: int) -> str:
+        """Return the value of --gres= for this many GPUs on each node. Raises InputError if no node has that many."""
+        gpu = self.find_gpu(kind)
         if per_node > gpu.per_node:
-            told = f"a node of {self.name} has {gpu.per_node} GPUs of kind {gpu.kind} and the job asks for {per_node}"
-            raise InputError(f"{told}; ask for fewer a node, on more nodes")
+            problem = (
+                f"a node of {self.name} has {gpu.per_node} GPUs of kind {gpu.kind} and the job asks for {per_node}"
+            )
+            raise InputError(f"{problem}; ask for fewer per node, on more nodes")
         return f"{gpu.gres}:{per_node}"
 
-    def service_units(self, cores: int, gpus: int, kind: str | None, hours: float, *, memory_mb: float) -> float | None:
-        """What a job is charged; cores, GPUs and MB are those of all its nodes together, as it asked for them.
+    def compute_service_units(
+        self, cores: int, gpus: int, kind: str | None, hours: float, *, memory_mb: float
+    ) -> float | None:
+        """Return what a job is charged; cores, GPUs and MB are those requested for all its nodes together.
 
         None where the site states no rates. Raises InputError if the site has no GPUs of this kind.
         """
-        gpu = self.gpu(kind) if gpus else Gpu("", "", 0, service_units_per_hour=0.0)
+        gpu = self.find_gpu(kind) if gpus else Gpu("", "", 0, service_units_per_hour=0.0)
         rates = [
             gpu.service_units_per_hour,
             _first(gpu.service_units_per_core_hour, self.service_units_per_core_hour),
@@ -149,63 +169,21 @@ class Site:
         return hours * sum(known) if len(known) == len(rates) else None
 
     def require_account(self, account: str | None) -> None:
-        """Raises InputError if jobs of this site need an account and none is given."""
+        """Raise InputError if jobs of this site need an account and none is given."""
         if self.account_required and not account:
             raise InputError(f"{self.name} charges jobs to an account; name yours with --account")
 
-    def array_sizes(self, tasks: int) -> list[int]:
-        """How many of the tasks go into each array, so that none is too large and all are as alike as can be."""
+    def split_array(self, tasks: int) -> list[int]:
+        """Return the sizes of as few arrays as the site's limit allows, which differ by one task at most."""
         count = math.ceil(tasks / (self.largest_array or max(1, tasks)))
         return [tasks // count + (number < tasks % count) for number in range(count)]
 
 
-def load_site(asked: str | None, environment: Mapping[str, str]) -> Site:
-    """The site of --site, or else of COSMICAI_SITE: the name of a file in the folder slurm, or the path of a .toml.
+def parse_time_limit(time: str) -> int:
+    """Return the seconds of a time limit in any of SLURM's notations.
 
-    Variables in `scratch` are replaced. Raises InputError if there is no such file, or something in it is wrong.
+    Raises InputError if it is in none of them, or is 0, which SLURM takes for no limit.
     """
-    name, there = asked or environment.get("COSMICAI_SITE"), sorted(path.stem for path in SITES.glob("*.toml"))
-    choice = _either([*there, "the path of a .toml file"])
-    if not name:
-        raise InputError(f"no site is named; use --site or COSMICAI_SITE with {choice}")
-    if not name.endswith(".toml") and name not in there:
-        raise InputError(f"{'--site' if asked else 'COSMICAI_SITE'} {name}: there is no such site; use {choice}")
-    path = Path(name) if name.endswith(".toml") else SITES / f"{name}.toml"
-    file = f"slurm/{path.name}" if path.parent == SITES else str(path)
-    with explained(file, "read"):
-        text = path.read_bytes().decode(errors="replace")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        reason = str(error).replace("at end of document", f"at the end, line {len(text.splitlines())}")
-        raise InputError(f"{file} is not valid TOML: {reason}; mend it there") from error
-    table["partitions"] = _made_all(Partition, "name", table.get("partitions", {}), file, "partitions")
-    table["gpus"] = _made_all(Gpu, "kind", table.get("gpus", {}), file, "gpus")
-    if not table["partitions"]:
-        raise InputError(f"{file}: partitions is missing; give a table [partitions.NAME] for each")
-    site = _made(Site, {}, table, file, "")
-    with_gpus = [each.name for each in site.partitions if each.gpus]
-    for gpu in site.gpus:
-        if unknown := [each for each in gpu.partitions if each not in with_gpus]:
-            told = f"{file}: gpus.{gpu.kind}.partitions names {unknown[0]}"
-            raise InputError(
-                f"{told}; expected partitions with gpus = true: {', '.join(with_gpus) or 'there are none'}"
-            )
-    try:
-        scratch = Template(site.scratch).substitute({key: value for key, value in environment.items() if value})
-    except KeyError as error:
-        told = f"{file}: scratch is {json.dumps(site.scratch)} and the variable {error.args[0]} is not set"
-        raise InputError(f"{told}; export {error.args[0]} with a value") from error
-    except ValueError as error:
-        raise InputError(f"{file}: scratch is {json.dumps(site.scratch)}; write a plain $ as $$") from error
-    if not scratch.startswith("/"):
-        raise InputError(f"{file}: scratch is {json.dumps(scratch)}; expected {_RULES['scratch'][0]}")
-    return replace(site, scratch=scratch)
-
-
-def seconds_of(time: str) -> int:
-    """The seconds of a time limit in any of SLURM's ways to write one. Raises InputError if it is none of them, or
-    it is 0, by which SLURM understands that there is no limit."""
     two, seconds = "[0-5]?[0-9]", 0
     if found := re.fullmatch(rf"([0-9]+)-([01]?[0-9]|2[0-3])(?::({two})(?::({two}))?)?", time):
         days, hours, minutes, rest = (int(part or 0) for part in found.groups())
@@ -219,8 +197,14 @@ def seconds_of(time: str) -> int:
     return seconds
 
 
-def _refusal(partition: Partition, demands: Mapping[str, float], gpu: Gpu | None) -> str:
-    """Why the partition does not take a job with such demands on its limits; empty if it does."""
+def join_choices(choices: Iterable[str]) -> str:
+    """Return choices as part of a sentence: `a, b or c`."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _refusal(partition: SlurmPartition, demands: Mapping[str, float], gpu: Gpu | None) -> str:
+    """Return why a partition does not take a job with such demands on its limits; empty if it does."""
     gpus = demands["max_gpus"]
     if gpus and not partition.gpus:
         return f"has no GPUs and the job asks for {gpus}"
@@ -237,73 +221,5 @@ def _refusal(partition: Partition, demands: Mapping[str, float], gpu: Gpu | None
     return ""
 
 
-def _made_all(made: type[T], key: str, tables: Any, file: str, above: str) -> tuple[T, ...]:
-    """An object for each of the tables [above.NAME]. Raises InputError if one of them is wrong."""
-    if not isinstance(tables, dict):
-        raise InputError(f"{file}: {above} is {json.dumps(tables, default=str)}; expected tables [{above}.NAME]")
-    for name in tables:
-        if not _text(_WORD)(name):
-            raise InputError(f"{file}: {above} has the name {json.dumps(name)}; expected letters, digits, ., - and _")
-    return tuple(_made(made, {key: name}, table, file, f"{above}.{name}.") for name, table in tables.items())
-
-
-def _made(made: type[T], given: dict[str, Any], table: Any, file: str, above: str) -> T:
-    """An object of the table's fields and those given. Raises InputError if one is wrong, unknown or missing."""
-    if not isinstance(table, dict):
-        raise InputError(f"{file}: {above[:-1]} is {json.dumps(table, default=str)}; expected a table [{above[:-1]}]")
-    known = {field.name: field.default for field in fields(made) if field.name not in given}  # type: ignore[arg-type]
-    for key, value in table.items():
-        if key not in known:
-            near = get_close_matches(key, known, 1)
-            raise InputError(f"{file}: {above}{key} is not known; use {near[0] if near else _either(known)}")
-        expected, holds = _RULES[key]
-        if not (isinstance(value, tuple) or holds(value)):  # a tuple is no TOML: it is made of tables already
-            raise InputError(f"{file}: {above}{key} is {json.dumps(value, default=str)}; expected {expected}")
-    for key, default in known.items():
-        if default is MISSING and key not in table:
-            raise InputError(f"{file}: {above}{key} is missing; give {_RULES[key][0]}")
-    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-    return made(**given | table | lists)
-
-
-def _either(choices: Iterable[str]) -> str:
-    *others, last = choices
-    return f"{', '.join(others)} or {last}" if others else last
-
-
 def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
-
-
-def _text(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) is not None
-
-
-def _list(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(_text(pattern), value))
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
-
-
-# What a field must be, in words and as a test. The patterns keep out what would mean something else in a job's script.
-_WORD = r"[A-Za-z0-9][\w.-]*"
-_WHOLE = ("a whole number, 1 or more", lambda value: type(value) is int and value >= 1)
-_RATE = ("a number of service units, 0 or more", _number)
-_FLAG = ("true or false", lambda value: isinstance(value, bool))
-_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": ("a name of letters, digits, ., - and _", _text(_WORD)),
-    "account_required": _FLAG,
-    "scratch": ('the absolute path of a folder, such as "/scratch/$USER"', _text(r"[/$].*")),
-    "partitions": ("a list of names of partitions", _list(_WORD)),
-    "modules": ("a list of names of modules", _list(r"[A-Za-z0-9][\w.+/-]*")),
-    "read": ("a date without quotes, such as 2026-11-21", lambda value: type(value) is date),
-    "source": ("a text on one line", _text(".+")),
-    "max_hours": ("a number of hours above 0", lambda value: _number(value) and value > 0),
-    "gres": ('a gres such as "gpu:a100"', _text(r"gpu(:[\w.-]+)?")),
-    **dict.fromkeys(("gpus", "cpu_jobs", "computes"), _FLAG),
-    **dict.fromkeys(("min_nodes", "max_nodes", "cores_per_node", "max_cores", "memory_mb_per_node"), _WHOLE),
-    **dict.fromkeys(("max_gpus", "per_node", "largest_array"), _WHOLE),
-    **{f"service_units_per_{what}hour": _RATE for what in ("", "core_", "gb_")},
-}

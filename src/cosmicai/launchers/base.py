@@ -1,0 +1,184 @@
+"""The interface of launchers: what they are given, what they do, and what they give back.
+
+A launcher decides where ranks run, nothing else: every rank of every launcher is `cosmicai work` on the same run
+folder. A new platform is one module with one class that has the methods of `Launcher`, and one line in `registry.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import InputError
+from ..runs.request import RunRequest
+
+# The command line's options need the requests alone; run folders and summaries bring numpy and the formats of surveys.
+if TYPE_CHECKING:
+    from ..runs.store import RunFolder
+    from ..runs.summary import Summary
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """How many ranks of which kind, and what happens when one dies.
+
+    `procs` are ranks on CPU cores and `gpus` ranks with one GPU each, of which at most one is given, for all `nodes`
+    together; without both there is one rank per node, or on GPUs one per GPU. `rank_timeout` is in seconds.
+    """
+
+    procs: int | None = None
+    gpus: int | None = None
+    nodes: int = 1
+    schedule: str = "dynamic"
+    max_restarts: int = 3
+    rank_timeout: float = 300.0
+
+    @property
+    def ranks(self) -> int:
+        """Ranks on all nodes together."""
+        return self.gpus or self.procs or self.nodes
+
+    @property
+    def per_node(self) -> int:
+        """Ranks on each node. Raises InputError if nodes would have different numbers of ranks."""
+        if self.ranks % self.nodes:
+            option = "gpus" if self.gpus else "procs"
+            raise InputError(
+                f"--{option} {self.ranks} is for all nodes together and cannot be shared evenly by --nodes {self.nodes}"
+            )
+        return self.ranks // self.nodes
+
+
+@dataclass(frozen=True)
+class SlurmRequest:
+    """How to submit ranks to SLURM.
+
+    `cores` are those of each rank and `memory_mb` is that of each node; `time` limits each job, in SLURM's notation.
+    `tasks` is the size of an array, each task of which has the nodes and ranks of the `RankRequest`. A job that ran out
+    of time is requeued at most `requeues` times.
+    """
+
+    site: str | None = None
+    account: str | None = None
+    partition: str | None = None
+    time: str = "1:00:00"
+    gpu_kind: str | None = None
+    cores: int | None = None
+    memory_mb: int | None = None
+    tasks: int | None = None
+    image: str | None = None
+    requeues: int = 10
+
+
+@dataclass(frozen=True)
+class CloudRequest:
+    """How to run on AWS.
+
+    A local survey is cut into partitions of `partition_mb`; each rank has `memory` MB, and at most `concurrency` of
+    them run at once. `tolerate` is the percentage of the galaxies that may be missing in the end. With `fmi` the ranks
+    share the work through the stack's rendezvous server.
+    """
+
+    stack: str = "cosmicai"
+    partition_mb: float | None = None
+    memory: int | None = None
+    concurrency: int | None = None
+    tolerate: float | None = None
+    fmi: bool = False
+    region: str | None = None
+    profile: str | None = None
+    endpoint_url: str | None = None
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """A run, and the ranks that shall do it.
+
+    `slurm` is for the SLURM launcher and `cloud` for the AWS launcher. `wait` stays until SLURM's jobs have ended, and
+    `detach` returns once the run has started on AWS.
+    """
+
+    run: RunRequest
+    ranks: RankRequest = field(default_factory=RankRequest)
+    slurm: SlurmRequest | None = None
+    cloud: CloudRequest | None = None
+    wait: bool = False
+    detach: bool = False
+
+
+@dataclass(frozen=True)
+class ResumeRequest:
+    """Ranks that shall finish a run; those with which it was submitted where `ranks` is None.
+
+    `options` are the options that the user gave for the ranks, as written on the command line.
+    """
+
+    ranks: RankRequest | None = None
+    slurm: SlurmRequest | None = None
+    wait: bool = False
+    detach: bool = False
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The outcome of submitting or resuming a run, which the command line turns into output and exit code.
+
+    `lines` are printed first. If the ranks have ended (`has_ended`), the run's `summary` follows, which is made from
+    the run folder where it is None, and then the `closing` lines. `incomplete` says why a run has no summary although
+    its ranks have ended.
+    """
+
+    run: RunFolder
+    lines: tuple[str, ...] = ()
+    has_ended: bool = False
+    summary: Summary | None = None
+    closing: tuple[str, ...] = ()
+    incomplete: str = ""
+
+
+@dataclass(frozen=True)
+class RemoteStatus:
+    """How the work on a run stands where its folder does not show it: in SLURM's queue or on AWS.
+
+    `working` are lines on what runs or waits, `ended` on what has ended. `writer` is what will write the plan of a run
+    that has none yet. `run` is the folder into which the ranks write, if it is another one than that of the user.
+    If `is_exclusive`, no rank is at work on the run unless `working` says so.
+    """
+
+    working: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+    writer: str | None = None
+    run: RunFolder | None = None
+    is_exclusive: bool = False
+
+
+class Launcher(Protocol):
+    """A platform on which ranks run. The run folder is the only state: launchers keep none of their own."""
+
+    name: str
+
+    def estimate(self, request: LaunchRequest) -> Iterator[str]:
+        """Yield lines about what a run would take, without starting anything (`--dry-run`).
+
+        Raises InputError as `submit` does.
+        """
+
+    def submit(self, request: LaunchRequest) -> Submission:
+        """Start a run and, unless the platform goes on by itself, wait for its end.
+
+        Raises InputError if the request cannot be fulfilled; nothing has been started then.
+        """
+
+    def resume(self, run: RunFolder, request: ResumeRequest) -> Submission:
+        """Do what is missing of a run. Raises InputError as `submit` does, or if the run is being worked on."""
+
+    def status(self, run: RunFolder) -> RemoteStatus:
+        """Return how this platform's work on a run stands. Raises InputError if the platform does not answer."""
+
+    def cancel(self, run: RunFolder) -> tuple[str, ...]:
+        """Stop this platform's work on a run and return what was stopped, such as "job 12" or "process 7".
+
+        Raises InputError if it cannot be stopped from here.
+        """

@@ -1,0 +1,84 @@
+"""Runs on this machine: ranks are processes that this one supervises."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+
+from ...console import notify
+from ...errors import InputError
+from ...runs.create import create_run
+from ...runs.demo import open_named_survey
+from ...runs.plan import Plan
+from ...runs.store import RunFolder
+from ..base import LaunchRequest, RankRequest, RemoteStatus, ResumeRequest, Submission
+from ..estimate import estimate_local_run
+from ..lock import is_dead, read_lock
+from ..submission import require_no_cloud_run
+from .resources import require_memory, resolve_device
+from .supervisor import supervise
+
+
+class LocalLauncher:
+    """Starts, supervises and restarts ranks on this machine until the run is done."""
+
+    name = "local"
+
+    def estimate(self, request: LaunchRequest) -> Iterator[str]:
+        """Yield the plan, the ranks, and the time and memory that they would take."""
+        require_no_cloud_run(request.run.out)
+        with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
+            planned = replace(request.run, out=folder, resume=False)
+            survey = open_named_survey(planned.survey, folder)
+            run = create_run(planned, survey, ranks=request.ranks.ranks, notify=notify)
+            yield from estimate_local_run(run, resolve_device(request.ranks, run.plan()))
+
+    def submit(self, request: LaunchRequest) -> Submission:
+        """Start a run and wait until its ranks have ended.
+
+        Raises InputError if it cannot be planned, or if the ranks would not fit into this machine's memory.
+        """
+        require_no_cloud_run(request.run.out)
+        survey = open_named_survey(request.run.survey, request.run.out)
+
+        def approve(plan: Plan) -> None:
+            self._require_resources(request.ranks, plan)
+
+        run = create_run(request.run, survey, ranks=request.ranks.ranks, approve=approve, notify=notify)
+        return self._finish(run, request.ranks)
+
+    def resume(self, run: RunFolder, request: ResumeRequest) -> Submission:
+        """Do what is missing of a run with ranks of this machine."""
+        return self._finish(run, request.ranks or RankRequest())
+
+    def status(self, run: RunFolder) -> RemoteStatus:
+        """Return nothing: the run folder shows all that happens on this machine."""
+        return RemoteStatus()
+
+    def cancel(self, run: RunFolder) -> tuple[str, ...]:
+        """Terminate the launcher that is at work on a run. Raises InputError if it runs on another machine."""
+        lock = read_lock(run)
+        if lock is None:
+            return ()
+        dead = is_dead(lock)
+        if dead is None:
+            raise InputError(f"process {lock.pid} on {lock.host} is at work on {run.uri}; stop it there")
+        if dead:
+            return ()
+        os.kill(lock.pid, signal.SIGTERM)
+        return (f"process {lock.pid}",)
+
+    def _finish(self, run: RunFolder, ranks: RankRequest) -> Submission:
+        plan = run.plan()
+        self._require_resources(ranks, plan)
+        self._run_ranks(run, resolve_device(ranks, plan))
+        return Submission(run, has_ended=True)
+
+    def _require_resources(self, ranks: RankRequest, plan: Plan) -> None:
+        require_memory(ranks, plan)
+
+    def _run_ranks(self, run: RunFolder, ranks: RankRequest) -> None:
+        supervise(run, ranks)

@@ -1,0 +1,83 @@
+"""From parts to the product: the catalogue, and a summary that counts every galaxy against the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET, structs
+
+from ..errors import describe_os_errors
+from ..storage import atomic_write, sha256
+from ..storage.parallel import map_in_order
+from ..storage.s3 import reader_threads
+from ..surveys.quality import Flag
+from .catalogue import write_catalogue
+from .cost import cost_of_run
+from .figures import plot_redshifts
+from .metrics import compute_metrics
+from .plan import Plan
+from .store import RunFolder
+from .summary import Summary, SummaryMetrics, Totals, add_up, count_coverage
+
+
+def summarize(run: RunFolder) -> Summary:
+    """Write catalogue, plot, published outputs and summary.json from the parts that exist, and return the summary.
+
+    A record that cannot be read is left out and named in the summary. Raises InputError if a part is damaged.
+    """
+    left_out: list[str] = []
+    plan, parts, records = run.plan(), run.parts(), run.records(left_out.append)
+    items = [item for item in plan.items if item in parts]
+    phot, spec, flag = write_catalogue(run, plan, items)
+    flagged = {bit.name: int(np.count_nonzero(flag & bit)) for bit in Flag if bit.name}
+    coverage, metrics = structs.replace(count_coverage(plan, parts), flagged=flagged), compute_metrics(phot, spec)
+    with atomic_write(run.plot_path) as temporary, describe_os_errors(run.plot_path, "write"):
+        plot_redshifts(temporary, phot, spec, metrics)
+    totals, reported = add_up(records.values()), SummaryMetrics.from_metrics(metrics) if metrics else None
+    cost = cost_of_run(records.values(), run.functions(left_out.append), run.invocations())
+    summary = Summary(
+        complete=coverage.complete,
+        coverage=coverage,
+        metrics=reported,
+        totals=totals,
+        cost=cost,
+        machines=tuple(sorted({record.machine for record in records.values()})),
+        failures=tuple(run.failures(left_out.append)),
+        plan_sha256=plan.digest,
+        catalogue_sha256=sha256(run.catalogue_path),
+        catalogue=run.catalogue_path,
+        plot=run.plot_path,
+        left_out=tuple(left_out) or UNSET,
+    )
+    # The record of an attempt that was killed at once would look like a rank without speed in the published files.
+    published = [record for record in records.values() if record.galaxies]
+    run.write_json(run.combined_path, list(map_in_order(run.write_published, published, reader_threads(run.uri))))
+    run.write_json(run.results_path, published_results(plan, totals, reported))
+    run.write_json(run.summary_path, summary)
+    return summary
+
+
+def published_results(plan: Plan, totals: Totals, metrics: SummaryMetrics | None) -> dict[str, Any]:
+    """Return Results.json with the keys of both published variants of it, so that the readers of both work."""
+    per_batch = totals.working_seconds / totals.batches if totals.batches else 0.0
+    on_gpu = plan.device == "cuda"
+    return {
+        "total execution time": totals.working_seconds,
+        "throughput": totals.throughput_bps,
+        "average execution time (milliseconds) per batch": per_batch * 1000,
+        "total cpu time (second)": totals.cpu_seconds,
+        "total gpu time (second)": totals.working_seconds if on_gpu else 0.0,
+        "execution time per batch (second)": per_batch,
+        "cpu memory (MB)": totals.peak_rss_mb,
+        "gpu memory (MB)": totals.peak_gpu_mb,
+        "throughput(bps)": totals.throughput_bps,
+        "batch size": plan.batch_size,
+        "number of batches": totals.batches,
+        "device": plan.device,
+        "MAE": metrics and metrics.mae,
+        "MSE": metrics and metrics.mse,
+        "Bias": metrics and metrics.bias,
+        "Precision": metrics and metrics.precision,
+        "R2": metrics and metrics.r2,
+    }

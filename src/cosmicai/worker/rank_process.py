@@ -1,0 +1,84 @@
+"""A process as one rank of a run: set up cores, GPU, log and communication, work, and summarize at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from ..console.progress import poll_progress
+from ..ranks.connect import connect
+from ..ranks.cores import pin_to_cores
+from ..ranks.environment import Rank
+from ..ranks.gpus import own_gpu
+from ..runs.record import Record
+from ..runs.store import RunFolder
+from . import loop
+from .sources import select_source
+from .supervisor_socket import supervisor_from_environment
+
+# Folder for what the ranks print, set by a launcher that does not supervise each rank. Such a launcher shows the
+# progress and summarizes the run.
+LOG_FOLDER_VARIABLE = "COSMICAI_LOGS"
+
+
+def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
+    """Run one rank of a run in this process and return the exit code.
+
+    If the ranks can communicate, they end together: rank 0 shows the progress of all and summarizes the run at the end.
+    If they cannot, the last rank of a submission summarizes it. Raises InputError as `loop.run` does.
+    """
+    pin_to_cores(os.environ)
+    plan = run.plan()
+    os.environ.update(own_gpu(rank.local_rank, os.environ))
+    with ExitStack() as stack:
+        if logs := os.environ.get(LOG_FOLDER_VARIABLE):
+            _redirect_output(Path(logs, f"{rank.rank}.log"))
+        supervisor = supervisor_from_environment(os.environ)
+        communicator = None if supervisor else stack.enter_context(connect(rank, os.environ, plan.device))
+        leads = communicator is not None and rank.rank == 0 and not logs
+        with ExitStack() as display:
+            if leads:
+                display.enter_context(poll_progress(plan.galaxies, lambda: plan.galaxies_of(run.parts())))
+            record = loop.run(run, rank, supervisor or select_source(run, rank, schedule, communicator))
+            if communicator is not None:
+                communicator.barrier()
+        click.echo(f"rank {rank.rank} of {rank.world_size}: {record.galaxies} galaxies in {record.items} items")
+        if communicator is None and rank.submission:
+            return _summarize_if_last(run, record)
+        if communicator is None or logs:
+            return 0
+        return int(communicator.broadcast(_summarize(run) if leads else None))
+
+
+def _summarize_if_last(run: RunFolder, record: Record) -> int:
+    """Summarize the run if no other rank has anything left to do; two ranks that end at once write the same."""
+    plan, done = run.plan(), run.parts()
+    failed = {failure.item for failure in run.failures()}
+    left = sum(item.galaxies for item in plan.items if item not in done and item.name not in failed)
+    if left:
+        click.echo(f"{left} galaxies are left to other ranks; `python -m launch status {run.uri}` shows their progress")
+        return 0
+    if not record.items and run.complete_summary():
+        return 0
+    return _summarize(run)
+
+
+def _summarize(run: RunFolder) -> int:
+    # Imported only by the rank that summarizes: tables and plots would slow down the start of every rank.
+    from ..runs.summarize import summarize
+    from ..runs.summary_text import print_summary
+
+    return print_summary(summarize(run))
+
+
+def _redirect_output(path: Path) -> None:
+    """Append what this process and its libraries print to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
