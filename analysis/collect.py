@@ -92,7 +92,7 @@ def read_source(source: Source) -> tuple[bool, SourceContents]:
     """Return whether a source is of a known kind, and its contents.
 
     A source that is damaged or of an unknown kind has no contents but the reason for which it is left out, so that
-    one bad file among thousands costs no other.
+    one bad file among thousands does not affect the others.
     """
     if not is_text(source.uri):
         return True, _leave_out(source.uri, "its name is not UTF-8 text; rename it")

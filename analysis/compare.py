@@ -97,7 +97,7 @@ def summarize_groups(
     `verdicts` is indexed by the name of the run; a run that is not in it is "unknown". Incomplete runs are left out
     unless `incomplete` is true; a group without other runs has NaN. `runs` counts the runs that are averaged. Mean and
     sample standard deviation (NaN for one run) are over values inside the fences of `outliers.is_inlier`; median,
-    minimum and maximum are over all. `outliers` counts runs with any value outside. Among three repeats there is none:
+    minimum and maximum are over all. `outliers` counts runs with any value outside. Three repeats have no outliers:
     with a <= b <= c the upper fence is (b + c) / 2 + 0.75 (c - a), which is c or more.
     """
     verdict = runs["run"].map(verdicts).astype("str").fillna("unknown")

@@ -64,7 +64,7 @@ def draw_pareto_front(choices: pd.DataFrame, source: str = "", name: str = "pare
 
 
 def _set_scale(axes: Axes, name: str, values: pd.Series) -> None:
-    """Make an axis logarithmic if its values lie far apart, with a linear part if some are 0."""
+    """Make an axis logarithmic if its values differ widely, with a linear part if some are 0."""
     positive = values[values > 0]
     if len(positive) and values.max() > WIDE * positive.min():
         if len(positive) == len(values):

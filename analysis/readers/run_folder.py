@@ -22,6 +22,8 @@ from .values import parse_time
 SLURM = ("slurm", "slurm-array")  # platforms of records
 LAUNCHED = ("local", "mpi")  # platforms that may run inside a SLURM job
 _METRICS = {"mae": "mae", "mse": "mse", "bias": "bias", "nmad": "precision", "r2": "r2", "outliers": "outliers"}
+# Decoding a record has validated the types of all values, but not the size of these.
+_COUNTS = ("rank", "attempt", "galaxies", "batches", "batch_size", "s3_requests", "memory_mb")
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
 
 
@@ -45,9 +47,9 @@ def read(source: Source) -> SourceContents:
     ranks: list[Row] = []
     records: list[Record] = []
     for name, record in run.records(notify).items():
-        row = build_rank_row(record, billed)
         try:
-            validate_row(row, RANK_TYPES)
+            row = build_rank_row(record, billed)
+            validate_row({name: row[name] for name in _COUNTS}, RANK_TYPES)
         except ValueError as error:
             left_out.append(LeftOut(source.uri, str(error), f"record {name}"))
             continue
@@ -73,7 +75,10 @@ def read(source: Source) -> SourceContents:
 
 
 def build_rank_row(record: Record, billed: Mapping[str, float]) -> Row:
-    """Return a rank's row; `billed` are the seconds that CloudWatch reports as billed, by request ID."""
+    """Return a rank's row; `billed` are the seconds that CloudWatch reports as billed, by request ID.
+
+    Raises ValueError if a time is out of range.
+    """
     call, files = record.invocation, record.data_path
     return {
         "rank": record.rank,

@@ -1,4 +1,4 @@
-"""A real headless Chromium that shows a file."""
+"""A headless Chromium that opens files."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 NO_CHROMIUM = "Chromium and its driver are not installed (chromium, chromium-driver)"
-# Scripts of pages are off: what is evaluated here comes by the debugger, which they do not concern.
+# Scripts of pages are disabled; expressions are evaluated by the debugger, which is not affected.
 _NO_SCRIPTS = {"profile.managed_default_content_settings.javascript": 2}
 
 
 def has_chromium() -> bool:
-    """Whether there is one here."""
+    """Return whether Chromium and its driver are installed."""
     return bool(shutil.which("chromium") and shutil.which("chromedriver"))
 
 
 class Page:
-    """A page that is shown in a window of a given width."""
+    """A page in a window of a given width."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
 
     def open(self, path: Path, width: int) -> None:
-        """Shows a file, `width` CSS pixels wide."""
+        """Open a file in a window `width` CSS pixels wide."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self._driver.get(path.as_uri())
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        answer = self._driver.execute_cdp_cmd("Runtime.evaluate", {"expression": expression, "returnByValue": True})
-        if "exceptionDetails" in answer:
-            raise RuntimeError(answer["exceptionDetails"])
-        return answer["result"].get("value")
+        """Return the value of a JavaScript expression in the page."""
+        response = self._driver.execute_cdp_cmd("Runtime.evaluate", {"expression": expression, "returnByValue": True})
+        if "exceptionDetails" in response:
+            raise RuntimeError(response["exceptionDetails"])
+        return response["result"].get("value")
 
-    def complaints(self) -> list[str]:
-        """What the browser complained about since it was last asked."""
+    def console_messages(self) -> list[str]:
+        """Return the messages in the browser's log since the last call."""
         return [entry["message"] for entry in self._driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last time, but for those that hold their own data."""
+        """Return the addresses requested since the last call, without data and blob URLs."""
         events = [json.loads(entry["message"])["message"] for entry in self._driver.get_log("performance")]
         sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [url for url in sent if not url.startswith(("data:", "chrome:"))]
 
     def screenshot(self, path: Path) -> None:
-        """Keeps what is seen as a PNG."""
+        """Save the visible part as a PNG."""
         self._driver.save_screenshot(str(path))
 
-    def pdf_pages(self) -> int:
-        """How many pages it has when printed on A4."""
+    def count_pdf_pages(self) -> int:
+        """Return the number of pages when printed on A4."""
         import base64
         import re
 
@@ -67,7 +67,7 @@ class Page:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """A browser with a profile folder of its own, gone at the end."""
+    """Run a browser with this profile folder and yield its page."""
     options = Options()
     options.binary_location = str(shutil.which("chromium"))
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):

@@ -10,16 +10,16 @@ from typing import Any
 from urllib.parse import quote
 
 ALWAYS = "always"
-OF_LAMBDA = frozenset({"throttle", "twice", "lose the answer"})  # obeyed by pipeline_server.py
-OF_FUNCTIONS = frozenset(  # obeyed by faulty_functions.py
+LAMBDA_FAULTS = frozenset({"throttle", "twice", "lose the answer"})  # obeyed by pipeline_server.py
+FUNCTION_FAULTS = frozenset(  # obeyed by faulty_functions.py
     {"raise", "sleep", "hurry", "run late", "kill", "kill midway", "kill after", "delete first", "truncate first",
      "also", "forget the items"}
 )  # fmt: skip
 
 
-def place(folder: Path, function: str, event: str, what: str, times: int | None) -> None:
+def add_fault(folder: Path, function: str, event: str, what: str, times: int | None) -> None:
     """Orders `what` for the next so many deliveries (None: for all) of an event, named as by `event_name`."""
-    assert _word(what) in OF_LAMBDA | OF_FUNCTIONS, what
+    assert _word(what) in LAMBDA_FAULTS | FUNCTION_FAULTS, what
     own = folder / function / event
     own.mkdir(parents=True, exist_ok=True)
     if times is None:
@@ -30,13 +30,13 @@ def place(folder: Path, function: str, event: str, what: str, times: int | None)
         (own / f"{number:04}").write_text(what)
 
 
-def cancel(folder: Path, function: str, event: str) -> None:
+def cancel_faults(folder: Path, function: str, event: str) -> None:
     """Takes back what is ordered for an event."""
     for path in (folder / function / event).iterdir():
         path.unlink(missing_ok=True)
 
 
-def take(folder: Path, function: str, event: dict[str, Any], allowed: frozenset[str]) -> str | None:
+def take_fault(folder: Path, function: str, event: dict[str, Any], allowed: frozenset[str]) -> str | None:
     """What is ordered for this delivery, if it is one of those allowed. Of several takers one gets an order."""
     own = folder / function / event_name(event)
     for path in sorted(own.iterdir()) if own.is_dir() else []:
@@ -46,7 +46,7 @@ def take(folder: Path, function: str, event: dict[str, Any], allowed: frozenset[
     return None
 
 
-def left(folder: Path) -> list[str]:
+def list_remaining(folder: Path) -> list[str]:
     """The orders that nobody has obeyed, but for those that always hold."""
     return [str(path.relative_to(folder)) for path in folder.glob("*/*/*") if path.name != ALWAYS]
 

@@ -14,7 +14,7 @@ from cosmicai import storage
 from cosmicai.runs.part import Part
 from cosmicai.runs.plan import Plan, WorkItem
 from cosmicai.runs.store import RunFolder
-from support.fault_orders import OF_FUNCTIONS, take
+from support.fault_orders import FUNCTION_FAULTS, take_fault
 
 # Seconds that are left after the first question: too few to begin another item, and too few to end one.
 LEFT = {"hurry": 3.0, "run late": 0.0}
@@ -60,7 +60,7 @@ def _write_part_and_die(run: RunFolder, plan: Plan, item: WorkItem, part: Part) 
 
 
 def _obeying(function: str, event: dict[str, Any], context: Any) -> Any:
-    what, _, more = (take(Path(os.environ["COSMICAI_TEST_ORDERS"]), function, event, OF_FUNCTIONS) or "").partition(
+    what, _, more = (take_fault(Path(os.environ["COSMICAI_TEST_ORDERS"]), function, event, FUNCTION_FAULTS) or "").partition(
         ": "
     )
     if what == "raise":

@@ -32,7 +32,7 @@ CONFIGS = {
 
 
 def random_network(config: AstroMAEConfig, seed: int = 0) -> AstroMAE:
-    """A network of which no tensor is zero."""
+    """Return a network without tensors that are zero."""
     torch.manual_seed(seed)
     network = AstroMAE(config).eval()
     with torch.no_grad():

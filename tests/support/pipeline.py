@@ -31,10 +31,10 @@ import pytest
 from botocore.config import Config
 
 from support.emulator import EMULATOR, NO_EMULATOR
-from support.fault_orders import cancel, left, place, run_name
+from support.fault_orders import cancel_faults, list_remaining, add_fault, run_name
 from support.lambda_runtimes import Function, lambda_environment
 from support.pipeline_server import REDRIVE, redrive_count
-from support.state_machine_definition import mistakes, substituted
+from support.state_machine_definition import find_mistakes, substitute
 
 ROOT = Path(__file__).parents[2]
 AWS, TESTS = ROOT / "aws", ROOT / "tests"
@@ -110,8 +110,8 @@ class Cloud:
             f"{name.capitalize()}Function": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{PREFIX}-{name}"
             for name in NAMES
         }
-        text = substituted(DEFINITION, functions | {"Bucket": self.bucket})
-        assert mistakes(text) == []
+        text = substitute(DEFINITION, functions | {"Bucket": self.bucket})
+        assert find_mistakes(text) == []
         return text
 
     @cached_property
@@ -180,11 +180,11 @@ class Cloud:
         The server itself can "throttle", deliver an event "twice" at once, or "lose the answer"; for the rest the
         functions must be those of faulty_functions.py.
         """
-        place(self._folder / "orders", function, run_name(result_path, rank), what, times)
+        add_fault(self._folder / "orders", function, run_name(result_path, rank), what, times)
 
     def cancel(self, result_path: str, rank: int | None = None, *, function: str = "infer") -> None:
         """Takes all orders for a run, of infer for a rank, back."""
-        cancel(self._folder / "orders", function, run_name(result_path, rank))
+        cancel_faults(self._folder / "orders", function, run_name(result_path, rank))
 
     def invocations(self, result_path: str | None = None) -> list[Invocation]:
         """What the functions were called with, those for one run or all, in the order of their answers."""
@@ -277,7 +277,7 @@ def pipeline(
         cloud = Cloud(f"http://127.0.0.1:{port}", folder, credentials)
         cloud.s3.create_bucket(Bucket=cloud.bucket)
         yield cloud
-        assert left(folder / "orders") == []  # else a test has seen nothing go wrong
+        assert list_remaining(folder / "orders") == []  # else a test has seen nothing go wrong
     finally:
         assert server.stdin
         server.stdin.close()

@@ -56,7 +56,7 @@ def make_sky(folder: Path, partitions: int, per_partition: int, *, first: int | 
     return Sky(folder, galaxies, partitions, json.loads((out / "summary.json").read_text())["catalogue_sha256"])
 
 
-def payload(cloud: Cloud, prefix: str, result_path: str, **more: Any) -> dict[str, Any]:
+def make_payload(cloud: Cloud, prefix: str, result_path: str, **more: Any) -> dict[str, Any]:
     """What an execution is started with for a sky under this prefix."""
     return {
         "bucket": cloud.bucket, "data_bucket": cloud.bucket, "data_prefix": prefix, "result_path": result_path,
@@ -64,7 +64,7 @@ def payload(cloud: Cloud, prefix: str, result_path: str, **more: Any) -> dict[st
     }  # fmt: skip
 
 
-def assert_whole(cloud: Cloud, execution: Execution, sky: Sky) -> dict[str, Any]:
+def assert_complete(cloud: Cloud, execution: Execution, sky: Sky) -> dict[str, Any]:
     """The summary of a run that must have all galaxies of the sky, each once, as one local process predicts them."""
     assert execution.status == "SUCCEEDED", (execution, cloud.logs())
     summary = assert_coverage(cloud, execution, sky.galaxies, 0)
@@ -92,19 +92,19 @@ def objids(cloud: Cloud, execution: Execution) -> list[int]:
     return pyarrow.parquet.read_table(io.BytesIO(data))["objid"].to_pylist()
 
 
-def records(cloud: Cloud, result_path: str) -> dict[str, dict[str, Any]]:
+def read_records(cloud: Cloud, result_path: str) -> dict[str, dict[str, Any]]:
     """The records of all attempts of ranks by name."""
     found = cloud.keys(f"{result_path}/records/")
     return {Path(key).stem: cloud.json(key) for key in found}
 
 
-def deliveries(cloud: Cloud, result_path: str) -> Counter[tuple[int, str | None]]:
+def count_deliveries(cloud: Cloud, result_path: str) -> Counter[tuple[int, str | None]]:
     """How often infer was called for each rank, by what each call failed with (None: it did not)."""
     calls = [call for call in cloud.invocations(result_path) if call.function == "infer"]
     return Counter((int(call.event["RANK"]), call.answer["errorType"] if call.failed else None) for call in calls)
 
 
-def published_rows(combined: list[dict[str, Any]]) -> list[dict[str, float]]:
+def compute_published_rows(combined: list[dict[str, Any]]) -> list[dict[str, float]]:
     """What the published stats.py makes of each entry: times and memory of a rank, and the bits it has read."""
     rows = []
     for entry in combined:
@@ -114,7 +114,7 @@ def published_rows(combined: list[dict[str, Any]]) -> list[dict[str, float]]:
     return rows
 
 
-def leaks(cloud: Cloud, prefix: str = "") -> list[str]:
+def find_leaks(cloud: Cloud, prefix: str = "") -> list[str]:
     """The logs, and the objects under a prefix of the bucket, that hold a credential of the functions."""
     found = [name for name, text in cloud.logs().items() if any(secret in text for secret in cloud.secrets)]
     wanted = [secret.encode() for secret in cloud.secrets]

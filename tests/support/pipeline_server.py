@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
-from support.fault_orders import OF_LAMBDA, take
+from support.fault_orders import LAMBDA_FAULTS, take_fault
 from support.lambda_runtimes import Answer, Function, Pool
 
 REDRIVE = "-redrive-"  # in the name of a state machine that goes on where another one's execution has failed
@@ -68,7 +68,7 @@ class Service:
         """Answers as Lambda does, or as Lambda does not when it is overloaded or breaks off the connection."""
         function = name.rpartition("-")[2]
         event = self._redriven(event)
-        ordered = take(self._folder / "orders", function, event, OF_LAMBDA)
+        ordered = take_fault(self._folder / "orders", function, event, LAMBDA_FAULTS)
         if ordered == "throttle":
             return _refused("429 Too Many Requests", "TooManyRequestsException", "Rate Exceeded.", start_response)
         if ordered == "twice":

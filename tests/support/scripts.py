@@ -18,13 +18,15 @@ NO_APPTAINER = "apptainer is not installed"
 SYSTEM = ("bin", "etc", "lib", "lib64", "sbin", "usr")  # folders that a container borrows from this machine
 
 
-def ran(command: list[object], folder: Path, **environment: object) -> subprocess.CompletedProcess[str]:
-    """Runs a command in the folder; of this process's environment it gets only where programs are."""
+def run_script(command: list[object], folder: Path, **environment: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in the folder; of this process's environment it gets only PATH."""
     words = [str(word) for word in command]
-    return subprocess.run(words, cwd=folder, env=given(environment), capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        words, cwd=folder, env=environment_of(environment), capture_output=True, text=True, timeout=60
+    )
 
 
-def given(environment: dict[str, object]) -> dict[str, str]:
+def environment_of(environment: dict[str, object]) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": "/"} | {name: str(value) for name, value in environment.items()}
 
 
@@ -36,7 +38,7 @@ def executable(path: Path, text: str) -> Path:
 
 
 class Box:
-    """A container of this machine's own programs, which else sees only what it is shown."""
+    """A container with this machine's own programs, which sees only the folders that are mounted."""
 
     def __init__(self, folder: Path) -> None:
         self.image, self.data = folder / "image", folder / "dàta x"
@@ -58,4 +60,4 @@ class Box:
 
     def run(self, *words: object, **variables: object) -> subprocess.CompletedProcess[str]:
         bind = f"{self.environment['COSMICAI_BIND']}:{variables.pop('COSMICAI_BIND', '')}".rstrip(":")
-        return ran(self.command(*words), self.data, **self.environment | variables | {"COSMICAI_BIND": bind})
+        return run_script(self.command(*words), self.data, **self.environment | variables | {"COSMICAI_BIND": bind})

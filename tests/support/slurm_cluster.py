@@ -1,6 +1,6 @@
-"""A real Slurm for the tests of one process (slurm/testcluster). It starts with the first test that asks for it:
+"""A real Slurm for the tests of one process (slurm/testcluster). It starts with the first test that uses the fixture:
 
-from slurm_cluster import cluster as cluster  # "as": for ruff, which takes an argument for no use of it
+from support.slurm_cluster import cluster as cluster  # "as": for ruff, which takes an argument for no use of it
 pytestmark = pytest.mark.xdist_group("slurm")
 """
 
@@ -23,33 +23,33 @@ import pytest
 
 TESTCLUSTER = Path(__file__).parents[2] / "slurm" / "testcluster"
 NO_SLURM = "Slurm is not installed (Debian: slurm-wlm slurmdbd munge mariadb-server)"
-# What a job that the tests run in leaves to them.
+# Variables that tests inherit from a job in which they run.
 FOREIGN = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "PMI", "OMPI_")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Two nodes of 4 CPUs, 16000 MB and 2 pretended GPUs. Commands run in its folder, and their files go with it."""
+    """Two nodes of 4 CPUs, 16000 MB and 2 simulated GPUs. Commands run in its folder, which is removed with it."""
 
     folder: Path
     environment: dict[str, str]
 
     def run(self, *command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command that talks to the cluster."""
+        """Run a command that uses the cluster."""
         return subprocess.run(
             command, capture_output=True, text=True, env=self.environment | environment, cwd=cwd or self.folder
         )
 
     def sbatch(self, *arguments: str, cwd: Path | None = None, **environment: str) -> str:
-        """Submits a job and returns its number."""
+        """Submit a job and return its number."""
         done = self.run("sbatch", "--parsable", *arguments, cwd=cwd, **environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def state(self, job: str) -> str | None:
-        """What Slurm says of a job (N) or an array task (N_M); of an array, of all its tasks: COMPLETED,FAILED.
+        """Return the state of a job (N) or an array task (N_M); for an array those of all its tasks: COMPLETED,FAILED.
 
-        Accounting, which lags by up to 5 s, is asked only of what the controller has forgotten.
+        Accounting, which lags by up to 5 s, is queried only for jobs that the controller has forgotten.
         """
         known = self.run("squeue", "--noheader", "--array", "--states=all", "--format=%T", f"--jobs={job}")
         if not known.stdout:
@@ -57,35 +57,37 @@ class Cluster:
         return ",".join(sorted({line.split()[0] for line in known.stdout.splitlines()})) or None
 
     def wait(self, job: str, timeout: float = 120) -> str | None:
-        """Waits until a job and all its array tasks have left the queue, and returns its state."""
+        """Wait until a job and all its array tasks have left the queue, and return its state."""
         deadline = time.monotonic() + timeout
-        while not self._left(job):
-            assert time.monotonic() < deadline, f"job {job} is still there after {timeout:.0f} s\n{self._news()}"
+        while not self._has_left(job):
+            assert time.monotonic() < deadline, (
+                f"job {job} is still in the queue after {timeout:.0f} s\n{self._report()}"
+            )
             time.sleep(0.1)
         return self.state(job)
 
     def wait_for_accounts(self, job: str, timeout: float = 60) -> None:
-        """Waits until accounting, which lags by up to 5 s, knows that a job and all its array tasks have ended."""
+        """Wait until accounting, which lags by up to 5 s, knows that a job and all its array tasks have ended."""
         deadline = time.monotonic() + timeout
-        asked = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}")
-        while not (states := self.run(*asked).stdout.split()) or {"PENDING", "RUNNING"} & set(states):
-            assert time.monotonic() < deadline, f"of job {job} accounting says {states}\n{self._news()}"
+        command = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}")
+        while not (states := self.run(*command).stdout.split()) or {"PENDING", "RUNNING"} & set(states):
+            assert time.monotonic() < deadline, f"of job {job} accounting says {states}\n{self._report()}"
             time.sleep(0.1)
 
     def cancel_all(self) -> None:
-        """Ends all jobs and waits until the nodes are free."""
+        """End all jobs and wait until the nodes are free."""
         self.run("scancel", f"--user={getpass.getuser()}", "--state=PENDING")
         self.run("scancel", f"--user={getpass.getuser()}", "--signal=KILL", "--full")
         deadline = time.monotonic() + 60
         while (queue := self.run("squeue", "--noheader")).stdout or queue.returncode:
-            assert time.monotonic() < deadline, f"jobs do not end\n{self._news()}"
+            assert time.monotonic() < deadline, f"jobs do not end\n{self._report()}"
             time.sleep(0.1)
 
-    def _left(self, job: str) -> bool:
+    def _has_left(self, job: str) -> bool:
         queue = self.run("squeue", "--noheader", f"--jobs={job}")
         return not queue.stdout if queue.returncode == 0 else "Invalid job id" in queue.stderr
 
-    def _news(self) -> str:
+    def _report(self) -> str:
         logs = [self.folder / "log" / name for name in ("slurmctld", "n1", "n2")]
         return "\n".join(
             [self.run("squeue", "--long").stdout, self.run("sinfo", "--long", "--Node").stdout]
@@ -94,18 +96,18 @@ class Cluster:
 
 
 def surroundings() -> dict[str, str]:
-    """This process's environment without what a job leaves in it; `cosmicai` and `python3` are those of the tests."""
+    """Return this process's environment without a job's variables; `cosmicai` and `python3` are those of the tests."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     return ours | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), ours["PATH"]])}
 
 
 def installed() -> bool:
-    """Whether a cluster can be started here."""
+    """Return whether a cluster can be started here."""
     return shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin:/sbin") is not None
 
 
 def up(folder: Path) -> Cluster:
-    """Starts a cluster, or finds the one that runs in this folder."""
+    """Start a cluster, or find the one that runs in this folder."""
     started = subprocess.run([TESTCLUSTER / "up", folder], capture_output=True, text=True, env=surroundings())
     assert started.returncode == 0, started.stderr
     exports = dict(shlex.split(line)[1].split("=", 1) for line in started.stdout.splitlines())
@@ -113,7 +115,7 @@ def up(folder: Path) -> Cluster:
 
 
 def down(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Stops the cluster in this folder, if there is one."""
+    """Stop the cluster in this folder, if there is one."""
     return subprocess.run([TESTCLUSTER / "down", folder], capture_output=True, text=True, env=surroundings())
 
 

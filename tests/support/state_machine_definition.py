@@ -50,7 +50,7 @@ EITHER = (
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
-def substituted(path: Path, values: dict[str, str]) -> str:
+def substitute(path: Path, values: dict[str, str]) -> str:
     """The text with its placeholders filled in, as CloudFormation's DefinitionSubstitutions does.
 
     Raises KeyError for one that has no value, and ValueError for a value that there is no place for.
@@ -61,7 +61,7 @@ def substituted(path: Path, values: dict[str, str]) -> str:
     return PLACEHOLDER.sub(lambda found: values[found[1]], text)
 
 
-def mistakes(definition: str) -> list[str]:
+def find_mistakes(definition: str) -> list[str]:
     """What AWS would refuse the definition for, and states that cannot be reached; empty if all is well."""
     machine = json.loads(definition)
     return [*_unknown("the state machine", machine, MACHINE), *_flow("the state machine", machine)]

@@ -1,4 +1,4 @@
-"""The published network once more, written from its description alone: the yardstick of the importer.
+"""A second implementation of the published network, from its description alone, as the reference for the importer.
 
 Attributes and children have the names of the published classes, so that a pickle of it looks like a published
 checkpoint. Shares no code with `cosmicai.models`.
@@ -135,7 +135,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leaves out whole branches in training; nothing in evaluation, the only mode in which it is used here."""
+    """Drops whole branches in training; it does nothing in evaluation, the only mode in which it is used here."""
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -167,8 +167,8 @@ class NormalCell(nn.Module):
         front = 1 if self.class_token else 0
         patches = x[:, front:]
         side = round(patches.shape[1] ** 0.5)
-        beside = self.PCM(patches.unflatten(1, (side, side)).movedim(-1, 1)).movedim(1, -1).flatten(1, 2)
-        x = x + self.drop_path(self.attn(self.norm1(x))) + F.pad(self.drop_path(beside), (0, 0, front, 0))
+        local = self.PCM(patches.unflatten(1, (side, side)).movedim(-1, 1)).movedim(1, -1).flatten(1, 2)
+        x = x + self.drop_path(self.attn(self.norm1(x))) + F.pad(self.drop_path(local), (0, 0, front, 0))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -264,7 +264,7 @@ class ViT_Astro(nn.Module):  # noqa: N801
 
 
 def random_network(sizes: Sizes, seed: int = 0) -> ViT_Astro:
-    """A network whose every tensor is random, norms and running statistics included, in evaluation mode."""
+    """Return a network in evaluation mode with all tensors random, including norms and running statistics."""
     torch.manual_seed(seed)
     model = ViT_Astro(sizes)
     with torch.no_grad():
@@ -293,7 +293,7 @@ _HOMES = {
 
 @contextmanager
 def published_modules() -> Iterator[None]:
-    """While it lasts, the classes live in modules of the published names, as far as pickle can see."""
+    """Place the classes in modules with the published names, for pickle, while the context lasts."""
     names = {name.rsplit(".", level)[0] for name in _HOMES for level in range(name.count(".") + 1)}
     assert not names & sys.modules.keys()
     try:
@@ -312,7 +312,7 @@ def published_modules() -> Iterator[None]:
 
 
 def save_checkpoint(path: Path, model: nn.Module, wrapped: bool = True) -> str:
-    """Saves it as the published checkpoint is saved: the whole pickled model, in a DataParallel."""
+    """Save the model as the published checkpoint is saved: pickled as a whole, in a DataParallel."""
     with published_modules():
         torch.save(nn.DataParallel(model) if wrapped else model, path)
     return str(path)

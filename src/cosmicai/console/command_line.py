@@ -1,4 +1,4 @@
-"""Run a command line and turn every failure that a user can mend into one sentence and an exit code."""
+"""Run a command line; every failure that a user can correct ends with one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from ..errors import InputError
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
-# The group of optional dependencies (pyproject.toml) that brings each module which is imported only where it is needed.
+# The group of optional dependencies (pyproject.toml) that installs each module.
 GROUPS = {
     "torch": "torch",
     "mpi4py": "mpi",
@@ -39,7 +39,7 @@ def run_command(command: click.Command, name: str, context: object = None) -> No
 
 @contextmanager
 def exit_with_sentence(name: str) -> Iterator[None]:
-    """Turn the failures that a user can mend into one sentence of the program `name` on standard error, and exit.
+    """Turn failures that a user can correct into one sentence of the program `name` on standard error, and exit.
 
     InputError, OSError, click's own exceptions and a missing optional package end with exit code 2, an interruption
     with 130; none of them shows a traceback.
@@ -63,9 +63,9 @@ def exit_with_sentence(name: str) -> Iterator[None]:
     except click.ClickException as error:
         error.show()
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{name}: interrupted; a run keeps what is finished and goes on with --resume", err=True)
-        # Not through the interpreter's end, which would wait for threads and engines that the interrupt may have left
-        # in any state. What was written is whole.
+        click.echo(f"{name}: interrupted; a run keeps what is finished and continues with --resume", err=True)
+        # Exit without the interpreter's cleanup, which would wait for threads and engines that the interrupt may have
+        # left in any state. Files are always written atomically.
         sys.stdout.flush()
         os._exit(INTERRUPTED)
     sys.exit(BAD_INPUT)

@@ -1,4 +1,4 @@
-"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import make_console
 
-PLAIN_EVERY = 5.0  # seconds between plain lines
-POLL_EVERY = 2.0  # seconds between counts
-POLL_SHARE = 20  # times as long as a count takes, before the next
+PLAIN_INTERVAL = 5.0  # seconds between plain lines
+POLL_INTERVAL = 2.0  # seconds between counts, at least
+POLL_FACTOR = 20  # pause after a count, relative to the time that the count took
 
 
 @contextmanager
 def show_progress(total: int, done: int = 0, unit: str = "galaxies") -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told how many more are done. `done` of them were done before and do not count as speed.
+    """Show progress on standard error; yield a function to call with the number of newly completed units.
 
-    Everything goes to standard error.
+    `done` units were completed before and do not count for the speed.
     """
     if not sys.stderr.isatty():
         yield _plain(total, done, unit)
@@ -51,7 +51,7 @@ def _plain(total: int, done: int, unit: str) -> Callable[[int], None]:
         since += count
         now = time.monotonic()
         finished = 0 < total <= done + since  # a download of unknown size has a total of 0
-        if now - last < PLAIN_EVERY and not finished:
+        if now - last < PLAIN_INTERVAL and not finished:
             return
         last = now
         rate = since / max(now - begin, 1e-9)
@@ -65,17 +65,17 @@ def _plain(total: int, done: int, unit: str) -> Callable[[int], None]:
 
 @contextmanager
 def poll_progress(total: int, count: Callable[[], int], unit: str = "galaxies") -> Iterator[None]:
-    """Shows a progress that others make, by counting what is done now and then, and once more at the end."""
+    """Show the progress of other processes by counting what they have completed, periodically and at the end."""
     done = count()
-    over = threading.Event()
+    stopped = threading.Event()
 
     def follow(advance: Callable[[int], None]) -> None:
-        shown, pause = done, POLL_EVERY
-        while not over.wait(pause):
+        shown, pause = done, POLL_INTERVAL
+        while not stopped.wait(pause):
             begin = time.monotonic()
             now = count()
             advance(now - shown)
-            shown, pause = now, max(POLL_EVERY, POLL_SHARE * (time.monotonic() - begin))
+            shown, pause = now, max(POLL_INTERVAL, POLL_FACTOR * (time.monotonic() - begin))
         advance(count() - shown)
 
     with show_progress(total, done, unit) as advance:
@@ -84,5 +84,5 @@ def poll_progress(total: int, count: Callable[[], int], unit: str = "galaxies") 
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
             thread.join()

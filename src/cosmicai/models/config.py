@@ -97,8 +97,8 @@ class AstroMAEConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         side = self.image_size // self.pool ** len(self.inception_stages)
         groups = all(self.width % count == self.convolution_width % count == 0 for count in self.convolution_groups)
-        _require(self.image_size % self.patch_size == 0, "the cutout is no whole number of patches")
-        _require(self.attention_width % self.heads == 0, "the attention width is no multiple of the heads")
+        _require(self.image_size % self.patch_size == 0, "the cutout is not divisible into patches")
+        _require(self.attention_width % self.heads == 0, "the attention width is not a multiple of the heads")
         _require(self.convolution_kernel % 2 == self.stem_kernel % 2 == 1, "a convolution's kernel is even")
         _require(groups, "the groups of a convolution do not divide its channels")
         _require(side > 0, "the cutout is smaller than its average pools")

@@ -28,7 +28,7 @@ QuantizedName = Annotated[str, Meta(pattern=r"^int8-[0-9a-f]{16}\.zip$")]
 
 
 class WorkItem(msgspec.Struct, frozen=True, order=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """Rows `start` to `stop` of the shard with this index: the unit that is done once, retried alone and resumed."""
+    """Rows `start` to `stop` of the shard with this index: the unit that is done once, retried singly and resumed."""
 
     shard: Count
     start: Count
@@ -162,7 +162,7 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 def _list_pieces(values: Sequence[msgspec.Struct]) -> Iterator[bytes]:
-    """Yield a list of shards or items as `json.dumps` writes it: a space after each separator, and ASCII alone."""
+    """Yield a list of shards or items as `json.dumps` writes it: a space after each separator, and ASCII only."""
     yield b"["
     for start in range(0, len(values), _ENCODED_TOGETHER):
         piece = msgspec.json.format(msgspec.json.encode(values[start : start + _ENCODED_TOGETHER]), indent=0)[1:-1]

@@ -67,7 +67,7 @@ class RunFolder(RunPaths):
         return storage.create_bytes(self.plan_path, plan.to_json())
 
     def plan(self) -> Plan:
-        """Return the plan, which never changes and is read once. Raises InputError if there is none."""
+        """Return the plan, which never changes and is read once. Raises InputError if it does not exist."""
         return self._plan
 
     @cached_property
@@ -162,7 +162,7 @@ class RunFolder(RunPaths):
         return records
 
     def functions(self, notify: Callable[[str], None] = refuse) -> list[FunctionNote]:
-        """Return what the functions that planned and summarized the run on Lambda noted of their own calls."""
+        """Return what the functions that planned and summarized the run on Lambda recorded of their calls."""
         names = self._json_names("functions")
         return [note for _, note in self._read_all("functions", names, FunctionNote, notify)]
 

@@ -46,4 +46,4 @@ def check_options(options: TrainingOptions, config: AstroMAEConfig, initial: Wei
     if initial is not None and initial.config != config:
         raise InputError("the initial weights are of another configuration than the network; train with theirs")
     if initial is None and options.freeze_encoder:
-        raise InputError("a fresh encoder cannot be frozen, it has not learned anything yet; give initial weights")
+        raise InputError("a new encoder cannot be frozen, it has not learned anything yet; give initial weights")

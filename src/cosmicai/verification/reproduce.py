@@ -79,7 +79,7 @@ def reproduce(
     files: tuple[PublishedFile, PublishedFile] = (PUBLISHED_FILES[0], PUBLISHED_FILES[1]),
     metrics: tuple[PublishedMetric, ...] = METRICS,
 ) -> tuple[MeasurementTable, bool]:
-    """Run checkpoint and galaxies of `folder` as `infer` does, in float32; return a table and whether all metrics agree.
+    """Run checkpoint and galaxies of `folder` as `infer` does, in float32; return a table and whether all agree.
 
     `out` receives the imported weights and the run, which starts from scratch each time. `notify` receives the failed
     items. Raises InputError if a file is missing or not the published one, or if `out` is on S3 or holds another run.

@@ -91,7 +91,7 @@ def test_a_browser_shows_the_page_without_scripts_or_network(reported, tmp_path)
     with browser(tmp_path / "profile") as page:
         for width in (1200, 400):
             page.open(path, width)
-            assert page.complaints() == []
+            assert page.console_messages() == []
             assert page.requests() == [path.as_uri()]
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             pictures = page.evaluate(
@@ -108,7 +108,7 @@ def test_a_browser_shows_the_page_without_scripts_or_network(reported, tmp_path)
             assert len(cells) > 20
             assert all(right <= width and cut <= 1 and size >= 12 for right, cut, size in cells)
             page.screenshot(tmp_path / f"{width}.png")
-        assert page.pdf_pages() >= 2
+        assert page.count_pdf_pages() >= 2
 
 
 def test_a_report_on_a_missing_folder_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """`python aws/deploy.py`: the real template on moto's CloudFormation (see cloudformation.py for what that lacks).
 
-Of the template's resources moto creates no bucket policy, and of most of a rendezvous only the names. It has no registry
-behind its ECR either: one test pushes into a real one, the others use a program that replaces skopeo.
+Of the template's resources moto creates no bucket policy, and of most of a rendezvous only the names. It has no
+registry behind its ECR either: one test pushes into a real one, the others use a program that replaces skopeo.
 """
 
 from __future__ import annotations
@@ -320,8 +320,8 @@ def test_a_failed_change_is_reported_with_its_reasons(aws, deploy, deployed, mon
     done = deploy("up", "--yes", "--memory", 4096)
     assert (done.code, done.err.splitlines()[-1]) == (
         2,
-        f"deploy: CloudFormation could not change the stack {aws.name}: InferFunction (MemorySize must be at most 3008); "
-        "correct it and try again",
+        f"deploy: CloudFormation could not change the stack {aws.name}: InferFunction (MemorySize must be at most "
+        "3008); correct it and try again",
     )
 
 

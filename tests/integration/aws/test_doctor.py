@@ -122,8 +122,8 @@ def test_before_the_first_deployment_only_the_stack_is_missing(aws, archive):
     ]  # fmt: skip
     archive.unlink()
     assert failed_checks(aws)[1:] == [
-        Diagnosis("image archive", False, f"{ARCHIVE} does not exist", "build it with `make image`, or name another one with "
-              "--image")
+        Diagnosis("image archive", False, f"{ARCHIVE} does not exist",
+              "build it with `make image`, or name another one with --image")
     ]  # fmt: skip
 
 
@@ -215,7 +215,8 @@ def test_a_stack_that_fails(aws, deployed):
     stack.status = "UPDATE_ROLLBACK_FAILED"
     assert failed_checks(aws) == [
         Diagnosis("stack", False, f"the stack {aws.name} is UPDATE_ROLLBACK_FAILED and cannot be changed",
-              f"repair it in CloudFormation's console, or remove it with `python aws/deploy.py down --stack {aws.name}`")
+              "repair it in CloudFormation's console, or remove it with "
+              f"`python aws/deploy.py down --stack {aws.name}`")
     ]  # fmt: skip
 
 
@@ -257,8 +258,8 @@ def test_a_rendezvous_is_described_without_a_connection(aws, deployed, parameter
     found = diagnose(aws.account, aws.name)
     assert [one for one in found if not one.passed] == []
     assert [one for one in found if one.name == "rendezvous"] == [
-        Diagnosis("rendezvous", True, f"{endpoint} is open to {clients}; run `python -m fmi doctor {endpoint}` there for "
-              "more")
+        Diagnosis("rendezvous", True,
+              f"{endpoint} is open to {clients}; run `python -m fmi doctor {endpoint}` there for more")
     ]  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def at(after: int) -> str:
     return (BEGIN + timedelta(milliseconds=after)).isoformat(timespec="milliseconds")
 
 
-def announcement(function: str, run: RunFolder, request: str) -> str:
+def first_line(function: str, run: RunFolder, request: str) -> str:
     """Return the first line that a function prints."""
     return json.dumps({"cosmicai": function, "run": run.uri, "rank": None, "request_id": request}) + "\n"
 
@@ -97,7 +97,7 @@ def invocation(cloud: Cloud, request: str, start: int, stop: int, billed: int = 
     """Return all events of a successful invocation of infer."""
     return [
         (start, f"START RequestId: {request} Version: $LATEST\n"),
-        (start, announcement("infer", cloud.run, request)),
+        (start, first_line("infer", cloud.run, request)),
         (start + 1, "some galaxies\n"),
         (stop, f"END RequestId: {request}\n"),
         (stop, report(request, billed)),
@@ -116,10 +116,10 @@ def test_reports_of_all_functions_sorted_by_time(cloud: Cloud) -> None:
     cloud.log("infer", *invocation(cloud, "i1", 101, 500), *invocation(cloud, "i2", 600, 700, billed=99), stream="2")
     cloud.log(
         "initialize",
-        (0, announcement("initialize", cloud.run, "a")),
+        (0, first_line("initialize", cloud.run, "a")),
         (50, report("a", more="Init Duration: 40.5 ms\t")),
     )
-    cloud.log("summarize", (1000, announcement("summarize", cloud.run, "z")), (2000, report("z")))
+    cloud.log("summarize", (1000, first_line("summarize", cloud.run, "z")), (2000, report("z")))
     assert cloud.collect() == [
         row(f"{name}-initialize", "a", 50, init_ms=40.5),
         row(f"{name}-infer", "i1", 500),
@@ -134,7 +134,7 @@ def test_log_in_json(cloud: Cloud) -> None:
     metrics = {"durationMs": 1.23, "billedDurationMs": 2, "memorySizeMB": 128, "maxMemoryUsedMB": 47}
     record = {"requestId": "i0", "metrics": metrics, "status": "timeout"}
     line = json.dumps({"time": "2024-11-17T02:41:24.412Z", "type": "platform.report", "record": record})
-    cloud.log("infer", (0, announcement("infer", cloud.run, "i0")), (5, line))
+    cloud.log("infer", (0, first_line("infer", cloud.run, "i0")), (5, line))
     assert cloud.collect() == [row(f"{cloud.stack.name}-infer", "i0", 5, status="timeout")]
 
 
@@ -164,15 +164,15 @@ def test_killed_and_timed_out_invocations(cloud: Cloud) -> None:
     cloud.log(
         "infer",
         (0, "START RequestId: i0 Version: $LATEST\n"),
-        (0, announcement("infer", cloud.run, "i0")),
+        (0, first_line("infer", cloud.run, "i0")),
         (9, report("i0", 3000)),
         (9, f"{at(9)} i0 Task timed out after 3.00 seconds\n\n"),
-        (20, announcement("infer", cloud.run, "i1")),  # no END
+        (20, first_line("infer", cloud.run, "i1")),  # no END
         (21, "RequestId: i1 Error: Runtime exited with error: signal: killed\nRuntime.ExitError\n"),
         (29, report("i1", 29)),
-        (30, announcement("infer", cloud.run, "i2")),
+        (30, first_line("infer", cloud.run, "i2")),
         (39, report("i2", more="Status: error\tError Type: Runtime.OutOfMemory\t")),
-        (40, announcement("infer", cloud.run, "i3")),  # it still runs
+        (40, first_line("infer", cloud.run, "i3")),  # it still runs
         (41, "some galaxies\n"),
     )
     assert cloud.collect() == [
@@ -183,13 +183,13 @@ def test_killed_and_timed_out_invocations(cloud: Cloud) -> None:
 
 
 def test_report_that_comes_before_the_line_of_the_same_millisecond(cloud: Cloud) -> None:
-    cloud.log("infer", (5, report("i0")), (5, announcement("infer", cloud.run, "i0")))
+    cloud.log("infer", (5, report("i0")), (5, first_line("infer", cloud.run, "i0")))
     assert cloud.collect() == [row(f"{cloud.stack.name}-infer", "i0", 5)]
 
 
 def test_emulator_that_puts_several_lines_into_one_event(cloud: Cloud) -> None:
     cloud.log(
-        "infer", (5, f"START RequestId: i0\n{announcement('infer', cloud.run, 'i0')}END RequestId: i0\n{report('i0')}")
+        "infer", (5, f"START RequestId: i0\n{first_line('infer', cloud.run, 'i0')}END RequestId: i0\n{report('i0')}")
     )
     assert cloud.collect() == [row(f"{cloud.stack.name}-infer", "i0", 5)]
 
@@ -228,7 +228,7 @@ def test_logs_without_the_run(cloud: Cloud) -> None:
     assert str(caught.value) == expected % 0
     other = RunFolder(f"{cloud.run.uri}-longer")
     cloud.log(
-        "infer", (0, announcement("infer", other, "o")), (1, report("o")), (2, announcement("infer", cloud.run, "i0"))
+        "infer", (0, first_line("infer", other, "o")), (1, report("o")), (2, first_line("infer", cloud.run, "i0"))
     )
     with pytest.raises(InputError) as caught:
         cloud.collect()
@@ -253,7 +253,7 @@ def test_damaged_report_is_refused_and_nothing_written(cloud: Cloud) -> None:
 
 def test_announcement_that_was_cut_off_is_ignored(cloud: Cloud) -> None:
     cloud.log(
-        "infer", *invocation(cloud, "i0", 0, 5), (6, announcement("infer", cloud.run, "i1")[:-9]), (7, report("i1"))
+        "infer", *invocation(cloud, "i0", 0, 5), (6, first_line("infer", cloud.run, "i1")[:-9]), (7, report("i1"))
     )
     assert [one.request_id for one in cloud.collect()] == ["i0"]
 
@@ -275,7 +275,7 @@ def test_page_without_events_is_not_the_end(cloud: Cloud) -> None:
     pages: list[dict[str, Any]] = [
         empty,
         {"events": [], "nextToken": "a"},
-        {"events": [event(announcement("infer", cloud.run, "i0"))], "nextToken": "b"},
+        {"events": [event(first_line("infer", cloud.run, "i0"))], "nextToken": "b"},
         {"events": [], "nextToken": "c"},
         {"events": [event(report("i0"))]},
         empty,
@@ -306,7 +306,7 @@ def test_the_filter_matches_all_relevant_lines_and_no_others(cloud: Cloud) -> No
     terms = re.findall(r'\?"([^"]+)"', logs.FILTER)
     assert " ".join(f'?"{term}"' for term in terms) == logs.FILTER
     relevant = [
-        announcement("infer", cloud.run, "i0"),
+        first_line("infer", cloud.run, "i0"),
         report("i0"),
         "REPORT",
         '{"time":"2024-11-17T02:41:24.412Z","type":"platform.report","record":{}}',

@@ -1,4 +1,4 @@
-"""The stack of aws/template.yaml: what cfn-lint says of it, what its policies grant, and what becomes of it."""
+"""The stack of aws/template.yaml: cfn-lint, the permissions that its policies grant, and its resources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.s3 import server_url, use_endpoint
 
 AWS = Path(__file__).parents[3] / "aws"
 TEMPLATE, DEFINITION = AWS / "template.yaml", AWS / "state_machine.asl.json"
-SOURCE = json.loads(json.dumps(cfn_yaml.load(str(TEMPLATE))))  # with its short forms (!Ref) written out
+SOURCE = json.loads(json.dumps(cfn_yaml.load(str(TEMPLATE))))  # with its short forms (!Ref) expanded
 REGION, ACCOUNT = "us-east-1", "123456789012"
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 KEY = "deployments/state_machine-0123456789abcdef.asl.json"
@@ -32,7 +32,7 @@ STATES = f"arn:aws:states:{REGION}:{ACCOUNT}"
 FUNCTIONS = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function"
 LOGS = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda"
 ECS_LOGS = LOGS.replace("/aws/lambda", "/ecs")
-# All that may end in a wildcard: the objects of one folder of a bucket (whose own name may end in one), the executions
+# ARNs that may end in a wildcard: the objects in one folder of a bucket (whose name may end in one too), the executions
 # of one state machine and the streams of one log group.
 NARROW = (
     r"arn:aws:s3:::\$\{aws:PrincipalTag/\w+\}/[^*/][^*]*\*?/\*",
@@ -40,7 +40,7 @@ NARROW = (
     rf"{LOGS}/cosmicai-[a-z]+:\*",
     rf"{ECS_LOGS}/cosmicai-rendezvous:\*",
 )
-# What AWS grants for everything or not at all: this one statement of this one role.
+# A permission that AWS grants for everything or not at all: this statement of this role only.
 SIGN_IN = {
     "RendezvousRole": {
         "Sid": "SignInToRegistry",
@@ -56,7 +56,7 @@ RECORD = {"RendezvousZone": "Z0123456789ABC", "RendezvousName": "rendezvous.exam
 SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:RendezvousSecret-0123456789ab-AbCdEf"
 BALANCER = "cosmic-Rende-0123456789abcdef.elb.us-east-1.amazonaws.com"
 FUNCTIONS_OF_A_RUN = ("Initialize", "Infer", "Summarize")
-# All resources of a stack that has an image and no rendezvous.
+# All resources of a stack with an image and without a rendezvous.
 WITHOUT_RENDEZVOUS = {
     "Bucket", "BucketPolicy", "Repository", "InputsPolicy", "RunsPolicy", "StateMachine", "StateMachineRole",
     *(f"{name}{kind}" for name in FUNCTIONS_OF_A_RUN for kind in ("Role", "Logs", "Function")),
@@ -64,27 +64,27 @@ WITHOUT_RENDEZVOUS = {
 
 
 def stack(template: dict[str, Any] = SOURCE, **given: str) -> dict[str, dict[str, Any]]:
-    """The resources of a stack with these parameters, all functions of the template evaluated."""
-    names = names_of(template, given)
+    """Return the resources of a stack with these parameters, with all functions of the template evaluated."""
+    names = reference_values(template, given)
     return {
-        name: resolved({"Type": resource["Type"], **resource["Properties"]}, names)
+        name: resolve({"Type": resource["Type"], **resource["Properties"]}, names)
         for name, resource in template["Resources"].items()
         if "Condition" not in resource or names[resource["Condition"]]
     }
 
 
 def outputs(**given: str) -> dict[str, str]:
-    """The outputs of a stack with these parameters."""
-    names = names_of(SOURCE, given)
+    """Return the outputs of a stack with these parameters."""
+    names = reference_values(SOURCE, given)
     return {
-        name: resolved(output["Value"], names)
+        name: resolve(output["Value"], names)
         for name, output in SOURCE["Outputs"].items()
         if "Condition" not in output or names[output["Condition"]]
     }
 
 
-def names_of(template: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """What can be referred to in a stack with these parameters; resources by what CloudFormation calls them."""
+def reference_values(template: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of all references in a stack with these parameters; resources have CloudFormation's names."""
     names: dict[str, Any] = {"AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::Partition": "aws"}
     for name, parameter in template["Parameters"].items():
         value = str(given.get(name, parameter["Default"]))
@@ -105,69 +105,69 @@ def names_of(template: dict[str, Any], given: Mapping[str, str]) -> dict[str, An
         names |= {f"{name}Logs": f"/aws/lambda/{function}", f"{name}Function.Arn": f"{FUNCTIONS}:{function}"}
         names[f"{name}Role.Arn"] = f"arn:aws:iam::{ACCOUNT}:role/{name}Role"
     for name, condition in template["Conditions"].items():
-        names[name] = resolved(condition, names)
+        names[name] = resolve(condition, names)
     return names
 
 
-def resolved(node: Any, names: Mapping[str, Any]) -> Any:
-    """A part of a template with its functions evaluated."""
+def resolve(node: Any, names: Mapping[str, Any]) -> Any:
+    """Return a part of a template with its functions evaluated."""
     if isinstance(node, list):
-        return [value for own in node if (value := resolved(own, names)) is not NO_VALUE]
+        return [value for own in node if (value := resolve(own, names)) is not NO_VALUE]
     if not isinstance(node, dict):
         return node
     if len(node) == 1 and (function := EVALUATE.get(next(iter(node)))):
         return function(next(iter(node.values())), names)
-    return {key: value for key, own in node.items() if (value := resolved(own, names)) is not NO_VALUE}
+    return {key: value for key, own in node.items() if (value := resolve(own, names)) is not NO_VALUE}
 
 
 EVALUATE: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "Ref": lambda node, names: names[node],
     "Fn::GetAtt": lambda node, names: names[".".join(node)],
     "Fn::Sub": lambda node, names: re.sub(r"\$\{(.+?)\}", lambda found: names[found[1]], node),
-    "Fn::Join": lambda node, names: node[0].join(resolved(node[1], names)),
-    "Fn::Split": lambda node, names: resolved(node[1], names).split(node[0]),
-    "Fn::If": lambda node, names: resolved(node[1] if names[node[0]] else node[2], names),
-    "Fn::Equals": lambda node, names: str(resolved(node[0], names)) == str(resolved(node[1], names)),
-    "Fn::Not": lambda node, names: not resolved(node[0], names),
-    "Fn::And": lambda node, names: all(resolved(own, names) for own in node),
-    "Fn::Or": lambda node, names: any(resolved(own, names) for own in node),
-    "Fn::Contains": lambda node, names: resolved(node[1], names) in resolved(node[0], names),
+    "Fn::Join": lambda node, names: node[0].join(resolve(node[1], names)),
+    "Fn::Split": lambda node, names: resolve(node[1], names).split(node[0]),
+    "Fn::If": lambda node, names: resolve(node[1] if names[node[0]] else node[2], names),
+    "Fn::Equals": lambda node, names: str(resolve(node[0], names)) == str(resolve(node[1], names)),
+    "Fn::Not": lambda node, names: not resolve(node[0], names),
+    "Fn::And": lambda node, names: all(resolve(own, names) for own in node),
+    "Fn::Or": lambda node, names: any(resolve(own, names) for own in node),
+    "Fn::Contains": lambda node, names: resolve(node[1], names) in resolve(node[0], names),
     "Condition": lambda node, names: names[node],
 }
 
 
 def policies(resource: dict[str, Any]) -> list[dict[str, Any]]:
-    """The policies of a resource, whoever they are for."""
+    """Return all policies of a resource."""
     own = [resource.get(key) for key in ("PolicyDocument", "AssumeRolePolicyDocument", "RepositoryPolicyText")]
     return [policy for policy in own if policy] + [policy["PolicyDocument"] for policy in resource.get("Policies", [])]
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def too_wide(resources: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """The wildcards that policies allow something for, but NARROW ones and SIGN_IN: resource and wildcard."""
+def find_wildcards(resources: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield the wildcards that policies allow, except NARROW and SIGN_IN: resource and wildcard."""
     for name, resource in resources.items():
         for statement in (own for policy in policies(resource) for own in policy["Statement"]):
-            if statement["Effect"] == "Deny":  # the more it covers the less is left
+            if statement["Effect"] == "Deny":  # a wildcard makes it stricter
                 continue
             if statement == SIGN_IN.get(name):
                 continue
             yield from ((name, key) for key in statement if key.startswith("Not"))
-            arns = listed(statement.get("Resource", []))
+            arns = as_list(statement.get("Resource", []))
             values = [arn for arn in arns if not any(re.fullmatch(pattern, arn) for pattern in NARROW)]
             principal = statement.get("Principal", {})
             of_kinds = principal.values() if isinstance(principal, dict) else [principal]
-            values += listed(statement.get("Action", [])) + [own for kind in of_kinds for own in listed(kind)]
+            values += as_list(statement.get("Action", [])) + [own for kind in of_kinds for own in as_list(kind)]
             yield from ((name, value) for value in values if "*" in value or "?" in value)
 
 
 Grant = tuple[str, str, tuple[str, ...]]
 
 
-def granted(resources: dict[str, dict[str, Any]], role: str) -> set[Grant]:
-    """What a role may do: action, resource, and the prefixes that a listing may be of."""
+def permissions(resources: dict[str, dict[str, Any]], role: str) -> set[Grant]:
+    """Return the permissions of a role: action, resource, and the prefixes that may be listed."""
     attached = [resources[name]["PolicyDocument"] for name in resources[role].get("ManagedPolicyArns", [])]
     own = [policy["PolicyDocument"] for policy in resources[role]["Policies"]]
     tags = {tag["Key"]: tag["Value"] for tag in resources[role]["Tags"]}
@@ -180,32 +180,32 @@ def granted(resources: dict[str, dict[str, Any]], role: str) -> set[Grant]:
         assert list(condition["StringLike"]) == ["s3:prefix"]
         prefixes = tuple(condition["StringLike"]["s3:prefix"])
         assert bool(prefixes) is (statement["Action"] == "s3:ListBucket")
-        grants += [(a, r, prefixes) for a in listed(statement["Action"]) for r in listed(statement["Resource"])]
+        grants += [(a, r, prefixes) for a in as_list(statement["Action"]) for r in as_list(statement["Resource"])]
     return set(grants)
 
 
-def objects(bucket: str, folders: tuple[str, ...], *actions: str) -> set[Grant]:
+def object_grants(bucket: str, folders: tuple[str, ...], *actions: str) -> set[Grant]:
     return {(f"s3:{action}", f"arn:aws:s3:::{bucket}/{folder}/*", ()) for folder in folders for action in actions}
 
 
-def listings(bucket: str, folders: tuple[str, ...]) -> set[Grant]:
+def list_grants(bucket: str, folders: tuple[str, ...]) -> set[Grant]:
     return {("s3:ListBucket", f"arn:aws:s3:::{bucket}", tuple(f"{folder}/*" for folder in folders))}
 
 
-def logging_of(name: str, groups: str = LOGS) -> set[Grant]:
+def log_grants(name: str, groups: str = LOGS) -> set[Grant]:
     return {(f"logs:{action}", f"{groups}/{name}:*", ()) for action in ("CreateLogStream", "PutLogEvents")}
 
 
-def runs_of(bucket: str) -> set[Grant]:
-    return listings(bucket, RUNS) | objects(bucket, RUNS, "GetObject", "PutObject", "AbortMultipartUpload")
+def run_grants(bucket: str) -> set[Grant]:
+    return list_grants(bucket, RUNS) | object_grants(bucket, RUNS, "GetObject", "PutObject", "AbortMultipartUpload")
 
 
 def test_cfn_lint_finds_nothing() -> None:
     assert lint_file(TEMPLATE) == []
 
 
-def test_cfn_lint_finds_nothing_in_the_state_machine_either() -> None:
-    """It reads a definition only where it stands in the template itself."""
+def test_cfn_lint_finds_nothing_in_the_state_machine() -> None:
+    """It reads a definition only within the template."""
 
     def found(definition: str) -> list[str]:
         template = deepcopy(SOURCE)
@@ -219,15 +219,15 @@ def test_cfn_lint_finds_nothing_in_the_state_machine_either() -> None:
     assert found(DEFINITION.read_text().replace('"Type": "Map"', '"Type": "Mapp"')) == ["E3601"]
 
 
-def test_the_template_fits_into_a_call() -> None:
+def test_the_template_fits_into_a_request() -> None:
     assert len(TEMPLATE.read_bytes()) <= 51200
 
 
 def test_no_policy_allows_a_wildcard() -> None:
-    assert list(too_wide(stack(**IMAGE))) == []
-    assert list(too_wide(stack(**IMAGE, BucketName="old", DataBucketName="other"))) == []
-    assert list(too_wide(stack())) == []
-    assert list(too_wide(stack(**IMAGE, **RENDEZVOUS, **RECORD))) == []
+    assert list(find_wildcards(stack(**IMAGE))) == []
+    assert list(find_wildcards(stack(**IMAGE, BucketName="old", DataBucketName="other"))) == []
+    assert list(find_wildcards(stack())) == []
+    assert list(find_wildcards(stack(**IMAGE, **RENDEZVOUS, **RECORD))) == []
 
 
 @pytest.mark.parametrize(
@@ -253,29 +253,29 @@ def test_a_planted_wildcard_is_found(where: str, changed: dict[str, Any], found:
     statement = {"Sid": "Planted", "Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::mine/one"}
     document = properties["Policies"][0]["PolicyDocument"] if "Policies" in properties else properties["PolicyDocument"]
     document["Statement"].append(statement)
-    assert list(too_wide(stack(template, **IMAGE, **RENDEZVOUS))) == []
+    assert list(find_wildcards(stack(template, **IMAGE, **RENDEZVOUS))) == []
     statement |= changed
-    assert list(too_wide(stack(template, **IMAGE, **RENDEZVOUS))) == [(where, found)]
+    assert list(find_wildcards(stack(template, **IMAGE, **RENDEZVOUS))) == [(where, found)]
 
 
 def test_only_the_rendezvous_may_sign_in_to_all_registries() -> None:
     template = deepcopy(SOURCE)
     [policy] = template["Resources"]["InferRole"]["Properties"]["Policies"]
     policy["PolicyDocument"]["Statement"].append(SIGN_IN["RendezvousRole"])
-    assert list(too_wide(stack(template, **IMAGE))) == [("InferRole", "*")]
+    assert list(find_wildcards(stack(template, **IMAGE))) == [("InferRole", "*")]
     [policy] = template["Resources"]["RendezvousRole"]["Properties"]["Policies"]
     [statement] = [own for own in policy["PolicyDocument"]["Statement"] if own["Sid"] == "SignInToRegistry"]
     statement["Action"] = [statement["Action"], "ecr:BatchGetImage"]
-    assert ("RendezvousRole", "*") in list(too_wide(stack(template, **IMAGE, **RENDEZVOUS)))
+    assert ("RendezvousRole", "*") in list(find_wildcards(stack(template, **IMAGE, **RENDEZVOUS)))
 
 
 def test_prefixes_become_exactly_these_arns() -> None:
-    role = granted(stack(**IMAGE), "SummarizeRole")
+    role = permissions(stack(**IMAGE), "SummarizeRole")
     assert sorted(arn for action, arn, _ in role if action == "s3:GetObject") == [
         "arn:aws:s3:::cosmicai-123456789012-us-east-1/result-partition-*/*",
         "arn:aws:s3:::cosmicai-123456789012-us-east-1/runs/*",
     ]
-    role = granted(
+    role = permissions(
         stack(**IMAGE, BucketName="b", ResultPrefixes="results", WeightsPrefixes="Anomaly Detection"), "InferRole"
     )
     assert sorted(arn for action, arn, _ in role if action == "s3:GetObject") == [
@@ -296,24 +296,24 @@ def test_prefixes_become_exactly_these_arns() -> None:
 )
 def test_roles_grant_exactly_this(given: dict[str, str], bucket: str, data_bucket: str) -> None:
     resources = stack(**IMAGE, **given)
-    inputs = objects(bucket, DATA + WEIGHTS, "GetObject") | objects(data_bucket, DATA, "GetObject")
-    inputs |= listings(bucket, WEIGHTS)
-    assert granted(resources, "InitializeRole") == (
+    inputs = object_grants(bucket, DATA + WEIGHTS, "GetObject") | object_grants(data_bucket, DATA, "GetObject")
+    inputs |= list_grants(bucket, WEIGHTS)
+    assert permissions(resources, "InitializeRole") == (
         inputs
-        | runs_of(bucket)
-        | listings(bucket, DATA)
-        | listings(data_bucket, DATA)
+        | run_grants(bucket)
+        | list_grants(bucket, DATA)
+        | list_grants(data_bucket, DATA)
         | {("s3:PutObject", f"arn:aws:s3:::{bucket}/payload.json", ())}
-        | logging_of("cosmicai-initialize")
+        | log_grants("cosmicai-initialize")
     )
-    assert granted(resources, "InferRole") == (
-        inputs | runs_of(bucket) | objects(bucket, RUNS, "DeleteObject") | logging_of("cosmicai-infer")
+    assert permissions(resources, "InferRole") == (
+        inputs | run_grants(bucket) | object_grants(bucket, RUNS, "DeleteObject") | log_grants("cosmicai-infer")
     )
-    assert granted(resources, "SummarizeRole") == runs_of(bucket) | logging_of("cosmicai-summarize")
+    assert permissions(resources, "SummarizeRole") == run_grants(bucket) | log_grants("cosmicai-summarize")
     pieces = ("GetObject", "PutObject", "ListMultipartUploadParts", "AbortMultipartUpload")
-    assert granted(resources, "StateMachineRole") == (
-        objects(bucket, RUNS, "GetObject")
-        | objects(bucket, ("tmp/maps",), *pieces)
+    assert permissions(resources, "StateMachineRole") == (
+        object_grants(bucket, RUNS, "GetObject")
+        | object_grants(bucket, ("tmp/maps",), *pieces)
         | {("lambda:InvokeFunction", f"{FUNCTIONS}:cosmicai-{n}", ()) for n in ("initialize", "infer", "summarize")}
         | {
             ("states:StartExecution", f"{STATES}:stateMachine:cosmicai", ()),
@@ -326,7 +326,7 @@ def test_roles_grant_exactly_this(given: dict[str, str], bucket: str, data_bucke
     )
 
 
-def test_only_lambda_and_this_account_s_step_functions_use_the_roles() -> None:
+def test_only_lambda_and_step_functions_of_this_account_use_the_roles() -> None:
     resources = stack(**IMAGE)
     by_lambda = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
     for name in ("InitializeRole", "InferRole", "SummarizeRole"):
@@ -340,7 +340,7 @@ def test_only_lambda_and_this_account_s_step_functions_use_the_roles() -> None:
     ]
 
 
-def test_what_is_stored_is_private_encrypted_and_cleaned_up() -> None:
+def test_storage_is_private_encrypted_and_cleaned_up() -> None:
     resources = stack(Prefix="mine")
     bucket = f"mine-{ACCOUNT}-{REGION}"
     assert resources["Bucket"] == {
@@ -435,12 +435,12 @@ def test_functions_are_the_image_by_its_digest(name: str, memory: Any, timeout: 
     }
 
 
-def test_concurrency_is_reserved_only_if_wanted() -> None:
+def test_concurrency_is_reserved_only_on_request() -> None:
     assert "ReservedConcurrentExecutions" not in stack(**IMAGE)["InferFunction"]
     assert stack(**IMAGE, ReservedConcurrency="50")["InferFunction"]["ReservedConcurrentExecutions"] == "50"
 
 
-def test_logs_are_there_before_the_functions_and_end() -> None:
+def test_logs_are_created_before_the_functions_and_expire() -> None:
     resources = stack(**IMAGE, LogDays="7")
     for name in ("Initialize", "Infer", "Summarize"):
         logs = resources[f"{name}Logs"]
@@ -448,7 +448,7 @@ def test_logs_are_there_before_the_functions_and_end() -> None:
         assert SOURCE["Resources"][f"{name}Function"]["DependsOn"] == f"{name}Logs"
 
 
-def test_the_state_machine_s_definition_gets_all_that_it_asks_for() -> None:
+def test_the_definition_of_the_state_machine_gets_all_its_substitutions() -> None:
     machine = stack(**IMAGE, BucketName="old")["StateMachine"]
     assert machine["DefinitionS3Location"] == {"Bucket": "old", "Key": KEY}
     assert machine["DefinitionSubstitutions"] == {
@@ -477,7 +477,7 @@ def test_all_names_begin_with_the_prefix() -> None:
     ] == []
 
 
-def test_roles_have_names_that_iam_takes_also_with_the_longest_prefix_and_region() -> None:
+def test_role_names_are_valid_with_the_longest_prefix_and_region() -> None:
     roles = [
         resource["RoleName"]
         for resource in stack(**IMAGE, **RENDEZVOUS, Prefix="a" * 32).values()
@@ -487,7 +487,7 @@ def test_roles_have_names_that_iam_takes_also_with_the_longest_prefix_and_region
     assert max(len(name.replace(REGION, "ap-southeast-1")) for name in roles) <= 64
 
 
-def test_all_that_can_have_tags_has_them() -> None:
+def test_all_resources_that_can_have_tags_have_them() -> None:
     without = {name for name, resource in stack(**IMAGE, **RENDEZVOUS, **RECORD).items() if "Tags" not in resource}
     assert without == {
         "BucketPolicy", "InputsPolicy", "RunsPolicy", "RendezvousPolicy", "RendezvousServerIngress",
@@ -495,7 +495,7 @@ def test_all_that_can_have_tags_has_them() -> None:
     }  # fmt: skip
 
 
-def test_what_is_made_depends_on_image_and_bucket() -> None:
+def test_resources_depend_on_image_and_bucket() -> None:
     assert set(stack()) == {"Bucket", "BucketPolicy", "Repository"}
     assert set(stack(BucketName="old")) == {"Repository"}
     assert set(stack(**IMAGE)) == WITHOUT_RENDEZVOUS
@@ -503,28 +503,28 @@ def test_what_is_made_depends_on_image_and_bucket() -> None:
     assert set(stack(**IMAGE, **RENDEZVOUS, **RECORD)) == set(SOURCE["Resources"])
 
 
-def broken(**given: str) -> list[str]:
-    """The rules that refuse a stack with these parameters: what they say."""
-    names = names_of(SOURCE, given)
+def violated_rules(**given: str) -> list[str]:
+    """Return the descriptions of the rules that refuse a stack with these parameters."""
+    names = reference_values(SOURCE, given)
     return [
         check["AssertDescription"]
         for rule in SOURCE["Rules"].values()
-        if resolved(rule["RuleCondition"], names)
+        if resolve(rule["RuleCondition"], names)
         for check in rule["Assertions"]
-        if not resolved(check["Assert"], names)
+        if not resolve(check["Assert"], names)
     ]
 
 
 def test_an_image_needs_a_definition() -> None:
-    assert broken() == broken(**IMAGE) == []
-    assert broken(ImageDigest=DIGEST) == [
-        "A stack with an image needs DefinitionKey, where the state machine's definition is."
+    assert violated_rules() == violated_rules(**IMAGE) == []
+    assert violated_rules(ImageDigest=DIGEST) == [
+        "A stack with an image needs DefinitionKey, the key of the state machine's definition."
     ]
 
 
-NOBODY = (
-    "A rendezvous needs somebody who may connect: RendezvousCidr, RendezvousPrefixList, or with the scheme internal "
-    "RendezvousSecurityGroup."
+NO_CLIENTS = (
+    "A rendezvous needs permitted clients: RendezvousCidr, RendezvousPrefixList, or RendezvousSecurityGroup with the "
+    "scheme internal."
 )
 
 
@@ -533,30 +533,30 @@ NOBODY = (
     [
         ({}, []),
         ({"RendezvousCidr": "0.0.0.0/0"}, []),
-        ({"RendezvousCidr": ""}, [NOBODY]),
+        ({"RendezvousCidr": ""}, [NO_CLIENTS]),
         ({"RendezvousCidr": "", "RendezvousPrefixList": "pl-01234567"}, []),
-        ({"RendezvousCidr": "", "RendezvousSecurityGroup": "sg-01234567"}, [NOBODY]),
-        ({"RendezvousCidr": "", "RendezvousScheme": "internal"}, [NOBODY]),
+        ({"RendezvousCidr": "", "RendezvousSecurityGroup": "sg-01234567"}, [NO_CLIENTS]),
+        ({"RendezvousCidr": "", "RendezvousScheme": "internal"}, [NO_CLIENTS]),
         ({"RendezvousCidr": "", "RendezvousSecurityGroup": "sg-01234567", "RendezvousScheme": "internal"}, []),
-        ({"RendezvousCidr": "", **RECORD}, [NOBODY]),
-        ({"RendezvousSubnets": ""}, ["A rendezvous needs RendezvousSubnets, public subnets of its network."]),
+        ({"RendezvousCidr": "", **RECORD}, [NO_CLIENTS]),
+        ({"RendezvousSubnets": ""}, ["A rendezvous needs RendezvousSubnets, public subnets of its VPC."]),
         (RECORD, []),
-        ({"RendezvousZone": RECORD["RendezvousZone"]}, ["RendezvousZone and RendezvousName need each other."]),
-        ({"RendezvousName": RECORD["RendezvousName"]}, ["RendezvousZone and RendezvousName need each other."]),
+        ({"RendezvousZone": RECORD["RendezvousZone"]}, ["RendezvousZone and RendezvousName must be given together."]),
+        ({"RendezvousName": RECORD["RendezvousName"]}, ["RendezvousZone and RendezvousName must be given together."]),
         ({"RendezvousVpc": "", "RendezvousCidr": "", "RendezvousSubnets": "", "RendezvousZone": "Z1"}, []),
     ],
 )
-def test_a_rendezvous_that_is_not_whole_is_refused(changed: dict[str, str], refused: list[str]) -> None:
+def test_an_incomplete_rendezvous_is_refused(changed: dict[str, str], refused: list[str]) -> None:
     for image in ({}, IMAGE):  # also in the first step, before anything is pushed
-        assert broken(**image, **RENDEZVOUS | changed) == refused
+        assert violated_rules(**image, **RENDEZVOUS | changed) == refused
 
 
 def tags(*more: tuple[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in (("application", "cosmicai"), ("stack", "mine"), *more)]
 
 
-def test_without_a_network_nothing_of_a_rendezvous_is_made_or_granted() -> None:
-    """Also if all else of it is given, as it remains when it is switched off."""
+def test_without_a_vpc_nothing_of_a_rendezvous_is_created_or_granted() -> None:
+    """Also if everything else of it is given, as after it was switched off."""
     others = {**RENDEZVOUS, **RECORD, "RendezvousVpc": "", "RendezvousScheme": "internal"}
     for image in ({}, IMAGE):
         assert stack(**image, **others) == stack(**image)
@@ -573,7 +573,7 @@ def test_a_rendezvous_needs_an_image_to_run() -> None:
 
 
 def test_a_rendezvous_changes_nothing_else() -> None:
-    """Of what was there before: two variables of two functions, and what these two may do."""
+    """Of the other resources: except for two variables of two functions and the permissions of these two."""
     before, after = stack(**IMAGE), stack(**IMAGE, **RENDEZVOUS)
     assert {name for name in before if before[name] != after[name]} == {
         "InitializeFunction", "InferFunction", "InitializeRole", "InferRole",
@@ -586,17 +586,17 @@ def test_a_rendezvous_changes_nothing_else() -> None:
         assert (variables["COSMICAI_RENDEZVOUS"], variables["FMI_SECRET_ARN"]) == (f"{BALANCER}:10000", SECRET)
     secret = {("secretsmanager:GetSecretValue", SECRET, ())}
     for name in ("InitializeRole", "InferRole"):
-        assert granted(after, name) == granted(before, name) | secret
+        assert permissions(after, name) == permissions(before, name) | secret
         assert after[name] | {"ManagedPolicyArns": before[name]["ManagedPolicyArns"]} == before[name]
 
 
 def test_the_rendezvous_role_may_start_this_server_and_nothing_else() -> None:
     resources = stack(**IMAGE, **RENDEZVOUS)
     pulls = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
-    assert granted(resources, "RendezvousRole") == (
+    assert permissions(resources, "RendezvousRole") == (
         {("ecr:GetAuthorizationToken", "*", ())}
         | {(f"ecr:{action}", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/cosmicai", ()) for action in pulls}
-        | logging_of("cosmicai-rendezvous", ECS_LOGS)
+        | log_grants("cosmicai-rendezvous", ECS_LOGS)
         | {("secretsmanager:GetSecretValue", SECRET, ())}
     )
     assert resources["RendezvousRole"]["AssumeRolePolicyDocument"]["Statement"] == [
@@ -610,7 +610,7 @@ def test_the_rendezvous_role_may_start_this_server_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("architecture", "processor"), [("x86_64", "X86_64"), ("arm64", "ARM64")])
-def test_the_server_is_the_image_by_its_digest_and_may_do_nothing(architecture: str, processor: str) -> None:
+def test_the_server_is_the_image_by_its_digest_without_permissions(architecture: str, processor: str) -> None:
     task = stack(**IMAGE, **RENDEZVOUS, Prefix="mine", Architecture=architecture, Commit="2244d5b")["RendezvousTask"]
     assert task == {
         "Type": "AWS::ECS::TaskDefinition",
@@ -654,7 +654,7 @@ def test_the_server_is_the_image_by_its_digest_and_may_do_nothing(architecture: 
     }
 
 
-def test_there_is_one_server_and_never_a_second_one() -> None:
+def test_there_is_never_a_second_server() -> None:
     resources = stack(**IMAGE, **RENDEZVOUS, Prefix="mine", LogDays="7")
     assert resources["RendezvousService"] == {
         "Type": "AWS::ECS::Service",
@@ -698,7 +698,7 @@ def test_there_is_one_server_and_never_a_second_one() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["internet-facing", "internal"])
-def test_the_load_balancer_shows_the_server_who_connects(scheme: str) -> None:
+def test_the_load_balancer_preserves_the_addresses_of_clients(scheme: str) -> None:
     resources = stack(**IMAGE, **RENDEZVOUS, Prefix="mine", RendezvousScheme=scheme)
     assert SOURCE["Resources"]["RendezvousBalancer"]["Type"] == "AWS::ElasticLoadBalancingV2::LoadBalancer"
     assert resources["RendezvousBalancer"] == {
@@ -759,7 +759,7 @@ PORT = {"IpProtocol": "tcp", "FromPort": 10000, "ToPort": 10000}
         ({}, []),  # which is refused anyway, as above
     ],
 )
-def test_only_those_who_are_named_may_connect(named: dict[str, str], admitted: list[dict[str, str]]) -> None:
+def test_only_the_given_clients_may_connect(named: dict[str, str], admitted: list[dict[str, str]]) -> None:
     resources = stack(**IMAGE, **RENDEZVOUS | {"RendezvousCidr": ""} | named, Prefix="mine")
     assert resources["RendezvousBalancerGroup"] == {
         "Type": "AWS::EC2::SecurityGroup",
@@ -786,7 +786,7 @@ def test_only_those_who_are_named_may_connect(named: dict[str, str], admitted: l
     assert rules == ["RendezvousBalancerGroup", "RendezvousServerGroup", "RendezvousServerIngress"]
 
 
-def test_the_server_has_a_name_of_its_own_if_one_is_wanted() -> None:
+def test_the_server_has_its_own_name_on_request() -> None:
     without, resources = stack(**IMAGE, **RENDEZVOUS), stack(**IMAGE, **RENDEZVOUS, **RECORD)
     assert set(resources) - set(without) == {"RendezvousRecord"}
     assert SOURCE["Resources"]["RendezvousRecord"]["Type"] == "AWS::Route53::RecordSet"
@@ -803,7 +803,7 @@ def test_the_server_has_a_name_of_its_own_if_one_is_wanted() -> None:
     assert own == outputs(**IMAGE) | {"RendezvousEndpoint": f"{BALANCER}:10000"}
 
 
-def test_the_secret_is_made_by_aws_and_shown_nowhere() -> None:
+def test_the_secret_is_generated_by_aws_and_shown_nowhere() -> None:
     resources = stack(**IMAGE, **RENDEZVOUS, Prefix="mine")
     assert resources["RendezvousSecret"] == {
         "Type": "AWS::SecretsManager::Secret",
@@ -817,7 +817,7 @@ def test_the_secret_is_made_by_aws_and_shown_nowhere() -> None:
     # Its value could come into the template only by a dynamic reference; its name is where it is looked up, alone.
     assert "{{resolve:" not in TEMPLATE.read_text()
     assert not re.search("secret", json.dumps(SOURCE["Outputs"]), re.IGNORECASE)
-    places = list(where_is(SECRET, resources))
+    places = list(find_paths(SECRET, resources))
     assert sorted(places) == [
         "InferFunction.Environment.Variables.FMI_SECRET_ARN",
         "InitializeFunction.Environment.Variables.FMI_SECRET_ARN",
@@ -827,17 +827,17 @@ def test_the_secret_is_made_by_aws_and_shown_nowhere() -> None:
     assert "Environment" not in resources["RendezvousTask"]["ContainerDefinitions"][0]
 
 
-def where_is(value: str, node: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """The paths to a value in lists and objects."""
+def find_paths(value: str, node: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the paths to a value in lists and objects."""
     if node == value:
         yield ".".join(path)
     inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, own in inner:
-        yield from where_is(value, own, (*path, str(key)))
+        yield from find_paths(value, own, (*path, str(key)))
 
 
-def allowed(name: str, value: str) -> bool:
-    """Whether a parameter may have this value, which for a list is each of its own."""
+def is_allowed(name: str, value: str) -> bool:
+    """Return whether a parameter may have this value; for a list, each of its items."""
     parameter = SOURCE["Parameters"][name]
     if parameter["Type"] == "Number":
         number = int(value)
@@ -850,10 +850,10 @@ def allowed(name: str, value: str) -> bool:
     return all(re.fullmatch(parameter["AllowedPattern"], one, re.ASCII) and len(one) <= longest for one in values)
 
 
-def test_every_parameter_has_a_default_and_says_what_it_may_be() -> None:
+def test_every_parameter_has_a_default_and_a_description_of_its_values() -> None:
     for name, parameter in SOURCE["Parameters"].items():
         assert {"Type", "Description", "Default", "ConstraintDescription"} < parameter.keys(), name
-        assert allowed(name, str(parameter["Default"])), name
+        assert is_allowed(name, str(parameter["Default"])), name
     defaults = {name: parameter["Default"] for name, parameter in SOURCE["Parameters"].items()}
     assert defaults == {
         "Prefix": "cosmicai", "BucketName": "", "DataBucketName": "", "DataPrefixes": ",".join(DATA),
@@ -904,20 +904,20 @@ def test_every_parameter_has_a_default_and_says_what_it_may_be() -> None:
         ("RendezvousName", ["rendezvous.example.org"], ["rendezvous", "a.example.org.", "*.a.org", "A.org", "a..b"]),
     ],
 )
-def test_parameters_refuse_what_could_not_be(name: str, good: list[str], bad: list[str]) -> None:
-    assert [value for value in good if not allowed(name, value)] == []
-    assert [value for value in bad if allowed(name, value)] == []
+def test_parameters_refuse_invalid_values(name: str, good: list[str], bad: list[str]) -> None:
+    assert [value for value in good if not is_allowed(name, value)] == []
+    assert [value for value in bad if is_allowed(name, value)] == []
 
 
 @pytest.fixture
 def cloudformation(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of moto's CloudFormation; boto3 belongs to the same account."""
+    """Return a client of moto's CloudFormation; boto3 uses the same account."""
     use_endpoint(monkeypatch, server_url())
     return boto3.client("cloudformation")
 
 
-def asked(**given: str) -> dict[str, Any]:
-    """What is asked of CloudFormation; all parameters are given, since moto takes the default of a list for text."""
+def stack_request(**given: str) -> dict[str, Any]:
+    """Return the arguments of a request; all parameters are given, since moto takes the default of a list for text."""
     values = {name: str(given.get(name, own["Default"])) for name, own in SOURCE["Parameters"].items()}
     return {
         "StackName": given["Prefix"],
@@ -936,15 +936,15 @@ def outputs_and_resources(cloudformation: Any, name: str) -> tuple[dict[str, str
 
 
 @pytest.mark.filterwarnings("ignore:Tried to parse AWS..S3..BucketPolicy")
-def test_a_stack_is_made_without_an_image_and_then_gets_one(cloudformation: Any) -> None:
+def test_a_stack_is_created_without_an_image_and_then_gets_one(cloudformation: Any) -> None:
     name = f"test-{secrets.token_hex(8)}"
-    cloudformation.create_stack(**asked(Prefix=name))
+    cloudformation.create_stack(**stack_request(Prefix=name))
     before = {
         "BucketName": f"{name}-{ACCOUNT}-{REGION}",
         "RepositoryUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{name}",
     }
     assert outputs_and_resources(cloudformation, name) == (before, {"Bucket", "Repository"})
-    cloudformation.update_stack(**asked(Prefix=name, **IMAGE))
+    cloudformation.update_stack(**stack_request(Prefix=name, **IMAGE))
     after = before | {
         "StateMachineArn": f"{STATES}:stateMachine:{name}",
         "InitializeFunction": f"{name}-initialize",
@@ -961,9 +961,9 @@ def test_a_stack_is_made_without_an_image_and_then_gets_one(cloudformation: Any)
 
 
 @pytest.mark.filterwarnings("ignore:Tried to parse AWS..S3..BucketPolicy")
-def test_a_stack_with_an_image_has_the_policies_that_these_tests_read(cloudformation: Any) -> None:
+def test_a_stack_with_an_image_has_the_tested_policies(cloudformation: Any) -> None:
     given = {"Prefix": f"test-{secrets.token_hex(8)}", "DataBucketName": "other", **IMAGE}
-    cloudformation.create_stack(**asked(**given))
+    cloudformation.create_stack(**stack_request(**given))
     iam, resources = boto3.client("iam"), stack(**given)
     for name in ("InputsPolicy", "RunsPolicy"):
         arn = f"arn:aws:iam::{ACCOUNT}:policy/{resources[name]['ManagedPolicyName']}"

@@ -275,7 +275,7 @@ def test_our_answer_says_where_the_events_are(cloud, capsys):
 @pytest.fixture
 def many(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
     """Puts so many partitions at `many`, of which each is said to hold three galaxies; gives their names in order."""
-    monkeypatch.setattr(surveys, "_entry", lambda folder, name: ShardEntry(name, 3, 1))
+    monkeypatch.setattr(surveys, "_describe_file", lambda folder, name: ShardEntry(name, 3, 1))
 
     def put(number: int) -> list[str]:
         names = [f"{n}.pt" for n in range(1, number + 1)]

@@ -202,8 +202,11 @@ def test_a_trial_has_a_process_of_its_own_that_imports_only_what_it_needs(tmp_pa
             build_in_process(stack, parse_engine_specs, "none")
     survey = make_survey(tmp_path / "survey", random_galaxies(20), 20)
     run = create_engine_run(EngineSpec("openvino", "float32"), survey, weights, str(tmp_path / "run"), None, print)
-    look = "import sys; from cosmicai.bench.workloads import *; prepare_engine(*sys.argv[1:])(); print('torch' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", look, run.uri, survey.uri], text=True) == "False\n"
+    program = (
+        "import sys; from cosmicai.bench.workloads import prepare_engine; prepare_engine(*sys.argv[1:])(); "
+        "print('torch' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program, run.uri, survey.uri], text=True) == "False\n"
 
 
 def test_galaxies_are_repeated_if_too_few_and_flagged_ones_are_left_out(tmp_path):

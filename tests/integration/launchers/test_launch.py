@@ -39,7 +39,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     return survey, weights, digest(folder / "alone")
 
 
-def demand_whole(out: Path, expected: str, records: list[str]) -> None:
+def require_complete(out: Path, expected: str, records: list[str]) -> None:
     """The catalogue has every galaxy once, bit by bit as expected, and every rank has left its record."""
     summary = json.loads((out / "summary.json").read_text())
     assert summary["complete"] and summary["failures"] == []
@@ -53,7 +53,7 @@ def demand_whole(out: Path, expected: str, records: list[str]) -> None:
     assert not (out / "launcher.json").exists()
 
 
-def demand_one_sentence(code: int, printed: str, errors: str) -> None:
+def require_one_sentence(code: int, printed: str, errors: str) -> None:
     assert (code, printed) == (2, "")
     assert len(errors.splitlines()) == 1 and errors.startswith("launch: "), errors
 
@@ -65,7 +65,7 @@ def test_any_number_of_ranks_gives_one_result(tmp_path, job, options):
     done = run(survey, "--weights", weights, "--out", str(out), *SLOW, *options, module="launch")
     assert done.returncode == 0, done.stderr
     ranks = [str(rank) for rank in range(int(options[1]))]
-    demand_whole(out, expected, ranks)
+    require_complete(out, expected, ranks)
     assert sorted(path.name for path in (out / "logs").iterdir()) == [f"{rank}.log" for rank in ranks]
     assert {record.platform for record in RunFolder(str(out)).records().values()} == {"local"}
     assert done.stderr.splitlines()[-1].startswith(f"{GALAXIES} of {GALAXIES} galaxies, ")
@@ -84,7 +84,7 @@ def test_ranks_of_mpirun_give_the_same(tmp_path, job):
     out = planned(tmp_path, job, 4)
     done = run("work", str(out), through=("mpirun", "-n", "4"), **OPEN_MPI)
     assert done.returncode == 0, done.stderr
-    demand_whole(out, job[2], ["0", "1", "2", "3"])
+    require_complete(out, job[2], ["0", "1", "2", "3"])
     assert done.stdout.count("coverage     3000/3000") == 1
 
 
@@ -93,7 +93,7 @@ def test_ranks_of_torchrun_give_the_same(tmp_path, job):
     options = ("--standalone", "--nproc-per-node", "4", "-m", "cosmicai", "work", str(out))
     done = run(*options, module="torch.distributed.run")
     assert done.returncode == 0, done.stderr
-    demand_whole(out, job[2], ["0", "1", "2", "3"])
+    require_complete(out, job[2], ["0", "1", "2", "3"])
     assert done.stdout.count("coverage     3000/3000") == 1
 
 
@@ -103,7 +103,7 @@ def test_ranks_that_we_start_with_mpirun_give_the_same(tmp_path, job):
     out = tmp_path / "run"
     done = run(survey, "--weights", weights, "--out", str(out), *SLOW, "--mpi", "--procs", "3", module="launch")
     assert done.returncode == 0, done.stderr
-    demand_whole(out, expected, ["0", "1", "2"])
+    require_complete(out, expected, ["0", "1", "2"])
     assert {path.name for path in (out / "logs").iterdir()} == {"0.log", "1.log", "2.log", "mpirun.log"}
     assert {record.platform for record in RunFolder(str(out)).records().values()} == {"mpi"}
 
@@ -112,7 +112,7 @@ def test_gpus_that_are_not_there_are_one_sentence(tmp_path, job):
     out = tmp_path / "run"
     arguments = (job[0], "--weights", job[1], "--out", str(out), "--gpus", "4")
     done = run(*arguments, module="launch", CUDA_VISIBLE_DEVICES="")
-    demand_one_sentence(done.returncode, done.stdout, done.stderr)
+    require_one_sentence(done.returncode, done.stdout, done.stderr)
     assert done.stderr == (
         f"launch: --gpus 4: this machine shows no GPUs; run on its {available_cores()} CPU cores with --procs N\n"
     )
@@ -147,12 +147,12 @@ def test_gpus_that_are_not_there_are_one_sentence(tmp_path, job):
 def test_options_that_contradict_each_other_are_one_sentence(tmp_path, job, options, sentence):
     out = tmp_path / "run"
     done = run(job[0], "--weights", job[1], "--out", str(out), *options, module="launch")
-    demand_one_sentence(done.returncode, done.stdout, done.stderr)
+    require_one_sentence(done.returncode, done.stdout, done.stderr)
     assert done.stderr == f"launch: {sentence}\n"
     assert not out.exists()
 
 
-def test_a_dry_run_tells_and_leaves_nothing_behind(tmp_path, job):
+def test_a_dry_run_prints_an_estimate_and_leaves_nothing_behind(tmp_path, job):
     survey, weights, _ = job
     out, temporary = tmp_path / "run", tmp_path / "temporary"
     temporary.mkdir()
@@ -175,7 +175,7 @@ def test_resume_finishes_what_is_missing_with_any_number_of_ranks(tmp_path, job)
     out = planned(tmp_path, job, 2)
     done = run("resume", str(out), "--procs", "3", module="launch")
     assert done.returncode == 0, done.stderr
-    demand_whole(out, job[2], ["0", "1", "2"])
+    require_complete(out, job[2], ["0", "1", "2"])
     removed = sorted((out / "parts").iterdir())[::7]
     kept = {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir() if path not in removed}
     for part in removed:
@@ -197,12 +197,12 @@ def test_the_same_command_goes_on_with_resume_alone(tmp_path, job):
     assert done.returncode == 2
     assert done.stderr == f"launch: {out} already holds this run; finish it with --resume or choose another --out\n"
     assert run(*arguments, "--resume", module="launch").returncode == 0
-    demand_whole(out, job[2], ["0", "1"])
+    require_complete(out, job[2], ["0", "1"])
 
 
 def test_resume_of_something_else_is_one_sentence(tmp_path):
     done = run("resume", str(tmp_path), module="launch")
-    demand_one_sentence(done.returncode, done.stdout, done.stderr)
+    require_one_sentence(done.returncode, done.stdout, done.stderr)
     assert done.stderr == (
         f"launch: {tmp_path} is not a run folder (it has no plan.json); start one with `cosmicai infer`\n"
     )
@@ -212,14 +212,14 @@ def test_resume_of_something_else_is_one_sentence(tmp_path):
 def test_ranks_on_gpus_do_not_go_on_with_a_plan_for_cpus(tmp_path, job):
     out = planned(tmp_path, job, 2)
     done = run("resume", str(out), "--gpus", "2", "--nodes", "2", "--mpi", module="launch")
-    demand_one_sentence(done.returncode, done.stdout, done.stderr)
+    require_one_sentence(done.returncode, done.stdout, done.stderr)
     assert done.stderr == "launch: the run's plan is for cpu; use --procs\n"
 
 
 def test_no_mpirun_is_one_sentence(tmp_path, job):
     out = planned(tmp_path, job, 2)
     done = run("resume", str(out), "--mpi", "--procs", "2", module="launch", PATH=str(tmp_path))
-    demand_one_sentence(done.returncode, done.stdout, done.stderr)
+    require_one_sentence(done.returncode, done.stdout, done.stderr)
     assert done.stderr.startswith("launch: there is no mpirun here; install Open MPI")
 
 
@@ -233,11 +233,11 @@ def test_a_launch_that_is_refused_leaves_no_plan(tmp_path, job):
     refused = run(
         survey, "--weights", weights, "--out", str(out), "--engine", "openvino", "--procs", "1000000", module="launch"
     )
-    demand_one_sentence(refused.returncode, refused.stdout, refused.stderr)
+    require_one_sentence(refused.returncode, refused.stdout, refused.stderr)
     assert "1000000 ranks need about" in refused.stderr and not out.exists()
 
 
-def test_too_many_ranks_for_the_memory_are_told_how_many_fit(monkeypatch):
+def test_too_many_ranks_for_the_memory_are_refused_with_how_many_fit(monkeypatch):
     monkeypatch.setattr(resources, "memory_of_ranks_mb", lambda engine, ranks: 300.0 + 100.0 * ranks)
     for free, fitting in ((1100.0, "use --procs 8"), (1099.9, "use --procs 7"), (399.0, "free some memory")):
         monkeypatch.setattr(resources, "available_memory_mb", lambda free=free: free)

@@ -1,4 +1,4 @@
-"""Launched ranks that are killed, hang or find their data gone: the rest is done, and in the end nothing differs."""
+"""Launched ranks that are killed, hang or lose their data: the rest is done, and the final results do not differ."""
 
 import json
 import os
@@ -96,19 +96,19 @@ class Job:
         arguments = (survey or self.survey, "--weights", self.weights, "--out", str(out), *SLOW, *options)
         return start("launch", *arguments, **({"PYTHONPATH": path, "TEST_SLOW": "0.01"} | settings))
 
-    def demand_whole(self, out: Path) -> None:
+    def require_complete(self, out: Path) -> None:
         """The run is complete and its catalogue as if nothing had happened."""
         summary = json.loads((out / "summary.json").read_text())
         assert summary["complete"] and summary["failures"] == []
         assert summary["catalogue_sha256"] == self.digest
         assert not (out / "launcher.json").exists()
 
-    def demand_resumable(self, out: Path) -> None:
+    def require_resumable(self, out: Path) -> None:
         """The run is not complete, and `resume` completes it."""
         assert run_status(RunFolder(str(out))).is_complete is False
         done = run("resume", str(out), "--procs", "2", module="launch")
         assert done.returncode == 0, done.stderr
-        self.demand_whole(out)
+        self.require_complete(out)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_killed_rank_is_named_and_replaced(tmp_path, job, rank):
     assert code == 0, errors
     assert ends(errors) == [f"rank {rank} was killed by SIGKILL; it is started again"]
     assert sorted(RunFolder(str(out)).records()) == sorted(["0", "1", "2", f"{rank}-2"])
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 def test_all_ranks_are_killed_one_after_the_other(tmp_path, job):
@@ -151,7 +151,7 @@ def test_all_ranks_are_killed_one_after_the_other(tmp_path, job):
     code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert ends(errors) == [f"rank {rank} was killed by SIGKILL; it is started again" for rank in range(3)]
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 def test_without_restarts_the_others_do_everything(tmp_path, job):
@@ -162,10 +162,10 @@ def test_without_restarts_the_others_do_everything(tmp_path, job):
     code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert ends(errors) == ["rank 1 was killed by SIGKILL; the others go on"]
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
-def test_when_nobody_is_left_the_run_is_listed_and_resumed(tmp_path, job):
+def test_when_no_rank_is_left_the_run_is_listed_and_resumed(tmp_path, job):
     out = tmp_path / "run"
     process = job.start(out, "--max-restarts", "0")
     wait_for_part(process, out)
@@ -181,7 +181,7 @@ def test_when_nobody_is_left_the_run_is_listed_and_resumed(tmp_path, job):
         "finish the run with --resume"
     )
     assert printed.splitlines()[0] == f"coverage     {GALAXIES - galaxies}/{GALAXIES}"
-    job.demand_resumable(out)
+    job.require_resumable(out)
 
 
 def test_a_rank_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path, job):
@@ -190,11 +190,11 @@ def test_a_rank_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path, job
         job.start(out, "--procs", "2", "--max-restarts", "2", TEST_BROKEN="1", TEST_SLOW="0.005")
     )
     assert code == 0, errors
-    told = "rank 1 ended with exit code 7 with 0 items unfinished; {}\n  first line\n  this machine is broken\n"
-    assert errors.count(told.format("it is started again")) == 2
-    assert errors.count(told.format("the others go on")) == 1
+    message = "rank 1 ended with exit code 7 with 0 items unfinished; {}\n  first line\n  this machine is broken\n"
+    assert errors.count(message.format("it is started again")) == 2
+    assert errors.count(message.format("the others go on")) == 1
     assert (out / "logs" / "1.log").read_text() == "first line\nthis machine is broken\n" * 3
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 def test_a_rank_that_hangs_is_replaced(tmp_path, job):
@@ -206,10 +206,10 @@ def test_a_rank_that_hangs_is_replaced(tmp_path, job):
     assert code == 0, errors
     assert ends(errors) == ["rank 1 was silent for 4 s and was killed; it is started again"]
     assert is_gone(pid)
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
-def test_a_poisonous_item_is_set_aside_and_the_rest_is_done(tmp_path, job):
+def test_an_item_that_crashes_ranks_is_given_up_and_the_rest_is_done(tmp_path, job):
     out = tmp_path / "run"
     code, _, errors = wait_for_end(job.start(out, "--procs", "3", TEST_POISON=str(1000 + 1500), TEST_SLOW="0"))
     assert code == 3, errors
@@ -224,10 +224,10 @@ def test_a_poisonous_item_is_set_aside_and_the_rest_is_done(tmp_path, job):
         f"incomplete: {item.galaxies} galaxies missing in the items {item.name}; finish the run with --resume",
         f"{item.name}: {reason}",
     ]
-    job.demand_resumable(out)
+    job.require_resumable(out)
 
 
-def test_a_poisonous_item_does_not_cost_a_run_of_one_rank_the_rest(tmp_path, job):
+def test_an_item_that_crashes_a_single_rank_does_not_prevent_the_rest(tmp_path, job):
     out = tmp_path / "run"
     code, _, errors = wait_for_end(job.start(out, "--procs", "1", TEST_POISON="1000", TEST_SLOW="0"))
     assert code == 3, errors
@@ -241,7 +241,7 @@ def test_an_item_whose_rank_died_after_writing_it_is_done(tmp_path, job):
     code, _, errors = wait_for_end(job.start(out, "--procs", "3", TEST_MUTE=str(1000 + 1500), TEST_SLOW="0"))
     assert code == 0, errors
     assert len(ends(errors)) == 1 and " was killed by SIGKILL; " in ends(errors)[0]
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 def test_kills_at_random_lose_nothing(tmp_path, job):
@@ -261,8 +261,8 @@ def test_kills_at_random_lose_nothing(tmp_path, job):
     failures = RunFolder(str(out)).failures()  # an item that two of the kills happened to meet
     assert code == (3 if failures else 0), errors
     if failures:
-        job.demand_resumable(out)
-    job.demand_whole(out)
+        job.require_resumable(out)
+    job.require_complete(out)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_stopped_launcher_stops_its_ranks_and_leaves_a_run_to_resume(tmp_path,
     assert "Traceback" not in errors and ends(errors) == []
     assert all(map(is_gone, pids))
     assert not (out / "launcher.json").exists()
-    job.demand_resumable(out)
+    job.require_resumable(out)
 
 
 def test_a_launcher_stops_a_rank_that_hangs_too(tmp_path, job):
@@ -308,7 +308,7 @@ def test_ranks_end_when_their_launcher_is_killed_and_resume_takes_over(tmp_path,
     wait_for_end(process)
     assert done.returncode == 0, done.stderr
     assert "may be at work" not in done.stderr
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 def test_a_second_launcher_refuses_and_disturbs_nothing(tmp_path, job):
@@ -325,7 +325,7 @@ def test_a_second_launcher_refuses_and_disturbs_nothing(tmp_path, job):
     code, _, errors = wait_for_end(process)
     assert code == 0 and ends(errors) == []
     assert sorted(RunFolder(str(out)).records()) == ["0", "1"]
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 ELSEWHERE = LauncherLock("elsewhere", 1, "1", "2026-01-01T00:00:00+00:00", beats=7)
@@ -352,7 +352,7 @@ def test_a_launcher_of_another_machine_that_ends_meanwhile_is_not_waited_for(tmp
     with run_lock(run_folder, lambda notice: Path(run_folder.launcher_path).unlink()):
         mine = read_lock(run_folder)
         assert mine is not None and mine.pid == os.getpid()
-    assert time.monotonic() - begin < 3 * 5.0, "this is how long a silent one is waited for"
+    assert time.monotonic() - begin < 3 * 5.0, "the time after which a silent launcher is considered dead"
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_a_living_launcher_of_another_machine_is_left_alone(living_elsewhere, mo
     assert found is not None and found.host == "elsewhere"
 
 
-def test_a_launcher_gives_signs_of_life(tmp_path, monkeypatch):
+def test_a_launcher_writes_heartbeats(tmp_path, monkeypatch):
     run_folder = RunFolder(str(tmp_path))
     with run_lock(run_folder, pytest.fail) as beat:
         before = read_lock(run_folder)
@@ -398,7 +398,7 @@ def test_a_launcher_gives_signs_of_life(tmp_path, monkeypatch):
         assert before is not None and after == structs.replace(before, beats=2)
 
 
-def test_a_launcher_that_nobody_asked_how_it_ended_is_dead():
+def test_a_zombie_launcher_is_dead():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     other = LauncherLock(
         platform.node(), process.pid, lock.process_start_time(process.pid), "2026-01-01T00:00:00+00:00"
@@ -413,7 +413,7 @@ def test_a_launcher_that_nobody_asked_how_it_ended_is_dead():
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "replaced"])
-def test_a_shard_that_is_lost_in_mid_run_is_set_aside_until_it_is_back(tmp_path, job, damage):
+def test_a_shard_that_is_lost_during_a_run_is_skipped_until_it_is_back(tmp_path, job, damage):
     survey, out = tmp_path / "survey", tmp_path / "run"
     shutil.copytree(job.survey, survey)
     shard, whole = survey / "000001.h5", tmp_path / "whole.h5"
@@ -446,7 +446,7 @@ def test_a_shard_that_is_lost_in_mid_run_is_set_aside_until_it_is_back(tmp_path,
     whole.rename(shard)
     done = run("resume", str(out), module="launch")
     assert done.returncode == 0, done.stderr
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 @needs_mpi
@@ -460,7 +460,7 @@ def test_mpi_that_aborts_is_started_again(tmp_path, job):
     assert errors.count("mpirun ended with exit code 137; it is started again\n") == 1
     assert "signal 9 (Killed)" in errors
     assert sorted(RunFolder(str(out)).records()) == ["0", "0-2", "1", "1-2"]
-    job.demand_whole(out)
+    job.require_complete(out)
 
 
 @needs_mpi
@@ -474,7 +474,7 @@ def test_mpi_that_is_not_started_again_leaves_a_run_to_resume(tmp_path, job):
     assert code == 3, errors
     assert errors.count("mpirun ended with exit code 137; no restart is left\n") == 1
     assert all(map(is_gone, pids))
-    job.demand_resumable(out)
+    job.require_resumable(out)
 
 
 def test_clocks_that_differ_by_hours_disturb_nothing(tmp_path, job):
@@ -486,7 +486,7 @@ def test_clocks_that_differ_by_hours_disturb_nothing(tmp_path, job):
     assert all(row.silent_seconds >= 0 and row.galaxies_per_second >= 0 for row in state.ranks)
     code, _, errors = wait_for_end(process)
     assert code == 0 and ends(errors) == [], errors
-    job.demand_whole(out)
+    job.require_complete(out)
     records = RunFolder(str(out)).records()
     started = [records[rank].started_at for rank in ("1", "2", "0")]
     assert started == sorted(started) and started[0][:13] != started[1][:13] != started[2][:13]

@@ -1,4 +1,4 @@
-"""`python -m launch status`: how a run stands, told from its folder alone."""
+"""`python -m launch status`: how a run stands, from its folder alone."""
 
 import json
 import os
@@ -88,14 +88,14 @@ def test_a_finished_run(planned):
     ]
 
 
-def test_a_run_of_which_a_part_is_done(planned):
+def test_a_run_that_is_partly_done(planned):
     half_done(planned)
     state = run_status(planned)
     assert not state.is_complete and (state.completed, state.missing, state.failed) == (1000, 1000, 0)
     assert [row.rank for row in state.ranks] == [0]
 
 
-def test_what_failed_is_told_with_its_reason(planned):
+def test_failures_are_shown_with_their_reason(planned):
     item = planned.plan().items[-1]
     planned.write_failure(item, 0, "the disk is broken")
     half_done(planned)
@@ -104,7 +104,7 @@ def test_what_failed_is_told_with_its_reason(planned):
     assert f"failed: {item.name}: the disk is broken" in lines_of(state)
 
 
-def test_a_run_that_is_at_work_tells_rate_and_time_left(planned):
+def test_a_run_at_work_shows_rate_and_time_left(planned):
     half_done(planned)
     begun = datetime.now(UTC) - timedelta(seconds=30)
     times = {"working_at": begun.isoformat(), "updated_at": (begun + timedelta(seconds=10)).isoformat()}
@@ -125,7 +125,7 @@ def test_a_run_that_is_at_work_tells_rate_and_time_left(planned):
     assert lines_of(ended_since)[2] == "no launcher; 1 rank wrote in the last 120 s"
 
 
-def test_a_launcher_that_died_is_none(planned):
+def test_a_launcher_that_died_is_not_shown(planned):
     half_done(planned)
     change_record(planned, "0", state="running")
     dead = {"host": platform.node(), "pid": os.getpid(), "born": "0", "started_at": "2026-01-01T00:00:00+00:00"}
@@ -135,7 +135,7 @@ def test_a_launcher_that_died_is_none(planned):
     assert lines_of(state)[2].startswith("no rank is at work; finish the run with `python -m launch resume ")
 
 
-def test_a_launcher_of_another_machine_is_told(planned):
+def test_a_launcher_of_another_machine_is_shown(planned):
     other = {"host": "elsewhere", "pid": 7, "born": "1", "started_at": "2026-01-01T00:00:00+00:00"}
     planned.write_json(planned.launcher_path, other)
     state = run_status(planned)

@@ -1,4 +1,4 @@
-"""The shard: exact rows from a known place in the file, and one sentence for every way a file can be wrong."""
+"""Test shards: exact rows from known positions in the file, and one sentence for every problem of a file."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def column(name: str) -> np.ndarray:
 
 
 def write_h5(path: Path, **changes: Any) -> Path:
-    """A sound shard, but for the named datasets: other values, or None to leave one out."""
+    """Write a valid shard, except for the named datasets: other values, or None to leave one out."""
     with h5py.File(path, "w") as file:
         for name in FIELDS:
             values = changes.get(name, column(name))
@@ -57,7 +57,7 @@ def write_pt(path: Path, *values: torch.Tensor) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The one line of the InputError at opening a file, without the path that it begins with."""
+    """Return the line of the InputError on opening a file, without the path at its beginning."""
     with pytest.raises(InputError) as caught:
         open_shard(str(path))
     text = str(caught.value)
@@ -113,7 +113,7 @@ def test_any_range_of_rows_is_what_h5py_reads(tmp_path, start, stop, magnitude):
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 21), (20, 21), (-1, 3), (5, 4)])
 @pytest.mark.parametrize("fields", [FIELDS, FIELDS[:2]])
-def test_rows_that_are_not_there_are_refused_instead_of_reading_what_lies_behind(tmp_path, start, stop, fields):
+def test_rows_outside_the_shard_are_refused(tmp_path, start, stop, fields):
     path = tmp_path / "a.h5"
     write_shard(path, [GALAXIES], ROWS, fields)
     with open_shard(str(path)) as shard:
@@ -153,7 +153,7 @@ def test_a_shard_of_no_galaxies_is_a_shard(tmp_path):
 
 
 @pytest.mark.parametrize("announced", [19, 21, 0])
-def test_another_number_of_galaxies_than_announced_leaves_what_was_there(tmp_path, announced):
+def test_another_number_of_galaxies_than_announced_keeps_the_earlier_file(tmp_path, announced):
     path = tmp_path / "a.h5"
     path.write_bytes(b"before")
     with pytest.raises(ValueError, match=f"20 galaxies were given, {announced} announced"):
@@ -245,7 +245,7 @@ def test_a_file_truncated_anywhere_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".h5", ".pt"])
 def test_any_damaged_byte_of_the_description_is_refused_or_harmless(tmp_path, suffix):
-    """Never another kind of exception, which the user would see as a traceback."""
+    """Check that no other exception is raised, which the user would see as a traceback."""
     path = tmp_path / f"a{suffix}"
     write_h5(path) if suffix == ".h5" else write_pt(path, *tensors())
     data, refused = path.read_bytes(), 0
@@ -324,7 +324,7 @@ def test_a_field_of_another_number_of_galaxies_is_refused(tmp_path, name, rows):
 
 
 @pytest.mark.parametrize("options", [{"chunks": True}, {"compression": "gzip"}, {"maxshape": (None, 5)}])
-def test_a_chunked_or_compressed_dataset_is_refused_with_the_way_out(tmp_path, options):
+def test_a_chunked_or_compressed_dataset_is_refused_with_a_remedy(tmp_path, options):
     path = write_h5(tmp_path / "a.h5", magnitude=None)
     with h5py.File(path, "a") as file:
         file.create_dataset("magnitude", data=column("magnitude"), **options)
@@ -420,7 +420,7 @@ def test_a_partition_that_names_another_global_is_refused_and_nothing_of_it_is_e
 
 
 class CountingReader:
-    """A reader that notes every range it is asked for."""
+    """A reader that records every requested range."""
 
     def __init__(self, path: Path) -> None:
         self.inner, self.ranges = open_ranges(str(path)), []
@@ -537,7 +537,7 @@ def test_threads_that_read_a_shard_on_s3_at_once_fetch_its_small_fields_once(tmp
         assert requests.counts == {"GetObject": 8 + 3}
 
 
-def test_what_is_written_to_rows_from_s3_is_nobody_elses(tmp_path, bucket):
+def test_writing_to_rows_from_s3_does_not_change_other_rows(tmp_path, bucket):
     with open_shard(on_s3(bucket, write_h5(tmp_path / "a.h5"))) as shard:
         found = shard.read(0, ROWS)
         for name in FIELDS:
@@ -545,7 +545,7 @@ def test_what_is_written_to_rows_from_s3_is_nobody_elses(tmp_path, bucket):
         assert_same(shard.read(0, ROWS), GALAXIES)
 
 
-def test_small_fields_from_s3_are_converted_or_invented_as_those_of_a_local_file(tmp_path, bucket):
+def test_small_fields_from_s3_are_converted_or_filled_as_those_of_a_local_file(tmp_path, bucket):
     path = write_h5(tmp_path / "a.h5", magnitude=GALAXIES.magnitude.astype("<f4"), redshift=None, objid=None)
     with open_shard(str(path)) as local, open_shard(on_s3(bucket, path)) as shard:
         requests = RequestStatistics()

@@ -1,4 +1,4 @@
-"""Surveys: which shards, in which order, every galaxy exactly once, and what is said when they are not as written."""
+"""Test surveys: their shards and order, every galaxy exactly once, and messages when files differ from survey.json."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def all_of(survey: Survey, size: int = 7) -> Galaxies:
 
 
 def digest(galaxies: Galaxies) -> str:
-    """SHA-256 over the bytes of all columns."""
+    """Return the SHA-256 of all columns."""
     return hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in astuple(galaxies))).hexdigest()
 
 
@@ -51,7 +51,7 @@ def write_pt(path: Path, galaxies: Galaxies) -> None:
 
 
 def refusal(call, *arguments) -> str:
-    """The one line of the InputError that the call raises."""
+    """Return the line of the InputError that the call raises."""
     with pytest.raises(InputError) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value)
@@ -64,13 +64,13 @@ def survey(tmp_path: Path) -> Survey:
 
 
 def describe(survey: Survey, **changes: object) -> None:
-    """Writes survey.json anew with other values."""
+    """Write survey.json again with other values."""
     path = Path(survey.uri, "survey.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def describe_shard(survey: Survey, **changes: object) -> None:
-    """Writes survey.json anew with other values for its second shard."""
+    """Write survey.json again with other values for its second shard."""
     shards = json.loads(Path(survey.uri, "survey.json").read_text())["shards"]
     shards[1] |= changes
     describe(survey, shards=shards)
@@ -97,7 +97,7 @@ def test_a_written_survey_is_opened_as_it_was_written(survey):
     assert (survey.galaxies, survey.bytes) == (100, sum(shard.bytes for shard in survey.shards))
 
 
-def test_survey_json_says_what_it_promises(survey):
+def test_survey_json_has_the_documented_content(survey):
     assert json.loads(Path(survey.uri, "survey.json").read_text()) == {
         "format": "cosmicai-survey/1",
         "galaxies": 100,
@@ -152,7 +152,7 @@ def test_a_single_file_is_a_survey(tmp_path, name):
     np.testing.assert_array_equal(all_of(found).image, GALAXIES.image)
 
 
-def test_nothing_an_empty_folder_and_other_files_are_no_survey(tmp_path):
+def test_nothing_an_empty_folder_and_other_files_are_refused(tmp_path):
     none = tmp_path / "none"
     expected = "expected a survey folder, an s3:// prefix or a .h5 or .pt file"
     assert refusal(open_survey, str(none)) == f"{none} does not exist; {expected}"
@@ -245,7 +245,7 @@ def test_a_shard_that_was_replaced_by_another_of_as_many_galaxies_is_refused(sur
     )
 
 
-def test_verify_is_content_with_what_was_written(survey):
+def test_verify_accepts_a_written_survey(survey):
     assert list(verify_survey(survey)) == [(shard, "") for shard in survey.shards]
 
 
@@ -280,7 +280,7 @@ def test_a_survey_without_checksums_cannot_be_verified(tmp_path):
         list(verify_survey(open_survey(str(tmp_path))))
 
 
-# Writing and cutting anew.
+# Writing and splitting again.
 
 
 @pytest.mark.parametrize("size", [1, 7, 29, 30, 31, 60, 99, 100, 101, 1000])
@@ -309,14 +309,14 @@ def test_resplit_keeps_fields_that_only_some_shards_have(tmp_path):
     assert all_of(after).objid.tolist() == [-1] * 10 + list(range(1010, 1020)) + [-1] * 10
 
 
-def test_resplit_invents_no_field(tmp_path):
+def test_resplit_adds_no_field(tmp_path):
     write_shard(tmp_path / "1.h5", [GALAXIES], 100, FIELDS[:2])
     written = resplit_survey(open_survey(str(tmp_path)), str(tmp_path / "out"), 50)
     with written.open(written.shards[0]) as shard:
         assert set(shard.fields) == {"image", "magnitude"}
 
 
-def test_a_folder_that_is_not_empty_and_a_file_are_no_place_for_a_survey(tmp_path):
+def test_a_survey_is_not_written_to_a_file_or_a_folder_that_is_not_empty(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -328,7 +328,7 @@ def test_a_folder_that_is_not_empty_and_a_file_are_no_place_for_a_survey(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
 
 
-def test_an_empty_folder_is_a_place_for_a_survey(tmp_path):
+def test_a_survey_is_written_to_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     assert open_survey(make_survey(tmp_path / "empty", GALAXIES, 30).uri).galaxies == 100
 
@@ -367,7 +367,7 @@ def test_a_source_with_fewer_galaxies_than_announced_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_writer_left_does_not_disturb(tmp_path):
+def test_files_of_a_killed_writer_are_replaced(tmp_path):
     left = tmp_path / "out.partial-survey"
     left.mkdir()
     (left / "000009.h5").write_text("left over")
@@ -419,7 +419,7 @@ def test_hundreds_of_partitions_on_s3_are_a_survey_in_natural_order(tmp_path, bu
     assert requests.counts["HeadObject"] == 3  # no header of another is read
 
 
-def test_headers_on_s3_are_read_so_many_at_once(tmp_path, monkeypatch):
+def test_headers_on_s3_are_read_concurrently(tmp_path, monkeypatch):
     together = threading.Barrier(MAX_REQUESTS, timeout=60)
 
     def opened(uri: str):
@@ -433,7 +433,7 @@ def test_headers_on_s3_are_read_so_many_at_once(tmp_path, monkeypatch):
     assert [entry.galaxies for entry in describe_files("s3://bucket/survey", names)] == list(range(2 * MAX_REQUESTS))
 
 
-def test_the_first_file_that_is_no_shard_is_named(tmp_path, monkeypatch):
+def test_the_first_file_that_is_not_a_shard_is_named(tmp_path, monkeypatch):
     for name in ("1.h5", "2.h5", "3.h5", "4.h5"):
         write_shard(tmp_path / name, [GALAXIES[:1]], 1, FIELDS)
     for name in ("2.h5", "3.h5"):
@@ -444,11 +444,11 @@ def test_the_first_file_that_is_no_shard_is_named(tmp_path, monkeypatch):
     assert refusal(open_survey, str(tmp_path)) == expected
     monkeypatch.setattr(surveys, "open_shard", lambda uri: open_shard(str(tmp_path / storage.basename(uri))))
     assert refusal(describe_files, "s3://bucket/survey", ["1.h5", "2.h5", "3.h5", "4.h5"]) == expected
-    assert len(open_survey(str(tmp_path), 1).shards) == 1  # what is not asked for is not looked at
+    assert len(open_survey(str(tmp_path), 1).shards) == 1  # files beyond the limit are not opened
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 100])
-def test_no_more_than_the_first_shards_are_taken(survey, limit):
+def test_the_limit_keeps_the_first_shards_only(survey, limit):
     assert open_survey(survey.uri, limit) == Survey(survey.uri, survey.shards[:limit])
     Path(survey.uri, "survey.json").unlink()
     names = [shard.name for shard in survey.shards[:limit]]
@@ -473,7 +473,7 @@ print(int(status["VmHWM"].split()[0]) / 1024)
 
 
 def peak_mb(statement: str, *arguments: str) -> float:
-    """Peak memory of a fresh process that runs the statement."""
+    """Return the peak memory in MB of a new process that runs the statement."""
     code = PEAK.format(statement=statement)
     ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return float(ran.stdout.splitlines()[-1])
@@ -501,9 +501,9 @@ def test_split_info_and_verify_work_together(tmp_path):
     out = tmp_path / "out"
     done = run("split", source.uri, "--out", str(out), "--partition-mb", "10")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"1100 galaxies in 3 shards in {out}\n", "")
-    told = run("survey", "info", str(out))
-    assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout.splitlines() == [
+    shown = run("survey", "info", str(out))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.splitlines() == [
         f"survey     {out}",
         "galaxies   1100",
         "shards     3 of 78 to 511 galaxies",

@@ -14,11 +14,11 @@ import torch
 from torch.utils.data import TensorDataset
 
 from support.helpers import random_galaxies
-from support.image import Image
-from support.image import image as image
+from support.built_image import Image
+from support.built_image import image
 from support.pipeline import Cloud, pipeline
-from support.pipeline_runs import assert_whole, deliveries, leaks, make_sky, payload, published_rows, records
-from support.state_machine_definition import mistakes
+from support.pipeline_runs import assert_complete, count_deliveries, find_leaks, make_sky, make_payload, compute_published_rows, read_records
+from support.state_machine_definition import find_mistakes
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 
@@ -43,12 +43,12 @@ def six(cloud, folder):
 
 
 def test_six_partitions(cloud, six):
-    execution = cloud.run(payload(cloud, "surveys/six", "runs/six"))
-    summary = assert_whole(cloud, execution, six)
+    execution = cloud.run(make_payload(cloud, "surveys/six", "runs/six"))
+    summary = assert_complete(cloud, execution, six)
     assert execution.output["run"] == f"s3://{cloud.bucket}/runs/six"
     assert summary["failures"] == [] and summary["totals"]["repeated"] == 0
-    assert deliveries(cloud, "runs/six") == {(rank, None): 1 for rank in range(6)}
-    found = records(cloud, "runs/six")
+    assert count_deliveries(cloud, "runs/six") == {(rank, None): 1 for rank in range(6)}
+    found = read_records(cloud, "runs/six")
     assert sorted(found) == [str(rank) for rank in range(6)]
     assert {record["state"] for record in found.values()} == {"finished"}
     assert [found[str(rank)]["data_path"] for rank in range(6)] == [f"surveys/six/{name}" for name in six.names]
@@ -63,9 +63,9 @@ def test_six_partitions(cloud, six):
 def test_130_partitions(cloud, folder):
     sky = make_sky(folder / "130", 130, 2)
     sky.upload(cloud, "surveys/130")
-    assert_whole(cloud, cloud.run(payload(cloud, "surveys/130", "runs/130")), sky)
-    assert deliveries(cloud, "runs/130") == {(rank, None): 1 for rank in range(130)}
-    assert len(cloud.json("runs/130/combined_data.json")) == len(records(cloud, "runs/130")) == 130
+    assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/130", "runs/130")), sky)
+    assert count_deliveries(cloud, "runs/130") == {(rank, None): 1 for rank in range(130)}
+    assert len(cloud.json("runs/130/combined_data.json")) == len(read_records(cloud, "runs/130")) == 130
 
 
 def test_1003_objects_under_the_prefix(cloud, folder):
@@ -78,7 +78,7 @@ def test_1003_objects_under_the_prefix(cloud, folder):
     listed = cloud.s3.list_objects_v2(Bucket=cloud.bucket, Prefix="surveys/1003/")
     assert listed["IsTruncated"] and listed["Contents"][-1]["Key"] == "surveys/1003/996.h5"
     assert len(cloud.keys("surveys/1003/")) == 1003
-    assert_whole(cloud, cloud.run(payload(cloud, "surveys/1003", "runs/1003", file_limit="13")), sky)
+    assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/1003", "runs/1003", file_limit="13")), sky)
     names = [f"{number}.h5" for number in range(995, 1008)]
     assert [shard["name"] for shard in cloud.json("runs/1003/plan.json")["shards"]] == names
     paths = [event["DATA_PATH"] for event in cloud.json("runs/1003/items.json")]
@@ -86,38 +86,38 @@ def test_1003_objects_under_the_prefix(cloud, folder):
 
 
 def test_two_executions_at_once(cloud, six):
-    started = [cloud.start(payload(cloud, "surveys/six", f"runs/at once {number}")) for number in range(2)]
+    started = [cloud.start(make_payload(cloud, "surveys/six", f"runs/at once {number}")) for number in range(2)]
     for execution in map(cloud.result, started):
-        assert_whole(cloud, execution, six)
+        assert_complete(cloud, execution, six)
     for number in range(2):
-        assert deliveries(cloud, f"runs/at once {number}") == {(rank, None): 1 for rank in range(6)}
+        assert count_deliveries(cloud, f"runs/at once {number}") == {(rank, None): 1 for rank in range(6)}
 
 
 def test_two_executions_of_one_run_at_once(cloud, six):
-    started = [cloud.start(payload(cloud, "surveys/six", "runs/one")) for _ in range(2)]
-    summaries = [assert_whole(cloud, execution, six) for execution in map(cloud.result, started)]
+    started = [cloud.start(make_payload(cloud, "surveys/six", "runs/one")) for _ in range(2)]
+    summaries = [assert_complete(cloud, execution, six) for execution in map(cloud.result, started)]
     assert {summary["plan_sha256"] for summary in summaries} == {summaries[0]["plan_sha256"]}
-    assert sum(record["galaxies"] for record in records(cloud, "runs/one").values()) == six.galaxies
+    assert sum(record["galaxies"] for record in read_records(cloud, "runs/one").values()) == six.galaxies
 
 
 def test_a_run_that_is_done_is_not_done_again(cloud, six):
-    first = assert_whole(cloud, cloud.run(payload(cloud, "surveys/six", "runs/done")), six)
-    second = assert_whole(cloud, cloud.run(payload(cloud, "surveys/six", "runs/done")), six)
+    first = assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/done")), six)
+    second = assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/done")), six)
     assert cloud.json("runs/done/items.json") == []
-    assert deliveries(cloud, "runs/done") == {(rank, None): 1 for rank in range(6)}
+    assert count_deliveries(cloud, "runs/done") == {(rank, None): 1 for rank in range(6)}
     assert first["totals"]["galaxies"] == second["totals"]["galaxies"] == six.galaxies
 
 
 def test_another_plan_in_the_same_place_is_refused(cloud, six):
-    assert_whole(cloud, cloud.run(payload(cloud, "surveys/six", "runs/mine")), six)
-    execution = cloud.run(payload(cloud, "surveys/six", "runs/mine", file_limit="5"))
+    assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/mine")), six)
+    execution = cloud.run(make_payload(cloud, "surveys/six", "runs/mine", file_limit="5"))
     assert (execution.status, execution.error) == ("FAILED", "InputError")
     assert f"s3://{cloud.bucket}/runs/mine" in execution.message
     assert len([call for call in cloud.invocations("runs/mine") if call.function == "initialize"]) == 2
 
 
 def test_every_call_announces_itself_and_has_a_report(cloud, six):
-    assert_whole(cloud, cloud.run(payload(cloud, "surveys/six", "runs/announced")), six)
+    assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/announced")), six)
     calls, printed = cloud.invocations("runs/announced"), "\n".join(cloud.logs().values())
     assert [call.function for call in calls] == ["initialize", *["infer"] * 6, "summarize"]
     announced = [json.loads(line) for line in printed.splitlines() if line.startswith('{"cosmicai": ')]
@@ -128,7 +128,7 @@ def test_every_call_announces_itself_and_has_a_report(cloud, six):
         rank = int(call.event["RANK"]) if call.function == "infer" else None
         run = f"s3://{cloud.bucket}/runs/announced"
         assert line == {"cosmicai": call.function, "run": run, "rank": rank, "request_id": call.request_id}
-    ids = {record["lambda"]["request_id"] for record in records(cloud, "runs/announced").values()}
+    ids = {record["lambda"]["request_id"] for record in read_records(cloud, "runs/announced").values()}
     assert ids == {call.request_id for call in calls if call.function == "infer"}
 
 
@@ -136,9 +136,9 @@ def test_every_call_announces_itself_and_has_a_report(cloud, six):
 def test_calls_that_lambda_throttles_are_made_again(cloud, six, function, rank):
     run = f"runs/throttled {function}"
     cloud.order("throttle", run, rank, function=function, times=4)
-    summary = assert_whole(cloud, cloud.run(payload(cloud, "surveys/six", run)), six)
+    summary = assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", run)), six)
     assert summary["totals"]["attempts"] == 1
-    assert deliveries(cloud, run) == {(rank, None): 1 for rank in range(6)}
+    assert count_deliveries(cloud, run) == {(rank, None): 1 for rank in range(6)}
 
 
 def published_partition(path: Path, galaxies: int, seed: int) -> None:
@@ -182,7 +182,7 @@ def test_the_published_payload_as_it_is(cloud, shared, tmp_path):
     combined = read("combined_data.json")
     assert [entry["data_path"] for entry in combined] == [f"100MB/{number}.pt" for number in range(1, 12)]
     assert [read(f"{rank}.json") for rank in range(11)] == combined
-    rows = published_rows(combined)
+    rows = compute_published_rows(combined)
     assert len(rows) == 11
     for row in rows:
         assert all(value > 0 for value in row.values()), row
@@ -203,10 +203,10 @@ def test_the_functions_of_the_image(image: Image, folder, tmp_path):
     settings = {"COSMICAI_CACHE": "/tmp/cosmicai", "PYTHONPATH": ""}
     with pipeline(tmp_path, serve=serve, extra_environment=settings) as cloud:
         sky.upload(cloud, "surveys/six")
-        assert_whole(cloud, cloud.run(payload(cloud, "surveys/six", "runs/six")), sky)
-        found = records(cloud, "runs/six").values()
+        assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/six")), sky)
+        found = read_records(cloud, "runs/six").values()
         assert {record["image_digest"] for record in found} == {image.digest}
-        assert leaks(cloud) == []
+        assert find_leaks(cloud) == []
 
 
 def planted(definition: str, old: str, new: str) -> str:
@@ -216,30 +216,30 @@ def planted(definition: str, old: str, new: str) -> str:
 
 def test_what_aws_refuses_and_moto_accepts_is_found(cloud):
     text = cloud.definition
-    assert mistakes(text) == []
+    assert find_mistakes(text) == []
     at_the_end = '"Default": "Done"'
     dangling = planted(text, at_the_end, '"Default": "Dome"')
-    assert mistakes(dangling) == ["Done is never reached", "Redriven? has Default 'Dome', which is no state beside it"]
+    assert find_mistakes(dangling) == ["Done is never reached", "Redriven? has Default 'Dome', which is no state beside it"]
     cloud.states.create_state_machine(name="dangling", definition=dangling, roleArn=cloud.role)
     caught = planted(text, '"ResultPath": "$.failure", "Next": "Summarize"', '"ResultPath": "$.failure", "Next": "X"')
-    assert mistakes(caught) == ["Infer has Catch 'X', which is no state beside it"]
+    assert find_mistakes(caught) == ["Infer has Catch 'X', which is no state beside it"]
     inside = planted(text, '"StartAt": "Infer one rank"', '"StartAt": "Initialize"')
-    assert mistakes(inside) == [
+    assert find_mistakes(inside) == [
         "Infer's ItemProcessor starts at 'Initialize', which is none of its states", "Infer one rank is never reached"
     ]  # fmt: skip
     field = planted(text, '"MaxConcurrencyPath"', '"MaximumConcurrencyPath"')
-    assert mistakes(field) == ["Infer has a field MaximumConcurrencyPath, which AWS does not know"]
+    assert find_mistakes(field) == ["Infer has a field MaximumConcurrencyPath, which AWS does not know"]
     path = planted(text, '"Payload.$": "$"', '"Payload.$": "all"')
-    assert mistakes(path) == ["Infer one rank has Payload.$: 'all', which is no path"]
+    assert find_mistakes(path) == ["Infer one rank has Payload.$: 'all', which is no path"]
     order = planted(text, '"ErrorEquals": ["InputError"]', '"ErrorEquals": ["States.ALL"]')
-    assert mistakes(order) == ["Infer one rank's Retry has States.ALL, which must stand alone and last"]
+    assert find_mistakes(order) == ["Infer one rank's Retry has States.ALL, which must stand alone and last"]
     end = planted(text, '"ResultSelector": {"galaxies.$": "$.Payload.galaxies"},', '"Next": "Infer one rank",')
-    assert mistakes(end) == ["Infer one rank has both Next and End"]
+    assert find_mistakes(end) == ["Infer one rank has both Next and End"]
 
 
 def test_no_log_and_no_file_holds_credentials(cloud, six):
     """Last, so that it sees the logs of all others too."""
-    assert_whole(cloud, cloud.run(payload(cloud, "surveys/six", "runs/secret")), six)
-    assert leaks(cloud, "runs/secret") == []
+    assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/secret")), six)
+    assert find_leaks(cloud, "runs/secret") == []
     cloud.s3.put_object(Bucket=cloud.bucket, Key="planted", Body=f"x{cloud.secrets[1]}x")
-    assert leaks(cloud, "planted") == ["planted"]
+    assert find_leaks(cloud, "planted") == ["planted"]

@@ -11,13 +11,13 @@ from support.pipeline import Cloud, Execution, pipeline
 from support.pipeline_runs import (
     Sky,
     assert_coverage,
-    assert_whole,
-    deliveries,
-    leaks,
+    assert_complete,
+    count_deliveries,
+    find_leaks,
     make_sky,
-    payload,
-    published_rows,
-    records,
+    make_payload,
+    compute_published_rows,
+    read_records,
 )
 
 pytestmark = pytest.mark.xdist_group("pipeline-faults")
@@ -75,24 +75,24 @@ def assert_missing(cloud: Cloud, execution: Execution, run: str, reason: str) ->
 def test_a_function_that_raises_or_is_killed_for_memory_is_called_again(cloud, six, order, error, times):
     run = f"runs/{order} {times}"
     cloud.order(order, run, RANK, times=times)
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, run)), six)
-    assert deliveries(cloud, run) == ONCE | {(RANK, error): times}
-    assert sorted(records(cloud, run)) == [str(rank) for rank in range(6)]
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
+    assert count_deliveries(cloud, run) == ONCE | {(RANK, error): times}
+    assert sorted(read_records(cloud, run)) == [str(rank) for rank in range(6)]
 
 
 def test_a_function_that_always_raises_fails_the_run_and_its_rank_is_named(cloud):
     cloud.order("raise", "runs/raises", RANK, times=None)
-    execution = cloud.run(payload(cloud, SURVEY, "runs/raises"))
+    execution = cloud.run(make_payload(cloud, SURVEY, "runs/raises"))
     assert_missing(cloud, execution, "runs/raises", "")
-    assert deliveries(cloud, "runs/raises") == THRICE | {(RANK, "RuntimeError"): 3}
+    assert count_deliveries(cloud, "runs/raises") == THRICE | {(RANK, "RuntimeError"): 3}
 
 
 def test_a_function_that_is_killed_in_the_middle_keeps_what_it_has_done(cloud, six):
     run = "runs/midway"
     cloud.order("kill midway", run, 1)
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, run, world_size=2)), six)
-    assert deliveries(cloud, run) == {(0, None): 1, (1, None): 1, (1, "Runtime.ExitError"): 1}
-    found = records(cloud, run)
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run, world_size=2)), six)
+    assert count_deliveries(cloud, run) == {(0, None): 1, (1, None): 1, (1, "Runtime.ExitError"): 1}
+    found = read_records(cloud, run)
     assert sorted(found) == ["0", "1", "1-2"]
     assert (found["1"]["state"], found["1-2"]["state"]) == ("running", "finished")
     assert (found["1-2"]["items"], found["1-2"]["repeated"]) == (2, 0)
@@ -101,9 +101,9 @@ def test_a_function_that_is_killed_in_the_middle_keeps_what_it_has_done(cloud, s
 def test_a_function_that_is_killed_when_all_is_done_does_nothing_again(cloud, six):
     run = "runs/kill after"
     cloud.order("kill after", run, RANK)
-    summary = assert_whole(cloud, cloud.run(payload(cloud, SURVEY, run)), six)
-    assert deliveries(cloud, run) == ONCE | {(RANK, "Runtime.ExitError"): 1}
-    assert sorted(records(cloud, run)) == [str(rank) for rank in range(6)]
+    summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
+    assert count_deliveries(cloud, run) == ONCE | {(RANK, "Runtime.ExitError"): 1}
+    assert sorted(read_records(cloud, run)) == [str(rank) for rank in range(6)]
     assert (summary["totals"]["galaxies"], summary["totals"]["repeated"]) == (60, 0)
 
 
@@ -112,8 +112,8 @@ def test_a_function_that_times_out_is_called_again(six, tmp_path):
     with pipeline(tmp_path, module="support.faulty_functions", timeout_s=4) as cloud:
         six.upload(cloud, SURVEY)
         cloud.order("sleep", "runs/slow", RANK)
-        assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/slow")), six)
-        assert deliveries(cloud, "runs/slow") >= Counter(ONCE) + Counter({(RANK, "Sandbox.Timedout"): 1})
+        assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/slow")), six)
+        assert count_deliveries(cloud, "runs/slow") >= Counter(ONCE) + Counter({(RANK, "Sandbox.Timedout"): 1})
         assert "Task timed out after 4.00 seconds" in str(cloud.invocations("runs/slow"))
 
 
@@ -121,25 +121,25 @@ def test_a_function_that_times_out_is_called_again(six, tmp_path):
 def test_an_event_that_is_delivered_twice_counts_once(cloud, six, order, calls):
     run = f"runs/{order}"
     cloud.order(order, run, RANK)
-    summary = assert_whole(cloud, cloud.run(payload(cloud, SURVEY, run)), six)
-    assert deliveries(cloud, run) == ONCE | {(RANK, None): calls}
+    summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
+    assert count_deliveries(cloud, run) == ONCE | {(RANK, None): calls}
     assert summary["totals"]["galaxies"] == 60
 
 
 def test_a_partition_that_two_ranks_get_counts_once(cloud, six):
     cloud.order(f"also: {SURVEY}/{PARTITION}", "runs/both", RANK - 1)
-    summary = assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/both")), six)
-    assert deliveries(cloud, "runs/both") == ONCE
-    found = records(cloud, "runs/both")
+    summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/both")), six)
+    assert count_deliveries(cloud, "runs/both") == ONCE
+    found = read_records(cloud, "runs/both")
     assert summary["totals"]["galaxies"] == 60
     assert found[str(RANK - 1)]["galaxies"] + found[str(RANK - 1)]["repeated"] == 20
 
 
 def test_a_rank_that_is_out_of_time_goes_on_where_it_was(cloud, six):
     cloud.order("hurry", "runs/hurry", 0, times=2)
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/hurry", world_size=2)), six)
-    assert deliveries(cloud, "runs/hurry") == {(0, "OutOfTime"): 2, (0, None): 1, (1, None): 1}
-    found = records(cloud, "runs/hurry")
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/hurry", world_size=2)), six)
+    assert count_deliveries(cloud, "runs/hurry") == {(0, "OutOfTime"): 2, (0, None): 1, (1, None): 1}
+    found = read_records(cloud, "runs/hurry")
     assert {name: record["items"] for name, record in found.items()} == {"0": 1, "0-2": 1, "0-3": 1, "1": 3}
     [told] = {call.answer["errorMessage"] for call in cloud.invocations("runs/hurry") if call.failed and "2 of" in
               call.answer["errorMessage"]}  # fmt: skip
@@ -148,15 +148,15 @@ def test_a_rank_that_is_out_of_time_goes_on_where_it_was(cloud, six):
 
 def test_a_rank_that_cannot_do_even_one_item_in_time_is_not_called_for_ever(cloud):
     cloud.order("run late", "runs/late", RANK, times=None)
-    assert_missing(cloud, cloud.run(payload(cloud, SURVEY, "runs/late")), "runs/late", "")
-    assert deliveries(cloud, "runs/late") == THRICE | {(RANK, "TooSlow"): 3}
+    assert_missing(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/late")), "runs/late", "")
+    assert count_deliveries(cloud, "runs/late") == THRICE | {(RANK, "TooSlow"): 3}
 
 
 def test_a_map_that_fails_is_told_and_redriven(cloud, six):
     """moto fails a map only if its items are gone; AWS also if more than a share of the ranks failed."""
     run = "runs/forgotten"
     cloud.order("forget the items", run, function="initialize")
-    failed = cloud.run(payload(cloud, SURVEY, run))
+    failed = cloud.run(make_payload(cloud, SURVEY, run))
     assert (failed.status, failed.error) == ("FAILED", "RunIncomplete")
     told = f"s3://{cloud.bucket}/{run}: 60 of 60 galaxies are missing, in the items 000000-00000000-00000010, "
     assert failed.message.startswith(told) and failed.message.endswith("; the map ended with States.Runtime")
@@ -165,13 +165,13 @@ def test_a_map_that_fails_is_told_and_redriven(cloud, six):
     cloud.order("raise", run, RANK, times=3)
     again = cloud.result(cloud.redrive(failed.arn))
     assert again.error == "RunIncomplete" and "10 of 60 galaxies are missing" in again.message
-    assert_whole(cloud, cloud.result(cloud.redrive(again.arn)), six)
+    assert_complete(cloud, cloud.result(cloud.redrive(again.arn)), six)
 
 
 def test_a_redrive_does_not_tell_of_a_map_that_went_well_since(cloud):
     run = "runs/stale"
     cloud.order("forget the items", run, function="initialize")
-    failed = cloud.run(payload(cloud, SURVEY, run))
+    failed = cloud.run(make_payload(cloud, SURVEY, run))
     items = cloud.json(f"{run}/payload.json")["body"]
     cloud.s3.put_object(Bucket=cloud.bucket, Key=f"{run}/items.json", Body=json.dumps(items))
     cloud.order("raise", run, RANK, times=3)
@@ -182,27 +182,27 @@ def test_a_redrive_does_not_tell_of_a_map_that_went_well_since(cloud):
 def test_a_redrive_makes_good_for_a_function_that_has_died(cloud, six, function):
     run = f"runs/{function} died"
     cloud.order("kill", run, function=function, times=None)
-    failed = cloud.run(payload(cloud, SURVEY, run))
+    failed = cloud.run(make_payload(cloud, SURVEY, run))
     assert (failed.status, failed.error) == ("FAILED", "Runtime.ExitError")
     cloud.cancel(run, function=function)
-    assert_whole(cloud, cloud.result(cloud.redrive(failed.arn)), six)
-    assert sorted(records(cloud, run)) == [str(rank) for rank in range(6)]
+    assert_complete(cloud, cloud.result(cloud.redrive(failed.arn)), six)
+    assert sorted(read_records(cloud, run)) == [str(rank) for rank in range(6)]
 
 
 def test_a_redrive_does_what_is_missing_once_it_is_there(cloud, six):
     run = "runs/deleted"
     gone = f"; {ITEM}: cannot read {partition(cloud)}: it does not exist; check the bucket and the key"
     cloud.order("delete first", run, RANK)
-    failed = cloud.run(payload(cloud, SURVEY, run))
+    failed = cloud.run(make_payload(cloud, SURVEY, run))
     assert_missing(cloud, failed, run, gone)
-    assert deliveries(cloud, run) == THRICE | {(RANK, "ItemsFailed"): 3}
+    assert count_deliveries(cloud, run) == THRICE | {(RANK, "ItemsFailed"): 3}
 
     in_vain = cloud.result(cloud.redrive(failed.arn))
     assert_missing(cloud, in_vain, run, gone)
     six.upload(cloud, SURVEY)
-    summary = assert_whole(cloud, cloud.result(cloud.redrive(in_vain.arn)), six)
+    summary = assert_complete(cloud, cloud.result(cloud.redrive(in_vain.arn)), six)
     assert (summary["failures"], summary["totals"]["galaxies"], summary["totals"]["repeated"]) == ([], 60, 0)
-    assert deliveries(cloud, run)[RANK, "ItemsFailed"] == 6 and deliveries(cloud, run)[RANK, None] == 1
+    assert count_deliveries(cloud, run)[RANK, "ItemsFailed"] == 6 and count_deliveries(cloud, run)[RANK, None] == 1
     redrives = [call.event["execution"].get("RedriveCount", 0) for call in cloud.invocations(run)
                 if call.function == "summarize"]  # fmt: skip
     assert redrives == [0, 1, 1, 2, 2]
@@ -211,7 +211,7 @@ def test_a_redrive_does_what_is_missing_once_it_is_there(cloud, six):
 def test_an_object_that_is_truncated_after_the_plan_is_named(cloud, six):
     size = len((six.folder / "survey" / PARTITION).read_bytes())
     cloud.order("truncate first", "runs/truncated", RANK)
-    execution = cloud.run(payload(cloud, SURVEY, "runs/truncated"))
+    execution = cloud.run(make_payload(cloud, SURVEY, "runs/truncated"))
     assert execution.error == "RunIncomplete"
     assert f"{ITEM}: " in execution.message and partition(cloud) in execution.message
     assert "truncated" in execution.message, (size, execution.message)
@@ -222,7 +222,7 @@ def test_an_object_that_is_truncated_before_the_plan_is_named(cloud, six):
     data = (six.folder / "survey" / PARTITION).read_bytes()
     cloud.s3.put_object(Bucket=cloud.bucket, Key="surveys/half/1.h5", Body=data)
     cloud.s3.put_object(Bucket=cloud.bucket, Key="surveys/half/2.h5", Body=data[: len(data) // 2])
-    execution = cloud.run(payload(cloud, "surveys/half", "runs/half"))
+    execution = cloud.run(make_payload(cloud, "surveys/half", "runs/half"))
     assert (execution.status, execution.error) == ("FAILED", "InputError")
     assert f"s3://{cloud.bucket}/surveys/half/2.h5" in execution.message
 
@@ -231,7 +231,7 @@ def test_an_object_that_is_truncated_before_the_plan_is_named(cloud, six):
 def test_what_may_be_missing_is_counted_in_galaxies(cloud, percentage, status):
     run = f"runs/tolerated {percentage}"
     cloud.order("delete first", run, RANK)
-    execution = cloud.run(payload(cloud, SURVEY, run, tolerated_failure_percentage=percentage))
+    execution = cloud.run(make_payload(cloud, SURVEY, run, tolerated_failure_percentage=percentage))
     assert execution.status == status
     if status == "FAILED":
         gone = f"; {ITEM}: cannot read {partition(cloud)}: it does not exist; check the bucket and the key"
@@ -261,47 +261,47 @@ def test_an_s3_that_falters_costs_no_galaxy(cloud, six, faults, what):
     for method, key, times in TRANSIENT[what]:
         faults.add(what, method, key, times)
     run = f"runs/{what}"
-    summary = assert_whole(cloud, cloud.run(payload(cloud, SURVEY, run)), six)
+    summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
     assert len(faults.done) == sum(times for *_, times in TRANSIENT[what])
-    assert deliveries(cloud, run) == ONCE
+    assert count_deliveries(cloud, run) == ONCE
     assert (summary["totals"]["galaxies"], summary["totals"]["repeated"]) == (60, 0)
 
 
 def test_writes_whose_answers_are_lost_cost_no_galaxy(cloud, six, faults):
     for key in LOST:
         faults.add("lose", "PUT", key)
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/lost")), six)
-    assert len(faults.done) == len(LOST) and deliveries(cloud, "runs/lost") == ONCE
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/lost")), six)
+    assert len(faults.done) == len(LOST) and count_deliveries(cloud, "runs/lost") == ONCE
 
 
 def test_writes_whose_answers_are_lost_count_once(cloud, six, faults):
     for key in LOST:
         faults.add("lose", "PUT", key)
-    summary = assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/lost again")), six)
-    assert sorted(records(cloud, "runs/lost again")) == [str(rank) for rank in range(6)]
+    summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/lost again")), six)
+    assert sorted(read_records(cloud, "runs/lost again")) == [str(rank) for rank in range(6)]
     assert (summary["totals"]["galaxies"], summary["totals"]["repeated"]) == (60, 0)
 
 
 def test_what_a_killed_attempt_leaves_breaks_no_published_reader(cloud, six):
     cloud.order("kill midway", "runs/readable", 1)
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/readable", world_size=2)), six)
-    assert all(row["bits"] > 0 for row in published_rows(cloud.json("runs/readable/combined_data.json")))
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/readable", world_size=2)), six)
+    assert all(row["bits"] > 0 for row in compute_published_rows(cloud.json("runs/readable/combined_data.json")))
 
 
 @pytest.mark.parametrize(("what", "code"), [("slow down", "SlowDown"), ("deny", "AccessDenied")])
 def test_a_partition_that_s3_does_not_give_is_named(cloud, faults, what, code):
     run = f"runs/never {what}"
     faults.add(what, "GET", f"{SURVEY}/{PARTITION}", None)
-    execution = cloud.run(payload(cloud, SURVEY, run))
+    execution = cloud.run(make_payload(cloud, SURVEY, run))
     assert (execution.status, execution.error) == ("FAILED", "RunIncomplete")
     sentence = f"10 of 60 galaxies are missing, in the items {ITEM}; {ITEM}: cannot read {partition(cloud)}: "
     assert sentence in execution.message and f"({code})" in execution.message
-    assert deliveries(cloud, run) == THRICE | {(RANK, "ItemsFailed"): 3}
+    assert count_deliveries(cloud, run) == THRICE | {(RANK, "ItemsFailed"): 3}
 
 
 def test_a_place_that_may_not_be_written_is_named(cloud, faults):
     faults.add("deny", "PUT", "runs/forbidden/", None)
-    execution = cloud.run(payload(cloud, SURVEY, "runs/forbidden"))
+    execution = cloud.run(make_payload(cloud, SURVEY, "runs/forbidden"))
     assert (execution.status, execution.error) == ("FAILED", "StorageError")
     assert execution.message.startswith(f"cannot write s3://{cloud.bucket}/runs/forbidden/plan.json: ")
     assert "(AccessDenied)" in execution.message
@@ -309,16 +309,16 @@ def test_a_place_that_may_not_be_written_is_named(cloud, faults):
 
 def test_parts_that_may_not_be_written_are_named(cloud, faults):
     faults.add("deny", "PUT", f"/parts/{ITEM}", None)
-    execution = cloud.run(payload(cloud, SURVEY, "runs/no parts"))
+    execution = cloud.run(make_payload(cloud, SURVEY, "runs/no parts"))
     assert_missing(cloud, execution, "runs/no parts", "")
-    assert deliveries(cloud, "runs/no parts") == THRICE | {(RANK, "StorageError"): 3}
+    assert count_deliveries(cloud, "runs/no parts") == THRICE | {(RANK, "StorageError"): 3}
 
 
 def test_no_log_and_no_file_holds_credentials(cloud, faults):
     """Last, so that it sees the logs of all the failures before it too."""
     faults.add("deny", "GET", f"{SURVEY}/{PARTITION}", None)
     cloud.order("raise", "runs/secret", 0)
-    assert cloud.run(payload(cloud, SURVEY, "runs/secret")).error == "RunIncomplete"
+    assert cloud.run(make_payload(cloud, SURVEY, "runs/secret")).error == "RunIncomplete"
     told = "".join(cloud.logs().values())
     assert "Access Denied" in told and "this was ordered" in told
-    assert leaks(cloud, "runs/secret") == []
+    assert find_leaks(cloud, "runs/secret") == []

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.pipeline import Cloud, pipeline
-from support.pipeline_runs import Sky, assert_whole, deliveries, make_sky, payload, records
+from support.pipeline_runs import Sky, assert_complete, count_deliveries, make_sky, make_payload, read_records
 from support.rendezvous import Server, rendezvous_server
 
 pytestmark = pytest.mark.xdist_group("pipeline-fmi")
@@ -56,9 +56,9 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Sky:
 
 def test_ranks_that_talk_deal_items_by_the_counter_and_sum_by_allreduce(cloud, server, six):
     before = counted(server, "fmi_items_total")
-    summary = assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/talk", fmi_enabled=True)), six)
+    summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/talk", fmi_enabled=True)), six)
     assert summary["catalogue_sha256"] == six.digest
-    found = records(cloud, "runs/talk")
+    found = read_records(cloud, "runs/talk")
     assert sorted(found) == ["0", "1", "2"]
     for rank, record in enumerate(found.values()):
         assert record["fmi"] == {
@@ -76,41 +76,41 @@ def test_ranks_that_talk_deal_items_by_the_counter_and_sum_by_allreduce(cloud, s
 
 def test_without_fmi_nobody_asks_the_server(cloud, server, six):
     before = counted(server, "fmi_joins_total")
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/silent")), six)
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/silent")), six)
     assert counted(server, "fmi_joins_total") == before
-    assert "fmi" not in records(cloud, "runs/silent")["0"]
+    assert "fmi" not in read_records(cloud, "runs/silent")["0"]
 
 
 def test_the_payload_may_name_another_server(cloud, six, secret):
     with rendezvous_server(secret=secret.encode()) as other:
-        asked = payload(cloud, SURVEY, "runs/other", fmi_enabled=True, rendezvous_endpoint=str(other.endpoint))
-        assert_whole(cloud, cloud.run(asked), six)
+        asked = make_payload(cloud, SURVEY, "runs/other", fmi_enabled=True, rendezvous_endpoint=str(other.endpoint))
+        assert_complete(cloud, cloud.run(asked), six)
         assert counted(other, "fmi_items_total") == ITEMS + RANKS
-    assert {record["fmi"]["endpoint"] for record in records(cloud, "runs/other").values()} == {str(other.endpoint)}
+    assert {record["fmi"]["endpoint"] for record in read_records(cloud, "runs/other").values()} == {str(other.endpoint)}
 
 
 def test_what_a_rank_that_dies_held_is_done_by_others(cloud, six):
     cloud.order("kill midway", "runs/death", 1)
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/death", fmi_enabled=True)), six)
-    found = records(cloud, "runs/death")
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/death", fmi_enabled=True)), six)
+    found = read_records(cloud, "runs/death")
     for rank in ("0", "2"):  # whoever tells first, the server or its connection
         assert re.search("rank 1 is (lost|gone)", found[rank]["fmi"]["ended"])
     # When rank 1 is called again the others may have done its share.
     assert found.get("1-2", {"fmi": LATE})["fmi"] == LATE
-    assert set(deliveries(cloud, "runs/death")) == {(0, None), (1, None), (2, None), (1, "Runtime.ExitError")}
+    assert set(count_deliveries(cloud, "runs/death")) == {(0, None), (1, None), (2, None), (1, "Runtime.ExitError")}
 
 
 def test_an_event_that_comes_twice_at_once_costs_time_alone(cloud, six):
     cloud.order("twice", "runs/twice", 2)
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/twice", fmi_enabled=True)), six)
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/twice", fmi_enabled=True)), six)
 
 
 def test_a_run_goes_on_with_what_is_missing(cloud, server, six):
     cloud.order("raise", "runs/again", 0, times=3)
-    first = cloud.run(payload(cloud, SURVEY, "runs/again", fmi_enabled=True))
+    first = cloud.run(make_payload(cloud, SURVEY, "runs/again", fmi_enabled=True))
     assert first.error == "RunIncomplete"
     before = counted(server, "fmi_items_total")
-    assert_whole(cloud, cloud.run(payload(cloud, SURVEY, "runs/again", fmi_enabled=True)), six)
+    assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/again", fmi_enabled=True)), six)
     assert counted(server, "fmi_items_total") - before == 0  # one rank was left, which has nobody to talk to
 
 
@@ -124,15 +124,15 @@ def test_a_run_goes_on_with_what_is_missing(cloud, server, six):
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_paid_for(cloud, changes, said):
-    asked = payload(cloud, SURVEY, "runs/never", fmi_enabled=True, **changes)
+    asked = make_payload(cloud, SURVEY, "runs/never", fmi_enabled=True, **changes)
     execution = cloud.run(asked)
     assert said in execution.message
-    assert deliveries(cloud, "runs/never") == {}
+    assert count_deliveries(cloud, "runs/never") == {}
 
 
 def test_a_server_with_another_secret_is_named(cloud):
     with rendezvous_server(secret=b"another") as other:
-        asked = payload(cloud, SURVEY, "runs/never", fmi_enabled=True, rendezvous_endpoint=str(other.endpoint))
+        asked = make_payload(cloud, SURVEY, "runs/never", fmi_enabled=True, rendezvous_endpoint=str(other.endpoint))
         execution = cloud.run(asked)
     assert "rank 0 does not know the secret of job check-" in execution.message
     assert "give all ranks and the server the same one in FMI_SECRET" in execution.message

@@ -1,4 +1,4 @@
-"""The scripts of containers/: what they ask of other programs, what they leave and what they say; no image is built."""
+"""The scripts of containers/: how they call other programs, what they write and what they print; no image is built."""
 
 import hashlib
 import io
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from support.scripts import NO_SHELLCHECK, PROJECT, executable, ran
+from support.scripts import NO_SHELLCHECK, PROJECT, executable, run_script
 
 NO_DPKG = "dpkg-query is not installed"
 SCRIPTS = sorted(path.name for path in (PROJECT / "containers").glob("*.sh"))
 COMMANDS = ["base.sh", "build.sh", "sif.sh"]
-# All that the scripts may find on PATH besides what a test pretends: a builder of this machine is none of it.
+# All programs on PATH besides the fake ones of a test, which excludes builders of this machine.
 TOOLS = (
     "awk", "basename", "bash", "cat", "chmod", "cmp", "comm", "cp", "cut", "date", "dirname", "env", "find", "git",
     "grep", "head", "id", "install", "ln", "ls", "mkdir", "mktemp", "mv", "realpath", "rm", "sed", "sh", "sha256sum",
@@ -58,17 +58,17 @@ def test_help_is_the_head_comment(script: str, tmp_path: Path) -> None:
     expected = re.sub("^# ?", "", head[1], flags=re.MULTILINE)
     assert f"containers/{script}" in expected
     for words in [["--help"], ["-h"], *([[]] if script == "base.sh" else [])]:
-        told = ran([path, *words], tmp_path)
-        assert (told.returncode, told.stdout, told.stderr) == (0, expected, "")
+        done = run_script([path, *words], tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
-class Pretended:
-    """A copy of the scripts, beside the folder `here` that they run in, and a PATH of nothing but harmless tools."""
+class FakeSystem:
+    """A copy of the scripts, a folder `here` that they run in, and a PATH with nothing but harmless tools."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root, self.here = folder, folder / "checkout", folder / "here"
         self.bin, self.calls, self.archive = folder / "bin", folder / "calls", folder / "archive.tar"
-        # A copy of what a builder got: its context, a definition or a root file system.
+        # A copy of what a builder received: its context, a definition or a root file system.
         self.kept = folder / "kept"
         for path in (self.here, self.bin, folder / "tmp", folder / "tools"):
             path.mkdir()
@@ -86,7 +86,7 @@ class Pretended:
 
     def run(self, script: str, *words: object, **variables: object) -> subprocess.CompletedProcess[str]:
         command = [self.root / f"containers/{script}.sh", *words]
-        return ran(command, self.here, **self.environment | variables)
+        return run_script(command, self.here, **self.environment | variables)
 
     @property
     def called(self) -> list[str]:
@@ -94,14 +94,14 @@ class Pretended:
 
     @property
     def left(self) -> list[str]:
-        """The paths of all images, of what they would have become, and of all that is temporary."""
+        """The paths of all images, unfinished images and temporary files."""
         pattern = r".*(\.oci\.tar|\.sif|\.partial-).*|checkout/build/context-\w+|tmp/.*"
         paths = [str(path.relative_to(self.folder)) for path in self.folder.rglob("*")]
         return sorted(path for path in paths if re.fullmatch(pattern, path))
 
 
 def plain(text: str) -> list[str]:
-    """The lines of a text in which process ids and the names of temporary files are always the same."""
+    """Return the lines of a text, with process ids and names of temporary files replaced by fixed ones."""
     text = re.sub(r"(partial|build)-\d+\b", r"\1-N", text)
     return re.sub(r"context-\w{6}\b", "context-X", text).splitlines()
 
@@ -118,7 +118,7 @@ def oci_archive(path: Path, index: str | None = None, manifest: bytes = MANIFEST
     return path
 
 
-# What podman, buildah and docker do for build.sh.
+# Fake podman, buildah and docker for build.sh.
 BUILDER = r"""
 case $1 in
   build) cp -r "$last" "$KEPT" ;;
@@ -146,8 +146,8 @@ esac
 """
 
 
-class Checkout(Pretended):
-    """With git, an environment whose pip finds a torch and another wheel, and room enough."""
+class Checkout(FakeSystem):
+    """A checkout with git, an environment whose pip finds a torch and another wheel, and enough space."""
 
     def __init__(self, folder: Path, committed: Path) -> None:
         shutil.copytree(committed, folder / "checkout")
@@ -173,7 +173,7 @@ class Checkout(Pretended):
         return self.run("build", "--variant", variant, *words, **variables)
 
     @property
-    def asked(self) -> list[str]:
+    def builder_calls(self) -> list[str]:
         """The calls of builders."""
         return [call for call in self.called if call.startswith(("docker", "podman", "buildah"))]
 
@@ -187,7 +187,7 @@ def git(folder: Path, *words: str) -> None:
     who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
     alone = {"HOME": folder, "GIT_CONFIG_NOSYSTEM": 1}
     date = {"GIT_COMMITTER_DATE": f"{TIME} +0000", "GIT_AUTHOR_DATE": "1600000000 +0000"}
-    done = ran(["git", *who, *words], folder, **alone | date)
+    done = run_script(["git", *who, *words], folder, **alone | date)
     assert done.returncode == 0, done.stderr
 
 
@@ -200,13 +200,13 @@ def wheel(path: Path, *needs: str) -> Path:
 
 
 @pytest.fixture
-def pretended(tmp_path: Path) -> Pretended:
-    return Pretended(tmp_path)
+def system(tmp_path: Path) -> FakeSystem:
+    return FakeSystem(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of the project, of which it has as little as the scripts need."""
+    """A checkout with as few of the project's files as the scripts need."""
     root = tmp_path_factory.mktemp("committed")
     shutil.copytree(PROJECT / "containers", root / "containers")
     for name in FILES:
@@ -229,7 +229,7 @@ def checkout(tmp_path: Path, committed: Path) -> Checkout:
 
 
 def refused(done: subprocess.CompletedProcess[str], *said: str) -> bool:
-    """Whether it said just this, in as many lines, and ended with 2."""
+    """Return whether the script printed exactly these lines and exited with 2."""
     assert plain(done.stderr) == list(said)
     assert (done.returncode, done.stdout) == (2, "")
     return True
@@ -251,29 +251,29 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("words", "why"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_with_a_build_is_said_in_a_sentence(pretended: Pretended, words: list[str], why: str) -> None:
-    assert refused(pretended.run("build", *words), f"build.sh: {why.format(here=pretended.here)}")
-    assert pretended.left == pretended.called == [] and not (pretended.root / "build").exists()
+def test_invalid_options_of_a_build_are_one_sentence(system: FakeSystem, words: list[str], why: str) -> None:
+    assert refused(system.run("build", *words), f"build.sh: {why.format(here=system.here)}")
+    assert system.left == system.called == [] and not (system.root / "build").exists()
 
 
-def test_weights_that_the_image_could_not_hold_are_refused(pretended: Pretended) -> None:
-    here = pretended.here
+def test_weights_that_the_image_cannot_contain_are_refused(system: FakeSystem) -> None:
+    here = system.here
     for name in ("w.pt", "w.safetensors", "other/w.safetensors"):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).touch()
     imported = "is no .safetensors; import it with `cosmicai weights import`"
-    assert refused(pretended.run("build", "--weights", "w.pt"), f"build.sh: --weights {here}/w.pt {imported}")
-    done = pretended.run("build", "--weights", "w.safetensors", "--weights", "other/w.safetensors")
+    assert refused(system.run("build", "--weights", "w.pt"), f"build.sh: --weights {here}/w.pt {imported}")
+    done = system.run("build", "--weights", "w.safetensors", "--weights", "other/w.safetensors")
     assert refused(done, "build.sh: two --weights are named w.safetensors; in the image they share a folder")
 
 
-def test_weights_in_no_folder_are_no_file(pretended: Pretended) -> None:
-    done = pretended.run("build", "--weights", "no/w.safetensors")
-    assert refused(done, f"build.sh: --weights {pretended.here}/no/w.safetensors is no file")
+def test_weights_in_a_missing_folder_are_refused(system: FakeSystem) -> None:
+    done = system.run("build", "--weights", "no/w.safetensors")
+    assert refused(done, f"build.sh: --weights {system.here}/no/w.safetensors is no file")
 
 
 @pytest.mark.parametrize("variables", [{}, {"COSMICAI_BUILDER": "buildah"}, {"COSMICAI_BUILDER": "docker"}])
-def test_without_a_builder_one_is_asked_for(checkout: Checkout, variables: dict[str, str]) -> None:
+def test_without_a_builder_the_message_names_them(checkout: Checkout, variables: dict[str, str]) -> None:
     if not variables:
         (checkout.bin / "podman").unlink()
     done = checkout.build(**variables)
@@ -289,15 +289,15 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize(("text", "calls"), WITHOUT.values(), ids=WITHOUT)
-def test_docker_is_not_taken_without(checkout: Checkout, text: str, calls: list[str]) -> None:
+def test_docker_is_not_used_without(checkout: Checkout, text: str, calls: list[str]) -> None:
     (checkout.bin / "podman").unlink()
     checkout.program("docker", text)
     checkout.program("buildah", BUILDER)
     done = checkout.build()
     assert done.returncode == 0, done.stderr
     assert plain(done.stderr)[1] == "build.sh: building with buildah"
-    assert checkout.asked[: len(calls)] == calls
-    assert [call.split()[:2] for call in checkout.asked[len(calls) :]] == [
+    assert checkout.builder_calls[: len(calls)] == calls
+    assert [call.split()[:2] for call in checkout.builder_calls[len(calls) :]] == [
         ["buildah", "pull"], ["buildah", "build"], ["buildah", "push"], ["buildah", "rmi"],
     ]  # fmt: skip
 
@@ -312,7 +312,7 @@ def test_docker_is_not_taken_without(checkout: Checkout, text: str, calls: list[
         ("docker podman buildah", {"COSMICAI_BUILDER": ""}, "docker"),
     ],
 )
-def test_the_first_builder_is_taken_or_the_one_named(
+def test_the_first_builder_or_the_named_one_is_used(
     checkout: Checkout, there: str, variables: dict[str, str], taken: str
 ) -> None:
     (checkout.bin / "podman").unlink()
@@ -320,7 +320,7 @@ def test_the_first_builder_is_taken_or_the_one_named(
         checkout.program(name, DOCKER if name == "docker" else BUILDER)
     done = checkout.build(**variables)
     assert done.returncode == 0, done.stderr
-    assert {call.split()[0] for call in checkout.asked} == {taken}
+    assert {call.split()[0] for call in checkout.builder_calls} == {taken}
 
 
 def test_only_a_commit_is_built(checkout: Checkout) -> None:
@@ -333,7 +333,7 @@ def test_only_a_commit_is_built(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("text", ["exit 1", None])
-def test_without_pip_one_is_asked_for(checkout: Checkout, text: str | None) -> None:
+def test_without_pip_the_message_says_how_to_get_it(checkout: Checkout, text: str | None) -> None:
     checkout.python.unlink()
     if text:
         executable(checkout.bin / "python3", text)
@@ -343,14 +343,14 @@ def test_without_pip_one_is_asked_for(checkout: Checkout, text: str | None) -> N
     assert checkout.left == checkout.called == []
 
 
-def test_without_an_environment_pip_is_that_of_python3(checkout: Checkout) -> None:
+def test_without_an_environment_the_pip_of_python3_is_used(checkout: Checkout) -> None:
     shutil.move(checkout.python, checkout.bin / "python3")
     assert checkout.build().returncode == 0
 
 
 @pytest.mark.parametrize(("variant", "needed"), [("cpu", 6), ("cuda", 20)])
 @pytest.mark.parametrize("short", ["the context", "the image"])
-def test_without_space_for_it_nothing_is_built(checkout: Checkout, variant: str, needed: int, short: str) -> None:
+def test_without_enough_space_nothing_is_built(checkout: Checkout, variant: str, needed: int, short: str) -> None:
     few = "case $last in {}) echo {} ;; *) echo 99999 ;; esac"
     where = {"the context": checkout.root / "build/context-X", "the image": checkout.here}[short]
     pattern = "*/context-??????" if short == "the context" else str(checkout.here)
@@ -358,7 +358,7 @@ def test_without_space_for_it_nothing_is_built(checkout: Checkout, variant: str,
     done = checkout.build(variant=variant)
     takes = f"building the {variant} image takes about {needed}; make room"
     assert refused(done, f"build.sh: {needed - 1} GB are free in {where} and {takes}")
-    assert checkout.left == checkout.asked == []
+    assert checkout.left == checkout.builder_calls == []
     checkout.program("df", f"echo '   Avail'\n{few.format(pattern, needed * 1024)}")
     assert checkout.build(variant=variant).returncode == 0
 
@@ -379,11 +379,11 @@ def test_the_torch_of_the_other_variant_is_refused(checkout: Checkout, variant: 
     wheel(checkout.wheels / CUDA, *needs)
     done = checkout.build(variant=variant)
     assert refused(done, "build.sh: fetching wheels", f"build.sh: {MISTAKEN[variant]}")
-    assert checkout.left == checkout.asked == []
+    assert checkout.left == checkout.builder_calls == []
 
 
 @pytest.mark.parametrize("variant", ["cpu", "cuda"])
-def test_a_refused_torch_is_not_met_again(checkout: Checkout, variant: str) -> None:
+def test_a_refused_torch_is_removed(checkout: Checkout, variant: str) -> None:
     right, wrong = ((CPU, ()), (CUDA, ("nvidia-cudnn-cu13",)))[:: 1 if variant == "cpu" else -1]
     wheel(checkout.wheels / wrong[0], *wrong[1])
     assert checkout.build(variant=variant).returncode == 2
@@ -395,8 +395,8 @@ def test_a_refused_torch_is_not_met_again(checkout: Checkout, variant: str) -> N
 
 
 @pytest.mark.parametrize("earlier", [CUDA, CUDA.replace("2.13", "2.12")])
-def test_the_torch_of_an_earlier_build_vouches_for_none(checkout: Checkout, earlier: str) -> None:
-    """Of two wheels of one version pip would take the one for CPUs into the image."""
+def test_the_torch_of_an_earlier_build_is_not_reused(checkout: Checkout, earlier: str) -> None:
+    """Of two wheels of one version pip would install the one for CPUs."""
     wheel(checkout.wheels / earlier, "nvidia-cudnn-cu13")
     assert checkout.build(variant="cuda").returncode == 0
     (checkout.here / "cosmicai-cuda.oci.tar").unlink()
@@ -417,7 +417,7 @@ FAILING = {
 def test_without_all_wheels_nothing_is_built(checkout: Checkout, option: str, why: str) -> None:
     executable(checkout.python, f'case $* in *{option}*) echo "pip: none" >&2; exit 1 ;; esac\n{PYTHON}')
     assert refused(checkout.build(), "build.sh: fetching wheels", "pip: none", f"build.sh: {why}")
-    assert checkout.left == checkout.asked == []
+    assert checkout.left == checkout.builder_calls == []
 
 
 def test_the_wheels_are_those_for_the_python_of_the_image(checkout: Checkout) -> None:
@@ -454,7 +454,7 @@ def test_without_a_registry_and_mmdebstrap_there_is_no_base(checkout: Checkout, 
         f"build.sh: {BASE} cannot be had (no route), so a base is made by base.sh",
         f"base.sh: {NO_MMDEBSTRAP}",
     )
-    assert checkout.left == [] and checkout.asked[-1] == f"{builder} {asked} {BASE}"
+    assert checkout.left == [] and checkout.builder_calls[-1] == f"{builder} {asked} {BASE}"
 
 
 def test_without_a_registry_the_base_is_made(checkout: Checkout) -> None:
@@ -494,7 +494,7 @@ def test_a_base_may_be_a_tar_file(checkout: Checkout, builder: str) -> None:
 
 def test_a_base_may_be_another_image(checkout: Checkout) -> None:
     assert checkout.build("--base", f"host/debian@{OTHER}").returncode == 0
-    assert checkout.asked[0] == f"podman pull --quiet host/debian@{OTHER}"
+    assert checkout.builder_calls[0] == f"podman pull --quiet host/debian@{OTHER}"
     assert checkout.argument("BASE") == f"host/debian@{OTHER}"
     assert (checkout.kept / "Containerfile").read_text() == (PROJECT / "containers/Containerfile").read_text()
 
@@ -522,7 +522,7 @@ def test_podman_and_buildah_are_called_alike(checkout: Checkout, builder: str, v
         "build.sh: fetching wheels", f"build.sh: building with {builder}", f"build.sh: {name}"
     ]  # fmt: skip
     how = f"--quiet --isolation chroot --timestamp {TIME} --format oci --tag {image}"
-    assert checkout.asked == [
+    assert checkout.builder_calls == [
         f"{builder} pull --quiet {BASE}",
         f"{builder} build {how} {arguments(checkout, variant)}",
         f"{builder} push --quiet {image} oci-archive:{checkout.here}/{name}.partial-N",
@@ -542,7 +542,7 @@ def test_docker_builds_with_a_builder_of_its_own(checkout: Checkout, there: bool
     output = f"type=oci,dest={dest},compression=gzip,force-compression=true,rewrite-timestamp=true"
     how = f"--builder cosmicai --provenance=false --build-arg SOURCE_DATE_EPOCH={TIME} --output {output}"
     created = ["docker buildx create --name cosmicai --driver docker-container"]
-    assert checkout.asked == [
+    assert checkout.builder_calls == [
         "docker buildx version",
         "docker info",
         f"docker buildx imagetools inspect {BASE}",
@@ -553,13 +553,13 @@ def test_docker_builds_with_a_builder_of_its_own(checkout: Checkout, there: bool
     assert checkout.left == ["here/cosmicai-cuda.oci.tar"]
 
 
-def test_also_when_docker_makes_a_builder_only_the_digest_is_printed(checkout: Checkout) -> None:
+def test_only_the_digest_is_printed_when_docker_creates_a_builder(checkout: Checkout) -> None:
     checkout.program("docker", DOCKER)
     done = checkout.build()
     assert (done.returncode, done.stdout) == (0, f"{DIGEST}\n")
 
 
-def test_a_builder_says_what_it_says_on_standard_error(checkout: Checkout) -> None:
+def test_the_output_of_a_builder_goes_to_standard_error(checkout: Checkout) -> None:
     checkout.program("podman", f'echo "$1 said"\n{BUILDER}')
     done = checkout.build()
     assert (done.returncode, done.stdout) == (0, f"{DIGEST}\n")
@@ -591,8 +591,8 @@ def test_without_weights_there_is_an_empty_folder_for_them(checkout: Checkout) -
     assert list((checkout.kept / "weights").iterdir()) == []
 
 
-def test_all_may_read_what_only_its_builder_could(checkout: Checkout) -> None:
-    """As after a checkout under umask 077: in the image other users run it."""
+def test_files_readable_by_their_owner_alone_are_readable_by_all_in_the_image(checkout: Checkout) -> None:
+    """As after a checkout with umask 077: in the image other users run it."""
     (checkout.here / "w.safetensors").touch()
     for path in [*checkout.root.rglob("*"), checkout.here / "w.safetensors"]:
         if ".git" not in path.parts and not path.is_symlink():
@@ -606,7 +606,7 @@ def test_all_may_read_what_only_its_builder_could(checkout: Checkout) -> None:
     assert (checkout.kept / "project/containers/entrypoint.sh").stat().st_mode & 0o011 == 0o011
 
 
-def test_the_commit_is_named_whole_and_dirty_when_a_tracked_file_was_changed(checkout: Checkout) -> None:
+def test_the_commit_is_named_in_full_and_dirty_if_a_tracked_file_was_changed(checkout: Checkout) -> None:
     git(checkout.root, "tag", "--annotate", "v1", "--message", "One")
     checkout.write("src/cosmicai/untracked.py")
     assert checkout.build().returncode == 0
@@ -647,7 +647,7 @@ def test_the_source_is_named_without_credentials(checkout: Checkout, url: str | 
     assert checkout.argument("SOURCE") == source
 
 
-def test_the_image_may_be_put_elsewhere(checkout: Checkout) -> None:
+def test_the_image_can_be_written_to_another_folder(checkout: Checkout) -> None:
     done = checkout.build("--out", "né w/deep")
     assert (done.returncode, done.stdout) == (0, f"{DIGEST}\n")
     assert checkout.left == ["here/né w/deep/cosmicai-cpu.oci.tar"]
@@ -661,7 +661,7 @@ ENDS = {
 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("text", ENDS.values(), ids=ENDS)
-def test_a_builder_that_fails_leaves_what_was_there(checkout: Checkout, text: str, before: bool) -> None:
+def test_a_failing_builder_keeps_an_existing_image(checkout: Checkout, text: str, before: bool) -> None:
     checkout.program("podman", f"{text}\n{BUILDER}")
     image = checkout.here / "cosmicai-cpu.oci.tar"
     if before:
@@ -673,7 +673,7 @@ def test_a_builder_that_fails_leaves_what_was_there(checkout: Checkout, text: st
     assert not before or image.read_text() == "old"
 
 
-def test_docker_failing_leaves_nothing(checkout: Checkout) -> None:
+def test_a_failing_docker_leaves_no_files(checkout: Checkout) -> None:
     half = '[[ $* =~ dest=([^,]*) ]] && printf half >"${BASH_REMATCH[1]}" && exit 1'
     checkout.program("docker", f"{half}\n{DOCKER}")
     done = checkout.build()
@@ -681,13 +681,13 @@ def test_docker_failing_leaves_nothing(checkout: Checkout) -> None:
     assert DIGEST not in done.stdout
 
 
-def test_an_image_that_cannot_be_pushed_does_not_stay_in_the_storage_of_the_builder(checkout: Checkout) -> None:
+def test_an_image_that_cannot_be_pushed_is_removed_from_the_builder(checkout: Checkout) -> None:
     checkout.program("podman", f"{ENDS['pushing']}\n{BUILDER}")
     assert checkout.build().returncode != 0
-    assert checkout.asked[-1] == "podman rmi localhost/cosmicai:build-N"
+    assert checkout.builder_calls[-1] == "podman rmi localhost/cosmicai:build-N"
 
 
-def test_an_ended_build_leaves_nothing(checkout: Checkout) -> None:
+def test_a_terminated_build_leaves_no_files(checkout: Checkout) -> None:
     checkout.program("podman", f'[ "$1" != build ] || kill -TERM "$PPID"\n{BUILDER}')
     assert checkout.build().returncode == -15
     assert checkout.left == []
@@ -717,33 +717,33 @@ From: {source}
 """
 
 
-def made_sif(pretended: Pretended, bootstrap: str, source: str, digest: str, *words: str) -> None:
-    pretended.program("apptainer", APPTAINER)
-    done = pretended.run("sif", *words)
+def made_sif(system: FakeSystem, bootstrap: str, source: str, digest: str, *words: str) -> None:
+    system.program("apptainer", APPTAINER)
+    done = system.run("sif", *words)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{digest}\n", "INFO: building\n")
-    assert pretended.kept.read_text() == DEFINITION.format(bootstrap=bootstrap, source=source, digest=digest)
+    assert system.kept.read_text() == DEFINITION.format(bootstrap=bootstrap, source=source, digest=digest)
     name = words[1] if len(words) > 1 else "cosmicai.sif"
-    assert (pretended.here / name).read_text() == "half and whole"
-    call = rf"apptainer build --notest {name}\.partial-N {pretended.folder}/tmp/tmp\.\w+\.def"
-    assert len(pretended.called) == 1 and re.fullmatch(call, pretended.called[0])
-    assert [path for path in pretended.left if not path.endswith(".oci.tar")] == [f"here/{name}"]
+    assert (system.here / name).read_text() == "half and whole"
+    call = rf"apptainer build --notest {name}\.partial-N {system.folder}/tmp/tmp\.\w+\.def"
+    assert len(system.called) == 1 and re.fullmatch(call, system.called[0])
+    assert [path for path in system.left if not path.endswith(".oci.tar")] == [f"here/{name}"]
 
 
-def test_a_sif_is_made_of_an_archive(pretended: Pretended) -> None:
-    oci_archive(pretended.here / "a b.oci.tar")
-    made_sif(pretended, "oci-archive", "a b.oci.tar", DIGEST, "a b.oci.tar", "é.sif")
+def test_a_sif_is_made_of_an_archive(system: FakeSystem) -> None:
+    oci_archive(system.here / "a b.oci.tar")
+    made_sif(system, "oci-archive", "a b.oci.tar", DIGEST, "a b.oci.tar", "é.sif")
 
 
-def test_a_sif_is_made_of_an_image_in_a_registry_also_beside_an_archive(pretended: Pretended) -> None:
-    oci_archive(pretended.here / "cosmicai-cuda.oci.tar")
-    made_sif(pretended, "docker", f"host:5000/n/name@{OTHER}", OTHER, f"docker://host:5000/n/name@{OTHER}")
+def test_a_sif_is_made_of_an_image_in_a_registry_also_beside_an_archive(system: FakeSystem) -> None:
+    oci_archive(system.here / "cosmicai-cuda.oci.tar")
+    made_sif(system, "docker", f"host:5000/n/name@{OTHER}", OTHER, f"docker://host:5000/n/name@{OTHER}")
 
 
 @pytest.mark.parametrize("names", [["cosmicai-cpu.oci.tar"], ["cosmicai-cuda.oci.tar", "cosmicai-cpu.oci.tar"]])
-def test_a_sif_is_made_of_the_archive_here_and_rather_of_that_for_gpus(pretended: Pretended, names: list[str]) -> None:
+def test_a_sif_is_built_from_the_archive_here_preferably_the_one_for_gpus(system: FakeSystem, names: list[str]) -> None:
     for name in names:
-        oci_archive(pretended.here / name)
-    made_sif(pretended, "oci-archive", names[0], DIGEST)
+        oci_archive(system.here / name)
+    made_sif(system, "oci-archive", names[0], DIGEST)
 
 
 NO_SIF = {
@@ -763,52 +763,52 @@ NO_SIF = {
 
 
 @pytest.mark.parametrize(("words", "why"), NO_SIF.values(), ids=NO_SIF)
-def test_what_is_wrong_with_a_sif_is_said_in_a_sentence(pretended: Pretended, words: list[str], why: str) -> None:
-    pretended.program("apptainer", APPTAINER)
-    (pretended.here / "noise").write_text(f"index.json {DIGEST}")
-    (pretended.here / "cut").write_bytes(pretended.archive.read_bytes()[:1100])
-    oci_archive(pretended.here / "changed", manifest=MANIFEST + b" ")
-    oci_archive(pretended.here / "empty", '{"schemaVersion": 2, "manifests": []}')
-    with tarfile.open(pretended.here / "tar", "w") as archive:
-        archive.add(pretended.archive, "layer.tar")
-    assert refused(pretended.run("sif", *words), f"sif.sh: {why}")
-    assert pretended.left == pretended.called == []
+def test_invalid_options_of_a_sif_are_one_sentence(system: FakeSystem, words: list[str], why: str) -> None:
+    system.program("apptainer", APPTAINER)
+    (system.here / "noise").write_text(f"index.json {DIGEST}")
+    (system.here / "cut").write_bytes(system.archive.read_bytes()[:1100])
+    oci_archive(system.here / "changed", manifest=MANIFEST + b" ")
+    oci_archive(system.here / "empty", '{"schemaVersion": 2, "manifests": []}')
+    with tarfile.open(system.here / "tar", "w") as archive:
+        archive.add(system.archive, "layer.tar")
+    assert refused(system.run("sif", *words), f"sif.sh: {why}")
+    assert system.left == system.called == []
 
 
-def test_without_apptainer_no_sif_is_made(pretended: Pretended) -> None:
-    oci_archive(pretended.here / "a.oci.tar")
-    done = pretended.run("sif", "a.oci.tar")
+def test_without_apptainer_no_sif_is_built(system: FakeSystem) -> None:
+    oci_archive(system.here / "a.oci.tar")
+    done = system.run("sif", "a.oci.tar")
     assert refused(done, "sif.sh: there is no apptainer here; install it, or on a cluster load its module")
-    assert pretended.left == ["here/a.oci.tar"]
+    assert system.left == ["here/a.oci.tar"]
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_apptainer_failing_leaves_what_was_there(pretended: Pretended, before: bool) -> None:
-    pretended.program("apptainer", f'{APPTAINER}\necho "FATAL: no space" >&2; exit 255')
-    sif = pretended.here / "cosmicai.sif"
+def test_a_failing_apptainer_keeps_an_existing_sif(system: FakeSystem, before: bool) -> None:
+    system.program("apptainer", f'{APPTAINER}\necho "FATAL: no space" >&2; exit 255')
+    sif = system.here / "cosmicai.sif"
     if before:
         sif.write_text("old")
-    done = pretended.run("sif", f"docker://host/name@{OTHER}")
+    done = system.run("sif", f"docker://host/name@{OTHER}")
     why = "apptainer could not build it, see above; if space is short, point TMPDIR to a larger folder"
     assert refused(done, "INFO: building", "FATAL: no space", f"sif.sh: {why}")
-    assert pretended.left == (["here/cosmicai.sif"] if before else [])
+    assert system.left == (["here/cosmicai.sif"] if before else [])
     assert not before or sif.read_text() == "old"
 
 
-def test_without_mmdebstrap_no_base_is_made(pretended: Pretended) -> None:
-    assert refused(pretended.run("base", "base.tar"), f"base.sh: {NO_MMDEBSTRAP}")
-    assert list(pretended.here.iterdir()) == []
+def test_without_mmdebstrap_no_base_is_built(system: FakeSystem) -> None:
+    assert refused(system.run("base", "base.tar"), f"base.sh: {NO_MMDEBSTRAP}")
+    assert list(system.here.iterdir()) == []
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_mmdebstrap_failing_leaves_what_was_there(pretended: Pretended, before: bool) -> None:
-    pretended.program("mmdebstrap", f'{MMDEBSTRAP}\necho "E: no mirror" >&2; exit 25')
-    base = pretended.here / "base.tar"
+def test_a_failing_mmdebstrap_keeps_an_existing_base(system: FakeSystem, before: bool) -> None:
+    system.program("mmdebstrap", f'{MMDEBSTRAP}\necho "E: no mirror" >&2; exit 25')
+    base = system.here / "base.tar"
     if before:
         base.write_text("old")
-    done = pretended.run("base", "base.tar")
+    done = system.run("base", "base.tar")
     assert (done.returncode, done.stdout, done.stderr) == (25, "", "E: no mirror\n")
-    assert list(pretended.here.iterdir()) == ([base] if before else [])
+    assert list(system.here.iterdir()) == ([base] if before else [])
     assert not before or base.read_text() == "old"
 
 
@@ -820,14 +820,14 @@ def test_mmdebstrap_failing_leaves_what_was_there(pretended: Pretended, before: 
         (["trixie", "http://a/b"], "trixie", " http://a/b", {}, 0),
     ],
 )
-def test_a_base_appears_whole(
-    pretended: Pretended, words: list[str], suite: str, mirrors: str, variables: dict[str, object], time: int
+def test_a_base_appears_only_when_complete(
+    system: FakeSystem, words: list[str], suite: str, mirrors: str, variables: dict[str, object], time: int
 ) -> None:
-    pretended.program("mmdebstrap", f'echo "at $SOURCE_DATE_EPOCH" >>"$CALLS"\n{MMDEBSTRAP}')
-    done = pretended.run("base", "my base.tar", *words, **variables)
+    system.program("mmdebstrap", f'echo "at $SOURCE_DATE_EPOCH" >>"$CALLS"\n{MMDEBSTRAP}')
+    done = system.run("base", "my base.tar", *words, **variables)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert {path.name: path.read_text() for path in pretended.here.iterdir()} == {"my base.tar": "half and whole"}
-    call, at = pretended.called
+    assert {path.name: path.read_text() for path in system.here.iterdir()} == {"my base.tar": "half and whole"}
+    call, at = system.called
     assert call.startswith("mmdebstrap --quiet --variant=minbase --include=ca-certificates --format=tar --dpkgopt=")
     assert call.endswith(f" {suite} my base.tar.partial-N{mirrors}") and at == f"at {time}"
 
@@ -844,7 +844,7 @@ class Image:
         self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
 
     def run(self, *words: str, **variables: object) -> subprocess.CompletedProcess[str]:
-        return ran([self.opt / "bin/entrypoint", *words], self.folder, **{"PATH": self.path} | variables)
+        return run_script([self.opt / "bin/entrypoint", *words], self.folder, **{"PATH": self.path} | variables)
 
     def variables(self, **given: object) -> dict[str, str]:
         done = self.run("env", "-0", **given)
@@ -857,7 +857,7 @@ def image(tmp_path: Path) -> Image:
     return Image(tmp_path)
 
 
-def test_without_a_command_it_says_what_there_is(image: Image) -> None:
+def test_without_a_command_it_lists_the_commands(image: Image) -> None:
     executable(image.folder / "bin/cosmicai", 'echo "cosmicai $*"')
     done = image.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "cosmicai --help\n", "")
@@ -873,7 +873,7 @@ def test_the_image_runs_its_command(image: Image) -> None:
 
 
 @pytest.mark.parametrize("under", [{}, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}])
-def test_the_command_takes_the_place_of_the_entrypoint(image: Image, under: dict[str, str]) -> None:
+def test_the_command_replaces_the_process_of_the_entrypoint(image: Image, under: dict[str, str]) -> None:
     executable(image.folder / "bin/python", "echo $$")
     given = {"PATH": image.path, "COSMICAI_FUNCTIONS": str(image.functions), **under}
     command = [image.opt / "bin/entrypoint", "python"]
@@ -896,13 +896,13 @@ def test_under_lambda_the_image_runs_a_function(image: Image, words: list[str], 
     assert (done.returncode, done.stdout) == (9, f"in {image.functions}: python -m awslambdaric {handler}\n")
 
 
-def test_the_environment_is_left_as_it_is(image: Image) -> None:
+def test_the_environment_is_not_changed(image: Image) -> None:
     given = {"PATH": image.path, "HOME": "/", "OTHER": "1", "PWD": str(image.folder)}
     assert image.variables(**given) == given
 
 
 def listed(folder: Path, **variables: object) -> str:
-    done = ran([sys.executable, "-B", PROJECT / "containers/sbom.py"], folder, **variables)
+    done = run_script([sys.executable, "-B", PROJECT / "containers/sbom.py"], folder, **variables)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -914,7 +914,7 @@ for own in distributions():
 """
 
 
-def test_a_list_of_the_software_has_every_package_once(tmp_path: Path) -> None:
+def test_the_bill_of_materials_has_every_package_once(tmp_path: Path) -> None:
     if not shutil.which("dpkg-query"):
         pytest.skip(NO_DPKG)
     text = listed(tmp_path, PYTHONHASHSEED=1)
@@ -930,16 +930,16 @@ def test_a_list_of_the_software_has_every_package_once(tmp_path: Path) -> None:
         for kind in ("pypi", "deb/debian")
     }
     assert sum(map(len, found.values())) == len(parts)
-    installed = ran([sys.executable, "-c", INSTALLED], tmp_path).stdout.splitlines()
+    installed = run_script([sys.executable, "-c", INSTALLED], tmp_path).stdout.splitlines()
     assert found["pypi"] == sorted({tuple(line.split()) for line in installed})
     assert {"torch", "numpy"} <= {name for name, _ in found["pypi"]}
-    shown = ran(["dpkg-query", "--show", "--showformat=${Package} ${Version} ${db:Status-Status}\n"], tmp_path)
+    shown = run_script(["dpkg-query", "--show", "--showformat=${Package} ${Version} ${db:Status-Status}\n"], tmp_path)
     packages = [line.split() for line in shown.stdout.splitlines()]
     assert found["deb/debian"] == sorted((name, version) for name, version, state in packages if state == "installed")
     assert listed(tmp_path, PYTHONHASHSEED=2) == text
 
 
-def test_a_package_is_named_as_others_name_it(tmp_path: Path) -> None:
+def test_packages_have_standard_package_urls(tmp_path: Path) -> None:
     shown = (
         "installed libstdc++6 12.2.0-14+deb12u1 amd64", "installed libc6 2.36 amd64", "installed libc6 2.36 i386",
         "config-files exim4 4.96 amd64", "installed tzdata 1:2024a~0 all",

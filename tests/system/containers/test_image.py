@@ -1,4 +1,4 @@
-"""The image of this commit (`make image sif`) in every place where it runs: one and the same, with equal redshifts."""
+"""The container image of this commit (`make image sif`) on every platform where it runs, with equal redshifts."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ from cosmicai.bench.lambda_emulator import run_emulator
 from cosmicai.runs.provenance import git_commit
 from cosmicai.runs.record import Record
 from cosmicai.runs.store import RunFolder
+from support.built_image import ARCHIVE, ROOT, Image, read_labels, read_manifest
 from support.emulator import EMULATOR, NO_EMULATOR
 from support.helpers import make_survey, random_galaxies, run, tiny_weights
-from support.image import ARCHIVE, ROOT, Image, archived, labels
 from support.image_registry import NO_REGISTRY, manifest, registry
 from support.image_registry import installed as registry_installed
 from support.processes import digest
@@ -32,8 +32,8 @@ IN_IMAGE = Path("/opt/cosmicai")
 GALAXIES, PER_SHARD = 1500, 500
 
 
-def whole(out: Path, image: Image, ranks: int) -> list[Record]:
-    """The records of a complete run, all of whose ranks were in the image."""
+def read_complete_run(out: Path, image: Image, ranks: int) -> list[Record]:
+    """Return the records of a run, after checking that it is complete and that all ranks ran in the image."""
     summary, records = json.loads((out / "summary.json").read_text()), list(RunFolder(str(out)).records().values())
     assert summary["complete"] and summary["failures"] == []
     assert sorted(record.rank for record in records) == list(range(ranks))
@@ -45,47 +45,47 @@ def whole(out: Path, image: Image, ranks: int) -> list[Record]:
 def test_archive_registry_sif_and_record_name_one_digest(image, tmp_path):
     if not registry_installed():
         pytest.skip(NO_REGISTRY)
-    name, there = archived()
-    assert name == image.digest == f"sha256:{hashlib.sha256(there).hexdigest()}"
-    assert {layer["mediaType"] for layer in json.loads(there)["layers"]} == {
+    name, archived = read_manifest()
+    assert name == image.digest == f"sha256:{hashlib.sha256(archived).hexdigest()}"
+    assert {layer["mediaType"] for layer in json.loads(archived)["layers"]} == {
         "application/vnd.oci.image.layer.v1.tar+gzip"
     }
     pulled = tmp_path / "pulled.sif"
     with registry(tmp_path) as host:
         copied = ["skopeo", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
         subprocess.run([*copied, f"oci-archive:{ARCHIVE}", f"docker://{host}/cosmicai:1"], check=True)
-        assert manifest(host, "cosmicai", name) == there
-        # Not as small as it could be, but soon made.
-        soon = {"APPTAINER_NOHTTPS": "1", "APPTAINER_MKSQUASHFS_ARGS": "-comp lz4", "TMPDIR": str(tmp_path)}
+        assert manifest(host, "cosmicai", name) == archived
+        # Faster to build, though larger.
+        fast = {"APPTAINER_NOHTTPS": "1", "APPTAINER_MKSQUASHFS_ARGS": "-comp lz4", "TMPDIR": str(tmp_path)}
         made = subprocess.run(
             [ROOT / "containers/sif.sh", f"docker://{host}/cosmicai@{name}", pulled],
-            capture_output=True, text=True, env=os.environ | soon,
+            capture_output=True, text=True, env=os.environ | fast,
         )  # fmt: skip
         assert (made.returncode, made.stdout) == (0, f"{name}\n"), made.stderr
     for number, sif in enumerate((image.sif, pulled)):
-        assert labels(sif)["cosmicai.image-digest"] == name
+        assert read_labels(sif)["cosmicai.image-digest"] == name
         out = tmp_path / str(number)
-        # A variable of the host's is not taken for the truth.
+        # A variable of the host is ignored.
         done = Image(sif, name).run(
             "cosmicai", "demo", "--out", out, "--galaxies", 100, COSMICAI_IMAGE_DIGEST="sha256:0"
         )
         assert done.returncode == 0, done.stderr
-        [record] = whole(out / "run", image, 1)
+        [record] = read_complete_run(out / "run", image, 1)
         assert record.image_digest == name
     pulled.unlink()
 
 
-def test_it_says_what_it_is(image):
-    said = labels(image.sif)
-    assert said["org.opencontainers.image.title"] == "Cosmic AI"
-    assert said["org.opencontainers.image.version"] == "0.1.0"
-    assert said["org.opencontainers.image.revision"] == git_commit()
-    assert "org.opencontainers.image.source" in said
-    assert said["cosmicai.variant"] == "cpu"
+def test_labels_describe_the_image(image):
+    labels = read_labels(image.sif)
+    assert labels["org.opencontainers.image.title"] == "Cosmic AI"
+    assert labels["org.opencontainers.image.version"] == "0.1.0"
+    assert labels["org.opencontainers.image.revision"] == git_commit()
+    assert "org.opencontainers.image.source" in labels
+    assert labels["cosmicai.variant"] == "cpu"
     assert image.run("cosmicai", "--version").stdout == "cosmicai, version 0.1.0\n"
 
 
-def test_it_holds_the_locked_packages_and_a_list_of_all(image):
+def test_it_contains_the_locked_packages_and_a_list_of_all_packages(image):
     parts = json.loads(image.run("cat", IN_IMAGE / "sbom.cdx.json").stdout)
     assert (parts["bomFormat"], parts["specVersion"]) == ("CycloneDX", "1.5")
     python = {
@@ -100,7 +100,7 @@ def test_it_holds_the_locked_packages_and_a_list_of_all(image):
     assert listed == {tuple(line.split(" ")) for line in installed} and len(listed) > 80
 
 
-def test_nothing_in_it_is_compiled_anew_at_every_start(image):
+def test_python_files_in_it_are_compiled(image):
     code = """
 import json, pathlib
 flags = {}
@@ -117,7 +117,7 @@ print(json.dumps([flags, bare]))
     assert bare == []
 
 
-def test_every_engine_in_it_passes_its_own_test(image):
+def test_every_engine_in_it_passes_the_selftest(image):
     own = ["--no-privs"] if os.getuid() == 0 else []
     done = subprocess.run(["apptainer", "test", *own, image.sif], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -167,7 +167,7 @@ find /tmp /dev/shm -type f
 """
 
 
-def test_it_needs_no_home_no_network_no_user_of_its_own_and_writes_under_tmpdir_alone(image, tmp_path):
+def test_it_needs_no_home_network_or_certain_user_and_writes_to_tmpdir_alone(image, tmp_path):
     for folder in (tmp_path, *tmp_path.parents[:-2]):
         folder.chmod(folder.stat().st_mode | 0o055)
     own = tmp_path / "tmp"
@@ -190,7 +190,7 @@ def test_it_needs_no_home_no_network_no_user_of_its_own_and_writes_under_tmpdir_
     assert {path.suffix for path in next(own.glob("cosmicai-*")).iterdir()} == {".blob", ".json", ""}
 
 
-def test_a_home_is_left_as_it_is(image, tmp_path):
+def test_nothing_is_written_to_the_home(image, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     options = ("--contain", "--home", home, "--bind", tmp_path)
@@ -211,7 +211,7 @@ def test_a_rank_on_a_cpu_imports_no_torch(image, tmp_path):
 CONTAINER = ROOT / "slurm" / "container.sh"
 
 
-def test_a_job_in_it_sees_what_the_launcher_lets_through_and_its_own_facts(image, tmp_path):
+def test_a_job_in_it_sees_the_allowed_variables_and_those_of_the_image(image, tmp_path):
     passed = {
         "SLURM_PROCID": "1", "PMIX_RANK": "1", "PMI_RANK": "1", "OMPI_COMM_WORLD_RANK": "1", "MASTER_ADDR": "n1",
         "MASTER_PORT": "7", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(tmp_path), "COSMICAI_WORLD_SIZE": "2",
@@ -237,7 +237,7 @@ def test_a_job_in_it_sees_what_the_launcher_lets_through_and_its_own_facts(image
     }  # fmt: skip
 
 
-def test_code_of_another_commit_outside_is_told(image, tmp_path):
+def test_a_checkout_of_another_commit_is_reported(image, tmp_path):
     (tmp_path / "slurm").mkdir()
     shutil.copy(CONTAINER, tmp_path / "slurm")
     committed = "git init -q; git add .; git -c user.name=x -c user.email=x commit -qm x; git rev-parse HEAD"
@@ -258,12 +258,12 @@ def test_code_of_another_commit_outside_is_told(image, tmp_path):
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a survey, weights, and `calm`, what one process outside makes of them."""
+    """A folder with a survey, weights, and `expected`, a run by one process outside the image."""
     folder = tmp_path_factory.mktemp("survey")
     make_survey(folder / "survey", random_galaxies(GALAXIES), PER_SHARD)
     tiny_weights(folder / "w.safetensors")
     options = ("--weights", str(folder / "w.safetensors"), "--batch-size", "64")
-    done = run("infer", str(folder / "survey"), *options, "--out", str(folder / "calm"))
+    done = run("infer", str(folder / "survey"), *options, "--out", str(folder / "expected"))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -296,8 +296,8 @@ def test_jobs_in_it_have_all_their_ranks_and_the_same_catalogue(
     arguments = [ROOT / "jobs" / script, survey / "survey", tmp_path / "run", survey / "w.safetensors"]
     job = jobs.sbatch(*options, *map(str, arguments), **settings(image, jobs))
     assert jobs.wait(job) == "COMPLETED", [own.read_text() for own in jobs.folder.glob(f"slurm-{job}*.out")]
-    assert {record.platform for record in whole(tmp_path / "run", image, ranks)} == {platform}
-    assert digest(tmp_path / "run") == digest(survey / "calm")
+    assert {record.platform for record in read_complete_run(tmp_path / "run", image, ranks)} == {platform}
+    assert digest(tmp_path / "run") == digest(survey / "expected")
 
 
 @pytest.mark.xdist_group("slurm")
@@ -309,12 +309,12 @@ def test_the_launcher_outside_starts_ranks_inside(image, jobs, survey, tmp_path)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "was built from commit" not in done.stderr
-    whole(tmp_path / "run", image, 2)
-    assert digest(tmp_path / "run") == digest(survey / "calm")
+    read_complete_run(tmp_path / "run", image, 2)
+    assert digest(tmp_path / "run") == digest(survey / "expected")
 
 
 @pytest.mark.xdist_group("slurm")
-def test_what_an_image_is_not_made_for_is_said_before_it_is_submitted(image, jobs, survey, tmp_path):
+def test_an_unsuitable_image_is_refused_before_submission(image, jobs, survey, tmp_path):
     site = tmp_path / "site.toml"
     text = (ROOT / "slurm/local.toml").read_text()
     site.write_text(text.replace("computes = false", "computes = true"))
@@ -335,16 +335,16 @@ def test_what_an_image_is_not_made_for_is_said_before_it_is_submitted(image, job
     assert f"{image.sif} was built from commit {git_commit()} and the code outside is of {'0' * 40}; " in done.stderr
 
 
-def test_the_launcher_works_inside_too(image, survey, tmp_path):
+def test_the_launcher_works_inside_the_image(image, survey, tmp_path):
     command = ["python", "-m", "launch", "--procs", 2, survey / "survey", "--weights", survey / "w.safetensors"]
     options = ("--bind", survey, "--bind", tmp_path)
     done = image.run(*command, "--out", tmp_path / "run", "--batch-size", 64, options=options)
     assert done.returncode == 0, done.stderr
-    whole(tmp_path / "run", image, 2)
-    assert digest(tmp_path / "run") == digest(survey / "calm")
+    read_complete_run(tmp_path / "run", image, 2)
+    assert digest(tmp_path / "run") == digest(survey / "expected")
 
 
-def planned(survey: Path, out: Path, ranks: int) -> None:
+def plan_run(survey: Path, out: Path, ranks: int) -> None:
     options = ("--weights", str(survey / "w.safetensors"), "--batch-size", "64", "--ranks", str(ranks))
     done = run("plan", str(survey / "survey"), "--out", str(out), *options)
     assert done.returncode == 0, done.stderr
@@ -352,24 +352,24 @@ def planned(survey: Path, out: Path, ranks: int) -> None:
 
 @pytest.mark.xdist_group("slurm")
 def test_the_hosts_mpirun_connects_ranks_in_containers(image, survey, tmp_path):
-    planned(survey, tmp_path / "run", 2)
+    plan_run(survey, tmp_path / "run", 2)
     mpirun = ["mpirun", "-n", "2", "--oversubscribe", *(["--allow-run-as-root"] if os.getuid() == 0 else [])]
     own = {"COSMICAI_IMAGE": str(image.sif), "COSMICAI_BIND": str(survey), "COSMICAI_WORLD_SIZE": "2"}
     command = [*mpirun, CONTAINER, "cosmicai", "work", tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=surroundings() | own)
     assert done.returncode == 0, done.stderr
-    assert {record.platform for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
-    assert digest(tmp_path / "run") == digest(survey / "calm")
+    assert {record.platform for record in read_complete_run(tmp_path / "run", image, 2)} == {"mpi"}
+    assert digest(tmp_path / "run") == digest(survey / "expected")
 
 
 def test_its_own_mpirun_connects_ranks(image, survey, tmp_path):
-    planned(survey, tmp_path / "run", 2)
+    plan_run(survey, tmp_path / "run", 2)
     seen = ("--bind", survey, "--bind", tmp_path)
     work = ("python", "-m", "cosmicai", "work", tmp_path / "run")
     done = image.run("mpirun", "-n", 2, "--oversubscribe", *work, options=seen, COSMICAI_WORLD_SIZE="2")
     assert done.returncode == 0, done.stderr
-    assert {record.platform for record in whole(tmp_path / "run", image, 2)} == {"mpi"}
-    assert digest(tmp_path / "run") == digest(survey / "calm")
+    assert {record.platform for record in read_complete_run(tmp_path / "run", image, 2)} == {"mpi"}
+    assert digest(tmp_path / "run") == digest(survey / "expected")
 
 
 @pytest.mark.xdist_group("slurm")
@@ -383,10 +383,10 @@ def test_its_own_mpirun_connects_ranks(image, survey, tmp_path):
         ("none", "2 ranks were requested (COSMICAI_WORLD_SIZE) and this rank finds that it is alone"),
     ],
 )
-def test_a_host_whose_mpi_does_not_fit_is_told_in_a_sentence(image, jobs, survey, tmp_path, kind, why):
-    planned(survey, tmp_path / "run", 2)
+def test_an_incompatible_mpi_of_the_host_is_reported_in_a_sentence(image, jobs, survey, tmp_path, kind, why):
+    plan_run(survey, tmp_path / "run", 2)
     more = settings(image, jobs) | {"COSMICAI_WORLD_SIZE": "2"}
-    # A container that is not told SLURM's variables is the classic one to think that it is alone.
+    # Without SLURM's variables each container would run as the only rank.
     command = [str(CONTAINER), "cosmicai", "work", str(tmp_path / "run")]
     if kind == "none":
         kept = ["--cleanenv", "--env", "COSMICAI_WORLD_SIZE=2", "--bind", str(tmp_path), "--bind", str(survey)]
@@ -397,7 +397,7 @@ def test_a_host_whose_mpi_does_not_fit_is_told_in_a_sentence(image, jobs, survey
     assert not list((tmp_path / "run/parts").glob("*"))
 
 
-def test_the_same_image_answers_as_a_lambda_function(image, survey, tmp_path, bucket, monkeypatch):
+def test_the_image_is_a_lambda_function(image, survey, tmp_path, bucket, monkeypatch):
     if not EMULATOR.exists():
         pytest.skip(NO_EMULATOR)
     options = ("--weights", str(survey / "w.safetensors"), "--batch-size", "64", "--ranks", "2")
@@ -417,14 +417,12 @@ def test_the_same_image_answers_as_a_lambda_function(image, survey, tmp_path, bu
     assert refused["errorType"] == "InputError" and "is not one rank's share of a run" in refused["errorMessage"]
     done = run("summarize", f"{bucket}/run")
     assert (done.returncode, f"coverage     {GALAXIES}/{GALAXIES}" in done.stdout) == (0, True), done.stderr
-    copied = RunFolder(f"{bucket}/run").complete_summary()
-    assert (
-        copied and copied.catalogue_sha256 == json.loads((survey / "calm/summary.json").read_text())["catalogue_sha256"]
-    )
+    copied, expected = RunFolder(f"{bucket}/run").complete_summary(), RunFolder(str(survey / "expected")).summary()
+    assert copied and expected and copied.catalogue_sha256 == expected.catalogue_sha256
 
 
-def test_the_same_image_is_a_rendezvous_server_and_says_so_to_a_doctor(image):
-    """As on ECS: nothing to write to, no home, and nothing of the host but its network."""
+def test_the_image_is_a_rendezvous_server_that_the_doctor_reaches(image):
+    """As on ECS: no writable folder, no home, and only the network of the host."""
     bare = ("--contain", "--no-home", "--pwd", "/", "--env", f"FMI_SECRET={SECRET.decode()}")
 
     def popen(command: list[str], **arguments: Any) -> subprocess.Popen[str]:
@@ -438,7 +436,7 @@ def test_the_same_image_is_a_rendezvous_server_and_says_so_to_a_doctor(image):
         assert [line.split()[-1] for line in doctor.stdout.splitlines()[-2:]] == ["MB/s", "MB/s"]
 
 
-def test_what_a_container_costs_is_measured(image):
+def test_bench_container_compares_the_image_with_plain_python(image):
     if not EMULATOR.exists():
         pytest.skip(NO_EMULATOR)
     options = ("--galaxies", "128", "--repeats", "1", "--emulator", str(EMULATOR), "--json")
@@ -452,7 +450,7 @@ def test_what_a_container_costs_is_measured(image):
     assert all(row["cold_first_seconds"] > 0 for row in rows)
 
 
-def test_a_container_that_is_not_there_is_not_measured(tmp_path):
+def test_bench_container_refuses_an_image_that_does_not_exist(tmp_path):
     done = run("bench", "container", str(tmp_path / "x.sif"))
     assert done.returncode == 2
-    assert "x.sif is not there; make it with containers/sif.sh" in done.stderr
+    assert "x.sif does not exist; build it with containers/sif.sh" in done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support.scripts import NO_APPTAINER, NO_SHELLCHECK, PROJECT, Box, executable, given, ran
+from support.scripts import NO_APPTAINER, NO_SHELLCHECK, PROJECT, Box, environment_of, executable, run_script
 
 SUBMITTED = ["infer_array", "infer_gpus", "infer_mpi"]
 COMMANDS = ["slurm/container.sh", "jobs/sweep.sh", *(f"jobs/{name}.sh" for name in SUBMITTED)]
@@ -41,10 +41,10 @@ def test_scripts_are_short_and_name_no_machine(script: str) -> None:
 
 @pytest.mark.parametrize("script", COMMANDS)
 def test_help_is_the_head_comment(script: str, tmp_path: Path) -> None:
-    told = ran([PROJECT / script, "--help"], tmp_path)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert script in told.stdout and "COSMICAI_IMAGE " in told.stdout
-    assert "#" not in told.stdout and "set -e" not in told.stdout and "SBATCH " not in told.stdout
+    printed = run_script([PROJECT / script, "--help"], tmp_path)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert script in printed.stdout and "COSMICAI_IMAGE " in printed.stdout
+    assert "#" not in printed.stdout and "set -e" not in printed.stdout and "SBATCH " not in printed.stdout
 
 
 class Pretended:
@@ -77,10 +77,10 @@ class Pretended:
     def environment(self, **more: object) -> dict[str, str]:
         job = {"SLURM_JOB_ID": 70, "SLURM_NTASKS": 4, "SLURM_CPUS_PER_TASK": 1, "SLURM_JOB_NODELIST": "n[1-2]"}
         where = {"PATH": f"{self.bin}:{os.environ['PATH']}", "CALLS": self.calls, "SLURM_SUBMIT_DIR": self.project}
-        return given(where | job | more)
+        return environment_of(where | job | more)
 
     def run(self, job: str, *arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-        return ran([self.project / f"jobs/{job}.sh", *arguments], self.project, **self.environment(**more))
+        return run_script([self.project / f"jobs/{job}.sh", *arguments], self.project, **self.environment(**more))
 
     @contextlib.contextmanager
     def started(self, job: str, **more: object) -> Iterator[subprocess.Popen[str]]:
@@ -118,8 +118,8 @@ def test_a_task_of_an_array_infers(pretended: Pretended) -> None:
     options = "--precision int8 --accept-precision-loss"
     done = pretended.run("infer_array", "survey", "s3://b/r", "/w.safetensors", COSMICAI_INFER_OPTIONS=options)
     assert done.returncode == 0
-    asked = f"infer {there}/survey --weights /w.safetensors --out s3://b/r --resume {options}"
-    assert pretended.called == [f"cosmicai {asked}"]
+    expected = f"infer {there}/survey --weights /w.safetensors --out s3://b/r --resume {options}"
+    assert pretended.called == [f"cosmicai {expected}"]
 
 
 @pytest.mark.parametrize(("job", "kind", "met"), [("infer_gpus", "none", " met"), ("infer_mpi", "pmix", "")])
@@ -168,7 +168,7 @@ def test_the_project_may_be_elsewhere(pretended: Pretended, tmp_path: Path) -> N
 
 
 AT_WORK = """
-trap 'echo told >>"$CALLS"; exit {code}' TERM
+trap 'echo signalled >>"$CALLS"; exit {code}' TERM
 touch working
 for ((i = 0; i < 400; i++)); do sleep 0.05; done
 """
@@ -184,7 +184,7 @@ def test_out_of_time_the_worker_puts_down_its_work_and_the_job_is_requeued(
     with pretended.started("infer_array", **variables) as job:
         job.send_signal(signal.SIGUSR1)
         assert job.wait(10) == 0
-    assert pretended.called[1:] == ["told", f"scontrol requeue {id}"]
+    assert pretended.called[1:] == ["signalled", f"scontrol requeue {id}"]
 
 
 ENDS = {
@@ -204,7 +204,7 @@ def test_no_job_is_requeued_when(
         job.send_signal(number)
         assert job.wait(10) == expected
         assert ("requeued 2 times already" in job.stderr.read()) == (expected == 1)
-    assert pretended.called[1:] == ["told"]
+    assert pretended.called[1:] == ["signalled"]
 
 
 def test_out_of_time_while_planning_no_rank_is_started(pretended: Pretended) -> None:
@@ -212,17 +212,17 @@ def test_out_of_time_while_planning_no_rank_is_started(pretended: Pretended) -> 
     with pretended.started("infer_mpi") as job:
         job.send_signal(signal.SIGUSR1)
         assert job.wait(10) == 0
-    assert [line.split()[0] for line in pretended.called] == ["cosmicai", "told", "scontrol"]
+    assert [line.split()[0] for line in pretended.called] == ["cosmicai", "signalled", "scontrol"]
 
 
-def test_the_tasks_of_srun_are_told_by_slurm(pretended: Pretended) -> None:
+def test_the_tasks_of_srun_are_signalled_by_slurm(pretended: Pretended) -> None:
     pretended.worker(f'[ "$1" = work ] || exit 0\n{AT_WORK.format(code=130)}')
     pretended.program("scancel", 'kill -TERM "$(cat pid)"')
     pretended.program("srun", 'while [[ $1 = --* ]]; do shift; done; echo $$ >pid; exec "$@"')
     with pretended.started("infer_mpi") as job:
         job.send_signal(signal.SIGUSR1)
         assert job.wait(10) == 0
-    assert pretended.called[-3:] == ["scancel --signal=TERM 70", "told", "scontrol requeue 70"]
+    assert pretended.called[-3:] == ["scancel --signal=TERM 70", "signalled", "scontrol requeue 70"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1"])
@@ -248,7 +248,7 @@ def listening(address: str, port: int) -> contextlib.AbstractContextManager:
 
 def meeting(pretended: Pretended, **variables: object) -> tuple[str, int]:
     script = "set -euo pipefail; . slurm/master.sh; env | grep ^MASTER_ | sort | cut -d = -f 2"
-    done = ran(["bash", "-c", script], pretended.project, **pretended.environment(**variables))
+    done = run_script(["bash", "-c", script], pretended.project, **pretended.environment(**variables))
     assert done.returncode == 0, done.stderr
     address, port = done.stdout.split()
     return address, int(port)
@@ -280,10 +280,10 @@ def test_a_job_of_a_sweep_measures_one_point(pretended: Pretended) -> None:
     done = pretended.run("sweep", "survey", "swéep t", "/it's.safetensors", BATCH_SIZES="64,128", WORLD_SIZES="2,16")
     assert done.returncode == 0
     out, there = pretended.project / "swéep t", pretended.project
-    told = [call for call in pretended.called if call.startswith("cosmicai")]
+    printed = [call for call in pretended.called if call.startswith("cosmicai")]
     start = f"cosmicai bench sweep {there}/survey --out {out} --weights /it's.safetensors --partition-mb"
-    assert len(told) == 9 and told[1] == f"{start} 25 --batch-sizes 64 --world-sizes 16 --repeats 3"
-    assert told[-1] == f"{start} 25,100 --batch-sizes 64,128 --world-sizes 2,16 --repeats 3"
+    assert len(printed) == 9 and printed[1] == f"{start} 25 --batch-sizes 64 --world-sizes 16 --repeats 3"
+    assert printed[-1] == f"{start} 25,100 --batch-sizes 64,128 --world-sizes 2,16 --repeats 3"
     assert done.stderr.count("--cpus-per-task=16 ") == 9
 
 
@@ -291,16 +291,16 @@ def test_without_a_container_the_command_is_looked_for_first_here(pretended: Pre
     container = pretended.project / "slurm/container.sh"
     executable(pretended.bin / "cosmicai", "echo elsewhere")
     executable(pretended.project / ".venv/bin/cosmicai", 'echo here "$@"; exit 5')
-    done = ran([container, "cosmicai", "a b", ""], pretended.project, **pretended.environment())
+    done = run_script([container, "cosmicai", "a b", ""], pretended.project, **pretended.environment())
     assert (done.returncode, done.stdout) == (5, "here a b \n")
     shutil.rmtree(pretended.project / ".venv")
-    assert ran([container, "cosmicai"], pretended.project, **pretended.environment()).stdout == "elsewhere\n"
-    done = ran([container, "nothing-of-this-name"], pretended.project, **pretended.environment())
+    assert run_script([container, "cosmicai"], pretended.project, **pretended.environment()).stdout == "elsewhere\n"
+    done = run_script([container, "nothing-of-this-name"], pretended.project, **pretended.environment())
     assert done.returncode == 2
     assert "there is no nothing-of-this-name; run `make install`" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_without_apptainer_its_module_is_loaded_or_asked_for(pretended: Pretended, tmp_path: Path) -> None:
+def test_without_apptainer_its_module_is_loaded_or_required(pretended: Pretended, tmp_path: Path) -> None:
     container = pretended.project / "slurm/container.sh"
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -308,11 +308,11 @@ def test_without_apptainer_its_module_is_loaded_or_asked_for(pretended: Pretende
         (tools / name).symlink_to(shutil.which(name) or "")
     modules = executable(tmp_path / "modules/apptainer", "exit 0").parent
     image = {"COSMICAI_IMAGE": tmp_path, "PATH": tools, "MODULES": modules}
-    done = ran([container, "true"], tmp_path, **image)
+    done = run_script([container, "true"], tmp_path, **image)
     assert done.returncode == 2
     assert "there is no apptainer here" in done.stderr and done.stderr.count("\n") == 1
     module = '() { [ "$1 $2" = "load apptainer" ] && false; : $unset; PATH=$PATH:$MODULES; }'
-    done = ran([container, "true"], tmp_path, **image | {"BASH_FUNC_module%%": module})
+    done = run_script([container, "true"], tmp_path, **image | {"BASH_FUNC_module%%": module})
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -341,7 +341,7 @@ def test_a_container_sees_the_variables_that_it_needs_and_no_others(box: Box) ->
     assert {name for name in found if not re.fullmatch(its_own, name)} == expected
 
 
-def test_a_container_sees_the_folders_that_it_is_told_of_and_no_others(box: Box, tmp_path: Path) -> None:
+def test_a_container_sees_the_folders_that_are_named_and_no_others(box: Box, tmp_path: Path) -> None:
     names = ('argument, "é": x', "variable é", "bound é", "second", "unseen", "behind a link")
     folders = {name: tmp_path / name for name in names}
     for name, folder in folders.items():
@@ -386,7 +386,9 @@ def test_only_the_signal_to_end_reaches_the_worker(box: Box, contained: bool) ->
         environment = {}
     words = [str(word) for word in box.command(python, "-c", AWAITED)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, cwd=box.data, env=given(environment), stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=box.data, env=environment_of(environment), stdout=pipe, stderr=pipe, text=True
+    ) as process:
         assert process.stdout and process.stdout.readline() == "True\n"
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             process.send_signal(number)
@@ -394,7 +396,7 @@ def test_only_the_signal_to_end_reaches_the_worker(box: Box, contained: bool) ->
 
 
 def ended(process: subprocess.Popen[str]) -> int:
-    """The exit code of a process that is told to end, again and again: Apptainer forgets signals that come faster than
+    """The exit code of a process that is terminated again and again: Apptainer forgets signals that come faster than
     it passes them on."""
     for _ in range(10):
         process.send_signal(signal.SIGTERM)
@@ -404,20 +406,20 @@ def ended(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("visible", "driver", "asked"),
+    ("visible", "driver", "expected"),
     [("0,1", True, True), ("", True, False), ("NoDevFiles", True, False), (None, True, False), ("0", False, False)],
 )
 def test_a_container_gets_the_driver_with_a_gpu(
-    pretended: Pretended, visible: str | None, driver: bool, asked: bool
+    pretended: Pretended, visible: str | None, driver: bool, expected: bool
 ) -> None:
-    # Apptainer only says what it is asked for, and the driver is elsewhere.
+    # Apptainer only prints its options, and the driver is elsewhere.
     executable(pretended.bin / "apptainer", 'printf "%s\\n" "$@"')
     container, device = pretended.project / "slurm/container.sh", pretended.project / "nvidiactl"
     if driver:
         device.touch()
     container.write_text(container.read_text().replace("/dev/nvidiactl", str(device)))
     variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    done = ran([container, "true"], device.parent, **pretended.environment(COSMICAI_IMAGE=".", **variables))
+    done = run_script([container, "true"], device.parent, **pretended.environment(COSMICAI_IMAGE=".", **variables))
     assert done.returncode == 0
-    assert ("--nv" in done.stdout.splitlines()) == asked
+    assert ("--nv" in done.stdout.splitlines()) == expected
     assert ("--no-privs" in done.stdout.splitlines()) == (os.getuid() == 0)

@@ -97,7 +97,7 @@ class Jobs:
         """Waits until so many items are done."""
         wait_until(lambda: len(list((out / "parts").glob("*.h5"))) >= least)
 
-    def demand_whole(self, out: Path) -> list[dict]:
+    def require_complete(self, out: Path) -> list[dict]:
         """The run is complete and its catalogue the laptop's; returns the records."""
         summary = json.loads((out / "summary.json").read_text())
         assert summary["complete"] and summary["failures"] == []
@@ -115,7 +115,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Jobs:
 
 
 @pytest.fixture(autouse=True)
-def nobody_left(cluster: Cluster) -> Iterator[None]:
+def no_jobs_left(cluster: Cluster) -> Iterator[None]:
     """Leaves the cluster without jobs to the next test."""
     yield
     cluster.cancel_all()
@@ -153,7 +153,7 @@ def test_any_array_shares_the_work(tmp_path, jobs, tasks):
     out = tmp_path / "run"
     job = jobs.sbatch("infer_array.sh", out, f"--array={tasks}", TEST_SLOW="0")
     assert jobs.cluster.wait(job) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert galaxies_of(records) == GALAXIES
     assert {record.job.partition("_")[0] for record in records} == {job}
     assert {record.platform for record in records} == {"slurm-array"}
@@ -165,7 +165,7 @@ def test_a_killed_task_is_made_up_for_by_the_others(tmp_path, jobs):
     jobs.until_parts(out, 5)
     assert jobs.cluster.run("scancel", "--signal=KILL", "--full", f"{job}_1").returncode == 0
     assert jobs.cluster.wait(job) == "CANCELLED,COMPLETED"
-    jobs.demand_whole(out)
+    jobs.require_complete(out)
 
 
 def test_a_requeued_task_goes_on(tmp_path, jobs):
@@ -174,7 +174,7 @@ def test_a_requeued_task_goes_on(tmp_path, jobs):
     jobs.until_parts(out)
     assert jobs.cluster.run("scontrol", "requeue", f"{job}_0").returncode == 0
     assert jobs.cluster.wait(job) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert sorted(record.restarts for record in records) == [0, 1]
     assert galaxies_of(records) == GALAXIES and all(record.galaxies for record in records)
 
@@ -185,7 +185,7 @@ def test_a_warned_task_puts_its_work_down_and_is_requeued(tmp_path, jobs):
     jobs.until_parts(out, 5)
     assert jobs.cluster.run("scancel", "--batch", "--signal=USR1", f"{job}_1").returncode == 0
     assert jobs.cluster.wait(job) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert galaxies_of(records) == GALAXIES
     assert max(record.restarts for record in records) == 1
     assert "infer_array: out of time, requeued to continue" in jobs.printed()
@@ -205,7 +205,7 @@ def test_a_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path, jobs
     assert "infer_array: out of time, and requeued 1 times already; submit it again to continue\n" in jobs.printed()
     again = jobs.sbatch("infer_array.sh", out, "--array=0", TEST_SLOW="0")
     assert jobs.cluster.wait(again) == "COMPLETED"
-    jobs.demand_whole(out)
+    jobs.require_complete(out)
 
 
 def test_tasks_of_a_node_that_is_lost_go_on_elsewhere(tmp_path, jobs):
@@ -217,7 +217,7 @@ def test_tasks_of_a_node_that_is_lost_go_on_elsewhere(tmp_path, jobs):
         assert jobs.cluster.wait(job) == "COMPLETED"
     finally:
         jobs.cluster.run("scontrol", "update", "nodename=n1", "state=resume")
-    jobs.demand_whole(out)
+    jobs.require_complete(out)
 
 
 def test_a_task_that_takes_too_much_memory_is_made_up_for_and_named(tmp_path, jobs):
@@ -226,7 +226,7 @@ def test_a_task_that_takes_too_much_memory_is_made_up_for_and_named(tmp_path, jo
     job = jobs.sbatch("infer_array.sh", out, "--array=0-2", "--mem=1000M", **glutton)
     jobs.cluster.wait(job)
     jobs.cluster.wait_for_accounts(job)
-    jobs.demand_whole(out)
+    jobs.require_complete(out)
     _, printed, _ = jobs.launch("status", str(out))
     # Without control groups, as here, SLURM kills such a task and says no more in its accounting.
     assert "2 completed, 1 failed" in printed and "exceeded memory limit" in jobs.printed()
@@ -237,7 +237,7 @@ def test_a_task_whose_time_is_over_goes_on_later(tmp_path, jobs):
     limit = ("--array=0", "--time=1", "--signal=B:USR1@1")  # SLURM counts in minutes
     job = jobs.sbatch("infer_array.sh", out, *limit, TEST_SLOW="0.3", TEST_SLOW_ONCE="1")
     assert jobs.cluster.wait(job, timeout=200) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert {record.restarts for record in records} == {0, 1}
     assert galaxies_of(records) == GALAXIES
 
@@ -246,7 +246,7 @@ def test_two_arrays_on_one_run_do_no_harm(tmp_path, jobs):
     out = tmp_path / "run"
     both = [jobs.sbatch("infer_array.sh", out, "--array=0-1") for _ in range(2)]
     assert [jobs.cluster.wait(job) for job in both] == ["COMPLETED", "COMPLETED"]
-    assert galaxies_of(jobs.demand_whole(out)) == GALAXIES
+    assert galaxies_of(jobs.require_complete(out)) == GALAXIES
 
 
 def test_a_subset_of_an_array_that_is_submitted_again_finishes_the_run(tmp_path, jobs):
@@ -258,25 +258,25 @@ def test_a_subset_of_an_array_that_is_submitted_again_finishes_the_run(tmp_path,
     assert not (out / "summary.json").exists()
     again = jobs.sbatch("infer_array.sh", out, "--array=1,3", TEST_SLOW="0")
     assert jobs.cluster.wait(again) == "COMPLETED"
-    assert galaxies_of(jobs.demand_whole(out)) == GALAXIES
+    assert galaxies_of(jobs.require_complete(out)) == GALAXIES
 
 
 def test_a_path_may_have_spaces_and_letters_of_any_alphabet(tmp_path, jobs):
     out = tmp_path / "série nº 1" / "Läufe"
     job = jobs.sbatch("infer_array.sh", out, "--array=0-1", TEST_SLOW="0")
     assert jobs.cluster.wait(job) == "COMPLETED"
-    jobs.demand_whole(out)
+    jobs.require_complete(out)
     other = tmp_path / "série nº 2"
     job = jobs.submit(other, "--procs", "2", TEST_SLOW="0")
     assert jobs.cluster.wait(job) == "COMPLETED"
-    jobs.demand_whole(other)
+    jobs.require_complete(other)
 
 
 def test_ranks_of_mpi_over_two_nodes_give_the_same(tmp_path, jobs):
     out = tmp_path / "run"
     job = jobs.sbatch("infer_mpi.sh", out, "--nodes=2", "--ntasks=4", TEST_SLOW="0")
     assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert sorted((record.rank, record.world_size, record.platform) for record in records) == [
         (rank, 4, "mpi") for rank in range(4)
     ]
@@ -293,7 +293,7 @@ def test_ranks_of_torch_over_two_nodes_give_the_same_though_the_port_is_taken(tm
         job = jobs.sbatch("infer_gpus.sh", out, *options, TEST_SLOW="0", COSMICAI_INFER_OPTIONS=more)
         assert int(job) == last + 1
         assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     seen = sorted((record.rank, record.local_rank, record.cuda_visible_devices) for record in records)
     assert seen == [(0, 0, "0"), (1, 1, "1"), (2, 0, "0"), (3, 1, "1")]
     assert galaxies_of(records) == GALAXIES
@@ -316,7 +316,7 @@ def test_workers_in_a_container_give_the_same(tmp_path, jobs):
     }
     for name, job in submitted.items():
         assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
-        records = jobs.demand_whole(tmp_path / name)
+        records = jobs.require_complete(tmp_path / name)
         assert sorted(record.rank for record in records) == [0, 1]
         assert {record.world_size for record in records} == {2}
 
@@ -337,11 +337,11 @@ def test_a_sweep_is_a_chain_of_jobs_and_one_report(tmp_path, jobs):
     assert [row["world_size"] for row in report["rows"]] == [1, 2]
 
 
-def test_a_submitted_run_uses_nodes_and_gpus_as_asked(tmp_path, jobs):
+def test_a_submitted_run_uses_nodes_and_gpus_as_requested(tmp_path, jobs):
     out = tmp_path / "run"
     job = jobs.submit(out, "--nodes", "2", "--gpus", "4", TEST_SLOW="0")
     assert jobs.cluster.wait(job) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     seen = sorted(
         (record.rank, record.world_size, record.local_rank, record.cuda_visible_devices) for record in records
     )
@@ -356,7 +356,7 @@ def test_a_preempted_submission_resumes(tmp_path, jobs):
     jobs.until_parts(out, 5)
     assert jobs.cluster.run("scancel", "--signal=USR2", job).returncode == 0
     assert jobs.cluster.wait(job) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert {record.restarts for record in records} == {0, 1}
     assert galaxies_of(records) == GALAXIES
 
@@ -369,7 +369,7 @@ def test_a_job_that_a_more_urgent_one_displaces_comes_back(tmp_path, jobs, way):
     urgent = jobs.cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
     assert jobs.cluster.wait(urgent) == "COMPLETED"
     assert jobs.cluster.wait(job) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert {record.restarts for record in records} == {0, 1}
 
 
@@ -379,16 +379,16 @@ def test_what_sbatch_would_get_is_what_it_gets(tmp_path, jobs):
     code, printed, errors = jobs.launch(*options, "--dry-run")
     assert code == 0, errors
     assert not out.exists()
-    code, told, errors = jobs.launch(*options, TEST_SLOW="0")
+    code, printed_again, errors = jobs.launch(*options, TEST_SLOW="0")
     assert code == 0, errors
     [folder] = [path for path in (out / "submissions").iterdir() if path.is_dir()]
     [script] = {path.resolve() for path in folder.glob("*_submission.sh")}
     text, _, estimate = printed.partition(f"\n{GALAXIES:,} galaxies of")
     assert text.strip().replace("DRY-RUN", folder.name) == script.read_text().strip()
     assert "for 3 ranks of 4 cores" in estimate and "at most 12.00 core-hours" in estimate
-    job = told.removeprefix("submitted job ").partition(";")[0]
+    job = printed_again.removeprefix("submitted job ").partition(";")[0]
     assert jobs.cluster.wait(job) == "COMPLETED"
-    assert {record.job for record in jobs.demand_whole(out)} == {f"{job}_{task}" for task in range(3)}
+    assert {record.job for record in jobs.require_complete(out)} == {f"{job}_{task}" for task in range(3)}
 
 
 def test_an_array_beyond_the_sites_largest_is_split_and_shares_the_work(tmp_path, jobs):
@@ -399,7 +399,7 @@ def test_an_array_beyond_the_sites_largest_is_split_and_shares_the_work(tmp_path
     assert len(arrays) == 3
     for job in arrays:
         assert jobs.cluster.wait(job) == "COMPLETED"
-    records = jobs.demand_whole(out)
+    records = jobs.require_complete(out)
     assert sorted(record.rank for record in records) == list(range(5))
     assert {record.world_size for record in records} == {5}
     assert galaxies_of(records) == GALAXIES
@@ -437,15 +437,15 @@ def test_a_run_that_waits_is_seen_cancelled_and_resumed_from_its_folder(tmp_path
     assert jobs.launch("cancel", str(out))[:2] == (0, f"stopped job {job}\n")
     assert jobs.launch("cancel", str(out))[:2] == (0, f"nothing is at work on {out}\n")
     jobs.cluster.run("scancel", blocker)
-    (out / "accounting.json").unlink()  # SLURM is asked once a minute
+    (out / "accounting.json").unlink()  # sacct is called once a minute
     code, printed, errors = jobs.launch("resume", str(out), "--wait", TEST_SLOW="0")
     assert code == 0, errors
     assert f"coverage     {GALAXIES}/{GALAXIES}" in printed
-    jobs.demand_whole(out)
+    jobs.require_complete(out)
     account = json.loads((out / "summary.json").read_text())["slurm"]
     assert (account["tasks"], account["completed"], account["cancelled"]) == (2, 1, 1)
-    told = [record.slurm for record in RunFolder(str(out)).records().values()]
-    assert {(slurm["state"], slurm["exit_code"]) for slurm in told} == {("COMPLETED", 0)}
+    reported = [record.slurm for record in RunFolder(str(out)).records().values()]
+    assert {(slurm["state"], slurm["exit_code"]) for slurm in reported} == {("COMPLETED", 0)}
 
 
 def test_a_cancelled_run_is_resumed_on_the_laptop(tmp_path, jobs):
@@ -455,7 +455,7 @@ def test_a_cancelled_run_is_resumed_on_the_laptop(tmp_path, jobs):
     assert jobs.launch("cancel", str(out))[:2] == (0, f"stopped job {job}\n")
     assert jobs.cluster.wait(job) == "CANCELLED"
     assert jobs.launch("resume", str(out), "--procs", "1", TEST_SLOW="0")[0] == 0
-    jobs.demand_whole(out)
+    jobs.require_complete(out)
 
 
 def test_a_run_on_s3_gives_the_same(tmp_path, jobs, bucket):

@@ -15,7 +15,7 @@ import pytest
 from analysis.collect import collect
 from cosmicai import storage
 from cosmicai.engines.base import EngineChoice
-from cosmicai.errors import InputError
+from cosmicai.errors import InputError, StorageError
 from cosmicai.ranks.environment import Rank
 from cosmicai.ranks.invocation import InvocationRecord
 from cosmicai.runs.lambda_report import InvocationReport
@@ -299,12 +299,20 @@ def test_a_file_whose_name_is_not_utf_8_is_named_and_left_out(tmp_path):
     ]
 
 
-def test_a_file_that_cannot_be_read_is_named_and_left_out(tmp_path):
+def test_a_file_that_cannot_be_read_is_named_and_left_out(tmp_path, monkeypatch):
     make_run(f"{tmp_path}/run")
-    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "locked.json").write_text("[]")
+    read_bytes = storage.read_bytes
+
+    def refuse(uri: str) -> bytes:
+        if uri.endswith("locked.json"):
+            raise StorageError(f"cannot read {uri}: permission denied")
+        return read_bytes(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", refuse)
     found = collect([str(tmp_path)])
     assert list(found.runs["run"]) == ["run"]
-    assert [one.source for one in found.left_out] in ([], [f"{tmp_path}/gone.json"])
+    assert [one.reason for one in found.left_out] == [f"cannot read {tmp_path}/locked.json: permission denied"]
 
 
 def test_the_billed_time_on_lambda_is_that_of_cloudwatch(tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: what bad input gets, and the commands that other tests do not run."""
+"""The command line: messages for invalid input, and commands that other tests do not run."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(tmp_path: Path, *arguments: str, module: str = "cosmicai") -> str:
-    """The one sentence of a refusal; nothing may be written."""
+    """Run a command that must be refused without writing anything, and return its message."""
     done = run(*arguments, module=module)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -52,7 +52,7 @@ def test_bad_input_is_one_sentence(tmp_path, job, survey, weights, sentence):
     assert sentence in said
 
 
-def test_launch_refuses_as_infer_does(tmp_path, job):
+def test_launch_refuses_invalid_input_like_infer(tmp_path, job):
     assert "absent does not exist" in refused(tmp_path, "absent", "--out", str(tmp_path / "run"), module="launch")
 
 
@@ -63,7 +63,7 @@ def test_a_file_as_run_folder_is_refused(tmp_path, job):
     assert done.returncode == 2 and "is a file; expected a folder for the run" in done.stderr
 
 
-def test_gpu_asked_for_where_there_is_none(tmp_path, job):
+def test_a_requested_gpu_that_is_not_visible_is_refused(tmp_path, job):
     import torch
 
     if torch.cuda.is_available():
@@ -99,7 +99,7 @@ def test_the_catalogue_in_other_formats_has_the_same_rows(tmp_path, job):
                 assert np.array_equal(fits[name], expected) and np.array_equal(hdf5[name][:], expected)
 
 
-def test_a_catalogue_that_is_not_there_yet_is_refused(tmp_path, job):
+def test_a_catalogue_that_does_not_exist_yet_is_refused(tmp_path, job):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/plan.json").write_text((job / "run/plan.json").read_text())
     done = run("catalogue", str(tmp_path / "run"), "--to", "csv")
@@ -107,7 +107,7 @@ def test_a_catalogue_that_is_not_there_yet_is_refused(tmp_path, job):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["plan.json"]
 
 
-def test_the_demo_weights_are_known_by_name_everywhere():
+def test_the_demo_weights_are_available_by_name():
     said = run("weights", "info", "demo").stdout.split()
     assert said[said.index("parameters") + 1] == "366793" and said[said.index("trained_on") + 1] == "synthetic-seed1"
 
@@ -117,7 +117,7 @@ def test_weights_info_names_the_network(job):
     assert said[said.index("depth") + 1] == "1" and said[said.index("sha256") + 1]
 
 
-def test_the_demo_gives_a_complete_accurate_catalogue_and_runs_again(tmp_path):
+def test_the_demo_writes_a_complete_accurate_catalogue_and_can_be_repeated(tmp_path):
     for _ in range(2):
         done = run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "1500")
         assert done.returncode == 0, done.stderr

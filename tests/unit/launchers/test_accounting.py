@@ -1,4 +1,4 @@
-"""What SLURM's accounting knows of a run's jobs. The texts are what sacct of SLURM 22.05 printed of real jobs."""
+"""SLURM's account of a run's jobs. The texts are what sacct of SLURM 22.05 printed for real jobs."""
 
 import json
 import os
@@ -137,12 +137,12 @@ TWO_PARTS = """\
 )  # fmt: skip
 def test_every_state(text, execution, kind):
     job, state, code, signal, begun, ended, seconds, kilobytes, *allocated = execution
-    [told] = parse_sacct(text)
+    [found] = parse_sacct(text)
     times = (time and f"2026-11-21T{time}+00:00" for time in (begun, ended))
     memory = kilobytes and kilobytes / 1024
-    assert told == JobExecution(job, 1, state, code, signal, *times, seconds, memory, None, *allocated)
-    assert told.kind == kind
-    assert sum_executions([told]).final == (kind not in ("running", "requeued"))
+    assert found == JobExecution(job, 1, state, code, signal, *times, seconds, memory, None, *allocated)
+    assert found.kind == kind
+    assert sum_executions([found]).final == (kind not in ("running", "requeued"))
 
 
 def summed(text: str, *names: str) -> list[Any]:
@@ -171,8 +171,8 @@ def test_what_is_no_row_is_passed_over():
 
 
 def test_a_step_without_memory_that_was_survived():
-    [told] = parse_sacct(STEP_KILLED.replace("FAILED|1:0", "COMPLETED|0:0"))
-    assert (told.state, told.exit_code) == ("COMPLETED", 0)
+    [found] = parse_sacct(STEP_KILLED.replace("FAILED|1:0", "COMPLETED|0:0"))
+    assert (found.state, found.exit_code) == ("COMPLETED", 0)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,14 @@ def test_a_step_without_memory_that_was_survived():
     ],
 )
 def test_memory_in_every_unit(printed, megabytes):
-    [told] = parse_sacct(DONE.replace("218220K", printed).replace("10576K", ""))
-    assert told.max_rss_mb == megabytes
+    [found] = parse_sacct(DONE.replace("218220K", printed).replace("10576K", ""))
+    assert found.max_rss_mb == megabytes
 
 
 @pytest.mark.parametrize(("printed", "joules"), [("", None), ("0", None), ("5123", 5123), (str(2**64 - 2), None)])
 def test_energy_is_unknown_where_nothing_is_measured(printed, joules):
-    [told] = parse_sacct(DONE.replace("|3||0|", f"|3||{printed}|"))
-    assert told.energy_joules == joules
+    [found] = parse_sacct(DONE.replace("|3||0|", f"|3||{printed}|"))
+    assert found.energy_joules == joules
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,12 @@ def test_executions_of_a_job_are_counted_in_order_of_start():
     assert attempts(TWO_PARTS) == [("36+0", 1, "COMPLETED"), ("36+1", 1, "COMPLETED")]
 
 
-def test_array_tasks_that_wait_are_told_one_by_one():
-    told = parse_sacct(ARRAY_BEGINS)
-    assert [(one.job, one.state) for one in told] == [
+def test_array_tasks_that_wait_are_listed_one_by_one():
+    found = parse_sacct(ARRAY_BEGINS)
+    assert [(one.job, one.state) for one in found] == [
         ("12_3", "RUNNING"), *((f"12_{task}", "PENDING") for task in range(6, 100, 3)),
     ]  # fmt: skip
-    assert told[-1] == JobExecution("12_99", 1, "PENDING", 0, 0, None, None, 0, None, None, "", 1, 0)
+    assert found[-1] == JobExecution("12_99", 1, "PENDING", 0, 0, None, None, 0, None, None, "", 1, 0)
     assert summed(ARRAY_BEGINS, "tasks", "running", "pending", "final") == [33, 1, 32, False]
     assert summed(ARRAY_CANCELLED, "tasks", "cancelled", "wall_seconds", "final") == [27, 27, None, True]
     some = ARRAY_CANCELLED.replace("21-99:3%4", "1,5,9-11")
@@ -283,20 +283,20 @@ class FakeSacct:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._folder = folder
         folder.mkdir()
-        self.becomes(f"cat {folder}/answer")
-        self.answers("")
+        self.set_command(f"cat {folder}/answer")
+        self.set_answer("")
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
 
-    def becomes(self, command: str) -> None:
+    def set_command(self, command: str) -> None:
         log = f'echo "$TZ $SLURM_TIME_FORMAT $SLURM_BITSTR_LEN $*" >> {self._folder}/calls'
         (self._folder / "sacct").write_text(f"#!/bin/sh\n{log}\n{command}\n")
         (self._folder / "sacct").chmod(0o755)
 
-    def answers(self, text: str) -> None:
+    def set_answer(self, text: str) -> None:
         (self._folder / "answer").write_text(text)
 
     def calls(self) -> list[str]:
-        """How it was called since this was last asked."""
+        """The calls since the last call of this method."""
         log = self._folder / "calls"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
@@ -328,13 +328,13 @@ def clock(seconds: float) -> Any:
 
 
 def test_one_call_asks_about_all_jobs(sacct):
-    sacct.answers(DONE + ARRAY)
+    sacct.set_answer(DONE + ARRAY)
     assert read_sacct(["1", "5"]) == parse_sacct(DONE + ARRAY)
     assert sacct.calls() == [
         "UTC standard 0 --parsable2 --noheader --duplicates --format=JobID,State,ExitCode,Start,End,ElapsedRaw,MaxRSS,"
         "ConsumedEnergyRaw,NodeList,AllocCPUS,AllocTRES --jobs=1,5"
     ]
-    assert read_sacct([]) == [] and sacct.calls() == [], "of no jobs it would tell all of today's"
+    assert read_sacct([]) == [] and sacct.calls() == [], "without jobs it would list all of today's"
 
 
 @pytest.mark.parametrize(
@@ -347,14 +347,14 @@ def test_one_call_asks_about_all_jobs(sacct):
         r"printf '\377\n'",
     ],
 )
-def test_a_sacct_that_fails_or_talks_nonsense(sacct, command):
-    sacct.becomes(command)
+def test_a_sacct_that_fails_or_prints_something_else(sacct, command):
+    sacct.set_command(command)
     assert read_sacct(["1"]) is None
     assert len(sacct.calls()) == 1
 
 
 def test_a_sacct_that_hangs(sacct):
-    sacct.becomes("exec sleep 60")
+    sacct.set_command("exec sleep 60")
     assert read_sacct(["1"], timeout=0.1) is None
     assert len(sacct.calls()) == 1
 
@@ -366,19 +366,19 @@ def test_no_sacct(folder, tmp_path, monkeypatch):
     assert not Path(folder.uri).exists()
 
 
-def test_what_was_asked_elsewhere_is_told_without_sacct(folder, sacct, tmp_path, monkeypatch):
-    sacct.answers(DONE)
+def test_what_was_requested_elsewhere_is_known_without_sacct(folder, sacct, tmp_path, monkeypatch):
+    sacct.set_answer(DONE)
     update_account(folder, ["1"], clock(0))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert update_account(folder, ["1"], clock(3600)) == sum_executions(parse_sacct(DONE))
 
 
-def test_sacct_is_asked_once_a_minute_until_all_is_over(folder, sacct):
-    sacct.answers(RUNNING)
+def test_sacct_is_called_once_a_minute_until_the_account_is_final(folder, sacct):
+    sacct.set_answer(RUNNING)
     running = update_account(folder, ["6"], clock(0))
     assert running == sum_executions(parse_sacct(RUNNING)) and not running.final
     assert len(sacct.calls()) == 1
-    sacct.answers(TIMEOUT)
+    sacct.set_answer(TIMEOUT)
     assert update_account(folder, ["6"], clock(59.9)) == running and sacct.calls() == []
     over = update_account(folder, ["6"], clock(60))
     assert over == sum_executions(parse_sacct(TIMEOUT)) and over.final
@@ -387,48 +387,48 @@ def test_sacct_is_asked_once_a_minute_until_all_is_over(folder, sacct):
         "jobs": ["6"], "executions": [plain(one) for one in parse_sacct(TIMEOUT)], "account": plain(over),
         "asked_at": "2026-11-21T11:21:00+00:00",
     }  # fmt: skip
-    sacct.answers(DONE)
-    assert update_account(folder, ["6", "6"], clock(86400)) == over and sacct.calls() == [], "it is not asked again"
+    sacct.set_answer(DONE)
+    assert update_account(folder, ["6", "6"], clock(86400)) == over and sacct.calls() == [], "it is not called again"
 
 
-def test_more_jobs_are_asked_about_when_the_minute_is_over(folder, sacct):
-    sacct.answers(DONE)
+def test_more_jobs_are_requested_when_the_minute_is_over(folder, sacct):
+    sacct.set_answer(DONE)
     first = update_account(folder, ["1"], clock(0))
     assert first is not None and first.final
-    sacct.answers(DONE + CANCELLED)
+    sacct.set_answer(DONE + CANCELLED)
     assert update_account(folder, ["7", "1"], clock(30)) == structs.replace(first, final=False)
     assert len(sacct.calls()) == 1
     assert update_account(folder, ["7", "1"], clock(60)) == sum_executions(parse_sacct(DONE + CANCELLED))
     assert sacct.calls()[0].endswith("--jobs=1,7")
 
 
-def test_no_jobs_are_not_asked_about(folder, sacct):
+def test_sacct_is_not_called_without_jobs(folder, sacct):
     assert update_account(folder, [], clock(0)) is None and sacct.calls() == []
     assert not Path(folder.uri).exists()
-    sacct.answers(DONE)
-    told = update_account(folder, ["1"], clock(0))
-    assert update_account(folder, [], clock(60)) == told and len(sacct.calls()) == 1
+    sacct.set_answer(DONE)
+    found = update_account(folder, ["1"], clock(0))
+    assert update_account(folder, [], clock(60)) == found and len(sacct.calls()) == 1
 
 
-def test_a_sacct_that_fails_is_asked_once_a_minute_too(folder, sacct):
-    sacct.becomes("exit 1")
+def test_a_sacct_that_fails_is_called_once_a_minute_too(folder, sacct):
+    sacct.set_command("exit 1")
     assert update_account(folder, ["1"], clock(0)) is None
     assert update_account(folder, ["1"], clock(30)) is None
     assert len(sacct.calls()) == 1
     assert read(folder.accounting_path) == {
         "jobs": [], "executions": [], "account": None, "asked_at": "2026-11-21T11:20:00+00:00"
     }  # fmt: skip
-    sacct.becomes(f"echo '{RUNNING}'")
+    sacct.set_command(f"echo '{RUNNING}'")
     running = update_account(folder, ["6"], clock(60))
     assert running is not None
-    sacct.becomes("exit 1")
+    sacct.set_command("exit 1")
     assert update_account(folder, ["6"], clock(120)) == running, "what was known remains"
     assert update_account(folder, ["6"], clock(150)) == running
     assert len(sacct.calls()) == 2
 
 
 def test_a_clock_that_was_ahead_does_not_silence_us(folder, sacct):
-    sacct.answers(RUNNING)
+    sacct.set_answer(RUNNING)
     update_account(folder, ["6"], clock(3600))
     update_account(folder, ["6"], clock(0))
     assert len(sacct.calls()) == 2
@@ -436,12 +436,12 @@ def test_a_clock_that_was_ahead_does_not_silence_us(folder, sacct):
 
 @pytest.mark.parametrize("jobs", [["1", "5"], ["1", "36"]])
 def test_it_is_not_over_while_a_job_is_not_known(folder, sacct, jobs):
-    sacct.answers(DONE)
-    told = update_account(folder, jobs, clock(0))
-    assert told == structs.replace(sum_executions(parse_sacct(DONE)), final=False)
-    sacct.answers(DONE + ARRAY + TWO_PARTS)
-    told = update_account(folder, jobs, clock(60))
-    assert told is not None and told.final, "an array is known by its tasks, a job of parts by these"
+    sacct.set_answer(DONE)
+    found = update_account(folder, jobs, clock(0))
+    assert found == structs.replace(sum_executions(parse_sacct(DONE)), final=False)
+    sacct.set_answer(DONE + ARRAY + TWO_PARTS)
+    found = update_account(folder, jobs, clock(60))
+    assert found is not None and found.final, "an array is known by its tasks, a job of parts by these"
 
 
 def test_it_is_not_over_when_nothing_is_known(folder, sacct):
@@ -452,20 +452,20 @@ def test_it_is_not_over_when_nothing_is_known(folder, sacct):
 
 @pytest.mark.parametrize("lost", [NODE_FAILED, PREEMPTED])
 def test_what_lost_its_node_may_come_back_within_a_minute(folder, sacct, lost):
-    sacct.answers(lost)
+    sacct.set_answer(lost)
     finals = []
     for minute in range(2):
-        told = update_account(folder, [lost[:2]], clock(60 * minute))
-        finals.append(told and told.final)
+        found = update_account(folder, [lost[:2]], clock(60 * minute))
+        finals.append(found and found.final)
     assert finals == [False, True]
 
 
 def test_what_came_back_is_followed(folder, sacct):
-    sacct.answers(NODE_FAILED)
+    sacct.set_answer(NODE_FAILED)
     update_account(folder, ["25"], clock(0))
-    sacct.answers(NODE_CAME_BACK)
-    told = update_account(folder, ["25"], clock(60))
-    assert told is not None and (told.executions, told.pending, told.final) == (2, 1, False)
+    sacct.set_answer(NODE_CAME_BACK)
+    found = update_account(folder, ["25"], clock(60))
+    assert found is not None and (found.executions, found.pending, found.final) == (2, 1, False)
 
 
 def test_records_get_what_slurm_saw_of_their_execution(folder, sacct):
@@ -480,7 +480,7 @@ def test_records_get_what_slurm_saw_of_their_execution(folder, sacct):
         absent = {"4": ("job", "restarts"), "6": ("restarts",)}.get(name, ())  # as an earlier version wrote them
         values = {key: value for key, value in msgspec.to_builtins(record).items() if key not in absent}
         folder.write_json(folder.path("records", f"{name}.json"), values)
-    sacct.answers(ARRAY_REQUEUED + RUNNING)
+    sacct.set_answer(ARRAY_REQUEUED + RUNNING)
     update_account(folder, ["20", "6"], clock(0))
     seen = {
         "0": {"elapsed_seconds": 8, "max_rss_mb": 3308 / 1024, "state": "COMPLETED"},
@@ -498,14 +498,14 @@ def test_records_get_what_slurm_saw_of_their_execution(folder, sacct):
 
 
 def test_the_summary_gets_the_account(folder, sacct):
-    sacct.answers(RUNNING)
+    sacct.set_answer(RUNNING)
     update_account(folder, ["6"], clock(0))
     assert not Path(folder.summary_path).exists(), "it makes none"
     summary = json.loads(msgspec.json.encode(make_summary(complete=False)))
     folder.write_json(folder.summary_path, summary)
     running = update_account(folder, ["6"], clock(30))
     assert read(folder.summary_path) == summary | {"slurm": plain(running)}
-    sacct.answers(TIMEOUT)
+    sacct.set_answer(TIMEOUT)
     over = update_account(folder, ["6"], clock(60))
     assert over != running and read(folder.summary_path) == summary | {"slurm": plain(over)}
     folder.write_json(folder.summary_path, summary)  # anew, by a resume
@@ -517,11 +517,11 @@ def test_the_summary_gets_the_account(folder, sacct):
     assert len(sacct.calls()) == 2
 
 
-def test_a_folder_that_cannot_be_written_to_is_not_asked_about(folder, sacct, monkeypatch):
+def test_sacct_is_not_called_for_a_folder_that_cannot_be_written_to(folder, sacct, monkeypatch):
     def refuse(*_: Any) -> None:
         raise StorageError("permission denied")
 
-    sacct.answers(RUNNING)
+    sacct.set_answer(RUNNING)
     running = update_account(folder, ["6"], clock(0))
     folder.write_json(folder.summary_path, make_summary())
     monkeypatch.setattr(RunFolder, "write_json", refuse)
@@ -533,5 +533,5 @@ def test_a_folder_that_cannot_be_written_to_is_not_asked_about(folder, sacct, mo
 def test_a_damaged_memory_is_forgotten(folder, sacct):
     Path(folder.uri).mkdir()
     Path(folder.accounting_path).write_text("{")
-    sacct.answers(DONE)
+    sacct.set_answer(DONE)
     assert update_account(folder, ["1"], clock(0)) == sum_executions(parse_sacct(DONE))

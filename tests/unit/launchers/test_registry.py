@@ -132,7 +132,7 @@ def test_damaged_files_are_one_sentence(folder, text):
         read_submissions(folder)
 
 
-def test_a_run_is_asked_of_those_that_may_work_on_it(folder):
+def test_the_launchers_of_a_run_are_those_that_may_work_on_it(folder):
     assert [launcher.name for launcher in launchers_of(folder)] == ["slurm", "local"]
     assert submitter_of(folder, ()) is None
     write(folder.submission_path("x"), SUBMISSION)

@@ -1,4 +1,4 @@
-"""Which rank does which item: order, deaths, suspects, and that nothing is ever lost or done twice."""
+"""Scheduling of items: order, crashes, suspects, and that no item is lost or done twice."""
 
 import random
 from collections import Counter
@@ -18,15 +18,15 @@ def items_of(*sizes: int) -> list[WorkItem]:
 def test_the_largest_come_first_and_each_to_one_rank():
     items = items_of(3, 9, 1, 9, 5)
     scheduler = WorkScheduler(items, 2, "dynamic")
-    dealt = [scheduler.next_item(turn % 2) for turn in range(5)]
-    assert dealt == [items[1], items[3], items[4], items[0], items[2]]
+    assigned = [scheduler.next_item(turn % 2) for turn in range(5)]
+    assert assigned == [items[1], items[3], items[4], items[0], items[2]]
     assert scheduler.next_item(0) is scheduler.next_item(1) is None
     assert set(scheduler.held_by(0)) == {items[1], items[4], items[2]} and set(scheduler.held_by(1)) == {
         items[3],
         items[0],
     }
     assert not scheduler.is_done
-    for turn, item in enumerate(dealt):
+    for turn, item in enumerate(assigned):
         scheduler.item_finished(turn % 2, item)
     assert scheduler.is_done and not scheduler.held_by(0) and not scheduler.held_by(1)
 
@@ -35,7 +35,7 @@ def test_nothing_to_do_is_done():
     assert WorkScheduler([], 2, "dynamic").is_done and WorkScheduler([], 2, "static").is_done
 
 
-def test_what_a_dead_rank_held_goes_alone_to_a_rank_that_holds_nothing():
+def test_an_item_of_a_lost_rank_is_assigned_alone():
     items = items_of(9, 8, 7, 6, 5)
     scheduler = WorkScheduler(items, 2, "dynamic")
     assert [scheduler.next_item(0), scheduler.next_item(0), scheduler.next_item(1)] == items[:3]
@@ -54,7 +54,7 @@ def test_what_a_dead_rank_held_goes_alone_to_a_rank_that_holds_nothing():
     assert scheduler.is_done
 
 
-def test_the_second_death_sets_one_item_aside_and_no_other():
+def test_after_the_second_crash_one_item_is_given_up():
     items = items_of(9, 8, 7)
     scheduler = WorkScheduler(items, 1, "dynamic")
     assert [scheduler.next_item(0), scheduler.next_item(0)] == items[:2]
@@ -83,23 +83,23 @@ def test_a_rank_that_waits_gets_an_item_as_soon_as_another_rank_dies():
     assert scheduler.is_done and scheduler.next_item(1) is None
 
 
-def test_a_death_without_an_item_suspects_nobody():
+def test_a_crash_without_an_item_suspects_none():
     items = items_of(2, 1)
     scheduler = WorkScheduler(items, 2, "dynamic")
     assert scheduler.rank_lost(0) == []
     assert [scheduler.next_item(0), scheduler.next_item(0)] == items
 
 
-def test_static_shares_are_dealt_beforehand():
+def test_static_shares_are_assigned_in_advance():
     items = items_of(*range(1, 20))
     scheduler = WorkScheduler(items, 3, "static")
     for rank in range(3):
-        dealt = [scheduler.next_item(rank) for _ in static_assignment(items, rank, 3)]
-        assert dealt == static_assignment(items, rank, 3)
+        assigned = [scheduler.next_item(rank) for _ in static_assignment(items, rank, 3)]
+        assert assigned == static_assignment(items, rank, 3)
         assert scheduler.next_item(rank) is None
 
 
-def test_what_was_dealt_to_a_rank_that_leaves_is_everybodys():
+def test_the_items_of_a_retired_rank_are_available_to_all():
     items = items_of(*range(1, 9))
     mine, others = static_assignment(items, 0, 2), static_assignment(items, 1, 2)
     scheduler = WorkScheduler(items, 2, "static")
@@ -119,24 +119,24 @@ def test_what_was_dealt_to_a_rank_that_leaves_is_everybodys():
 
 @pytest.mark.parametrize("schedule", ["dynamic", "static"])
 @pytest.mark.parametrize("seed", range(25))
-def test_whatever_dies_every_item_is_finished_once_or_set_aside(schedule, seed):
+def test_every_item_is_finished_once_or_given_up(schedule, seed):
     rng = random.Random(seed)
     ranks = rng.randint(1, 6)
     items = items_of(*(rng.randint(1, 50) for _ in range(rng.randint(0, 60))))
     poison = set(rng.sample(items, len(items) // 10))
     scheduler = WorkScheduler(items, ranks, schedule)
     alive, restarts = set(range(ranks)), rng.choice([0, 5, 1000])
-    finished, aside, deaths = Counter(), Counter(), Counter()
+    finished, given_up, crashes = Counter(), Counter(), Counter()
     for _ in range(20_000):
         if scheduler.is_done or not alive:
             break
         rank = rng.choice(sorted(alive))
         held = sorted(scheduler.held_by(rank))
         if held and (poison & set(held) or rng.random() < 0.05):
-            deaths.update(held)
+            crashes.update(held)
             found = scheduler.rank_lost(rank)
-            assert found == [item for item in held if deaths[item] == MAX_CRASHES]
-            aside.update(found)
+            assert found == [item for item in held if crashes[item] == MAX_CRASHES]
+            given_up.update(found)
             assert not scheduler.held_by(rank)
             if restarts:
                 restarts -= 1
@@ -148,17 +148,17 @@ def test_whatever_dies_every_item_is_finished_once_or_set_aside(schedule, seed):
             scheduler.item_finished(rank, item)
             finished[item] += 1
         elif (item := scheduler.next_item(rank)) is not None:
-            assert not finished[item] and not aside[item]
+            assert not finished[item] and not given_up[item]
             assert not any(item in scheduler.held_by(other) for other in alive - {rank})
-            if deaths[item]:
+            if crashes[item]:
                 assert set(scheduler.held_by(rank)) == {item}, "a suspect comes alone"
             else:
-                assert not any(deaths[other] for other in held), "nothing comes beside a suspect"
+                assert not any(crashes[other] for other in held), "nothing comes beside a suspect"
     assert scheduler.is_done or not alive
-    assert max(finished.values(), default=1) == max(aside.values(), default=1) == 1
-    assert not finished.keys() & aside.keys() and not finished.keys() & poison
+    assert max(finished.values(), default=1) == max(given_up.values(), default=1) == 1
+    assert not finished.keys() & given_up.keys() and not finished.keys() & poison
     if alive:
-        assert finished.keys() | aside.keys() == set(items)
-        assert poison <= aside.keys()
+        assert finished.keys() | given_up.keys() == set(items)
+        assert poison <= given_up.keys()
     for rank in alive:
         assert scheduler.next_item(rank) is None

@@ -1,4 +1,4 @@
-"""Site profiles: what a file must say, the choice of a partition, and the sums a launcher makes of it."""
+"""Site profiles: what a file must contain, the choice of a partition, and what a job is charged."""
 
 from datetime import date
 from pathlib import Path
@@ -15,9 +15,9 @@ WITH_GPUS = f"{SMALLEST}[partitions.gpu]\ngpus = true\n"
 
 
 def sentence(raised: pytest.ExceptionInfo[InputError]) -> str:
-    told = str(raised.value)
-    assert "\n" not in told and not told.endswith(".")
-    return told
+    message = str(raised.value)
+    assert "\n" not in message and not message.endswith(".")
+    return message
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def read(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, **environment
     return load_site("x.toml", environment)
 
 
-def test_all_that_is_shipped_is_tested():
+def test_every_shipped_profile_is_tested():
     assert sorted(path.name for path in SITES.glob("*.toml")) == ["local.toml", "rivanna.toml"]
 
 
@@ -85,7 +85,7 @@ def test_a_site_is_named_by_option_or_variable_or_path(tmp_path, monkeypatch, lo
 
 
 @pytest.mark.parametrize(
-    "asked, environment, told",
+    "requested, environment, message",
     [
         (None, {}, "no site is named; use --site or COSMICAI_SITE with local, rivanna or the path of a .toml file"),
         ("big", {}, "--site big: there is no such site; use local, rivanna or the path of a .toml file"),
@@ -109,10 +109,10 @@ def test_a_site_is_named_by_option_or_variable_or_path(tmp_path, monkeypatch, lo
         ),
     ],
 )
-def test_what_is_no_site_is_one_sentence(asked, environment, told):
+def test_an_unknown_site_is_one_sentence(requested, environment, message):
     with pytest.raises(InputError) as raised:
-        load_site(asked, environment)
-    assert sentence(raised) == told
+        load_site(requested, environment)
+    assert sentence(raised) == message
 
 
 def test_variables_in_scratch(tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ PATH, HOURS = 'the absolute path of a folder, such as "/scratch/$USER"', "a numb
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         (
             'name = "x"\nscratch = /tmp\n',
@@ -222,29 +222,29 @@ PATH, HOURS = 'the absolute path of a folder, such as "/scratch/$USER"', "a numb
         (f"{SMALLEST}[[gpus]]\nper_node = 2\n", 'x.toml: gpus is [{"per_node": 2}]; expected tables [gpus.NAME]'),
     ],
 )
-def test_what_is_wrong_in_a_file_is_one_sentence(tmp_path, monkeypatch, text, told):
+def test_a_mistake_in_a_file_is_one_sentence(tmp_path, monkeypatch, text, message):
     with pytest.raises(InputError) as raised:
         read(tmp_path, monkeypatch, text)
-    assert sentence(raised) == told
+    assert sentence(raised) == message
 
 
-def place(site: Site, asked: str | None, job: tuple[int, int, int, float], kind: str | None) -> SlurmPartition:
+def place(site: Site, requested: str | None, job: tuple[int, int, int, float], kind: str | None) -> SlurmPartition:
     nodes, cores, gpus, hours = job
     return site.choose_partition(
-        asked, nodes=nodes, cores_per_node=cores, memory_mb_per_node=1000, gpus=gpus, hours=hours, kind=kind
+        requested, nodes=nodes, cores_per_node=cores, memory_mb_per_node=1000, gpus=gpus, hours=hours, kind=kind
     )
 
 
 def test_a_job_with_more_memory_than_a_node_has_is_refused(rivanna):
-    asked = {"nodes": 1, "cores_per_node": 8, "gpus": 0, "hours": 2}
-    assert rivanna.choose_partition("standard", **asked, memory_mb_per_node=1497088).name == "standard"
+    requested = {"nodes": 1, "cores_per_node": 8, "gpus": 0, "hours": 2}
+    assert rivanna.choose_partition("standard", **requested, memory_mb_per_node=1497088).name == "standard"
     with pytest.raises(InputError) as raised:
-        rivanna.choose_partition("standard", **asked, memory_mb_per_node=1497089)
+        rivanna.choose_partition("standard", **requested, memory_mb_per_node=1497089)
     assert "has memory_mb_per_node = 1497088 and the job asks for 1497089; " in sentence(raised)
 
 
 @pytest.mark.parametrize(
-    "asked, job, kind, chosen",
+    "requested, job, kind, chosen",
     [
         (None, (1, 8, 0, 2), None, "standard"),
         (None, (1, 96, 0, 168), None, "standard"),
@@ -257,13 +257,13 @@ def test_a_job_with_more_memory_than_a_node_has_is_refused(rivanna):
         ("parallel", (62, 96, 0, 1), None, "parallel"),
     ],
 )
-def test_the_partition_that_takes_a_job(rivanna, asked, job, kind, chosen):
-    found = place(rivanna, asked, job, kind)
+def test_the_partition_that_takes_a_job(rivanna, requested, job, kind, chosen):
+    found = place(rivanna, requested, job, kind)
     assert found.name == chosen and found in rivanna.partitions
 
 
 @pytest.mark.parametrize(
-    "asked, job, kind, told",
+    "requested, job, kind, message",
     [
         ("big", (1, 8, 0, 2), None, "rivanna has no partition big; use standard, parallel, gpu or interactive"),
         (
@@ -324,10 +324,10 @@ def test_the_partition_that_takes_a_job(rivanna, asked, job, kind, chosen):
         ),
     ],
 )
-def test_a_job_that_is_refused_is_one_sentence(rivanna, asked, job, kind, told):
+def test_a_job_that_is_refused_is_one_sentence(rivanna, requested, job, kind, message):
     with pytest.raises(InputError) as raised:
-        place(rivanna, asked, job, kind)
-    assert sentence(raised) == told
+        place(rivanna, requested, job, kind)
+    assert sentence(raised) == message
 
 
 def test_limits_that_are_not_stated_refuse_nothing():
@@ -375,7 +375,7 @@ def test_service_units_by_hand(rivanna, local):
     assert site.compute_service_units(5, 0, None, 2.0, memory_mb=0) == 10.0
 
 
-def test_an_account_is_asked_for_where_one_is_charged(rivanna, local):
+def test_an_account_is_required_where_one_is_charged(rivanna, local):
     local.require_account(None)
     rivanna.require_account("mygroup")
     for none in (None, ""):
@@ -449,7 +449,7 @@ def test_times_as_slurm_writes_them(time, seconds):
         *("+5", "1.5", " 5", "5\n", "UNLIMITED", "٣"),
     ],
 )
-def test_what_is_no_time_is_one_sentence(time):
+def test_an_invalid_time_limit_is_one_sentence(time):
     with pytest.raises(InputError) as raised:
         parse_time_limit(time)
     assert sentence(raised) == (

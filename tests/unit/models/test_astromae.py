@@ -1,4 +1,4 @@
-"""The network itself: shapes, independence of a batch's members, gradients, and its configuration as JSON."""
+"""Test the network: shapes, independence of the galaxies of a batch, gradients, and its configuration as JSON."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_same_galaxies_get_the_same_redshifts(config: AstroMAEConfig) -> Non
 
 
 @every_config
-def test_a_galaxy_s_redshift_does_not_depend_on_its_batch(config: AstroMAEConfig) -> None:
+def test_the_redshift_of_a_galaxy_does_not_depend_on_its_batch(config: AstroMAEConfig) -> None:
     network = random_network(config)
     image, magnitude = galaxies(config, 9)
     with torch.no_grad():
@@ -123,13 +123,13 @@ def test_a_configuration_survives_json(config: AstroMAEConfig) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "{", "3", "null", "[]", "{}"])
-def test_json_of_something_else_is_no_configuration(line: str) -> None:
+def test_json_of_something_else_is_refused_as_configuration(line: str) -> None:
     with pytest.raises(InputError, match=r"^here cannot be used: "):
         AstroMAEConfig.from_json(line, "here")
 
 
 @pytest.mark.parametrize("name", AstroMAEConfig.__struct_fields__)
-def test_a_configuration_without_one_of_its_fields_is_none(name: str) -> None:
+def test_a_configuration_without_one_of_its_fields_is_refused(name: str) -> None:
     values = json.loads(SMALL.to_json())
     del values[name]
     with pytest.raises(InputError, match=f"^here cannot be used: field {name} is missing; import"):

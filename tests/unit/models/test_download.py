@@ -39,7 +39,7 @@ class Server:
 
     files: dict[str, bytes]
     url: str = ""
-    failures: list[int] = field(default_factory=list)  # answers to give first
+    failures: list[int] = field(default_factory=list)  # statuses to send first
     cuts: list[int] = field(default_factory=list)  # bytes after which the next connections end
     knows_ranges: bool = True
     chunked: bool = False
@@ -105,7 +105,7 @@ def ranges(server: Server) -> list[str | None]:
 
 
 def get(server: Server, out: Path) -> Path:
-    """Fetches the file and checks that it, and nothing else, is there."""
+    """Fetch the file, and check that the folder holds it and nothing else."""
     assert fetch_published(str(out), server.url, (FILE,)) == [str(out / "a file.pt")]
     assert [path.name for path in out.iterdir()] == ["a file.pt"]
     assert (out / "a file.pt").read_bytes() == CONTENT
@@ -126,7 +126,7 @@ def leave_partial(out: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"a\r\nb\r\n", CONTENT], ids=["empty", "line", "crlf", "large"])
-def test_the_blob_id_is_git_s(content: bytes, tmp_path: Path) -> None:
+def test_the_blob_id_equals_that_of_git(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     assert git_blob_id(tmp_path / "a") == expected_blob_id(content)
 
@@ -163,31 +163,31 @@ def test_a_cut_connection_is_resumed_where_it_ended(server: Server, cut: int, tm
     assert ranges(server) == [None, f"bytes={cut}-" if cut else None]
 
 
-def test_a_connection_cut_again_and_again_gets_on(server: Server, tmp_path: Path) -> None:
+def test_a_connection_that_is_cut_repeatedly_makes_progress(server: Server, tmp_path: Path) -> None:
     server.cuts = [100_000] * 4
     get(server, tmp_path)
     assert ranges(server) == [None, *(f"bytes={n}00000-" for n in (1, 2, 3, 4))]
 
 
-def test_a_cut_answer_in_chunks_is_fetched_in_another_try(server: Server, tmp_path: Path) -> None:
+def test_a_cut_chunked_response_is_fetched_by_a_retry(server: Server, tmp_path: Path) -> None:
     server.chunked, server.cuts = True, [1000]
     get(server, tmp_path)
     assert len(server.requests) == 2
 
 
-def test_a_resumed_answer_in_chunks_is_whole(server: Server, tmp_path: Path) -> None:
+def test_a_resumed_chunked_response_is_complete(server: Server, tmp_path: Path) -> None:
     server.chunked = True
     leave_partial(tmp_path, CONTENT[:500])
     get(server, tmp_path)
     assert ranges(server) == ["bytes=500-"]
 
 
-def test_an_answer_without_its_length_is_taken_by_its_content(server: Server, tmp_path: Path) -> None:
+def test_a_response_without_its_length_is_verified_by_its_content(server: Server, tmp_path: Path) -> None:
     server.states_length = False
     get(server, tmp_path)
 
 
-def test_a_server_that_always_cuts_is_given_up_and_the_next_run_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_always_cuts_is_reported_and_the_next_run_continues(server: Server, tmp_path: Path) -> None:
     server.cuts = [10] * 5
     message = refused(server, tmp_path)
     assert message.startswith(f"{server.url}/code/Some%20Folder/a%20file.pt cannot be fetched: the connection ended")
@@ -197,40 +197,40 @@ def test_a_server_that_always_cuts_is_given_up_and_the_next_run_goes_on(server: 
     assert ranges(server)[-1] == "bytes=50-"
 
 
-def test_what_an_earlier_run_left_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
+def test_the_partial_file_of_an_earlier_run_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     leave_partial(tmp_path, CONTENT[:12345])
     get(server, tmp_path)
     assert ranges(server) == ["bytes=12345-"]
 
 
-def test_a_server_that_knows_no_ranges_sends_it_all_again(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(server: Server, tmp_path: Path) -> None:
     server.knows_ranges = False
     leave_partial(tmp_path, CONTENT[:12345])
     get(server, tmp_path)
     assert ranges(server) == ["bytes=12345-"]
 
 
-def test_a_cut_connection_to_a_server_without_ranges_is_started_anew(server: Server, tmp_path: Path) -> None:
+def test_a_cut_connection_to_a_server_without_ranges_is_restarted(server: Server, tmp_path: Path) -> None:
     server.knows_ranges, server.cuts = False, [1000]
     get(server, tmp_path)
     assert ranges(server) == [None, "bytes=1000-"]
 
 
-def test_a_complete_partial_file_is_taken(server: Server, tmp_path: Path) -> None:
+def test_a_complete_partial_file_is_accepted(server: Server, tmp_path: Path) -> None:
     leave_partial(tmp_path, CONTENT)
     get(server, tmp_path)
     assert ranges(server) == [f"bytes={len(CONTENT)}-"]
 
 
 @pytest.mark.parametrize("left", [b"wrong", b"x" * len(CONTENT), CONTENT + b"x"], ids=["begun", "complete", "longer"])
-def test_a_partial_file_of_something_else_is_removed(server: Server, left: bytes, tmp_path: Path) -> None:
+def test_a_partial_file_with_other_content_is_removed(server: Server, left: bytes, tmp_path: Path) -> None:
     leave_partial(tmp_path, left)
     assert "it was not kept" in refused(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
     get(server, tmp_path)
 
 
-def test_another_content_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
+def test_other_content_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
     other = CONTENT[:-1] + b"!"
     server.files["/code/Some%20Folder/a%20file.pt"] = other
     message = refused(server, tmp_path)
@@ -239,19 +239,19 @@ def test_another_content_is_refused_and_not_kept(server: Server, tmp_path: Path)
     assert len(server.requests) == 1
 
 
-def test_an_empty_answer_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
+def test_an_empty_response_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
     server.files["/code/Some%20Folder/a%20file.pt"] = b""
     assert "it was not kept" in refused(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_right_file_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
+def test_the_published_file_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a file.pt").write_bytes(CONTENT)
     get(server, tmp_path)
     assert server.requests == []
 
 
-def test_a_wrong_file_of_that_name_stays_until_the_right_one_is_there(server: Server, tmp_path: Path) -> None:
+def test_another_file_of_that_name_stays_until_the_published_one_is_downloaded(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a file.pt").write_bytes(b"precious")
     server.failures = [404]
     refused(server, tmp_path)
@@ -293,37 +293,37 @@ def test_an_unreachable_server_is_reported(server: Server, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("url", ["nonsense", "", "htp://example.org", "http://[::1", "http://a b"])
-def test_an_address_that_is_none_is_refused(server: Server, url: str, tmp_path: Path) -> None:
+def test_an_invalid_address_is_refused(server: Server, url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be fetched"):
         fetch_published(str(tmp_path), url, (FILE,))
 
 
-def test_a_file_where_the_folder_should_be_is_refused(server: Server, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(server: Server, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     assert "cannot write" in refused(server, tmp_path / "out")
     assert "a part of its path is a file" in refused(server, tmp_path / "out" / "below")
     assert server.requests == []
 
 
-def test_a_folder_where_the_file_should_be_is_refused(server: Server, tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_refused(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a file.pt").mkdir()
     assert "it is a folder where a file was expected" in refused(server, tmp_path)
 
 
-def test_a_folder_where_the_partial_file_should_be_is_refused(server: Server, tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_partial_file_is_refused(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a file.pt.partial").mkdir()
     assert "it is a folder where a file was expected" in refused(server, tmp_path)
 
 
 def test_a_place_without_permission_is_refused(server: Server) -> None:
-    message = refused(server, Path("/sys/cosmicai"))  # nobody may, not even root
+    message = refused(server, Path("/sys/cosmicai"))  # not writable, not even for root
     assert "cannot write /sys/cosmicai: " in message
     assert "permission denied" in message or "read-only" in message
     assert server.requests == []
     assert "cannot write /sys/a file.pt.partial" in refused(server, Path("/sys"))
 
 
-def test_a_full_disk_is_told_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_at_once(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a file.pt.partial").symlink_to("/dev/full")
     assert "no space left on the device" in refused(server, tmp_path)
     assert len(server.requests) == 1

@@ -1,4 +1,4 @@
-"""Folding changes nothing: against the unfolded network in double precision."""
+"""Test that folding changes nothing, by comparison with the unfolded network in double precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ every_config = pytest.mark.parametrize("config", MORE.values(), ids=MORE.keys())
 
 
 @every_config
-def test_the_layout_is_that_of_the_network(config: AstroMAEConfig) -> None:
+def test_the_tensor_shapes_are_those_of_the_network(config: AstroMAEConfig) -> None:
     state = AstroMAE(config).state_dict()
     assert tensor_shapes(config) == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
@@ -37,7 +37,7 @@ def folded_network(network: AstroMAE, dtype: torch.dtype = torch.float64) -> Fol
 
 
 def assert_nothing_changed(network: AstroMAE, count: int) -> None:
-    """In double precision, to 1e-12 of redshifts of order 1 and as much of the largest where they are larger."""
+    """Compare both networks in double precision, to 1e-12 of 1 or of the largest redshift if that is larger."""
     image, magnitude = galaxies(network.config, count, torch.float64)
     with torch.inference_mode():
         found = folded_network(network)(image, magnitude)  # before .double() replaces the parameters
@@ -101,7 +101,7 @@ def test_the_published_fixture_predicts_what_the_published_code_predicts(shared:
 
 
 def changed(**values: float) -> tuple[FoldedWeights, FoldedWeights]:
-    """A network with all biases, folded: as it is, and with these values added to tensors of its first block."""
+    """Fold a network with all biases: unchanged, and with these values added to tensors of its first block."""
     before = extract_weights(random_network(structs.replace(SMALL, without_bias=())), {})
     names = {f"blocks.0.{name.replace('__', '.')}": value for name, value in values.items()}
     added = {name: before.tensors[name] + np.float32(value) for name, value in names.items()}
@@ -109,7 +109,7 @@ def changed(**values: float) -> tuple[FoldedWeights, FoldedWeights]:
 
 
 def differing(before: FoldedWeights, after: FoldedWeights) -> set[str]:
-    """Which arrays of block 0 differ; all else is the same."""
+    """Return the names of the arrays of block 0 that differ, and check that all others are the same."""
 
     def layers(folded: FoldedWeights) -> dict[str, np.ndarray]:
         block = folded.blocks[0]
@@ -124,7 +124,7 @@ def test_a_bias_of_the_keys_is_dropped() -> None:
     assert differing(*changed(attention__key_bias=3)) == set()
 
 
-def test_a_bias_of_the_values_goes_behind_attention() -> None:
+def test_a_bias_of_the_values_is_merged_after_attention() -> None:
     before, after = changed(attention__value_bias=3)
     assert differing(before, after) == {"proj.bias"}
     moved = after.blocks[0].proj.bias - before.blocks[0].proj.bias
@@ -138,7 +138,7 @@ def test_only_queries_keep_a_bias() -> None:
     assert not after.blocks[0].qkv.bias[24:].any()
 
 
-def test_a_layer_norm_s_scale_goes_into_the_layer_after_it() -> None:
+def test_the_scale_of_a_layer_norm_is_merged_into_the_layer_after_it() -> None:
     assert differing(*changed(norm2__weight=1)) == {"mlp_in.weight"}
     assert differing(*changed(norm2__bias=1)) == {"mlp_in.bias"}
 
@@ -181,7 +181,7 @@ def test_magnitudes_are_read_without_rounding(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("config", [SMALL, MORE["one layer a head"]], ids=["two layers a head", "one layer a head"])
-def test_the_layers_that_read_magnitudes_and_give_redshifts_are_no_bfloat16(config: AstroMAEConfig) -> None:
+def test_the_layers_that_read_magnitudes_and_return_redshifts_are_not_bfloat16(config: AstroMAEConfig) -> None:
     network = folded_network(random_network(config), torch.bfloat16)
     layers = [*network.magnitude_head, *network.redshift_head]
     assert layers[0].weight.dtype == torch.float64

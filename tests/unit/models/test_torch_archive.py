@@ -1,4 +1,4 @@
-"""Nothing in a file of torch.save is executed, damaged ones are InputErrors, and tensors are those torch.load reads."""
+"""Test that no torch.save file is executed, damage is an InputError, and tensors equal those of torch.load."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ both = pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
 
 
 def read_root(path: Path, allowed: tuple[str, ...] = ()) -> Any:
-    """What the archive describes, tensors as arrays."""
+    """Read the root object of an archive, with tensors as arrays."""
     with open_ranges(str(path)) as reader:
         root = read_archive(str(path), reader, allowed).root
         return {name: ref.read(reader) for name, ref in root.items()} if isinstance(root, dict) else root
@@ -49,7 +49,7 @@ def read_root(path: Path, allowed: tuple[str, ...] = ()) -> Any:
 def write_archive(
     path: Path, description: bytes, entries: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED
 ) -> Path:
-    """A file as torch.save writes it, around any pickle."""
+    """Write a file as torch.save does, with any pickle."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in {
             "data.pkl": description,
@@ -67,16 +67,16 @@ def entries_of(path: Path) -> dict[str, bytes]:
 
 
 def rewrite(path: Path, **changes: bytes | None) -> Path:
-    """The file with other entries; None leaves one out. Checksums are right again."""
+    """Replace entries of the file, or remove those that are None, with correct checksums."""
     entries = {name: content for name, content in (entries_of(path) | changes).items() if content is not None}
     return write_archive(path, entries.pop("data.pkl"), entries)
 
 
-# Files that ask for more than a description.
+# Files that try to do more than describe data.
 
 
 class Reduced:
-    """Pickles as a call of any function."""
+    """An object that is pickled as a call of any function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments
@@ -120,7 +120,7 @@ def test_a_command_in_the_tensors_of_a_partition_is_not_run(tmp_path: Path) -> N
 
 
 def text(value: str) -> bytes:
-    """The opcode that pushes a string."""
+    """Return the opcode that pushes a string."""
     return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
 
 
@@ -182,7 +182,7 @@ def test_every_way_to_a_forbidden_global_is_refused_by_name(
 
 
 @both
-def test_an_extension_code_is_no_way_around_the_list(read: Callable[[str], object], tmp_path: Path) -> None:
+def test_an_extension_code_does_not_bypass_the_allow_list(read: Callable[[str], object], tmp_path: Path) -> None:
     uri = str(write_archive(tmp_path / "a.pt", b"\x80\x02\x82\xf0" + CALL))
     with pytest.raises(InputError, match="unregistered extension code 240"):
         read(uri)
@@ -195,7 +195,7 @@ def test_an_extension_code_is_no_way_around_the_list(read: Callable[[str], objec
 
 
 def build_with(target: bytes, name: str, value: bytes) -> bytes:
-    """BUILD: first as an attribute of the object's __dict__, then through setattr."""
+    """Return BUILD opcodes that set an attribute, first in the object's __dict__, then through setattr."""
     state = b"}" + text(name) + value + b"s"
     return b"\x80\x02" + target + state + b"b" + target + b"N" + state + b"\x86b."
 
@@ -228,7 +228,7 @@ def test_a_state_changes_nothing_but_the_description(
 
 
 class ShadowItems(Reduced):
-    """In the place of a dictionary's method: works here, is a layer once it was pickled."""
+    """A replacement of a dictionary's method: it works here, and is unpickled as a layer."""
 
     def __init__(self, of: dict[str, nn.Module]) -> None:
         super().__init__(nn.Linear, 1, 1)
@@ -242,7 +242,7 @@ class ShadowItems(Reduced):
 def test_methods_of_a_dictionary_that_a_pickle_replaced_do_no_harm(where: str, tmp_path: Path) -> None:
     wrapped = nn.DataParallel(random_network(SMALL))
     modules: Any = OrderedDict(wrapped.get_submodule(where)._modules)
-    modules.items = ShadowItems(modules)  # pickled with the dictionary: whoever asks for its items calls a stand-in
+    modules.items = ShadowItems(modules)  # pickled with the dictionary: a call of its items() calls a stand-in
     wrapped.get_submodule(where).__dict__["_modules"] = modules
     with pytest.raises(InputError, match="is of another architecture"):
         import_checkpoint(save_checkpoint(tmp_path / "a.pt", wrapped, wrapped=False))
@@ -290,7 +290,7 @@ GREEDY = {
 
 @both
 @pytest.mark.parametrize("description", GREEDY.values(), ids=GREEDY.keys())
-def test_a_few_bytes_that_ask_for_gigabytes_do_not_get_them(
+def test_a_few_bytes_that_request_gigabytes_do_not_allocate_them(
     read: Callable[[str], object], description: bytes, tmp_path: Path
 ) -> None:
     uri = str(write_archive(tmp_path / "a.pt", description))
@@ -300,11 +300,11 @@ def test_a_few_bytes_that_ask_for_gigabytes_do_not_get_them(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
 
 
-# Files that say what cannot be.
+# Files with impossible descriptions.
 
 
 def push(value: object) -> bytes:
-    """The opcodes that push a value."""
+    """Return the opcodes that push a value."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -312,7 +312,7 @@ def tensor_pickle(
     offset: object = 0, size: object = (4,), stride: object = (1,), *, tag: object = "storage", key: object = "0",
     count: object = 4, kind: bytes = b"ctorch\nFloatStorage\n",
 ) -> bytes:  # fmt: skip
-    """A description {"a": tensor} by torch's own rules."""
+    """Return the pickle of {"a": tensor} in torch's format."""
     storage = b"(" + push(tag) + kind + push(key) + push("cpu") + push(count) + b"tQ"
     arguments = push(offset) + push(size) + push(stride) + b"\x89" + ORDERED + b")R"
     return b"\x80\x02}" + text("a") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + arguments + b"tRs."
@@ -369,14 +369,14 @@ def test_the_hand_written_description_is_the_one_torch_reads(tmp_path: Path) -> 
     ],
     ids=str,
 )
-def test_a_tensor_that_cannot_be_is_refused(how: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_an_impossible_tensor_is_refused(how: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as refusal:
         read_root(write_tensor(tmp_path / "a.pt", **how))
     assert says in str(refusal.value)
 
 
 @pytest.mark.parametrize("opcodes", [b"Pstorage\n", b"P\n", b"NQ", b")Q", b"K\x01Q"])
-def test_a_persistent_id_that_is_no_storage_is_refused(opcodes: bytes, tmp_path: Path) -> None:
+def test_a_persistent_id_that_is_not_a_storage_is_refused(opcodes: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its pickle cannot be read"):
         read_root(write_archive(tmp_path / "a.pt", b"\x80\x02" + opcodes + b"."))
 
@@ -389,7 +389,7 @@ def write_partition(path: Path, count: int = 3) -> Path:
 
 
 def write_small(path: Path, kind: str) -> Path:
-    """A valid file for one of the READERS."""
+    """Write a valid file for one of the READERS."""
     if kind == "galaxies":
         return write_partition(path)
     return Path(save_checkpoint(path, random_network(SMALL)))
@@ -399,7 +399,7 @@ kinds = pytest.mark.parametrize("kind", READERS.keys())
 
 
 @kinds
-def test_files_in_order_are_read(kind: str, tmp_path: Path) -> None:
+def test_valid_files_are_read(kind: str, tmp_path: Path) -> None:
     path = write_small(tmp_path / "a.pt", kind)
     READERS[kind](str(path))
     READERS[kind](str(rewrite(path)))
@@ -436,7 +436,7 @@ def test_compressed_entries_are_refused(kind: str, tmp_path: Path) -> None:
         ("header_offset", 2**40, "is damaged|ends at byte|ends past|cannot read"),
     ],
 )
-def test_a_zip_directory_that_lies_is_refused(name: str, attribute: str, value: int, says: str, tmp_path: Path) -> None:
+def test_a_wrong_zip_directory_is_refused(name: str, attribute: str, value: int, says: str, tmp_path: Path) -> None:
     entries = {"data.pkl": tensor_pickle(), "byteorder": b"little", "data/0": VALUES.tobytes()}
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         for each, content in entries.items():
@@ -523,7 +523,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(kind: str, cut: float, tmp
 
 
 def outcome(read: Callable[[str], object], path: Path) -> str:
-    """Reads a file that may be damaged; any exception but InputError fails the test."""
+    """Read a file that may be damaged; any exception other than InputError fails the test."""
     try:
         read(str(path))
     except InputError as error:
@@ -636,7 +636,7 @@ def test_parameters_and_buffers_are_read_as_torch_does(tmp_path: Path) -> None:
     assert [array.tolist() for array in read_root(tmp_path / "b.pt").values()] == [BASE.tolist()] * 2
 
 
-def test_an_expanded_tensor_is_refused_with_a_way_out(tmp_path: Path) -> None:
+def test_an_expanded_tensor_is_refused_with_a_remedy(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1).expand(1000)}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="a tensor has more elements than its storage; save a copy of it"):
         read_root(tmp_path / "a.pt")

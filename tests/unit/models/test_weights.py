@@ -1,4 +1,4 @@
-"""Published checkpoints become the same network, to the last digits, or are refused in one sentence."""
+"""Test that published checkpoints become the same network, to the last digits, or are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def inputs(sizes: Sizes, count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def assert_same_network(model: ViT_Astro, weights: Weights, sizes: Sizes) -> None:
-    """Both networks, in double and in single precision, on the same galaxies."""
+    """Compare both networks, in double and in single precision, on the same galaxies."""
     image, magnitude = inputs(sizes)
     with torch.no_grad():
         for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
@@ -188,11 +188,11 @@ def test_importing_the_same_checkpoint_twice_gives_the_same_bytes(tmp_path: Path
 
 
 class Swish(nn.Module):
-    """A module no published checkpoint names."""
+    """A module that no published checkpoint contains."""
 
 
 def change(path: str, make: Callable[[ViT_Astro], Any]) -> Callable[[ViT_Astro], None]:
-    """Replaces the module or attribute at a dotted path."""
+    """Return a function that replaces the module or attribute at a dotted path."""
 
     def apply(model: ViT_Astro) -> None:
         owner, _, name = path.rpartition(".")
@@ -226,7 +226,8 @@ REFUSED: dict[str, tuple[Callable[[ViT_Astro], None], str]] = {
     "a buffer too many": (lambda m: m.register_buffer("mask", torch.ones(2)), "does not use: mask"),
     "a norm of the patches": (change("patch_embed.norm", constant(nn.LayerNorm(24))), "patch_embed.norm is LayerNorm"),
     "another convolution of conv2d_init": (
-        change("inception_model.conv2d_init", constant(nn.Conv2d(5, 8, 1))), "does not use: inception_model.conv2d_init",
+        change("inception_model.conv2d_init", constant(nn.Conv2d(5, 8, 1))),
+        "does not use: inception_model.conv2d_init",
     ),
     "Inception alone": (change("inception_model.Inception_only", constant(True)), "Inception_only is True, not False"),
     "no magnitudes": (change("inception_model.magnitude", constant(False)), "magnitude is False, not True"),
@@ -274,7 +275,8 @@ REFUSED: dict[str, tuple[Callable[[ViT_Astro], None], str]] = {
     "two BatchNorm eps": (change("blocks.1.PCM.1.eps", constant(1e-3)), "convolution_norm_eps is 1e-05 in one layer"),
     "biases in one block": (change("blocks.1.attn.proj.bias", constant(None)), "some layers of the kind attention"),
     "biases of qkv twice": (
-        change("blocks.0.attn.qkv.bias", constant(nn.Parameter(torch.ones(72)))), "blocks.0.attn.qkv has a bias beside",
+        change("blocks.0.attn.qkv.bias", constant(nn.Parameter(torch.ones(72)))),
+        "blocks.0.attn.qkv has a bias in addition to",
     ),
     "a class token in the blocks alone": (without("cls_token"), "class_token is True, not False"),
     "no attention scale": (without("blocks.0.attn.scale"), "blocks.0.attn has no attribute scale"),
@@ -292,7 +294,7 @@ REFUSED: dict[str, tuple[Callable[[ViT_Astro], None], str]] = {
     ),
     "no LayerNorm scale": (change("fc_norm", constant(nn.LayerNorm(24, elementwise_affine=False))), "no tensor weight"),
     "five heads of width 24": (
-        lambda m: [setattr(block.attn, "num_heads", 5) for block in m.blocks], "width is no multiple of the heads",
+        lambda m: [setattr(block.attn, "num_heads", 5) for block in m.blocks], "width is not a multiple of the heads",
     ),
     "no heads at all": (
         lambda m: [setattr(block.attn, "num_heads", 0) for block in m.blocks], "field heads: expected `int` >= 1",
@@ -337,7 +339,7 @@ def assert_one_sentence(error: InputError, uri: str) -> None:
     assert any(word in str(error) for word in ("expected", "again", "first:", "must not be trusted"))
 
 
-def anything(tmp_path: Path, what: object) -> str:
+def save_object(tmp_path: Path, what: object) -> str:
     torch.save(what, tmp_path / "a.pt")
     return str(tmp_path / "a.pt")
 
@@ -357,7 +359,7 @@ def anything(tmp_path: Path, what: object) -> str:
 )
 def test_a_file_of_something_else_is_refused(what: object, says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as refusal:
-        import_checkpoint(anything(tmp_path, what))
+        import_checkpoint(save_object(tmp_path, what))
     assert says in str(refusal.value)
     assert_one_sentence(refusal.value, str(tmp_path / "a.pt"))
 
@@ -395,7 +397,7 @@ def renamed(tensors: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.
     ],
     ids=["another shape", "one too many", "one missing", "another name", "double", "whole numbers", "none"],
 )  # fmt: skip
-def test_tensors_that_the_configuration_does_not_ask_for_are_refused(
+def test_tensors_that_differ_from_the_configuration_are_refused(
     weights: Weights, spoil: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], says: str, tmp_path: Path
 ) -> None:
     uri = write(tmp_path, spoil(weights.tensors), format="cosmicai-weights/1", config=weights.config_json)
@@ -420,9 +422,9 @@ def test_weights_of_another_configuration_are_refused(weights: Weights, tmp_path
         ({"depth": 10**4}, "10000 blocks cannot be made of"),
         ({"width": 10**30}, "field width: expected `int` <= 65536"),
         ({"width": 0}, "field width: expected `int` >= 1"),
-        ({"heads": 5}, "width is no multiple of the heads"),
-        ({"patch_size": 7}, "no whole number of patches"),
-        ({"patch_size": 64}, "no whole number of patches"),
+        ({"heads": 5}, "width is not a multiple of the heads"),
+        ({"patch_size": 7}, "is not divisible into patches"),
+        ({"patch_size": 64}, "is not divisible into patches"),
         ({"pool": 40}, "the cutout is smaller than its average pools"),
         ({"class_token": 1}, "field class_token: expected `bool`, got `int`"),
         ({"attention_scale": "large"}, "field attention_scale: expected `float`, got `str`"),
@@ -448,7 +450,7 @@ def test_weights_of_another_configuration_are_refused(weights: Weights, tmp_path
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_a_senseless_configuration_is_refused(
+def test_an_invalid_configuration_is_refused(
     weights: Weights, values: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     config = json.dumps(json.loads(weights.config_json) | values)
@@ -458,7 +460,7 @@ def test_a_senseless_configuration_is_refused(
 @pytest.mark.parametrize(
     "block", [{"direct": 0}, {"small": "4"}, {"large_kernel": 4}, {"uses_large": 1}, {"colour": "red"}], ids=json.dumps
 )
-def test_a_senseless_inception_block_is_refused(weights: Weights, block: dict[str, Any], tmp_path: Path) -> None:
+def test_an_invalid_inception_block_is_refused(weights: Weights, block: dict[str, Any], tmp_path: Path) -> None:
     values = json.loads(weights.config_json)
     values["inception_stages"][0][0] |= block
     uri = write(tmp_path, weights.tensors, format="cosmicai-weights/1", config=json.dumps(values))
@@ -466,7 +468,7 @@ def test_a_senseless_inception_block_is_refused(weights: Weights, block: dict[st
 
 
 @pytest.mark.parametrize("config", ["", "{", "[]", "null", "{}", '"width"', "[" * 100_000])
-def test_a_configuration_that_is_no_configuration_is_refused(weights: Weights, config: str, tmp_path: Path) -> None:
+def test_other_text_in_place_of_the_configuration_is_refused(weights: Weights, config: str, tmp_path: Path) -> None:
     uri = write(tmp_path, weights.tensors, format="cosmicai-weights/1", config=config)
     assert "its configuration cannot be used: " in refusal_of(uri)
 
@@ -540,7 +542,7 @@ def test_a_file_of_another_kind_is_refused_as_weights(content: bytes, tmp_path: 
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_given_as_weights_is_refused_with_the_command_that_helps(zipped: bool, tmp_path: Path) -> None:
+def test_a_pickle_in_place_of_weights_is_refused_with_the_command_to_convert_it(zipped: bool, tmp_path: Path) -> None:
     uri = str(tmp_path / "a.pt")
     torch.save({"a": torch.ones(2)}, uri, _use_new_zipfile_serialization=zipped)
     assert f"cosmicai weights import {uri} WEIGHTS.safetensors" in refusal_of(uri)

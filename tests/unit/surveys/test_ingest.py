@@ -1,4 +1,4 @@
-"""Galaxies from other formats: the same values in a survey, whatever the file, or one sentence and nothing written."""
+"""Test that galaxies of every format become the same survey, or one sentence and nothing written."""
 
 import os
 import re
@@ -34,15 +34,15 @@ COLUMNS = {
 assert ROWS > BATCH
 
 
-def bring_in(tmp_path: Path, *sources: Path, **names: str) -> Galaxies:
-    """The galaxies of the survey that ingest makes of these sources."""
+def ingest_and_read(tmp_path: Path, *sources: Path, **names: str) -> Galaxies:
+    """Ingest these sources, and return the galaxies of the survey."""
     survey = ingest_files([str(source) for source in sources], str(tmp_path / "out"), 128, names)
     assert open_survey(survey.uri) == survey
     return Galaxies.concatenate(survey.read_batches(100))
 
 
 def refusal(tmp_path: Path, *sources: Path, **names: str) -> str:
-    """The one line of the InputError that ingest raises, without the path of the last source; nothing is written."""
+    """Return the line of the InputError that ingest raises, its last source as SOURCE; check that nothing is written."""
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError) as caught:
         ingest_files([str(source) for source in sources], str(tmp_path / "out"), 128, names)
@@ -129,12 +129,12 @@ each_format = pytest.mark.parametrize("write", WRITERS)
 
 @each_format
 def test_every_format_gives_the_same_galaxies(tmp_path, write):
-    assert_same(bring_in(tmp_path, write(tmp_path, **COLUMNS)))
+    assert_same(ingest_and_read(tmp_path, write(tmp_path, **COLUMNS)))
 
 
 @each_format
 def test_without_redshift_there_is_none_and_without_objid_galaxies_are_numbered(tmp_path, write):
-    found = bring_in(tmp_path, write(tmp_path, image=GALAXIES.image, magnitude=GALAXIES.magnitude))
+    found = ingest_and_read(tmp_path, write(tmp_path, image=GALAXIES.image, magnitude=GALAXIES.magnitude))
     assert_same(found, Galaxies(GALAXIES.image, GALAXIES.magnitude, np.full(ROWS, np.nan), np.arange(ROWS)))
     survey = open_survey(str(tmp_path / "out"))
     with survey.open(survey.shards[0]) as shard:
@@ -146,14 +146,14 @@ def test_without_redshift_there_is_none_and_without_objid_galaxies_are_numbered(
 def test_larger_cutouts_keep_their_exact_centre(tmp_path, write, bands_last):
     image = np.arange(10 * 5 * 64 * 64, dtype=np.float32).reshape(10, 5, 64, 64)
     given = np.ascontiguousarray(np.moveaxis(image, 1, -1)) if bands_last else image
-    found = bring_in(tmp_path, write(tmp_path, image=given, magnitude=GALAXIES.magnitude[:10]))
+    found = ingest_and_read(tmp_path, write(tmp_path, image=given, magnitude=GALAXIES.magnitude[:10]))
     np.testing.assert_array_equal(found.image, image[:, :, 16:48, 16:48])
 
 
 @pytest.mark.parametrize(("size", "first"), [(32, 0), (34, 1), (40, 4), (64, 16)])
 def test_the_margin_is_the_same_on_all_sides(tmp_path, size, first):
     image = np.arange(2 * 5 * size * size, dtype=np.float32).reshape(2, 5, size, size)
-    found = bring_in(tmp_path, write_npz(tmp_path, image=image, magnitude=np.zeros((2, 5))))
+    found = ingest_and_read(tmp_path, write_npz(tmp_path, image=image, magnitude=np.zeros((2, 5))))
     np.testing.assert_array_equal(found.image, image[:, :, first : first + 32, first : first + 32])
 
 
@@ -162,15 +162,17 @@ def test_the_margin_is_the_same_on_all_sides(tmp_path, size, first):
 def test_integer_and_double_images_keep_their_values(tmp_path, write, dtype):
     image = np.arange(4 * 5 * 32 * 32).reshape(4, 5, 32, 32).astype(dtype)
     columns = {"image": image, "magnitude": GALAXIES.magnitude[:4].astype(np.float32)}
-    found = bring_in(tmp_path, write(tmp_path, **columns))
+    found = ingest_and_read(tmp_path, write(tmp_path, **columns))
     assert found.image.dtype == np.float32
     np.testing.assert_array_equal(found.image, image)
     np.testing.assert_array_equal(found.magnitude, GALAXIES.magnitude[:4].astype(np.float32))
 
 
 @pytest.mark.parametrize("write", [write_npz, write_npz_compressed, write_npy, write_npy_siblings, write_h5])
-def test_big_endian_values_are_read_as_what_they_mean(tmp_path, write):
-    assert_same(bring_in(tmp_path, write(tmp_path, **{name: swapped(values) for name, values in COLUMNS.items()})))
+def test_big_endian_values_are_converted(tmp_path, write):
+    assert_same(
+        ingest_and_read(tmp_path, write(tmp_path, **{name: swapped(values) for name, values in COLUMNS.items()}))
+    )
 
 
 @each_format
@@ -213,7 +215,7 @@ def test_a_field_of_another_number_of_galaxies_is_refused(tmp_path, write, name,
 
 
 @pytest.mark.parametrize("write", [write_npz, write_npy, write_h5, write_fits])
-def test_a_source_without_magnitudes_is_told_how_to_name_them(tmp_path, write):
+def test_a_source_without_magnitudes_is_refused_with_the_option_to_name_them(tmp_path, write):
     said = refusal(tmp_path, write(tmp_path, image=GALAXIES.image[:4], colours=np.zeros((4, 5))))
     assert re.fullmatch(
         r"SOURCE has no magnitude, it holds (image, colours|image, COLOURS|colours, image); "
@@ -250,7 +252,7 @@ def test_damage_that_shows_only_while_reading_names_the_source_and_leaves_nothin
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("write", [write_npz, write_npy, write_npy_siblings, write_h5, write_fits])
 def test_any_damaged_byte_of_a_header_is_refused_or_harmless(tmp_path, write):
-    """Never another kind of exception, which the user would see as a traceback."""
+    """Check that no other exception is raised, which the user would see as a traceback."""
     source = write(tmp_path, **{name: values[:2] for name, values in COLUMNS.items()})
     size, refused = source.stat().st_size, 0
     for number, position in enumerate([*range(0, 600, 11), *range(size - 700, size, 19)]):
@@ -264,7 +266,7 @@ def test_any_damaged_byte_of_a_header_is_refused_or_harmless(tmp_path, write):
     assert refused > 5
 
 
-# What each format has of its own.
+# Each format on its own.
 
 
 @pytest.mark.parametrize(
@@ -277,14 +279,14 @@ def test_any_damaged_byte_of_a_header_is_refused_or_harmless(tmp_path, write):
     ],
 )
 def test_fields_are_known_by_other_names_in_any_letter_case(tmp_path, names):
-    assert_same(bring_in(tmp_path, write_h5(tmp_path, **dict(zip(names, COLUMNS.values(), strict=True)))))
+    assert_same(ingest_and_read(tmp_path, write_h5(tmp_path, **dict(zip(names, COLUMNS.values(), strict=True)))))
 
 
 def test_fields_in_groups_are_named_with_field(tmp_path):
     groups = {f"survey/data/{name}_v2": values for name, values in COLUMNS.items()}
     source = write_h5(tmp_path, **groups)
     assert refusal(tmp_path, source).startswith("SOURCE has no image, it holds survey/data/image_v2, survey/data/")
-    assert_same(bring_in(tmp_path, source, **{name: f"survey/data/{name}_v2" for name in COLUMNS}))
+    assert_same(ingest_and_read(tmp_path, source, **{name: f"survey/data/{name}_v2" for name in COLUMNS}))
 
 
 def test_the_named_field_wins_and_must_be_there(tmp_path):
@@ -293,7 +295,7 @@ def test_the_named_field_wins_and_must_be_there(tmp_path):
         "SOURCE has no nowhere, it holds image, magnitude, redshift, objid, photo_z; "
         "name the field with --field redshift=NAME"
     )
-    np.testing.assert_array_equal(bring_in(tmp_path, source, redshift="photo_z").redshift, GALAXIES.redshift + 1)
+    np.testing.assert_array_equal(ingest_and_read(tmp_path, source, redshift="photo_z").redshift, GALAXIES.redshift + 1)
 
 
 def test_hdf5_with_a_group_or_an_empty_dataspace_in_place_of_a_field_is_refused(tmp_path):
@@ -307,7 +309,7 @@ def test_hdf5_with_a_group_or_an_empty_dataspace_in_place_of_a_field_is_refused(
 
 
 class Bad:
-    """Makes a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -345,7 +347,7 @@ def test_object_numbers_that_lost_digits_are_refused(tmp_path):
 def test_object_numbers_of_19_digits_are_kept(tmp_path, write):
     objid = np.arange(1237648720693755918, 1237648720693755918 + 4)
     columns = {"image": GALAXIES.image[:4], "magnitude": GALAXIES.magnitude[:4], "objid": objid}
-    assert bring_in(tmp_path, write(tmp_path, **columns)).objid.tolist() == objid.tolist()
+    assert ingest_and_read(tmp_path, write(tmp_path, **columns)).objid.tolist() == objid.tolist()
 
 
 @pytest.mark.parametrize("write", [write_npz, write_npy_siblings])
@@ -355,7 +357,7 @@ def test_arrays_in_fortran_order_are_refused(tmp_path, write):
     assert said.startswith("SOURCE") and said.endswith("is in Fortran order; expected C order (np.ascontiguousarray)")
 
 
-def test_an_npz_that_is_no_numpy_archive_is_refused(tmp_path):
+def test_an_npz_that_is_not_a_numpy_archive_is_refused(tmp_path):
     source = tmp_path / "a.npz"
     with zipfile.ZipFile(source, "w") as archive:
         archive.writestr("image", b"x")
@@ -398,7 +400,7 @@ BANDS = {f"MAG_{band}": GALAXIES.magnitude[:, number] for number, band in enumer
 
 def test_fits_magnitudes_may_be_one_column_per_band(tmp_path):
     table = BANDS | {"Z_SPEC": GALAXIES.redshift, "objID": GALAXIES.objid, "RA": GALAXIES.redshift}
-    assert_same(bring_in(tmp_path, write_cube(tmp_path / "a.fit", GALAXIES.image, table)))
+    assert_same(ingest_and_read(tmp_path, write_cube(tmp_path / "a.fit", GALAXIES.image, table)))
 
 
 def test_fits_without_a_table_a_cube_or_a_band_is_refused(tmp_path):
@@ -423,13 +425,13 @@ def test_what_is_not_fits_is_refused(tmp_path):
     )
 
 
-def test_scaled_and_compressed_fits_images_are_read_as_what_they_mean(tmp_path):
+def test_scaled_and_compressed_fits_images_are_converted(tmp_path):
     image = np.arange(4 * 5 * 32 * 32, dtype=np.uint16).reshape(4, 5, 32, 32) + 40000  # stored with BZERO
     table = fits.BinTableHDU.from_columns([fits.Column("MAGNITUDE", "5D", array=GALAXIES.magnitude[:4])])
     fits.HDUList([fits.PrimaryHDU(image), table]).writeto(tmp_path / "a.fits")
     packed = fits.CompImageHDU(image.astype(np.int32), compression_type="RICE_1", tile_shape=(1, 5, 32, 32))
     fits.HDUList([fits.PrimaryHDU(), packed, table]).writeto(tmp_path / "b.fits.fz")
-    found = bring_in(tmp_path, tmp_path / "a.fits", tmp_path / "b.fits.fz")
+    found = ingest_and_read(tmp_path, tmp_path / "a.fits", tmp_path / "b.fits.fz")
     np.testing.assert_array_equal(found.image, np.concatenate([image, image]))
     np.testing.assert_array_equal(found.magnitude, np.concatenate([GALAXIES.magnitude[:4]] * 2))
 
@@ -448,7 +450,7 @@ def test_fits_files_of_one_galaxy_each_become_one_survey(tmp_path):
         write_galaxy(tmp_path / f"{row}.fits", row, REDSHIFT=GALAXIES.redshift[row], OBJID=int(GALAXIES.objid[row]))
         for row in range(5)
     ]
-    assert_same(bring_in(tmp_path, *sources), GALAXIES[:5])
+    assert_same(ingest_and_read(tmp_path, *sources), GALAXIES[:5])
 
 
 def test_a_fits_galaxy_whose_header_lacks_a_magnitude_or_has_text_is_refused(tmp_path):
@@ -466,11 +468,11 @@ def tensors(count: int = 3) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_published_partition_is_brought_in(tmp_path, count):
+def test_a_partition_like_the_published_ones_is_ingested(tmp_path, count):
     torch.save(TensorDataset(*tensors(count)), tmp_path / "1.pt")
     redshift = GALAXIES.redshift if count == 3 else np.full(ROWS, np.nan)
     assert_same(
-        bring_in(tmp_path, tmp_path / "1.pt"),
+        ingest_and_read(tmp_path, tmp_path / "1.pt"),
         Galaxies(GALAXIES.image, GALAXIES.magnitude, redshift, np.arange(ROWS)),
     )
 
@@ -480,7 +482,7 @@ def test_a_partition_that_cannot_be_read_in_place_is_converted_as_its_message_pr
     image, magnitude, redshift = tensors()
     image = image.to(getattr(torch, name))
     torch.save(TensorDataset(image, magnitude, redshift), tmp_path / "1.pt")
-    found = bring_in(tmp_path, tmp_path / "1.pt")
+    found = ingest_and_read(tmp_path, tmp_path / "1.pt")
     np.testing.assert_array_equal(found.image, image.float().numpy())
     np.testing.assert_array_equal(found.redshift, GALAXIES.redshift)
 
@@ -488,16 +490,16 @@ def test_a_partition_that_cannot_be_read_in_place_is_converted_as_its_message_pr
 def test_a_partition_with_views_and_bands_last_is_converted(tmp_path):
     image, magnitude, redshift = tensors()
     torch.save(TensorDataset(image.permute(0, 2, 3, 1)[5:], magnitude.flip(1)[5:], redshift[5:]), tmp_path / "1.pt")
-    found = bring_in(tmp_path, tmp_path / "1.pt")
+    found = ingest_and_read(tmp_path, tmp_path / "1.pt")
     np.testing.assert_array_equal(found.image, GALAXIES.image[5:])
     np.testing.assert_array_equal(found.magnitude, GALAXIES.magnitude[5:, ::-1])
     np.testing.assert_array_equal(found.redshift, GALAXIES.redshift[5:])
 
 
-def test_the_published_partition_is_brought_in(tmp_path, shared):
+def test_the_published_partition_is_ingested(tmp_path, shared):
     source = shared / "upstream" / "partition_512.pt"
     image, magnitude, redshift = torch.load(source, weights_only=False).tensors  # our own fixture
-    found = bring_in(tmp_path, source)
+    found = ingest_and_read(tmp_path, source)
     assert_same(found, Galaxies(image.numpy(), magnitude.numpy(), redshift.numpy(), np.arange(512)))
 
 
@@ -517,7 +519,7 @@ def test_sources_with_and_without_redshift_and_objid_become_one_survey(tmp_path)
         write_fits(tmp_path / "second", **parts["second"]),
         write_h5_chunked(tmp_path / "third", **parts["third"]),
     ]
-    found = bring_in(tmp_path, *sources)
+    found = ingest_and_read(tmp_path, *sources)
     np.testing.assert_array_equal(found.image, GALAXIES.image)
     np.testing.assert_array_equal(found.magnitude, GALAXIES.magnitude)
     assert np.isnan(found.redshift[:100]).all()
@@ -544,7 +546,7 @@ def test_missing_unknown_and_galaxy_free_sources_are_refused(tmp_path):
 
 def test_an_existing_survey_is_not_touched(tmp_path):
     source = write_npz(tmp_path, **COLUMNS)
-    bring_in(tmp_path, source)
+    ingest_and_read(tmp_path, source)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert refusal(tmp_path, source) == (
         f"{tmp_path / 'out'} exists and is not empty; choose another --out or remove it"
@@ -593,7 +595,7 @@ def test_ingest_from_the_command_line(tmp_path):
 
 
 def fails(tmp_path: Path, *arguments: str) -> str:
-    """What a command that must fail prints on standard error."""
+    """Run a command that must fail, and return its standard error."""
     before = sorted(tmp_path.rglob("*"))
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
@@ -602,7 +604,7 @@ def fails(tmp_path: Path, *arguments: str) -> str:
     return done.stderr
 
 
-def test_the_command_line_says_what_is_wrong_in_one_sentence_and_writes_nothing(tmp_path):
+def test_the_command_line_reports_a_problem_in_one_sentence_and_writes_nothing(tmp_path):
     source = write_npz(tmp_path, image=np.zeros((4, 3, 32, 32), np.float32), magnitude=np.zeros((4, 5)))
     out = ("--out", str(tmp_path / "out"))
     assert fails(tmp_path, "ingest", str(source), *out) == (

@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_weights(survey: Survey, trained: Weights, 
     assert not same(other, trained)
 
 
-def test_notes_say_what_it_was_trained_on(trained: Weights) -> None:
+def test_notes_state_the_origin_of_the_weights(trained: Weights) -> None:
     assert trained.notes.keys() == {"trained_on", "galaxies", "seed", "epochs", "best_epoch", "validation_r2"}
     assert trained.notes["trained_on"] == "tiny"
     assert (trained.notes["galaxies"], trained.notes["seed"], trained.notes["epochs"]) == ("360", "5", "3")
@@ -100,7 +100,7 @@ def test_a_resumed_training_ends_bit_for_bit_the_same(
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
-def test_resuming_without_a_state_begins(survey: Survey, trained: Weights, tmp_path: Path) -> None:
+def test_resuming_without_a_state_starts_from_the_beginning(survey: Survey, trained: Weights, tmp_path: Path) -> None:
     assert same(train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS, resume=True), trained)
 
 
@@ -135,7 +135,7 @@ def test_a_frozen_encoder_keeps_every_bit_while_the_rest_learns(
     assert kept == {name for name in trained.tensors if name.startswith(unchanging)}
 
 
-def test_fine_tuning_begins_where_the_initial_weights_are(survey: Survey, trained: Weights, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_initial_weights(survey: Survey, trained: Weights, tmp_path: Path) -> None:
     # A step too small for float32 to notice: folding the standardisation in and out is all that is left.
     options = structs.replace(OPTIONS, epochs=1, learning_rate=1e-12, weight_decay=0, freeze_encoder=True)
     tuned = train(survey, str(tmp_path / "w.safetensors"), TINY, options, initial=trained)
@@ -144,7 +144,7 @@ def test_fine_tuning_begins_where_the_initial_weights_are(survey: Survey, traine
             np.testing.assert_allclose(tuned.tensors[name], trained.tensors[name], rtol=1e-5, atol=1e-6)
 
 
-def test_the_validation_is_that_of_the_written_weights(survey: Survey, tmp_path: Path) -> None:
+def test_the_validation_metrics_are_those_of_the_written_weights(survey: Survey, tmp_path: Path) -> None:
     reports: list[EpochReport] = []
     weights = train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS, report=reports.append)
     best = min(reports, key=lambda report: report.metrics.mae)
@@ -161,7 +161,7 @@ def test_the_validation_is_that_of_the_written_weights(survey: Survey, tmp_path:
     assert mae == pytest.approx(best.metrics.mae, rel=1e-4)
 
 
-def test_training_learns(survey: Survey, tmp_path: Path) -> None:
+def test_training_reduces_the_error(survey: Survey, tmp_path: Path) -> None:
     reports: list[EpochReport] = []
     train(survey, str(tmp_path / "w.safetensors"), TINY, structs.replace(OPTIONS, epochs=10), report=reports.append)
     assert reports[-1].loss < reports[0].loss / 3
@@ -205,7 +205,7 @@ def test_no_galaxy_left_is_an_error(survey: Survey, tmp_path: Path) -> None:
         train(blind, str(tmp_path / "w.safetensors"), TINY, OPTIONS)
 
 
-def test_a_loss_that_is_no_number_is_an_error(survey: Survey, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(survey: Survey, tmp_path: Path) -> None:
     def spoil(galaxies: Galaxies) -> Galaxies:
         galaxies.redshift[galaxies.objid % 50 == 3] = 1e39  # beyond float32
         return galaxies
@@ -220,13 +220,13 @@ def test_a_loss_that_is_no_number_is_an_error(survey: Survey, tmp_path: Path) ->
     ("field", "value"),
     [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("validation_fraction", 1.0), ("warmup", 1.0)],
 )
-def test_senseless_options_are_refused(survey: Survey, tmp_path: Path, field: str, value: float) -> None:
+def test_options_out_of_range_are_refused(survey: Survey, tmp_path: Path, field: str, value: float) -> None:
     with pytest.raises(InputError, match=f"field {field}: expected `.*; see `cosmicai train -h`"):
         train(survey, str(tmp_path / "w.safetensors"), TINY, structs.replace(OPTIONS, **{field: value}))
 
 
-def test_a_fresh_encoder_cannot_be_frozen(survey: Survey, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a fresh encoder cannot be frozen"):
+def test_a_new_encoder_cannot_be_frozen(survey: Survey, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a new encoder cannot be frozen"):
         train(survey, str(tmp_path / "w.safetensors"), TINY, structs.replace(OPTIONS, freeze_encoder=True))
 
 
@@ -235,7 +235,7 @@ def test_initial_weights_of_another_network_are_refused(survey: Survey, trained:
         train(survey, str(tmp_path / "w.safetensors"), structs.replace(TINY, depth=2), OPTIONS, initial=trained)
 
 
-def test_the_demo_weights_know_galaxies_they_have_not_seen() -> None:
+def test_the_demo_weights_predict_galaxies_outside_the_training_set() -> None:
     weights = load_weights(str(Path(cosmicai.__file__).parent / "models" / "demo.safetensors"))
     assert weights.config == DEMO_CONFIG
     galaxies = Galaxies.concatenate(synthetic.generate_batches(1024, seed=0))

@@ -1,4 +1,4 @@
-"""The image of this commit, as an archive and as a SIF."""
+"""The container image of this commit, as an archive and as a SIF, for tests."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ARCHIVE, SIF = ROOT / "cosmicai-cpu.oci.tar", ROOT / "cosmicai.sif"
 NO_IMAGE = "there is no image of this commit (`make image sif`)"
 
 
-def labels(sif: Path) -> dict[str, str]:
-    asked = subprocess.run(["apptainer", "inspect", "--json", sif], capture_output=True, text=True, check=True)
-    return json.loads(asked.stdout)["data"]["attributes"]["labels"]
+def read_labels(sif: Path) -> dict[str, str]:
+    inspected = subprocess.run(["apptainer", "inspect", "--json", sif], capture_output=True, text=True, check=True)
+    return json.loads(inspected.stdout)["data"]["attributes"]["labels"]
 
 
 @dataclass(frozen=True)
 class Image:
-    """The SIF, and the digest that the archive has."""
+    """The SIF and the digest of the archive."""
 
     sif: Path
     digest: str
@@ -46,21 +46,21 @@ class Image:
     def run(
         self, *words: object, options: tuple[object, ...] = (), **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the image."""
+        """Run a command in the image."""
         return subprocess.run(
             self.command(*words, options=options), capture_output=True, text=True, env=surroundings() | environment
         )
 
     def python(self, code: str) -> Any:
-        """What Python in the image prints as JSON."""
+        """Run code in the image's Python and return the JSON that it prints."""
         done = self.run("python", "-c", code, options=("--contain", "--no-home"))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
 
 @functools.cache
-def archived() -> tuple[str, bytes]:
-    """Digest and bytes of the archive's manifest."""
+def read_manifest() -> tuple[str, bytes]:
+    """Return digest and bytes of the archive's manifest."""
     with tarfile.open(ARCHIVE) as archive:
         [entry] = json.load(archive.extractfile("index.json"))["manifests"]
         return entry["digest"], archive.extractfile(f"blobs/{entry['digest'].replace(':', '/')}").read()
@@ -70,6 +70,6 @@ def archived() -> tuple[str, bytes]:
 def image() -> Image:
     if not shutil.which("apptainer"):
         pytest.skip(NO_APPTAINER)
-    if not (ARCHIVE.exists() and SIF.exists()) or labels(SIF)["org.opencontainers.image.revision"] != git_commit():
+    if not (ARCHIVE.exists() and SIF.exists()) or read_labels(SIF)["org.opencontainers.image.revision"] != git_commit():
         pytest.skip(NO_IMAGE)
-    return Image(SIF, archived()[0])
+    return Image(SIF, read_manifest()[0])
