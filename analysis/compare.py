@@ -140,7 +140,7 @@ def format_averages(table: pd.DataFrame) -> pd.DataFrame:
         if table[name].nunique(dropna=False) > 1 or name not in KEYS:
             heading = name.removesuffix("_mb").removesuffix("_gb").replace("_", " ")
             unit = units[name] if units[name] in ("MB", "GB") else ""
-            shown[_with_unit(heading, unit)] = [_text(value, ",.6g") for value in table[name]]
+            shown[_with_unit(heading, unit)] = [_format_value(value, ",.6g") for value in table[name]]
     shown["runs"] = [
         ", ".join(f"{row[name]} {name.replace('_', ' ')}" for name in COUNTS[1:-1] if row[name])
         for row in table[[*COUNTS]].to_dict("records")
@@ -149,7 +149,7 @@ def format_averages(table: pd.DataFrame) -> pd.DataFrame:
     for one in MEASURES:
         if one.shown and f"{one.column}_median" in table and table[one.column].notna().any():
             pairs = zip(table[one.column], table[f"{one.column}_median"], strict=True)
-            texts = [(_text(mean, one.spec), _text(median, one.spec)) for mean, median in pairs]
+            texts = [(_format_value(mean, one.spec), _format_value(median, one.spec)) for mean, median in pairs]
             only = f" ({sources.pop()})" if one.column == "dollars" and len(sources) == 1 else ""
             shown[_with_unit(one.heading, one.unit) + only] = [
                 mean if mean == median else f"{mean} ({median})" for mean, median in texts
@@ -163,7 +163,7 @@ def _with_unit(heading: str, unit: str) -> str:
     return f"{heading}, {unit}" if unit else heading
 
 
-def _text(value: object, spec: str) -> str:
+def _format_value(value: object, spec: str) -> str:
     if pd.isna(value):
         return ""
     return value if isinstance(value, str) else format(value, spec)

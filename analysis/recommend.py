@@ -129,7 +129,7 @@ def recommend_from_models(
         deadline,
         budget,
         tuple(possible),
-        tuple(map(bool, find_pareto_front(_objectives(possible)))),
+        tuple(map(bool, find_pareto_front(_list_objectives(possible)))),
         tuple(compute_exceedance(one, deadline, budget) <= 1 for one in possible),
         tuple(one for one in found if isinstance(one, ExcludedCandidate)),
         tuple(models),
@@ -157,9 +157,9 @@ def recommend_for_survey(
         fitted = fit_models(found, audit(found))
     models = prefer_own_models(select_network(fitted, target))
     values = build_published_runs()
-    known = {_platform_of(model) for model in models}
+    known = {_find_platform(model) for model in models}
     published = prefer_own_models(fit_models(values, audit(values)))
-    models += [one for one in published if _platform_of(one) not in known]
+    models += [one for one in published if _find_platform(one) not in known]
     return recommend_from_models(target, models, deadline, budget, _describe_unused(fitted, target))
 
 
@@ -199,8 +199,8 @@ def _describe_unused(models: Iterable[TimeModel], target: Target) -> list[str]:
 def prefer_own_models(models: Iterable[TimeModel]) -> list[TimeModel]:
     """Return the models of this project's runs, and for platforms without any those of published runs."""
     everything = list(models)
-    own = {_platform_of(model) for model in everything if model.origin == "ours"}
-    return [model for model in everything if model.origin == "ours" or _platform_of(model) not in own]
+    own = {_find_platform(model) for model in everything if model.origin == "ours"}
+    return [model for model in everything if model.origin == "ours" or _find_platform(model) not in own]
 
 
 def find_pareto_front(points: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -213,12 +213,12 @@ def find_pareto_front(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(~np.any(no_larger & smaller, axis=1), dtype=np.bool_)
 
 
-def _platform_of(model: TimeModel) -> str:
+def _find_platform(model: TimeModel) -> str:
     """Return the platform that a model describes: a single node of this project describes arrays too."""
     return ARRAY if model.place == NODE and model.origin == "ours" else model.place
 
 
-def _objectives(possible: Sequence[Candidate]) -> NDArray[np.float64]:
+def _list_objectives(possible: Sequence[Candidate]) -> NDArray[np.float64]:
     """Return seconds, dollars and service units (N, 3) of N candidates."""
     rows = [(one.seconds, one.dollars or 0.0, one.service_units or 0.0) for one in possible]
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
@@ -240,7 +240,7 @@ def _validate(target: Target, deadline: float | None, budget: float | None) -> N
 
 
 def _make_notes(models: Sequence[TimeModel], possible: Sequence[Candidate]) -> Iterable[str]:
-    known = {_platform_of(model) for model in models}
+    known = {_find_platform(model) for model in models}
     for place in (place for place in _PLACES if place not in known):
         yield f"There are no choices for {_PLACES[place]}, since no runs on it were measured."
     for model in models:

@@ -26,11 +26,11 @@ def check_clock_order(collection: Collection) -> Iterator[Finding]:
     span = (ranks["ended_at"] - ranks["started_at"]).dt.total_seconds()
     phases = ranks[["load_seconds", "read_seconds", "predict_seconds", "write_seconds"]].sum(axis=1)
     for run, odd in ranks[span < 0].groupby("run", sort=False):
-        text = f"{count_noun(len(odd), 'rank')} ended before they started, first rank {_first(odd)}"
+        text = f"{count_noun(len(odd), 'rank')} ended before they started, first rank {_first_rank(odd)}"
         yield Finding(str(run), Severity.DOUBT, "clock", text)
     longer = (span >= 0) & _exceeds(phases, span)
     for run, odd in ranks.assign(span=span, phases=phases)[longer].groupby("run", sort=False):
-        text = f"{count_noun(len(odd), 'rank')} worked longer than they existed, first rank {_first(odd)}: "
+        text = f"{count_noun(len(odd), 'rank')} worked longer than they existed, first rank {_first_rank(odd)}: "
         text += f"{odd['phases'].iloc[0]:,.1f} s of {odd['span'].iloc[0]:,.1f} s"
         yield Finding(str(run), Severity.DOUBT, "clock", text)
     for column, what in (("slowest_seconds", "its slowest rank worked"), ("working_seconds", "its ranks worked")):
@@ -88,7 +88,7 @@ def check_possible_rates(collection: Collection) -> Iterator[Finding]:
     on_cpu = ranks["device"].eq("cpu") & ranks["precision"].eq("float32")
     odd = ranks.assign(most=most)[on_cpu & (ranks["galaxies_per_second"] > most)]
     for run, of_run in odd.groupby("run", sort=False):
-        text = f"rank {_first(of_run)} states {of_run['galaxies_per_second'].iloc[0]:,.0f} galaxies/s, where "
+        text = f"rank {_first_rank(of_run)} states {of_run['galaxies_per_second'].iloc[0]:,.0f} galaxies/s, where "
         text += f"{FLOP_PER_GALAXY / 1e9:.3f} GFLOP per galaxy allow any such CPU at most {of_run['most'].iloc[0]:,.0f}"
         yield Finding(str(run), Severity.DOUBT, "rate", f"{text} ({len(of_run):,} of its ranks)")
 
@@ -97,5 +97,5 @@ def _exceeds(seconds: pd.Series, span: pd.Series) -> pd.Series:
     return seconds > span * (1 + SLACK) + SLACK_SECONDS
 
 
-def _first(ranks: pd.DataFrame) -> str:
+def _first_rank(ranks: pd.DataFrame) -> str:
     return f"{ranks['rank'].iloc[0]}"

@@ -9,11 +9,11 @@ from .style import (
     TICK,
     Drawing,
     add_legend,
+    create_figure,
     finish_drawing,
     join_texts,
     label_axes,
     mark_empty,
-    new_figure,
     set_linear,
     set_logarithmic,
 )
@@ -34,7 +34,7 @@ def draw_pareto_front(choices: pd.DataFrame, source: str = "", name: str = "pare
     is_on, by = known["on_front"].astype(bool), ["seconds", cost]
     front, others = known[is_on].sort_values(by), known[~is_on].sort_values(by)
     numbered = pd.concat([front, others]) if len(known) <= MAX_NUMBERED else front
-    figure = new_figure()
+    figure = create_figure()
     axes = figure.add_subplot()
     label_axes(axes, "seconds from start to end", f"US {unit}" if cost == "dollars" else unit)
     absent = len(choices) - len(known)

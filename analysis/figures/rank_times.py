@@ -18,13 +18,13 @@ from .style import (
     TICK,
     Drawing,
     add_legend,
+    create_figure,
     finish_drawing,
     format_number,
+    get_series_style,
     join_texts,
     label_axes,
     mark_empty,
-    new_figure,
-    series_style,
     set_linear,
     set_logarithmic,
     set_ticks,
@@ -45,7 +45,7 @@ def draw_phases(ranks: pd.DataFrame, source: str = "", name: str = "phases") -> 
     title = "Time of ranks by phase"
     table = scaling.summarize_phases(ranks)
     shown = table.head(MAX_BARS)
-    figure = new_figure(1.4 + 0.42 * max(len(shown), 2))
+    figure = create_figure(1.4 + 0.42 * max(len(shown), 2))
     axes = figure.add_subplot()
     label_axes(axes, "seconds of a rank", "")
     if shown.empty:
@@ -84,7 +84,7 @@ def draw_phases(ranks: pd.DataFrame, source: str = "", name: str = "phases") -> 
         _count_without_phases(ranks, table),
         source,
     ]
-    return finish_drawing(figure, name, title, _phases_caption(shown, middle), notes)
+    return finish_drawing(figure, name, title, _make_phases_caption(shown, middle), notes)
 
 
 def draw_stragglers(ranks: pd.DataFrame, source: str = "", name: str = "stragglers") -> Drawing:
@@ -102,7 +102,7 @@ def draw_stragglers(ranks: pd.DataFrame, source: str = "", name: str = "straggle
             continue
     several = sorted((run for run in found if len(found[run].seconds) > 1), key=lambda run: -len(found[run].seconds))
     shown = several[:MAX_LINES]
-    figure = new_figure()
+    figure = create_figure()
     axes = figure.add_subplot()
     label_axes(axes, "ranks, from the fastest to the slowest, %", "seconds that a rank worked")
     if not shown:
@@ -110,7 +110,7 @@ def draw_stragglers(ranks: pd.DataFrame, source: str = "", name: str = "straggle
         return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", [source])
     captions = []
     for number, run in enumerate(shown):
-        seconds, style = found[run].seconds, series_style(number)
+        seconds, style = found[run].seconds, get_series_style(number)
         places = np.unique(np.linspace(0, len(seconds) - 1, min(POINTS, len(seconds))).round().astype(int))
         axes.plot(
             100 * places / (len(seconds) - 1), seconds[places], color=style.color, linestyle=style.dash, linewidth=1.4,
@@ -139,7 +139,7 @@ def draw_speed_up(table: pd.DataFrame, source: str = "", name: str = "speed-up")
     `table` is that of a study of seconds by ranks (`studies.build_study_table`). Bars are minimum and maximum of the
     repeats.
     """
-    title, figure = "Speed-up by number of ranks", new_figure(4.4)
+    title, figure = "Speed-up by number of ranks", create_figure(4.4)
     axes = figure.add_subplot()
     label_axes(axes, "ranks", "speed-up relative to the fewest ranks")
     measured = table.dropna(subset=["x", "value"])
@@ -150,7 +150,7 @@ def draw_speed_up(table: pd.DataFrame, source: str = "", name: str = "speed-up")
     axes.set(xscale="log", yscale="log")
     fits, captions, handles = [], [], []
     for number, (series, points) in enumerate(measured[several].sort_values("x").groupby("series", sort=False)):
-        style, first, last = series_style(number), points.iloc[0], points.iloc[-1]
+        style, first, last = get_series_style(number), points.iloc[0], points.iloc[-1]
         seconds = points["value"].to_numpy(float)
         faster = first["value"] / seconds
         bars = [faster - first["value"] / points["high"], first["value"] / points["low"] - faster]
@@ -204,7 +204,7 @@ def _count_without_phases(ranks: pd.DataFrame, table: pd.DataFrame) -> str:
     return f"{count_noun(runs, 'run')} without phases." if runs else ""
 
 
-def _phases_caption(shown: pd.DataFrame, middle: NDArray[np.float64]) -> str:
+def _make_phases_caption(shown: pd.DataFrame, middle: NDArray[np.float64]) -> str:
     runs = []
     for (_, row), seconds in zip(shown.iterrows(), middle, strict=True):
         parts = ", ".join(

@@ -22,11 +22,11 @@ from .style import (
     TICK,
     Drawing,
     add_legend,
+    create_figure,
     finish_drawing,
     format_number,
     label_axes,
     mark_empty,
-    new_figure,
     set_logarithmic,
 )
 
@@ -44,7 +44,7 @@ _HALO = [withStroke(linewidth=2.6, foreground="white")]
 
 def draw_density(accuracy: Accuracy, name: str = "density") -> Drawing:
     """Draw photometric against spectroscopic redshift: galaxies per cell, the 1:1 line, and the limits of outliers."""
-    title, figure = f"Photometric against spectroscopic redshift: {accuracy.run}", new_figure(4.7)
+    title, figure = f"Photometric against spectroscopic redshift: {accuracy.run}", create_figure(4.7)
     axes = figure.add_subplot()
     label_axes(axes, "spectroscopic redshift", "photometric redshift")
     if not (metrics := accuracy.metrics):
@@ -71,7 +71,7 @@ def draw_density(accuracy: Accuracy, name: str = "density") -> Drawing:
 
 def draw_dz_by_redshift(accuracy: Accuracy, name: str = "dz_against_z") -> Drawing:
     """Draw dz against spectroscopic redshift: galaxies per cell, the running median, and the NMAD around it."""
-    title, figure = f"dz against redshift: {accuracy.run}", new_figure()
+    title, figure = f"dz against redshift: {accuracy.run}", create_figure()
     axes = figure.add_subplot()
     label_axes(axes, "spectroscopic redshift", "dz")
     if not (metrics := accuracy.metrics):
@@ -101,7 +101,7 @@ def draw_dz_by_redshift(accuracy: Accuracy, name: str = "dz_against_z") -> Drawi
 
 def draw_dz_histogram(accuracy: Accuracy, name: str = "dz_histogram") -> Drawing:
     """Draw the distribution of dz, and a Gaussian with the median of dz as its centre and the NMAD as its sigma."""
-    title, figure = f"Distribution of dz: {accuracy.run}", new_figure()
+    title, figure = f"Distribution of dz: {accuracy.run}", create_figure()
     axes = figure.add_subplot()
     label_axes(axes, DZ, "galaxies")
     if not (metrics := accuracy.metrics):
@@ -133,7 +133,7 @@ def draw_dz_histogram(accuracy: Accuracy, name: str = "dz_histogram") -> Drawing
 
 def draw_by_magnitude(accuracy: Accuracy, name: str = "by_magnitude") -> Drawing:
     """Draw median dz, NMAD and outliers by r magnitude, with errors, and the number of galaxies of each bin."""
-    title, figure = f"Accuracy by magnitude: {accuracy.run}", new_figure(6.2)
+    title, figure = f"Accuracy by magnitude: {accuracy.run}", create_figure(6.2)
     bins = magnitude_bins(accuracy)
     if bins.empty:
         reason = f"there are no r magnitudes: {accuracy.no_magnitude}" if accuracy.no_magnitude else ""

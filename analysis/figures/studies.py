@@ -14,13 +14,13 @@ from .style import (
     Drawing,
     SeriesStyle,
     add_legend,
+    create_figure,
     finish_drawing,
     format_number,
+    get_series_style,
     join_texts,
     label_axes,
     mark_empty,
-    new_figure,
-    series_style,
     set_linear,
     set_logarithmic,
     set_ticks,
@@ -36,7 +36,7 @@ def draw_study(study: Study, table: pd.DataFrame, source: str = "") -> Drawing:
     """Draw a study from its `build_study_table`; `source`, such as the machine, is printed below."""
     shown = table.dropna(subset=["x", "value"])
     names = list(dict.fromkeys(table["series"]))  # with those without points, so that styles do not depend on them
-    figure = new_figure()
+    figure = create_figure()
     axes = figure.add_subplot()
     label_axes(axes, study.x_label, study.y_label)
     if shown.empty:
@@ -47,7 +47,7 @@ def draw_study(study: Study, table: pd.DataFrame, source: str = "") -> Drawing:
         )
     axes.margins(y=0.12)  # room for the daggers
     for name, points in shown.groupby("series", sort=False):
-        _draw_series(axes, str(name), points.sort_values("x"), series_style(names.index(name)))
+        _draw_series(axes, str(name), points.sort_values("x"), get_series_style(names.index(name)))
     for axis, log in (("x", study.log_x), ("y", study.log_y)):
         if log:
             set_logarithmic(axes, axis)
@@ -71,17 +71,17 @@ def _draw_series(axes: Axes, name: str, points: pd.DataFrame, style: SeriesStyle
     repeated, doubtful = points[points["runs"] > 1], points[points["doubtful"] > 0]
     axes.plot(
         repeated["x"], repeated["median"], linestyle="none", marker=style.marker, markersize=5.5, color=style.color,
-        markerfacecolor="white", transform=axes.transData + _shift(axes, RIGHT, 0), clip_on=False,
+        markerfacecolor="white", transform=axes.transData + _make_offset(axes, RIGHT, 0), clip_on=False,
         in_layout=False, label=f"_median {name}",
     )  # fmt: skip
     axes.plot(
         doubtful["x"], doubtful["high"], linestyle="none", marker=_DAGGER, markersize=11, color="black",
-        markeredgewidth=0, transform=axes.transData + _shift(axes, 0, ABOVE), clip_on=False,
+        markeredgewidth=0, transform=axes.transData + _make_offset(axes, 0, ABOVE), clip_on=False,
         in_layout=False, label=f"_doubtful {name}",
     )  # fmt: skip
 
 
-def _shift(axes: Axes, right: float, up: float) -> ScaledTranslation:
+def _make_offset(axes: Axes, right: float, up: float) -> ScaledTranslation:
     assert axes.figure is not None
     return ScaledTranslation(right, up, axes.figure.dpi_scale_trans)
 
@@ -117,12 +117,12 @@ def _make_caption(study: Study, shown: pd.DataFrame) -> str:
     lines = []
     for name, points in shown.groupby("series", sort=False):
         first, last = (points.sort_values("x").iloc[end] for end in (0, -1))
-        text = f"{_number(first['value'])} at {format_number(first['x'])}"
+        text = f"{_format_value(first['value'])} at {format_number(first['x'])}"
         if last["x"] != first["x"]:
-            text += f" to {_number(last['value'])} at {format_number(last['x'])}"
+            text += f" to {_format_value(last['value'])} at {format_number(last['x'])}"
         lines.append(f"{name}: {text}" if name else text)
     return f"{study.y_label[0].upper()}{study.y_label[1:]}, against {study.x_label}. {join_texts(lines)}."
 
 
-def _number(value: float) -> str:
+def _format_value(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -58,7 +58,7 @@ class SeriesStyle:
     dash: Any
 
 
-def series_style(number: int) -> SeriesStyle:
+def get_series_style(number: int) -> SeriesStyle:
     """Return the style of the series with this number, from 0."""
     turn = number // len(MARKERS)
     return SeriesStyle(
@@ -66,15 +66,15 @@ def series_style(number: int) -> SeriesStyle:
     )
 
 
-def new_figure(height: float = 3.9) -> Figure:
+def create_figure(height: float = 3.9) -> Figure:
     """Return an empty figure; legend, notes and a second line of the title add to its `height` in inches."""
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def finish_drawing(figure: Figure, name: str, title: str, caption: str, notes: Iterable[str] = ()) -> Drawing:
     """Return the figure with its title above and notes in small print below; its layout no longer changes."""
-    figure.suptitle(above := _literal(fill(title, 56)), fontsize=TITLE, x=0.01, ha="left")
-    if below := _literal("\n".join(fill(note, 90) for note in notes if note)):
+    figure.suptitle(above := _escape(fill(title, 56)), fontsize=TITLE, x=0.01, ha="left")
+    if below := _escape("\n".join(fill(note, 90) for note in notes if note)):
         figure.supxlabel(below, fontsize=NOTE, x=0.01, ha="left", color="#404040")
     _grow(figure, TITLE * above.count("\n") + NOTE * len(below.splitlines()))
     figure.draw_without_rendering()
@@ -142,10 +142,10 @@ def shorten(name: str, letters: int) -> str:
     """Return a name for a legend: of a long one start and end, and no underscore first, which would hide it."""
     end = 2 * letters // 3
     short = name if len(name) <= letters else f"{name[: letters - 1 - end]}…{name[-end:]}"
-    return _literal(f" {short}" if short.startswith("_") else short)
+    return _escape(f" {short}" if short.startswith("_") else short)
 
 
-def _literal(text: str) -> str:
+def _escape(text: str) -> str:
     """Return the text with escaped dollar signs, between which matplotlib expects a formula."""
     return text.replace("$", r"\$")
 
@@ -173,7 +173,7 @@ def join_texts(texts: Sequence[str], limit: int = 4) -> str:
 def mark_empty(axes: Axes, reason: str) -> None:
     """Write into empty axes why there is nothing to draw."""
     axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, _literal(fill(reason, 50)), ha="center", va="center", fontsize=LABEL, transform=axes.transAxes)
+    axes.text(0.5, 0.5, _escape(fill(reason, 50)), ha="center", va="center", fontsize=LABEL, transform=axes.transAxes)
 
 
 def save(drawing: Drawing, folder: str | Path) -> tuple[Path, Path]:

@@ -21,7 +21,7 @@ MatchKey = tuple[Any, ...]
 def merge_runs(measured: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], list[LeftOut]]:
     """Return each run once; statistics of runs whose records were found are left out, counted by file.
 
-    A duration is added to the records, else to the statistics, of the run with the same `match_key`. Of two durations
+    A duration is added to the records, else to the statistics, of the run with the same `build_match_key`. Of two durations
     that of the state machine's log is used, which also has the time of the map, as the published averages of both do;
     the other one remains a run of its own, and so does a duration without such a run.
     """
@@ -31,12 +31,14 @@ def merge_runs(measured: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], list
     durations.sort(key=lambda one: "working_seconds" not in one.run)
     by_key: defaultdict[MatchKey, list[Row]] = defaultdict(list)
     for one in durations:
-        by_key[match_key(one)].append(one.run)
+        by_key[build_match_key(one)].append(one.run)
     merged: list[MeasuredRun] = []
     used: set[str] = set()
     for one in runs:
         if one.run["kind"] != "durations":
-            found = (run for run in by_key.get(match_key(one), ()) if run["run"] not in used and _covers(run, one.run))
+            found = (
+                run for run in by_key.get(build_match_key(one), ()) if run["run"] not in used and _covers(run, one.run)
+            )
             if (duration := next(found, None)) is not None:
                 used.add(duration["run"])
                 values = {name: duration[name] for name in _FROM_DURATION if duration.get(name) is not None}
@@ -46,7 +48,7 @@ def merge_runs(measured: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], list
     return [_add_file_count(one, files) for one in kept], left_out
 
 
-def match_key(one: MeasuredRun) -> MatchKey:
+def build_match_key(one: MeasuredRun) -> MatchKey:
     """Return the key by which sources describe the same run: on Lambda partition, data size and repeat, else its name.
 
     In the study of batch sizes the tables state the number of galaxies instead of partition and data size.
@@ -66,12 +68,12 @@ def _drop_repeated(measured: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], 
     recorded: defaultdict[MatchKey, list[Row]] = defaultdict(list)
     for one in measured:
         if one.run["kind"] == "combined":
-            recorded[match_key(one)].append(one.run)
+            recorded[build_match_key(one)].append(one.run)
     kept: list[MeasuredRun] = []
     repeated: Counter[str] = Counter()
     for one in measured:
         is_statistics = one.run["kind"] == "statistics"
-        if is_statistics and any(_covers(one.run, run) for run in recorded.get(match_key(one), ())):
+        if is_statistics and any(_covers(one.run, run) for run in recorded.get(build_match_key(one), ())):
             repeated[one.run["source"]] += 1
         else:
             kept.append(one)
@@ -83,7 +85,7 @@ def _count_files(durations: Sequence[MeasuredRun]) -> dict[MatchKey, int | None]
     """Return the number of files of a data size, by folder of the table, partition and size; None if repeats differ."""
     found: dict[MatchKey, int | None] = {}
     for run in (one.run for one in durations if "asked_ranks" in one.run):
-        key = (_folder(run), run["partition_mb"], run["data_gb"])
+        key = (_folder_of(run), run["partition_mb"], run["data_gb"])
         found[key] = run["asked_ranks"] if found.get(key, run["asked_ranks"]) == run["asked_ranks"] else None
     return found
 
@@ -97,15 +99,15 @@ def _add_file_count(one: MeasuredRun, files: dict[MatchKey, int | None]) -> Meas
     return MeasuredRun({**one.run, "asked_ranks": counts.pop()}, one.ranks) if len(counts) == 1 else one
 
 
-def _folder(run: Row) -> str:
+def _folder_of(run: Row) -> str:
     """Return the folder of the file that describes a run."""
     return str(run["source"]).rpartition("/")[0]
 
 
 def _is_below(run: Row, folder: str) -> bool:
-    return f"{_folder(run)}/".startswith(f"{folder}/")
+    return f"{_folder_of(run)}/".startswith(f"{folder}/")
 
 
 def _covers(table: Row, run: Row) -> bool:
     """Return whether a row of a table may describe a run, which is then at or below the table's folder."""
-    return _is_below(run, _folder(table))
+    return _is_below(run, _folder_of(table))

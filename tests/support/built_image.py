@@ -62,8 +62,8 @@ class Image:
 def read_manifest() -> tuple[str, bytes]:
     """Return digest and bytes of the archive's manifest."""
     with tarfile.open(ARCHIVE) as archive:
-        [entry] = json.load(archive.extractfile("index.json"))["manifests"]
-        return entry["digest"], archive.extractfile(f"blobs/{entry['digest'].replace(':', '/')}").read()
+        [entry] = json.load(archive.extractfile("index.json"))["manifests"]  # type: ignore[arg-type]
+        return entry["digest"], archive.extractfile(f"blobs/{entry['digest'].replace(':', '/')}").read()  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session")

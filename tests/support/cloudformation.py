@@ -1,4 +1,4 @@
-"""An AWS for deployments: moto's, with what its CloudFormation, Lambda and ECR lack, and small images to deploy.
+"""An AWS account for deployments: moto with additions to its CloudFormation, Lambda and ECR, and small images.
 
 Import `aws_fixture` into a test module; its tests then take the argument `aws`.
 """
@@ -30,20 +30,20 @@ from moto.iam.models import ManagedPolicy, iam_backends
 from cosmicai.launchers.aws.clients import Account
 from cosmicai.launchers.aws.stack import describe_stack
 from cosmicai.storage.s3 import s3_client
-from support.s3 import started_server, use_endpoint
+from support.s3 import start_server, use_endpoint
 
 DEPLOY, TEMPLATE, DEFINITION = (
     Path(__file__).parents[2] / "aws" / name for name in ("deploy.py", "template.yaml", "state_machine.asl.json")
 )
 SECRETS = ("marker-of-the-secret-key", "marker-of-the-session-token")
-PASSWORD = "123456789012-auth-token"  # that moto's ECR gives
+PASSWORD = "123456789012-auth-token"  # of moto's ECR
 ACCOUNT, REGION = "123456789012", "us-east-1"
 LIMITS = {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class StandIn:
-    """A resource of which there is nothing but what it is called."""
+    """A resource that has only a name."""
 
     def __init__(self, arn: str) -> None:
         self.physical_resource_id = arn
@@ -66,7 +66,7 @@ class StandIn:
     def delete(self, account: str, region: str) -> None: ...
 
 
-# Of the template's kinds of resources those that moto makes not at all, or only in other forms.
+# The resource types of the template that moto cannot create, or only in another form.
 STAND_INS = {
     f"AWS::{name}": StandIn
     for name in (
@@ -79,33 +79,33 @@ STAND_INS = {
 
 @dataclass
 class Aws:
-    """A stack's name that nobody else has, and where its repository is: HOST of the registry."""
+    """A unique stack name, and the HOST of the registry of its repository."""
 
     name: str
     host: str = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 
     @property
     def account(self) -> Account:
-        """The account that the environment names."""
+        """The account of the environment."""
         return Account()
 
     @property
     def bucket(self) -> str:
-        """The bucket that the stack makes."""
+        """The bucket that the stack creates."""
         return f"{self.name}-{ACCOUNT}-{REGION}"
 
     def stack(self) -> dict[str, Any] | None:
-        """What CloudFormation says of the stack; None if there is none."""
+        """Return CloudFormation's description of the stack, None if it does not exist."""
         return describe_stack(self.account, self.name)
 
     def parameters(self) -> dict[str, str]:
-        """The stack's parameters."""
+        """Return the stack's parameters."""
         stack = self.stack()
         assert stack is not None
         return {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
 
     def resources(self) -> set[str]:
-        """Kinds and names of all that is there of this stack, whatever CloudFormation says."""
+        """Return kinds and names of all existing resources of this stack, regardless of CloudFormation."""
         listed = {
             "bucket": [one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]],
             "repository": [
@@ -120,7 +120,7 @@ class Aws:
         return {f"{kind} {name}" for kind, names in listed.items() for name in names if self.name in name}
 
     def register(self, archive: Path) -> None:
-        """Tells moto's ECR of an image, which it does not learn from a registry."""
+        """Add an image to moto's ECR, which does not learn of it from a registry."""
         boto3.client("ecr").put_image(
             repositoryName=self.name, imageManifest=manifest_of(archive).decode(), imageTag=secrets.token_hex(4),
             imageDigest=digest_of(manifest_of(archive)),
@@ -129,7 +129,7 @@ class Aws:
 
 @pytest.fixture(name="aws")
 def aws_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    """An account with secrets that can be told from anything else, on a server with the patches below."""
+    """Provide an account with recognizable secrets on a server with the patches below."""
     aws = Aws(f"t{secrets.token_hex(4)}")
     for changed, name, value in (
         (ChangeSet, "_parse_template", _parse_template),
@@ -138,7 +138,7 @@ def aws_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
         (Stack, "stack_parameters", property(_stack_parameters)),
         (Stack, "parameter_list", property(_parameter_list)),
         (Stack, "stack_resources", property(_stack_resources)),
-        # AWS makes a change set without changes, which then fails.
+        # AWS creates a change set without changes, which then fails.
         (CloudFormationResponse, "_validate_different_update", lambda *arguments: None),
         (Repository, "get_cfn_attribute", _repository_attribute(aws)),
         (ManagedPolicy, "delete", _delete_policy),
@@ -155,7 +155,7 @@ def aws_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
 
 
 def make_archive(path: Path, architecture: str = "amd64", content: str = "hello", commit: str = COMMIT) -> str:
-    """An image of one file as an OCI archive; returns the digest of its manifest."""
+    """Write an image of one file as an OCI archive, and return the digest of its manifest."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as layer:
         _add(layer, "hello", content.encode())
@@ -173,7 +173,11 @@ def make_archive(path: Path, architecture: str = "amd64", content: str = "hello"
     manifest = json.dumps(
         {"schemaVersion": 2, "mediaType": f"{kind}.manifest.v1+json", "config": of_config, "layers": [of_layer]}
     ).encode()
-    entry = {"mediaType": f"{kind}.manifest.v1+json", "digest": digest_of(manifest), "size": len(manifest)}
+    entry: dict[str, Any] = {
+        "mediaType": f"{kind}.manifest.v1+json",
+        "digest": digest_of(manifest),
+        "size": len(manifest),
+    }
     with tarfile.open(path, "w") as archive:
         _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
@@ -183,7 +187,7 @@ def make_archive(path: Path, architecture: str = "amd64", content: str = "hello"
 
 
 def manifest_of(archive: Path) -> bytes:
-    """The bytes of an archive's manifest."""
+    """Return the bytes of an archive's manifest."""
     with tarfile.open(archive) as tar:
         [entry] = json.load(tar.extractfile("index.json"))["manifests"]  # type: ignore[arg-type]
         return tar.extractfile(f"blobs/{entry['digest'].replace(':', '/')}").read()  # type: ignore[union-attr]
@@ -196,23 +200,23 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def digest_of(data: bytes) -> str:
-    """The name of a part of an image."""
+    """Return the digest of a part of an image."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @cache
 def _server_url() -> str:
-    """A server of this module alone, which knows Lambda's limits."""
+    """Start a server for this module that knows Lambda's limits, and return its address."""
     urls.url_paths[r"{0}/2016-08-19/account-settings/?$"] = LambdaResponse.dispatch
-    LambdaResponse.get_account_settings = lambda self: json.dumps({"AccountLimit": LIMITS, "AccountUsage": {}})
-    return started_server()
+    LambdaResponse.get_account_settings = lambda self: json.dumps({"AccountLimit": LIMITS, "AccountUsage": {}})  # type: ignore[attr-defined]
+    return start_server()
 
 
 _parsed = ChangeSet._parse_template
 
 
 def _parse_template(self: ChangeSet) -> None:
-    """Without the resources whose conditions do not hold."""
+    """Parse without the resources whose conditions are false."""
     _parsed(self)
     stack = self.stack
     names = ResourceMap(
@@ -227,7 +231,7 @@ def _parse_template(self: ChangeSet) -> None:
 
 
 def _diff(self: ChangeSet) -> list[Any]:
-    """With what only a parameter changes."""
+    """Include resources that only a parameter changes."""
     from moto.cloudformation.models import Change
 
     before = self.stack.resource_map
@@ -237,7 +241,7 @@ def _diff(self: ChangeSet) -> list[Any]:
 
 
 def _apply(self: ChangeSet) -> None:
-    """With the parameters, tags and outputs that the stack has then, and without what it removed."""
+    """Apply the new parameters, tags and outputs, and drop removed resources."""
     stack = self.stack
     stack.resource_map.update(self.template_dict, self.parameters)
     made = stack.resource_map._parsed_resources
@@ -245,11 +249,11 @@ def _apply(self: ChangeSet) -> None:
         if name not in self.template_dict["Resources"]:
             del made[name]
     stack.template, stack.template_dict, stack.parameters = self.template, self.template_dict, self.parameters
-    stack.tags, stack.output_map = self.tags, stack._create_output_map()
+    stack.tags, stack.output_map = self.tags, stack._create_output_map()  # type: ignore[assignment]
 
 
 def _stack_parameters(self: Stack) -> dict[str, Any]:
-    """With lists as they were given."""
+    """Return parameters with lists as text."""
     return {
         name: ",".join(value) if isinstance(value, list) else value
         for name, value in self.resource_map.resolved_parameters.items()
@@ -261,7 +265,7 @@ def _parameter_list(self: Stack) -> list[dict[str, Any]]:
 
 
 def _stack_resources(self: Stack) -> list[Any]:
-    """Without those that moto cannot make."""
+    """Return the resources without those that moto cannot create."""
     return [one for one in self.resource_map._parsed_resources.values() if hasattr(one, "logical_resource_id")]
 
 
@@ -270,6 +274,6 @@ def _delete_policy(self: ManagedPolicy, account_id: str, region_name: str) -> No
 
 
 def _repository_attribute(aws: Aws) -> Callable[[Repository, str], str]:
-    """With the registry of the test in the repository's address."""
+    """Return a patch that puts the registry of the test into the repository's address."""
     original = Repository.get_cfn_attribute
     return lambda self, name: f"{aws.host}/{self.name}" if name == "RepositoryUri" else original(self, name)

@@ -1,6 +1,6 @@
-"""Orders by which a test makes one delivery to a function go wrong: files in a folder, each obeyed once.
+"""Faults that a test injects into deliveries to functions: files in a folder, each of which takes effect once.
 
-An order is one of the words that its obeyer knows, and for some then `: ` and more.
+A fault is one of the words below, for some of them followed by `: ` and a detail.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Any
 from urllib.parse import quote
 
 ALWAYS = "always"
-LAMBDA_FAULTS = frozenset({"throttle", "twice", "lose the answer"})  # obeyed by pipeline_server.py
-FUNCTION_FAULTS = frozenset(  # obeyed by faulty_functions.py
+LAMBDA_FAULTS = frozenset({"throttle", "twice", "lose the answer"})  # injected by pipeline_server.py
+FUNCTION_FAULTS = frozenset(  # injected by faulty_functions.py
     {"raise", "sleep", "hurry", "run late", "kill", "kill midway", "kill after", "delete first", "truncate first",
      "also", "forget the items"}
 )  # fmt: skip
 
 
 def add_fault(folder: Path, function: str, event: str, what: str, times: int | None) -> None:
-    """Orders `what` for the next so many deliveries (None: for all) of an event, named as by `event_name`."""
+    """Inject a fault into the next `times` deliveries (None: all) of an event, named as by `event_name`."""
     assert _word(what) in LAMBDA_FAULTS | FUNCTION_FAULTS, what
     own = folder / function / event
     own.mkdir(parents=True, exist_ok=True)
@@ -31,13 +31,13 @@ def add_fault(folder: Path, function: str, event: str, what: str, times: int | N
 
 
 def cancel_faults(folder: Path, function: str, event: str) -> None:
-    """Takes back what is ordered for an event."""
+    """Cancel the faults of an event."""
     for path in (folder / function / event).iterdir():
         path.unlink(missing_ok=True)
 
 
 def take_fault(folder: Path, function: str, event: dict[str, Any], allowed: frozenset[str]) -> str | None:
-    """What is ordered for this delivery, if it is one of those allowed. Of several takers one gets an order."""
+    """Return the fault of this delivery, if it is one of those allowed. Of several callers only one gets it."""
     own = folder / function / event_name(event)
     for path in sorted(own.iterdir()) if own.is_dir() else []:
         what = path.read_text() if path.exists() else ""
@@ -47,19 +47,19 @@ def take_fault(folder: Path, function: str, event: dict[str, Any], allowed: froz
 
 
 def list_remaining(folder: Path) -> list[str]:
-    """The orders that nobody has obeyed, but for those that always hold."""
+    """Return the faults that did not take effect, except those for all deliveries."""
     return [str(path.relative_to(folder)) for path in folder.glob("*/*/*") if path.name != ALWAYS]
 
 
 def event_name(event: dict[str, Any]) -> str:
-    """The run, and of infer the rank, that an event of one of the three functions is about."""
+    """Return the name of an event: its run and, for infer, its rank."""
     if "RANK" in event:
         return run_name(event["RESULT_PATH"], int(event["RANK"]))
     return run_name(event["execution"]["Input"].get("result_path", ""), None)
 
 
 def run_name(result_path: str, rank: int | None) -> str:
-    """The same from a run's result path."""
+    """Return the name of the event of a run and rank."""
     return f"run={quote(result_path, safe='')}" + ("" if rank is None else f",{rank}")
 
 

@@ -1,11 +1,12 @@
-"""A proxy before an S3 server that now and then answers as S3 does on a bad day.
+"""A proxy in front of an S3 server that injects the faults of a real S3.
 
     with faulty_s3() as faults, pipeline(tmp_path, extra_environment={"AWS_ENDPOINT_URL_S3": faults.url}) as cloud:
         faults.upstream = cloud.endpoint
         faults.add("slow down", "GET", "surveys/", times=3)
 
-What it does to a request: "slow down" (503 SlowDown), "deny" (403 AccessDenied), "drop" (closes the connection at
-once), "lose" (lets the server do it, and closes the connection without an answer), "cut" (closes it in mid-body).
+Faults of a request: "slow down" (503 SlowDown), "deny" (403 AccessDenied), "drop" (the connection is closed at once),
+"lose" (the server executes the request, and the connection is closed without a response), "cut" (the connection is
+closed in the middle of the body).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests of a method for keys that match (None: to all of them)."""
+    """A fault of the next `times` requests (None: all) of a method for matching keys."""
 
     what: str
     method: str
@@ -38,28 +39,28 @@ class Fault:
 
 
 class Faults:
-    """The faults that are still to come, and those that have come, as (what, method, key)."""
+    """The pending faults, and those that have occurred, as (what, method, key)."""
 
     def __init__(self, url: str) -> None:
         self.url, self.upstream = url, ""
         self.done: list[tuple[str, str, str]] = []
-        self._coming: list[Fault] = []
+        self._pending: list[Fault] = []
         self._lock = threading.Lock()
 
     def add(self, what: str, method: str, key: str, times: int | None = 1) -> None:
-        """Does `what` to the next requests of a method whose key, without its bucket, this expression finds."""
+        """Add a fault of the next requests of a method whose key, without its bucket, matches this expression."""
         with self._lock:
-            self._coming.append(Fault(what, method, key, times))
+            self._pending.append(Fault(what, method, key, times))
 
     def clear(self) -> None:
-        """No more faults."""
+        """Remove all faults."""
         with self._lock:
-            self._coming, self.done = [], []
+            self._pending, self.done = [], []
 
     def take(self, method: str, key: str) -> str | None:
-        """What happens to this request, if anything."""
+        """Return the fault of this request, if any."""
         with self._lock:
-            for fault in self._coming:
+            for fault in self._pending:
                 if fault.method == method and fault.times != 0 and re.search(fault.key, key):
                     fault.times = fault.times and fault.times - 1
                     self.done.append((fault.what, method, key))
@@ -69,7 +70,7 @@ class Faults:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # a body would else wait 40 ms for the word that its headers have arrived
+    disable_nagle_algorithm = True  # otherwise a body would wait 40 ms for the acknowledgement of its headers
     faults: Faults
 
     def handle_any(self) -> None:
@@ -83,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or what is not None
         if what == "drop":
             return
-        status, headers, body = self._asked(sent)
+        status, headers, body = self._forward(sent)
         if what == "lose":
             return
         self.send_response_only(status)
@@ -94,19 +95,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815
 
-    def _asked(self, sent: bytes | None) -> tuple[int, list[tuple[str, str]], bytes]:
-        """What the server itself answers."""
+    def _forward(self, sent: bytes | None) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Return the response of the server itself."""
         connection = http.client.HTTPConnection(urlsplit(self.faults.upstream).netloc)
         try:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
             connection.request(self.command, self.path, sent, headers)
-            answer = connection.getresponse()
-            body = answer.read()
+            response = connection.getresponse()
+            body = response.read()
         finally:
             connection.close()
-        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP | {"content-length"}]
-        length = answer.headers.get("Content-Length") if self.command == "HEAD" else str(len(body))
-        return answer.status, [*kept, *([("Content-Length", length)] if length and answer.status != 204 else [])], body
+        kept = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP | {"content-length"}]
+        length = response.headers.get("Content-Length") if self.command == "HEAD" else str(len(body))
+        return (
+            response.status,
+            [*kept, *([("Content-Length", length)] if length and response.status != 204 else [])],
+            body,
+        )
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         body = b"" if self.command == "HEAD" else (
@@ -125,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def faulty_s3() -> Iterator[Faults]:
-    """A proxy on a free port, which is gone with the block."""
-    handler = type("Handler", (_Handler,), {})
+    """Run a proxy on a free port until the end of the block, and yield its faults."""
+    handler: type[_Handler] = type("Handler", (_Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     handler.faults = faults = Faults(f"http://127.0.0.1:{server.server_address[1]}")

@@ -1,4 +1,4 @@
-"""A real registry of images (Debian's docker-registry) on loopback."""
+"""A real image registry (Debian's docker-registry) on the loopback interface."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cosmicai.bench.lambda_emulator import find_free_ports, wait_for_listener
 NO_REGISTRY = "docker-registry or skopeo is not installed"
 
 
-def installed() -> bool:
-    """Whether a registry can be started and filled here."""
+def is_available() -> bool:
+    """Return whether a registry can be started and filled on this machine."""
     return bool(shutil.which("docker-registry") and shutil.which("skopeo"))
 
 
 @contextmanager
-def registry(folder: Path) -> Iterator[str]:
-    """Its HOST:PORT; what it holds lies in the folder."""
+def serve_registry(folder: Path) -> Iterator[str]:
+    """Run a registry that stores its content in the folder, and yield its HOST:PORT."""
     [port] = find_free_ports(1)
     config = {
         "version": 0.1, "log": {"level": "error", "accesslog": {"disabled": True}},
@@ -40,10 +40,10 @@ def registry(folder: Path) -> Iterator[str]:
             process.wait(20)
 
 
-def manifest(host: str, name: str, digest: str) -> bytes:
-    """The bytes of an image's manifest."""
+def fetch_manifest(host: str, name: str, digest: str) -> bytes:
+    """Return the bytes of an image's manifest."""
     request = urllib.request.Request(
         f"http://{host}/v2/{name}/manifests/{digest}", headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return answer.read()
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return response.read()

@@ -1,4 +1,4 @@
-"""Real Lambda runtimes: each is AWS's own emulator around one function, and serves one invocation at a time."""
+"""Real Lambda runtimes: each is AWS's emulator with one function, and serves one invocation at a time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 
 from cosmicai.bench.lambda_emulator import INVOCATIONS
 
-OUTSIDE, INSIDE = 8080, 9001  # ports, which no connection of others ever gets by chance
+OUTSIDE, INSIDE = 8080, 9001  # ports outside the ephemeral range
 TIMEOUT = "AWS_LAMBDA_FUNCTION_TIMEOUT"
 TIMED_OUT = re.compile(rb"Task timed out after [0-9.]+ seconds")
 
 
 @dataclass(frozen=True)
 class Function:
-    """What serves a function, its environment, and how many invocations it takes at once."""
+    """The command that serves a function, its environment, and its number of concurrent invocations."""
 
     name: str
     command: list[str]
@@ -34,8 +34,8 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What an invocation came to, as Lambda tells it: with `failed` the body has `errorType` and `errorMessage`."""
+class Response:
+    """The outcome of an invocation as Lambda returns it; if it `failed`, `body` has `errorType` and `errorMessage`."""
 
     request_id: str
     body: Any
@@ -43,13 +43,13 @@ class Answer:
 
 
 class Runtime:
-    """One emulator. A program in it that dies or is out of time it replaces at the next invocation."""
+    """One emulator. It replaces a program that died or timed out at the next invocation."""
 
     def __init__(self, emulator: str, function: Function, host: str, log: Path) -> None:
-        # An address of loopback that is its own: of free ports two that start at once may find the same.
+        # Each has its own loopback address: two runtimes that start at the same time could find the same free port.
         addresses = ["--runtime-interface-emulator-address", f"{host}:{OUTSIDE}"]
         addresses += ["--runtime-api-address", f"{host}:{INSIDE}"]
-        # The time limit is the emulator's to know; on Lambda there is no such variable, so nobody may come to need it.
+        # The time limit is for the emulator only: on Lambda there is no such variable, and functions must not see it.
         command = [emulator, *addresses, "env", f"--unset={TIMEOUT}", *function.command]
         self._log = log
         with log.open("wb") as printed:
@@ -58,19 +58,19 @@ class Runtime:
             )
         self._host = host
         while not _listens(host):
-            if not self.is_there():
+            if not self.is_running():
                 raise RuntimeError(
                     f"{command} ended with {self._process.returncode}: {log.read_text(errors='replace')}"
                 )
             time.sleep(0.005)
 
-    def invoke(self, event: bytes) -> Answer:
-        """Waits for an invocation."""
+    def invoke(self, event: bytes) -> Response:
+        """Invoke the function and wait for its response."""
         before = self._log.stat().st_size
         connection = http.client.HTTPConnection(self._host, OUTSIDE)
         try:
             connection.request("POST", f"/{INVOCATIONS}", event)
-            body = connection.getresponse().read()  # also with status 502, where the function's process died
+            body = connection.getresponse().read()  # also with status 502, if the process of the function died
         except (OSError, http.client.HTTPException) as error:
             body = _error("Runtime.ExitError", f"Error: Runtime exited without providing a reason ({error})")
         finally:
@@ -81,39 +81,40 @@ class Runtime:
         request_id = started[-1].decode() if started else ""
         if TIMED_OUT.fullmatch(body):
             body = _error("Sandbox.Timedout", f"RequestId: {request_id} Error: {body.decode()}")
-        told = json.loads(body) if body else None
-        return Answer(request_id, told, isinstance(told, dict) and "errorType" in told)
+        content = json.loads(body) if body else None
+        return Response(request_id, content, isinstance(content, dict) and "errorType" in content)
 
-    def is_there(self) -> bool:
-        """Whether the emulator itself still runs."""
+    def is_running(self) -> bool:
+        """Return whether the emulator is running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Ends it, and the function's process with it."""
+        """Stop the emulator and the process of the function."""
         self._process.terminate()
         self._process.wait()
 
 
 class Pool:
-    """The runtimes of one function: one more is started when all others are busy, up to the function's size.
+    """The runtimes of one function: another is started when all are busy, up to the function's size.
 
-    `numbers` gives each runtime of all pools its own, and `network` are the first three numbers of their addresses.
+    `numbers` gives each runtime of all pools its own number, and `network` has the first three numbers of their
+    addresses.
     """
 
     def __init__(self, emulator: str, function: Function, logs: Path, network: str, numbers: Iterator[int]) -> None:
         self._emulator, self._function, self._logs = emulator, function, logs
         self._network, self._numbers = network, numbers
-        # Last in, first out: those that run already are on top.
+        # Last in, first out: runtimes that were started already are on top.
         self._idle: LifoQueue[Runtime | None] = LifoQueue()
         for _ in range(function.size):
             self._idle.put(None)
         self._all: list[Runtime] = []
 
-    def invoke(self, event: bytes) -> Answer:
-        """Waits for a runtime that is idle, and for what it answers."""
+    def invoke(self, event: bytes) -> Response:
+        """Invoke the function in an idle runtime and wait for its response."""
         runtime = self._idle.get()
         try:
-            if runtime is None or not runtime.is_there():
+            if runtime is None or not runtime.is_running():
                 number = next(self._numbers)
                 log = self._logs / f"{self._function.name}-{number}.log"
                 runtime = Runtime(self._emulator, self._function, f"{self._network}.{number}", log)
@@ -123,13 +124,13 @@ class Pool:
             self._idle.put(runtime)
 
     def stop(self) -> None:
-        """Ends all of them."""
+        """Stop all runtimes."""
         for runtime in self._all:
             runtime.stop()
 
 
 def lambda_environment(name: str, memory_mb: int, timeout_s: int, region: str) -> dict[str, str]:
-    """The variables that Lambda sets, and the emulator's time limit. Nothing else of ours reaches a function."""
+    """Return the variables that Lambda sets, and the emulator's time limit; functions inherit no others."""
     return {
         "PATH": os.environ["PATH"],
         "LANG": "en_US.UTF-8",

@@ -1,13 +1,13 @@
-"""The whole pipeline on one box: moto's S3 and Step Functions, the real state machine, and real Lambda runtimes.
+"""The complete pipeline on one machine: moto's S3 and Step Functions, the real state machine and Lambda runtimes.
 
     with pipeline(tmp_path, infer=2) as cloud:
         cloud.s3.put_object(Bucket=cloud.bucket, Key="surveys/s/1.h5", Body=...)
         execution = cloud.result(cloud.start({"bucket": cloud.bucket, ...}))
 
-What moto does otherwise than AWS, and so no test may rely on: it ignores how many failures a map tolerates (a failed
-item becomes null and the map succeeds, so that a run's own summary alone says how it went), writes none of a map's
-results, accepts definitions that AWS refuses (definition.py), lets every role do everything, and waits no longer than
-pipeline_server.py lets it. Only results of more than 256 KB does it refuse, as AWS does.
+Tests must not rely on what moto does differently from AWS: it ignores the tolerated failures of a map (a failed item
+becomes null and the map succeeds, so that only the summary of the run shows the outcome), does not write the results of
+a map, accepts definitions that AWS refuses (state_machine_definition.py), gives every role all permissions, and waits
+for a shorter time (pipeline_server.py). As AWS does, it refuses results of more than 256 KB.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import pytest
 from botocore.config import Config
 
 from support.emulator import EMULATOR, NO_EMULATOR
-from support.fault_orders import cancel_faults, list_remaining, add_fault, run_name
+from support.fault_orders import add_fault, cancel_faults, list_remaining, run_name
 from support.lambda_runtimes import Function, lambda_environment
 from support.pipeline_server import REDRIVE, redrive_count
 from support.state_machine_definition import find_mistakes, substitute
@@ -41,12 +41,12 @@ AWS, TESTS = ROOT / "aws", ROOT / "tests"
 DEFINITION = AWS / "state_machine.asl.json"
 REGION, ACCOUNT, PREFIX = "us-east-1", "123456789012", "cosmicai"
 NAMES = ("initialize", "infer", "summarize")
-DEADLINE, POLL = 150.0, 0.1  # seconds for an execution, and between two looks at it
+DEADLINE, POLL = 150.0, 0.1  # seconds for an execution, and between two requests for its state
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How an execution ended; `cause` is the whole text, a JSON object if a function raised."""
+    """The outcome of an execution; `cause` is the full text, a JSON object if a function raised."""
 
     arn: str
     status: str
@@ -56,16 +56,16 @@ class Execution:
 
     @property
     def message(self) -> str:
-        """The sentence of the error."""
+        """The message of the error."""
         try:
             return str(json.loads(self.cause or "")["errorMessage"])
-        except ValueError:  # Step Functions' own words
+        except ValueError:  # a text of Step Functions
             return str(self.cause)
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """One delivery of an event to a function and what it came to; if it `failed` the answer has `errorType`."""
+    """One delivery of an event to a function and its outcome; if it `failed`, the answer has `errorType`."""
 
     function: str
     event: dict[str, Any]
@@ -79,11 +79,11 @@ class Cloud:
 
     def __init__(self, endpoint: str, folder: Path, credentials: dict[str, str]) -> None:
         self.endpoint, self.bucket = endpoint, f"test-{secrets.token_hex(8)}"
-        self.secrets = tuple(credentials.values())  # what no file and no log may have
+        self.secrets = tuple(credentials.values())  # which no file and no log may contain
         self._folder, self._numbers = folder, count(1)
 
     def client(self, service: str) -> Any:
-        """A client of boto3, whatever the user's own settings are."""
+        """Return a client of boto3, regardless of the user's settings."""
         own = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": REGION}
         config = Config(proxies={})
         return boto3.session.Session().client(service, endpoint_url=self.endpoint, config=config, **own)
@@ -100,7 +100,7 @@ class Cloud:
 
     @cached_property
     def role(self) -> str:
-        """The address of the state machine's role."""
+        """The ARN of the state machine's role."""
         return str(self.client("iam").create_role(RoleName="states", AssumeRolePolicyDocument="{}")["Role"]["Arn"])
 
     @cached_property
@@ -116,57 +116,57 @@ class Cloud:
 
     @cached_property
     def machine(self) -> str:
-        """The address of the state machine."""
-        return self._created(PREFIX, self.definition)
+        """The ARN of the state machine."""
+        return self._create_machine(PREFIX, self.definition)
 
-    def _created(self, name: str, definition: str) -> str:
+    def _create_machine(self, name: str, definition: str) -> str:
         made = self.states.create_state_machine(name=name, definition=definition, roleArn=self.role)
         return str(made["stateMachineArn"])
 
     def start(self, payload: Mapping[str, Any]) -> str:
-        """Starts an execution; returns its address."""
+        """Start an execution and return its ARN."""
         started = self.states.start_execution(
             stateMachineArn=self.machine, name=f"run-{next(self._numbers)}", input=json.dumps(payload)
         )
         return str(started["executionArn"])
 
-    def result(self, arn: str, timeout: float = DEADLINE) -> Execution:
-        """Waits for the end of an execution. Raises TimeoutError with all logs after so many seconds."""
+    def wait_for_result(self, arn: str, timeout: float = DEADLINE) -> Execution:
+        """Wait for the end of an execution. Raises TimeoutError with all logs after `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while (told := self.states.describe_execution(executionArn=arn))["status"] == "RUNNING":
+        while (described := self.states.describe_execution(executionArn=arn))["status"] == "RUNNING":
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{arn} still runs after {timeout} s: {self.logs()}")
             time.sleep(POLL)
-        output = json.loads(told["output"]) if "output" in told else None
-        return Execution(arn, told["status"], told.get("error"), told.get("cause"), output)
+        output = json.loads(described["output"]) if "output" in described else None
+        return Execution(arn, described["status"], described.get("error"), described.get("cause"), output)
 
     def run(self, payload: Mapping[str, Any], timeout: float = DEADLINE) -> Execution:
-        """Starts an execution and waits for its end."""
-        return self.result(self.start(payload), timeout)
+        """Start an execution and wait for its end."""
+        return self.wait_for_result(self.start(payload), timeout)
 
     def redrive(self, arn: str) -> str:
-        """Goes on with a failed execution at the state that has failed; returns the address to wait for.
+        """Continue a failed execution at the state that failed, and return the ARN to wait for.
 
-        moto has no RedriveExecution. AWS runs a standard workflow on from its failed state, with that state's input as
-        it was, and counts in the context's RedriveCount. Here a second state machine, the same but that it starts at
-        that state, gets that input, and pipeline_server.py hands its functions the first execution's context and count.
+        moto has no RedriveExecution. AWS continues a standard workflow at its failed state with the same input and
+        increments the context's RedriveCount. Here a second state machine that starts at that state gets that input,
+        and pipeline_server.py passes the context of the first execution and the count to its functions.
         """
-        state, given = self._failed(arn)
+        state, state_input = self._failed_state(arn)
         *_, machine, name = arn.split(":")
         redrives = 1 + redrive_count(machine)
         again = json.dumps(json.loads(self.definition) | {"StartAt": state})
-        redriven = self._created(f"{PREFIX}{REDRIVE}{name}-{redrives}", again)
-        return str(self.states.start_execution(stateMachineArn=redriven, name=name, input=given)["executionArn"])
+        redriven = self._create_machine(f"{PREFIX}{REDRIVE}{name}-{redrives}", again)
+        return str(self.states.start_execution(stateMachineArn=redriven, name=name, input=state_input)["executionArn"])
 
-    def _failed(self, arn: str) -> tuple[str, str]:
-        """The state in which an execution has ended, and that state's input."""
+    def _failed_state(self, arn: str) -> tuple[str, str]:
+        """Return the state in which an execution ended, and the input of that state."""
         own = json.loads(self.definition)["States"]
         pages = self.states.get_paginator("get_execution_history").paginate(executionArn=arn)
         events = (event.get("stateEnteredEventDetails") for page in pages for event in page["events"])
         last = [entered for entered in events if entered and entered["name"] in own][-1]
         return last["name"], last["input"]
 
-    def order(
+    def inject_fault(
         self,
         what: str,
         result_path: str,
@@ -175,39 +175,39 @@ class Cloud:
         function: str = "infer",
         times: int | None = 1,
     ) -> None:
-        """Lets the next so many deliveries (None: all) for a run, of infer for a rank, go wrong.
+        """Inject a fault into the next `times` deliveries (None: all) for a run, for infer of a rank.
 
-        The server itself can "throttle", deliver an event "twice" at once, or "lose the answer"; for the rest the
-        functions must be those of faulty_functions.py.
+        The server can "throttle", deliver an event "twice" at the same time, or "lose the answer"; other faults need
+        the functions of faulty_functions.py.
         """
         add_fault(self._folder / "orders", function, run_name(result_path, rank), what, times)
 
-    def cancel(self, result_path: str, rank: int | None = None, *, function: str = "infer") -> None:
-        """Takes all orders for a run, of infer for a rank, back."""
+    def cancel_faults(self, result_path: str, rank: int | None = None, *, function: str = "infer") -> None:
+        """Cancel all faults of a run, for infer of a rank."""
         cancel_faults(self._folder / "orders", function, run_name(result_path, rank))
 
     def invocations(self, result_path: str | None = None) -> list[Invocation]:
-        """What the functions were called with, those for one run or all, in the order of their answers."""
+        """Return the invocations of all functions, for one run or all, in the order of their responses."""
         log = self._folder / "invocations.jsonl"
         lines = log.read_text().splitlines() if log.exists() else []
         found = [Invocation(**json.loads(line)) for line in lines]
         return [own for own in found if result_path is None or _result_path(own.event) == result_path]
 
     def logs(self) -> dict[str, str]:
-        """What the functions printed, by the name of the log, which begins with the function's."""
+        """Return the output of the functions by the name of the log, which begins with that of the function."""
         return {path.stem: path.read_text(errors="replace") for path in sorted((self._folder / "logs").iterdir())}
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The keys under a prefix of the bucket."""
+        """Return the keys under a prefix of the bucket."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def read(self, key: str, bucket: str | None = None) -> bytes:
-        """An object of the bucket, or of another one."""
+        """Return an object of the bucket, or of another one."""
         return bytes(self.s3.get_object(Bucket=bucket or self.bucket, Key=key)["Body"].read())
 
     def json(self, key: str, bucket: str | None = None) -> Any:
-        """The same as what it says in JSON."""
+        """Return the content of a JSON object of the bucket, or of another one."""
         return json.loads(self.read(key, bucket))
 
 
@@ -226,11 +226,11 @@ def pipeline(
     serve: tuple[str, ...] | None = None,
     extra_environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cloud]:
-    """An account with an empty bucket and the pipeline, which is gone with the block.
+    """Run the pipeline with an empty bucket until the end of the block, and yield its account.
 
-    `infer` invocations of that function run at once; it has so much memory and time, the others 3008 MB and 900 s.
-    `module` has the three functions, which run in this Python, or with `serve` in the program that this command is,
-    called with `MODULE.FUNCTION`. Skips the test where there is no emulator.
+    `infer` invocations of that function run at the same time, with this memory and time limit; the others have 3008 MB
+    and 900 s. `module` has the three functions, which run in this Python, or are served by the command `serve` with
+    the argument `MODULE.FUNCTION`. Skips the test if there is no emulator.
     """
     if not EMULATOR.exists():
         pytest.skip(NO_EMULATOR)
@@ -277,7 +277,7 @@ def pipeline(
         cloud = Cloud(f"http://127.0.0.1:{port}", folder, credentials)
         cloud.s3.create_bucket(Bucket=cloud.bucket)
         yield cloud
-        assert list_remaining(folder / "orders") == []  # else a test has seen nothing go wrong
+        assert list_remaining(folder / "orders") == []  # otherwise a fault of the test did not occur
     finally:
         assert server.stdin
         server.stdin.close()
@@ -285,6 +285,6 @@ def pipeline(
 
 
 def _moto_environment() -> dict[str, str]:
-    """Moto's own calls go to itself, whatever the user's settings are."""
+    """Return an environment in which moto's own requests go to itself, regardless of the user's settings."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return ours | {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "NO_PROXY": "localhost"}

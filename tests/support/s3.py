@@ -1,4 +1,4 @@
-"""A real S3 server (moto's) on a free port, and a fresh bucket on it for every test that wants one.
+"""A real S3 server (moto's) on a free port, and a new bucket on it for every test that needs one.
 
 Import `bucket_fixture` into a test module; its tests then take the argument `bucket`.
 """
@@ -13,7 +13,7 @@ from functools import cache
 
 import boto3
 import pytest
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core import DEFAULT_ACCOUNT_ID  # type: ignore[attr-defined]
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
@@ -22,12 +22,12 @@ from cosmicai.storage.s3 import s3_client
 
 @cache
 def server_url() -> str:
-    """The address of this process's server, started at the first call."""
-    return started_server()
+    """Return the address of this process's server, which is started by the first call."""
+    return start_server()
 
 
-def started_server() -> str:
-    """The address of a server of moto's, which is stopped when this process ends."""
+def start_server() -> str:
+    """Start a server of moto that stops when this process ends, and return its address."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -37,7 +37,7 @@ def started_server() -> str:
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Points boto3 of this process and of its children at a server, whatever the user's own settings are."""
+    """Make boto3 of this process and its children use a server, regardless of the user's settings."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_MAX_ATTEMPTS", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     settings = {
@@ -57,14 +57,14 @@ def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 
 def fill(bucket: str, files: Mapping[str, bytes]) -> None:
-    """Puts many objects, by their keys, into a bucket of this process's server, without a request for each."""
+    """Put many objects, by their keys, into a bucket of this process's server, without requests."""
     for key, content in files.items():
         s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket.removeprefix("s3://"), key, content)
 
 
 @pytest.fixture(name="bucket")
 def bucket_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The s3:// address of a new, empty bucket."""
+    """Create an empty bucket and return its s3:// address."""
     use_endpoint(monkeypatch, server_url())
     name = f"test-{secrets.token_hex(8)}"
     s3_client().create_bucket(Bucket=name)

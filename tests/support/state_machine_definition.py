@@ -1,4 +1,4 @@
-"""A state machine's definition: its placeholders filled in, and what AWS refuses but moto accepts."""
+"""The definition of a state machine: substitute its placeholders, and find what AWS refuses but moto accepts."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
 def substitute(path: Path, values: dict[str, str]) -> str:
-    """The text with its placeholders filled in, as CloudFormation's DefinitionSubstitutions does.
+    """Return the text with its placeholders replaced as by CloudFormation's DefinitionSubstitutions.
 
-    Raises KeyError for one that has no value, and ValueError for a value that there is no place for.
+    Raises KeyError for a placeholder without a value, and ValueError for a value without a placeholder.
     """
     text = path.read_text()
     if unused := values.keys() - set(PLACEHOLDER.findall(text)):
-        raise ValueError(f"{path.name} has no place for {sorted(unused)}")
+        raise ValueError(f"{path.name} has no placeholder for {sorted(unused)}")
     return PLACEHOLDER.sub(lambda found: values[found[1]], text)
 
 
 def find_mistakes(definition: str) -> list[str]:
-    """What AWS would refuse the definition for, and states that cannot be reached; empty if all is well."""
+    """Return what AWS would refuse in the definition, and states that cannot be reached."""
     machine = json.loads(definition)
     return [*_unknown("the state machine", machine, MACHINE), *_flow("the state machine", machine)]
 
 
 def _flow(where: str, flow: dict[str, Any]) -> Iterator[str]:
-    """Mistakes in states that lead to each other, those of a map's own states too."""
+    """Yield mistakes in connected states, including those within a map."""
     states: dict[str, dict[str, Any]] = flow.get("States", {})
     reached, waiting = set(), [flow.get("StartAt")]
     while waiting:
@@ -77,16 +77,16 @@ def _flow(where: str, flow: dict[str, Any]) -> Iterator[str]:
             reached.add(name)
             waiting += [target for _, target in _targets(states[name])]
     if flow.get("StartAt") not in states:
-        yield f"{where} starts at {flow.get('StartAt')!r}, which is none of its states"
+        yield f"{where} starts at {flow.get('StartAt')!r}, which is not one of its states"
     yield from (f"{name} is never reached" for name in states if name not in reached)
     for name, state in states.items():
-        yield from (f"{name} has {field} {to!r}, which is no state beside it"
+        yield from (f"{name} has {field} {to!r}, which is not a state at the same level"
                     for field, to in _targets(state) if to not in states)  # fmt: skip
         yield from _state(name, state)
 
 
 def _targets(state: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where a state leads to, by the field that says so."""
+    """Return the successors of a state, by field."""
     one = [(field, state[field]) for field in ("Next", "Default") if field in state]
     many = [(field, own.get("Next")) for field in ("Choices", "Catch") for own in state.get(field, [])]
     return one + many
@@ -121,14 +121,14 @@ def _unknown(where: str, found: dict[str, Any], known: set[str]) -> Iterator[str
 
 
 def _paths(where: str, value: Any) -> Iterator[str]:
-    """A field whose name ends in `.$` must have a path or an intrinsic function, and any other one neither."""
+    """Yield fields whose name ends in `.$` without a path or an intrinsic function, and others with one."""
     if isinstance(value, list):
         for own in value:
             yield from _paths(where, own)
     for field, own in value.items() if isinstance(value, dict) else ():
         is_path = isinstance(own, str) and bool(re.match(r"\$(\.|\[|\$|$)|States\.\w+\(", own))
         if field.endswith(".$") != is_path:
-            yield f"{where} has {field}: {own!r}, {'which is no path' if field.endswith('.$') else 'a path as text'}"
+            yield f"{where} has {field}: {own!r}, {'which is not a path' if field.endswith('.$') else 'a path as text'}"
         yield from _paths(where, own)
 
 

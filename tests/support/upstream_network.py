@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,8 +113,8 @@ class Attention(nn.Module):
         self.proj_drop = nn.Dropout(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.qkv.bias
-        if self.q_bias is not None:
+        bias: Tensor | None = self.qkv.bias
+        if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         mixed = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = mixed.permute(2, 0, 3, 1, 4)
@@ -155,7 +156,8 @@ class NormalCell(nn.Module):
         self.drop_path = DropPath(s.drop_path) if s.drop_path else nn.Identity()
         self.norm2 = nn.LayerNorm(s.width, eps=s.norm_eps)
         self.mlp = Mlp(s)
-        shape, bias = {"kernel_size": s.pcm_kernel, "padding": s.pcm_kernel // 2}, "pcm" not in s.without_bias
+        shape: dict[str, Any] = {"kernel_size": s.pcm_kernel, "padding": s.pcm_kernel // 2}
+        bias = "pcm" not in s.without_bias
         self.PCM = nn.Sequential(
             nn.Conv2d(s.width, s.pcm_width, groups=s.pcm_groups[0], bias=bias, **shape),
             nn.BatchNorm2d(s.pcm_width, eps=s.pcm_eps),

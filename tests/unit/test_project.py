@@ -30,7 +30,9 @@ def groups() -> dict[str, list[str]]:
     """Return the packages of every group that `all` installs, and of `base`, which has no group."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    names = re.fullmatch(r"cosmicai\[(.*)\]", optional["all"][0])[1].split(",")
+    match = re.fullmatch(r"cosmicai\[(.*)\]", optional["all"][0])
+    assert match is not None
+    names = match[1].split(",")
     found = {"base": project["dependencies"]} | {name: optional[name] for name in names}
     return {
         name: [re.split("[<>=]", package)[0] for package in packages if not package.startswith("cosmicai[")]

@@ -1,0 +1,1 @@
+"""Surveys of galaxies: their shards, formats, ingestion, quality flags and synthetic galaxies."""

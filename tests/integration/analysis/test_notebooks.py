@@ -95,7 +95,9 @@ def test_a_committed_notebook_has_no_output_and_no_logic_of_its_own(path):
 def test_one_run(ours, place, monkeypatch):
     monkeypatch.setenv("COSMICAI_RUNS", ours)
     found = outputs("01_one_run", place)
-    seen, metrics = text(found), RunFolder(ours.split()[0]).summary().metrics
+    seen, summary = text(found), RunFolder(ours.split()[0]).summary()
+    assert summary is not None and summary.metrics is not None
+    metrics = summary.metrics
     assert "whole" in seen and f"{GALAXIES} galaxies: bias {metrics.bias:+.5f}" in seen
     assert f"NMAD {metrics.precision:.5f}" in seen
     assert "Time of ranks by phase" in seen and pictures(found) == 6
@@ -121,7 +123,7 @@ def test_scaling(ours, place, monkeypatch):
     found = outputs("03_scaling", place)
     seen = text(found)
     folders = (RunFolder(f"{ours.split()[1]}/partition-2MB/batch-16/world-{ranks}/1") for ranks in (1, 4))
-    wall = [folder.summary().totals.wall_seconds for folder in folders]
+    wall = [folder.summary().totals.wall_seconds for folder in folders]  # type: ignore[union-attr]
     assert f"{wall[0] / wall[1]:.2f} times" in seen
     records = RunFolder(f"{ours.split()[1]}/partition-2MB/batch-16/world-4/1").records().values()
     seconds = [record.seconds.working for record in records]

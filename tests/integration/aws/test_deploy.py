@@ -49,7 +49,7 @@ from support.cloudformation import (
     make_archive,
     manifest_of,
 )  # fmt: skip
-from support.image_registry import NO_REGISTRY, installed, manifest, registry
+from support.image_registry import NO_REGISTRY, fetch_manifest, is_available, serve_registry
 
 KEY = f"deployments/state_machine-{hashlib.sha256(DEFINITION.read_bytes()).hexdigest()[:16]}.asl.json"
 INCOMPLETE_IMAGE = "is not one complete image in an OCI archive; build it again with `make image`"
@@ -191,19 +191,19 @@ def test_up_creates_everything_and_a_second_one_changes_nothing(aws, deploy, sko
 
 
 def test_an_image_is_pushed_with_its_digest(aws, deploy, archive, tmp_path, monkeypatch):
-    if not installed():
+    if not is_available():
         pytest.skip(NO_REGISTRY)
     real = shutil.which("skopeo")
     folder = tmp_path / "calls"
     folder.mkdir()
     skopeo = replace_skopeo(folder, monkeypatch, f'echo -n "$input" | {real} "$@"')
     expected = manifest_of(archive)
-    with registry(tmp_path) as aws.host:
+    with serve_registry(tmp_path) as aws.host:
         done = deploy("up", "--yes")
         assert done.code == 0, done.err
-        assert manifest(aws.host, aws.name, digest_of(expected)) == expected
+        assert fetch_manifest(aws.host, aws.name, digest_of(expected)) == expected
         tag = f"0123456789ab-{digest_of(expected)[7:19]}"
-        assert manifest(aws.host, aws.name, tag) == expected
+        assert fetch_manifest(aws.host, aws.name, tag) == expected
     assert aws.parameters()["ImageDigest"] == digest_of(expected)
     assert [call[:2] for call in skopeo.calls()] == [["login", "--tls-verify=false"], ["copy", "--preserve-digests"]]
     assert PASSWORD not in (folder / "calls").read_text() and PASSWORD in skopeo.input()
@@ -270,7 +270,7 @@ def test_every_parameter_has_an_option():
 def test_memory_alone_can_be_changed_without_the_template(aws, deployed):
     """As by `python -m launch --cloud --memory`."""
     shown: list[Any] = []
-    approve = lambda changes: bool(shown.extend(changes)) or True  # noqa: E731
+    approve = lambda changes: bool(shown.extend(changes)) or True  # type: ignore[func-returns-value]  # noqa: E731
     assert change_stack(aws.account, aws.name, None, {"MemoryMB": "3008"}, approve)
     assert [(one.action, one.resource, one.kind) for one in shown] == [
         ("Modify", "InferFunction", "AWS::Lambda::Function")
@@ -313,7 +313,7 @@ def test_a_failed_change_is_reported_with_its_reasons(aws, deploy, deployed, mon
         ]
         for token, resource, status, reason in reported:
             event = Event(stack.stack_id, stack.name, resource, resource, "", status, reason, "")
-            event.client_request_token = token
+            event.client_request_token = token  # type: ignore[assignment]
             stack.events.append(event)
 
     monkeypatch.setattr(CloudFormationBackend, "execute_change_set", fail)

@@ -283,7 +283,7 @@ def test_page_without_events_is_not_the_end(cloud: Cloud) -> None:
     with Stubber(client) as stub:
         for page in pages:
             stub.add_response("filter_log_events", page)
-        assert collect_reports(Stubbed(), cloud.stack, cloud.run) == 1
+        assert collect_reports(Stubbed(), cloud.stack, cloud.run) == 1  # type: ignore[arg-type]
         stub.assert_no_pending_responses()
 
 
@@ -298,7 +298,7 @@ def test_refusal_of_cloudwatch_is_one_sentence(cloud: Cloud) -> None:
 
     with Stubber(client) as stub, pytest.raises(InputError, match=cloud.group("initialize")):
         stub.add_client_error("filter_log_events", "AccessDeniedException", "not authorized", 400)
-        collect_reports(Refused(), cloud.stack, cloud.run)
+        collect_reports(Refused(), cloud.stack, cloud.run)  # type: ignore[arg-type]
 
 
 def test_the_filter_matches_all_relevant_lines_and_no_others(cloud: Cloud) -> None:

@@ -63,7 +63,7 @@ WITHOUT_RENDEZVOUS = {
 }  # fmt: skip
 
 
-def stack(template: dict[str, Any] = SOURCE, **given: str) -> dict[str, dict[str, Any]]:
+def stack(template: dict[str, Any] = SOURCE, /, **given: str) -> dict[str, dict[str, Any]]:
     """Return the resources of a stack with these parameters, with all functions of the template evaluated."""
     names = reference_values(template, given)
     return {

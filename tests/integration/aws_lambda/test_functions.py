@@ -175,7 +175,7 @@ def cloud(endpoint: None, files: dict[str, bytes], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(function, "_kept", {})
     fill(bucket, files)
     cloud = Cloud(bucket, {name.removeprefix("100MB/"): data for name, data in files.items() if name[0] == "1"})
-    open_engine = function.open_engine
+    open_engine = function.open_engine  # type: ignore[attr-defined]
 
     def noted(choice, weights, *others):
         cloud.opened.append(weights.uri)
@@ -446,7 +446,9 @@ def test_the_published_checkpoint_is_imported_once(cloud, shared, monkeypatch):
     imported = []
     import_checkpoint = published_models.import_checkpoint
     monkeypatch.setattr(
-        published_models, "import_checkpoint", lambda path: imported.append(Path(path).name) or import_checkpoint(path)
+        published_models,
+        "import_checkpoint",
+        lambda path: imported.append(Path(path).name) or import_checkpoint(path),  # type: ignore[func-returns-value]
     )
     monkeypatch.setenv("COSMICAI_WEIGHTS", f"{cloud.bucket}/a.safetensors")
     checkpoint = (shared / "upstream/checkpoint.pt").read_bytes()
@@ -566,7 +568,7 @@ def test_a_finished_rank_is_answered_from_its_record_without_its_partitions(clou
 
 def test_the_memory_that_a_payload_allows_decides_the_fetches(cloud, monkeypatch):
     asked: list[float] = []
-    monkeypatch.setattr(function, "max_fetches", lambda plan, threads, memory: asked.append(memory) or 1)
+    monkeypatch.setattr(function, "max_fetches", lambda plan, threads, memory: asked.append(memory) or 1)  # type: ignore[func-returns-value]
     infer(cloud.events(memory=700)[0], Context())
     infer(cloud.events(memory=700)[1] | {"MEMORY": None}, Context())
     assert asked == [700, 2048]
@@ -746,7 +748,7 @@ def test_an_event_that_is_not_of_its_run_is_refused(stack, planned):
         "DATA_PATH",
         "BATCH_SIZE",
     ):
-        for empty in (None, "", []):
+        for empty in (None, "", []):  # type: ignore[var-annotated]
             refused = text(**{key: empty})
             assert refused.startswith(f"the event cannot be used: field {key}: expected ")
             assert refused.endswith(
@@ -810,6 +812,7 @@ def test_the_verdict_on_a_complete_run(cloud, monkeypatch):
         "initialize-initialized.json", "summarize-summarized.json",
     ]  # fmt: skip
     cost = cost_of_run(run.records().values(), before, [])
+    assert cost is not None and cost.usage is not None and cost.dollars is not None
     assert found.cost == cost and cost.dollars["total"] > 0
     assert (cost.region, cost.usage["invocations"], cost.billed_from_records) == ("us-east-1", 5, 5)
 

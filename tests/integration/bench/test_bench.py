@@ -23,6 +23,7 @@ from cosmicai.bench.timing import build_in_process, measure_interleaved, summari
 from cosmicai.cli.bench import bench
 from cosmicai.engines import cuda
 from cosmicai.engines.openvino import engine
+from cosmicai.engines.openvino.processor import has_bfloat16
 from cosmicai.errors import InputError
 from cosmicai.measurement import engine_spec
 from cosmicai.measurement.engine_spec import EngineSpec, create_engine_run, parse_engine_specs
@@ -94,7 +95,7 @@ def test_engines_measures_every_engine_that_can_run_here(tmp_path, weights, smal
     )  # fmt: skip
     rows = {row["name"]: row for row in values["rows"]}
     expected = ["published loop", "reference float32", "openvino float32"]
-    assert list(rows) == expected + ["openvino bfloat16"] * engine.has_bfloat16()
+    assert list(rows) == expected + ["openvino bfloat16"] * has_bfloat16()
     assert are_positive(values["rows"], "galaxies_per_second")
     assert rows["published loop"]["ratio_to_published"] == 1 and rows["published loop"]["largest_dz"] == 0
     for name, row in rows.items():
@@ -135,7 +136,8 @@ def test_a_gpu_has_rows_with_and_without_copies_to_it(tmp_path, weights, monkeyp
     monkeypatch.setattr(engine_spec, "open_engine", Engine)
     monkeypatch.setattr(cuda, "CudaEngine", Engine)
     monkeypatch.setattr(engines, "build_in_process", lambda stack, make, *arguments: make(*arguments))
-    galaxies, notices = random_galaxies(100), []
+    galaxies = random_galaxies(100)
+    notices: list[str] = []
     survey, file = make_survey(tmp_path / "survey", galaxies, 60), find_weights(weights)
     run = RunFolder(str(tmp_path / "run"))
     run.write_plan(
@@ -147,7 +149,7 @@ def test_a_gpu_has_rows_with_and_without_copies_to_it(tmp_path, weights, monkeyp
     arguments: Any = (None, EngineSpec("cuda", "tf32"), run, survey, notices.append)
     rows = {row.name: row.trial() for row in engines._prepare_workloads(*arguments)}
     assert list(rows) == ["cuda tf32", "cuda tf32, resident", "cuda tf32, compiled", "cuda tf32, compiled, resident"]
-    assert np.array_equal(rows["cuda tf32"][1], galaxies.image[:, 0, 0, 0])
+    assert np.array_equal(rows["cuda tf32"][1], galaxies.image[:, 0, 0, 0])  # type: ignore[arg-type]
     assert rows["cuda tf32, resident"] == (1000.0, None) and rows["cuda tf32, compiled, resident"] == (2000.0, None)
 
     def no_compiler(*_: Any, **__: Any) -> None:
@@ -187,8 +189,9 @@ def test_lambda_bills_memory_times_time():
 
 
 def test_passes_are_interleaved_and_the_first_is_left_out():
-    order, notices = [], []
-    trials = [lambda: order.append("a") or len(order), lambda: order.append("b") or len(order)]
+    order: list[str] = []
+    notices: list[str] = []
+    trials = [lambda: order.append("a") or len(order), lambda: order.append("b") or len(order)]  # type: ignore[func-returns-value]
     assert measure_interleaved(trials, 2, notices.append) == [[3, 5], [4, 6]]
     assert order == ["a", "b"] * 3 and notices == ["warming up", "pass 1 of 2", "pass 2 of 2"]
     assert summarize_spread("x", [3, 1, 2]) == {"x": 2, "x_min": 1, "x_max": 3}
@@ -199,9 +202,10 @@ def test_a_trial_has_a_process_of_its_own_that_imports_only_what_it_needs(tmp_pa
         pid = build_in_process(stack, partial, os.getpid)
         assert pid() == pid() != os.getpid()
         with pytest.raises(InputError, match="there is no engine"):
-            build_in_process(stack, parse_engine_specs, "none")
+            build_in_process(stack, parse_engine_specs, "none")  # type: ignore[arg-type]
     survey = make_survey(tmp_path / "survey", random_galaxies(20), 20)
     run = create_engine_run(EngineSpec("openvino", "float32"), survey, weights, str(tmp_path / "run"), None, print)
+    assert run is not None
     program = (
         "import sys; from cosmicai.bench.workloads import prepare_engine; prepare_engine(*sys.argv[1:])(); "
         "print('torch' in sys.modules)"

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -94,7 +95,8 @@ class Job:
         """Launches a run whose every call of the network takes 10 ms."""
         path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
         arguments = (survey or self.survey, "--weights", self.weights, "--out", str(out), *SLOW, *options)
-        return start("launch", *arguments, **({"PYTHONPATH": path, "TEST_SLOW": "0.01"} | settings))
+        environment: dict[str, Any] = {"PYTHONPATH": path, "TEST_SLOW": "0.01"} | settings
+        return start("launch", *arguments, **environment)
 
     def require_complete(self, out: Path) -> None:
         """The run is complete and its catalogue as if nothing had happened."""
@@ -147,7 +149,7 @@ def test_all_ranks_are_killed_one_after_the_other(tmp_path, job):
     for rank in ("0", "1", "2"):
         os.kill(wait_for_pid(process, out, rank), signal.SIGKILL)
         again = out / "records" / f"{rank}-2.json"  # what the first one held is done before the next one is killed
-        wait_until(lambda again=again: again.exists() and json.loads(again.read_text())["items"] >= 3, process)
+        wait_until(lambda again=again: again.exists() and json.loads(again.read_text())["items"] >= 3, process)  # type: ignore[misc]
     code, _, errors = wait_for_end(process)
     assert code == 0, errors
     assert ends(errors) == [f"rank {rank} was killed by SIGKILL; it is started again" for rank in range(3)]
@@ -253,7 +255,7 @@ def test_kills_at_random_lose_nothing(tmp_path, job):
         return sorted(pid for pid in pids if not is_gone(pid))
 
     for kill in range(5):
-        wait_until(lambda least=1 + 9 * kill: parts(out) >= least, process)
+        wait_until(lambda least=1 + 9 * kill: parts(out) >= least, process)  # type: ignore[misc]
         os.kill(rng.choice(wait_until(living, process)), signal.SIGKILL)
     code, _, errors = wait_for_end(process)
     assert ends(errors).count("no rank is left") == 0
@@ -333,7 +335,8 @@ ELSEWHERE = LauncherLock("elsewhere", 1, "1", "2026-01-01T00:00:00+00:00", beats
 
 def test_a_silent_launcher_of_another_machine_is_taken_over(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
-    run_folder, notices = RunFolder(str(tmp_path)), []
+    run_folder = RunFolder(str(tmp_path))
+    notices: list[str] = []
     Path(run_folder.launcher_path).write_bytes(ELSEWHERE.to_json())
     assert is_dead(ELSEWHERE) is None
     with run_lock(run_folder, notices.append):

@@ -133,7 +133,7 @@ def test_a_page_that_cannot_be_loaded_is_one_sentence_and_no_sigbus(tmp_path, mo
             os.truncate(path, PAGE)
 
     with open_ranges(str(path)) as reader:
-        monkeypatch.setattr(ranges.mmap, "mmap", CutOff)
+        monkeypatch.setattr(ranges.mmap, "mmap", CutOff)  # type: ignore[attr-defined]
         with pytest.raises(StorageError) as caught:
             reader.read(0, 3 * PAGE)
     assert str(caught.value) == f"cannot read {path}: Input/output error"

@@ -272,7 +272,8 @@ def test_a_server_that_knows_no_ranges_is_refused_at_once(server, waits):
     with pytest.raises(StorageError) as caught:
         read(5, 10)
     assert str(caught.value) == (
-        f"{URI} was sent with 1048576 bytes where the 10 from byte 5 on were requested; use a server that supports ranges"
+        f"{URI} was sent with 1048576 bytes where the 10 from byte 5 on were requested; "
+        "use a server that supports ranges"
     )
     assert server.asked == ["bytes=5-14"] and waits == []
     assert requests.counts == {"HeadObject": 1, "GetObject": 1} and requests.read_times() == {}
@@ -346,7 +347,7 @@ def test_times_of_reading_are_the_published_keys(monkeypatch):
     }
     assert tuple(requests.read_times()) == PUBLISHED_S3_KEYS
     assert tuple(make_record().published()) == PUBLISHED_KEYS
-    assert tuple(make_record(**requests.read_times()).published()) == (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS)
+    assert tuple(make_record(**requests.read_times()).published()) == (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS)  # type: ignore[arg-type]
 
 
 def test_reads_that_end_in_another_order_than_they_began_leave_the_first_and_the_last(monkeypatch):

@@ -113,8 +113,8 @@ def test_only_the_first_of_several_processes_creates_a_file(tmp_path):
         for number in range(8)
     ]  # fmt: skip
     for writer in writers:  # they all wait for the end of their input
-        writer.stdin.close()
-    first = [writer.stdout.read().strip() for writer in writers]
+        writer.stdin.close()  # type: ignore[union-attr]
+    first = [writer.stdout.read().strip() for writer in writers]  # type: ignore[union-attr]
     assert [writer.wait() for writer in writers] == [0] * 8
     assert sorted(first) == ["False"] * 7 + ["True"]
     assert Path(uri).read_text() == f"writer {first.index('True')}"
@@ -289,7 +289,7 @@ def test_a_file_where_a_folder_was_expected_is_named(tmp_path):
 @pytest.fixture
 def mounted(tmp_path: Path):
     """Mounts tiny file systems; skips where that is not allowed."""
-    places = []
+    places: list[Path] = []
 
     def mount(options: str) -> Path:
         place = tmp_path / f"disk{len(places)}"

@@ -423,7 +423,8 @@ class CountingReader:
     """A reader that records every requested range."""
 
     def __init__(self, path: Path) -> None:
-        self.inner, self.ranges = open_ranges(str(path)), []
+        self.inner = open_ranges(str(path))
+        self.ranges: list[tuple[int, int]] = []
         self.size = self.inner.size
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -451,7 +452,7 @@ def test_the_published_partition_equals_what_torch_loads(shared):
 
 def test_a_range_of_the_published_partition_is_one_read_per_field_and_no_byte_more(shared):
     path = shared / "upstream" / "partition_512.pt"
-    reader = CountingReader(path)
+    reader: Any = CountingReader(path)
     shard = Shard(str(path), reader, published_partition.locate_fields(str(path), reader))
     assert sum(length for _, length in reader.ranges) < 2**18  # the description, of 10.5 MB
     reader.ranges.clear()

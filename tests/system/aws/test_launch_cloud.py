@@ -25,6 +25,7 @@ import boto3
 import pytest
 from botocore.loaders import JSONFileLoader
 from moto.stepfunctions.models import stepfunctions_backends
+from msgspec import structs
 
 from cosmicai import storage
 from cosmicai.console.command_line import run_command
@@ -205,7 +206,7 @@ def whole(payload: dict[str, Any]) -> tuple[str, str | None, str | None]:
 def half(payload: dict[str, Any]) -> tuple[str, str | None, str | None]:
     """An execution whose second rank fails."""
     summary = summarize(predict(payload, 2))
-    text = f"s3://x: {summary['coverage']['missing']} of {GALAXIES} galaxies are missing, in the items a, b"
+    text = f"s3://x: {summary.coverage.missing} of {GALAXIES} galaxies are missing, in the items a, b"
     return "FAILED", "RunIncomplete", json.dumps({"errorMessage": text, "errorType": "RunIncomplete"})
 
 
@@ -386,7 +387,7 @@ def test_an_object_of_another_size_than_listed_is_refused(here, monkeypatch):
 def test_a_key_that_leads_elsewhere_is_refused(here):
     source = RunFolder(f"s3://{here.bucket}/runs/a")
     s3_client().put_object(Bucket=here.bucket, Key="runs/a/x/../../../evil", Body=b"")
-    with pytest.raises(InputError, match=r"holds 'x/\.\./\.\./\.\./evil', which is no name of a file"):
+    with pytest.raises(InputError, match=r"holds 'x/\.\./\.\./\.\./evil', which is not a valid file name"):
         transfer.download_run(source, RunFolder(str(here.out)))
     assert not here.out.exists()
 
@@ -424,8 +425,8 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
     assert lines[3] == f"coverage     {GALAXIES}/{GALAXIES}"
     assert f"catalogue    {here.out}/catalogue.parquet" in lines and f"plot         {here.out}/inference.png" in lines
     calm = here.folder / "calm"
-    options = ("--weights", str(here.folder / "w.safetensors"), "--batch-size", str(BATCH), "--out", str(calm))
-    assert run("infer", str(here.folder / "survey"), *options).returncode == 0
+    laptop = ("--weights", str(here.folder / "w.safetensors"), "--batch-size", str(BATCH), "--out", str(calm))
+    assert run("infer", str(here.folder / "survey"), *laptop).returncode == 0
     assert catalogue(here.out) == catalogue(calm)
     copied = {str(path.relative_to(here.out)) for path in here.out.rglob("*") if path.is_file()} - {"cloud.json"}
     assert copied == {key.removeprefix(f"runs/{name}/") for key in here.stored(f"runs/{name}/")}
@@ -454,7 +455,7 @@ def test_what_a_run_cost_is_told(here):
     assert done.out.splitlines()[-1].startswith(
         f"cost         {dollars:.6f} dollars (us-east-1, x86_64, list prices of "
     )
-    place["region"] = "mars-north-1"
+    invocation = structs.replace(invocation, region="mars-north-1")
     done = here.launch(out=here.folder / "other")
     assert done.out.splitlines()[-1].startswith("cost         there are no prices for the region mars-north-1; ")
 
@@ -499,7 +500,9 @@ def test_another_shell_is_told_where_the_run_is_by_its_folder(here, monkeypatch)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "mars-north-1")
     assert here.call("status", here.out).code == 3
     (here.out / "cloud.json").write_text(json.dumps(here.told() | {"endpoint_url": None}))
-    used = account_for_run(read_cloud_run(RunFolder(str(here.out))))
+    cloud_run = read_cloud_run(RunFolder(str(here.out)))
+    assert cloud_run is not None
+    used = account_for_run(cloud_run)
     assert used == Account(REGION, None, None)
     assert "AWS_ENDPOINT_URL" not in os.environ and os.environ["AWS_DEFAULT_REGION"] == REGION
 
@@ -643,7 +646,7 @@ def test_ctrl_c_stops_following_and_nothing_else(here, monkeypatch):
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(execution.time, "sleep", interrupted)
+    monkeypatch.setattr(execution.time, "sleep", interrupted)  # type: ignore[attr-defined]
     done = here.launch()
     monkeypatch.undo()
     assert done.code == 2 and done.err.splitlines()[-1] == (
@@ -862,7 +865,7 @@ def test_a_precision_that_is_only_for_gpus_is_refused(here):
 def test_what_is_not_there_is_one_sentence(here, monkeypatch):
     arguments = here.arguments()
     arguments[arguments.index(here.stack)] = "nowhere"
-    assert here.call(*arguments).err.startswith("launch: there is no stack nowhere in us-east-1; make it with")
+    assert here.call(*arguments).err.startswith("launch: there is no stack nowhere in us-east-1; create it with")
     make_stack(boto3.client("cloudformation"), f"{here.stack}-bare", here.bucket, "")
     arguments[arguments.index("nowhere")] = f"{here.stack}-bare"
     assert f"the stack {here.stack}-bare has no image yet; finish it with" in here.call(*arguments).err
@@ -910,15 +913,15 @@ def test_more_memory_changes_the_stack_unless_others_use_it(here, aws, monkeypat
     machine = states_client.create_state_machine(name=aws.name, definition="{}", roleArn=role)["stateMachineArn"]
     make_stack(boto3.client("cloudformation"), aws.name, "bucket", machine)
     stack = find_stack(aws.account, aws.name)
-    assert launching._with_memory(aws.account, stack, None) is launching._with_memory(aws.account, stack, 2048) is stack
-    assert launching._with_memory(aws.account, stack, 4096).memory_mb == 4096
+    assert launching._set_memory(aws.account, stack, None) is launching._set_memory(aws.account, stack, 2048) is stack
+    assert launching._set_memory(aws.account, stack, 4096).memory_mb == 4096
     assert aws.parameters()["MemoryMB"] == "4096"
     states_client.start_execution(stateMachineArn=machine, name="somebodys", input="{}")
     with pytest.raises(InputError) as told:
-        launching._with_memory(aws.account, find_stack(aws.account, aws.name), 1024)
+        launching._set_memory(aws.account, find_stack(aws.account, aws.name), 1024)
     assert str(told.value) == (
         f"--memory 1024 would change the stack {aws.name} while runs are in progress (somebodys); wait for them, "
-        "stop them, or do with the stack's 4096 MB"
+        "stop them, or use the stack's 4096 MB"
     )
     assert aws.parameters()["MemoryMB"] == "4096"
 
@@ -926,7 +929,7 @@ def test_more_memory_changes_the_stack_unless_others_use_it(here, aws, monkeypat
 def test_a_dry_run_counts_and_leaves_nothing(here, monkeypatch):
     make_survey(here.folder / "survey5", random_galaxies(2500), 500)
     asked: list[int] = []
-    monkeypatch.setattr(estimate, "measure_speed", lambda run, memory: asked.append(memory) or Speed(2.0, 100.0))
+    monkeypatch.setattr(estimate, "measure_speed", lambda run, memory: asked.append(memory) or Speed(2.0, 100.0))  # type: ignore[func-returns-value]
     storage.write_bytes(f"s3://{here.bucket}/there", b"")
     done = here.launch("--dry-run", survey=here.folder / "survey5")
     assert done.code == 0, done.err
@@ -963,7 +966,7 @@ def test_a_dry_run_counts_and_leaves_nothing(here, monkeypatch):
     assert lines[2].startswith("10 ranks, 2 at a time")
     monkeypatch.setattr(estimate, "measure_speed", lambda run, memory: Speed(2.0, 1.0))
     lines = here.launch("--dry-run", survey=here.folder / "survey5").out.splitlines()
-    assert lines[7].startswith("the stack gives an invocation 60 s, so that such a rank is called several times; ")
+    assert lines[7].startswith("the stack gives an invocation 60 s, so that such a rank is invoked several times; ")
 
 
 def test_a_dry_run_knows_what_is_there_already(here, monkeypatch):
@@ -1009,7 +1012,7 @@ def test_a_survey_through_the_whole_pipeline_gives_the_catalogue_of_the_laptop(t
     sky = make_sky(tmp_path / "sky", 3, 300)
     out = tmp_path / "run"
     with pipeline(tmp_path, infer=2) as cloud:
-        own = environment(cloud)
+        own: dict[str, Any] = environment(cloud)
         weights = ("--weights", str(tmp_path / "sky/w.safetensors"), "--batch-size", str(BATCH))
         arguments = ("--cloud", str(tmp_path / "sky/survey"), *weights, "--out", str(out))
         dry = run(*arguments, "--dry-run", module="launch", **own)

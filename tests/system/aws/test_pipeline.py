@@ -13,11 +13,18 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from support.helpers import random_galaxies
 from support.built_image import Image
-from support.built_image import image
+from support.helpers import random_galaxies
 from support.pipeline import Cloud, pipeline
-from support.pipeline_runs import assert_complete, count_deliveries, find_leaks, make_sky, make_payload, compute_published_rows, read_records
+from support.pipeline_runs import (
+    assert_complete,
+    compute_published_rows,
+    count_deliveries,
+    find_leaks,
+    make_payload,
+    make_sky,
+    read_records,
+)
 from support.state_machine_definition import find_mistakes
 
 pytestmark = pytest.mark.xdist_group("pipeline")
@@ -87,7 +94,7 @@ def test_1003_objects_under_the_prefix(cloud, folder):
 
 def test_two_executions_at_once(cloud, six):
     started = [cloud.start(make_payload(cloud, "surveys/six", f"runs/at once {number}")) for number in range(2)]
-    for execution in map(cloud.result, started):
+    for execution in map(cloud.wait_for_result, started):
         assert_complete(cloud, execution, six)
     for number in range(2):
         assert count_deliveries(cloud, f"runs/at once {number}") == {(rank, None): 1 for rank in range(6)}
@@ -95,7 +102,7 @@ def test_two_executions_at_once(cloud, six):
 
 def test_two_executions_of_one_run_at_once(cloud, six):
     started = [cloud.start(make_payload(cloud, "surveys/six", "runs/one")) for _ in range(2)]
-    summaries = [assert_complete(cloud, execution, six) for execution in map(cloud.result, started)]
+    summaries = [assert_complete(cloud, execution, six) for execution in map(cloud.wait_for_result, started)]
     assert {summary["plan_sha256"] for summary in summaries} == {summaries[0]["plan_sha256"]}
     assert sum(record["galaxies"] for record in read_records(cloud, "runs/one").values()) == six.galaxies
 
@@ -135,7 +142,7 @@ def test_every_call_announces_itself_and_has_a_report(cloud, six):
 @pytest.mark.parametrize(("function", "rank"), [("initialize", None), ("infer", 3), ("summarize", None)])
 def test_calls_that_lambda_throttles_are_made_again(cloud, six, function, rank):
     run = f"runs/throttled {function}"
-    cloud.order("throttle", run, rank, function=function, times=4)
+    cloud.inject_fault("throttle", run, rank, function=function, times=4)
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", run)), six)
     assert summary["totals"]["attempts"] == 1
     assert count_deliveries(cloud, run) == {(rank, None): 1 for rank in range(6)}
@@ -187,7 +194,7 @@ def test_the_published_payload_as_it_is(cloud, shared, tmp_path):
     for row in rows:
         assert all(value > 0 for value in row.values()), row
         assert row["min"] <= row["avg"] <= row["max"] <= row["total"]
-    of_theirs = {}
+    of_theirs: dict[str, type] = {}
     for path in (shared / "published/lambda").glob("partition-*/**/combined_data.json"):
         for entry in json.loads(path.read_text()):
             of_theirs |= {key: type(value) for key, value in entry.items()}
@@ -219,18 +226,22 @@ def test_what_aws_refuses_and_moto_accepts_is_found(cloud):
     assert find_mistakes(text) == []
     at_the_end = '"Default": "Done"'
     dangling = planted(text, at_the_end, '"Default": "Dome"')
-    assert find_mistakes(dangling) == ["Done is never reached", "Redriven? has Default 'Dome', which is no state beside it"]
+    assert find_mistakes(dangling) == [
+        "Done is never reached",
+        "Redriven? has Default 'Dome', which is not a state at the same level",
+    ]
     cloud.states.create_state_machine(name="dangling", definition=dangling, roleArn=cloud.role)
     caught = planted(text, '"ResultPath": "$.failure", "Next": "Summarize"', '"ResultPath": "$.failure", "Next": "X"')
-    assert find_mistakes(caught) == ["Infer has Catch 'X', which is no state beside it"]
+    assert find_mistakes(caught) == ["Infer has Catch 'X', which is not a state at the same level"]
     inside = planted(text, '"StartAt": "Infer one rank"', '"StartAt": "Initialize"')
     assert find_mistakes(inside) == [
-        "Infer's ItemProcessor starts at 'Initialize', which is none of its states", "Infer one rank is never reached"
-    ]  # fmt: skip
+        "Infer's ItemProcessor starts at 'Initialize', which is not one of its states",
+        "Infer one rank is never reached",
+    ]
     field = planted(text, '"MaxConcurrencyPath"', '"MaximumConcurrencyPath"')
     assert find_mistakes(field) == ["Infer has a field MaximumConcurrencyPath, which AWS does not know"]
     path = planted(text, '"Payload.$": "$"', '"Payload.$": "all"')
-    assert find_mistakes(path) == ["Infer one rank has Payload.$: 'all', which is no path"]
+    assert find_mistakes(path) == ["Infer one rank has Payload.$: 'all', which is not a path"]
     order = planted(text, '"ErrorEquals": ["InputError"]', '"ErrorEquals": ["States.ALL"]')
     assert find_mistakes(order) == ["Infer one rank's Retry has States.ALL, which must stand alone and last"]
     end = planted(text, '"ResultSelector": {"galaxies.$": "$.Payload.galaxies"},', '"Next": "Infer one rank",')

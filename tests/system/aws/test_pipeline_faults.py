@@ -10,13 +10,13 @@ from support.faulty_s3 import Faults, faulty_s3
 from support.pipeline import Cloud, Execution, pipeline
 from support.pipeline_runs import (
     Sky,
-    assert_coverage,
     assert_complete,
+    assert_coverage,
+    compute_published_rows,
     count_deliveries,
     find_leaks,
-    make_sky,
     make_payload,
-    compute_published_rows,
+    make_sky,
     read_records,
 )
 
@@ -74,14 +74,14 @@ def assert_missing(cloud: Cloud, execution: Execution, run: str, reason: str) ->
 @pytest.mark.parametrize(("order", "error"), [("raise", "RuntimeError"), ("kill", "Runtime.ExitError")])
 def test_a_function_that_raises_or_is_killed_for_memory_is_called_again(cloud, six, order, error, times):
     run = f"runs/{order} {times}"
-    cloud.order(order, run, RANK, times=times)
+    cloud.inject_fault(order, run, RANK, times=times)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
     assert count_deliveries(cloud, run) == ONCE | {(RANK, error): times}
     assert sorted(read_records(cloud, run)) == [str(rank) for rank in range(6)]
 
 
 def test_a_function_that_always_raises_fails_the_run_and_its_rank_is_named(cloud):
-    cloud.order("raise", "runs/raises", RANK, times=None)
+    cloud.inject_fault("raise", "runs/raises", RANK, times=None)
     execution = cloud.run(make_payload(cloud, SURVEY, "runs/raises"))
     assert_missing(cloud, execution, "runs/raises", "")
     assert count_deliveries(cloud, "runs/raises") == THRICE | {(RANK, "RuntimeError"): 3}
@@ -89,7 +89,7 @@ def test_a_function_that_always_raises_fails_the_run_and_its_rank_is_named(cloud
 
 def test_a_function_that_is_killed_in_the_middle_keeps_what_it_has_done(cloud, six):
     run = "runs/midway"
-    cloud.order("kill midway", run, 1)
+    cloud.inject_fault("kill midway", run, 1)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run, world_size=2)), six)
     assert count_deliveries(cloud, run) == {(0, None): 1, (1, None): 1, (1, "Runtime.ExitError"): 1}
     found = read_records(cloud, run)
@@ -100,7 +100,7 @@ def test_a_function_that_is_killed_in_the_middle_keeps_what_it_has_done(cloud, s
 
 def test_a_function_that_is_killed_when_all_is_done_does_nothing_again(cloud, six):
     run = "runs/kill after"
-    cloud.order("kill after", run, RANK)
+    cloud.inject_fault("kill after", run, RANK)
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
     assert count_deliveries(cloud, run) == ONCE | {(RANK, "Runtime.ExitError"): 1}
     assert sorted(read_records(cloud, run)) == [str(rank) for rank in range(6)]
@@ -111,7 +111,7 @@ def test_a_function_that_times_out_is_called_again(six, tmp_path):
     # No less than 4 s, since here the limit counts the start of a runtime too, which on a busy machine may take it all.
     with pipeline(tmp_path, module="support.faulty_functions", timeout_s=4) as cloud:
         six.upload(cloud, SURVEY)
-        cloud.order("sleep", "runs/slow", RANK)
+        cloud.inject_fault("sleep", "runs/slow", RANK)
         assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/slow")), six)
         assert count_deliveries(cloud, "runs/slow") >= Counter(ONCE) + Counter({(RANK, "Sandbox.Timedout"): 1})
         assert "Task timed out after 4.00 seconds" in str(cloud.invocations("runs/slow"))
@@ -120,14 +120,14 @@ def test_a_function_that_times_out_is_called_again(six, tmp_path):
 @pytest.mark.parametrize(("order", "calls"), [("twice", 2), ("lose the answer", 2)])
 def test_an_event_that_is_delivered_twice_counts_once(cloud, six, order, calls):
     run = f"runs/{order}"
-    cloud.order(order, run, RANK)
+    cloud.inject_fault(order, run, RANK)
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
     assert count_deliveries(cloud, run) == ONCE | {(RANK, None): calls}
     assert summary["totals"]["galaxies"] == 60
 
 
 def test_a_partition_that_two_ranks_get_counts_once(cloud, six):
-    cloud.order(f"also: {SURVEY}/{PARTITION}", "runs/both", RANK - 1)
+    cloud.inject_fault(f"also: {SURVEY}/{PARTITION}", "runs/both", RANK - 1)
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/both")), six)
     assert count_deliveries(cloud, "runs/both") == ONCE
     found = read_records(cloud, "runs/both")
@@ -136,7 +136,7 @@ def test_a_partition_that_two_ranks_get_counts_once(cloud, six):
 
 
 def test_a_rank_that_is_out_of_time_goes_on_where_it_was(cloud, six):
-    cloud.order("hurry", "runs/hurry", 0, times=2)
+    cloud.inject_fault("hurry", "runs/hurry", 0, times=2)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/hurry", world_size=2)), six)
     assert count_deliveries(cloud, "runs/hurry") == {(0, "OutOfTime"): 2, (0, None): 1, (1, None): 1}
     found = read_records(cloud, "runs/hurry")
@@ -147,7 +147,7 @@ def test_a_rank_that_is_out_of_time_goes_on_where_it_was(cloud, six):
 
 
 def test_a_rank_that_cannot_do_even_one_item_in_time_is_not_called_for_ever(cloud):
-    cloud.order("run late", "runs/late", RANK, times=None)
+    cloud.inject_fault("run late", "runs/late", RANK, times=None)
     assert_missing(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/late")), "runs/late", "")
     assert count_deliveries(cloud, "runs/late") == THRICE | {(RANK, "TooSlow"): 3}
 
@@ -155,52 +155,52 @@ def test_a_rank_that_cannot_do_even_one_item_in_time_is_not_called_for_ever(clou
 def test_a_map_that_fails_is_told_and_redriven(cloud, six):
     """moto fails a map only if its items are gone; AWS also if more than a share of the ranks failed."""
     run = "runs/forgotten"
-    cloud.order("forget the items", run, function="initialize")
+    cloud.inject_fault("forget the items", run, function="initialize")
     failed = cloud.run(make_payload(cloud, SURVEY, run))
     assert (failed.status, failed.error) == ("FAILED", "RunIncomplete")
     told = f"s3://{cloud.bucket}/{run}: 60 of 60 galaxies are missing, in the items 000000-00000000-00000010, "
     assert failed.message.startswith(told) and failed.message.endswith("; the map ended with States.Runtime")
     items = cloud.json(f"{run}/payload.json")["body"]
     cloud.s3.put_object(Bucket=cloud.bucket, Key=f"{run}/items.json", Body=json.dumps(items))
-    cloud.order("raise", run, RANK, times=3)
-    again = cloud.result(cloud.redrive(failed.arn))
+    cloud.inject_fault("raise", run, RANK, times=3)
+    again = cloud.wait_for_result(cloud.redrive(failed.arn))
     assert again.error == "RunIncomplete" and "10 of 60 galaxies are missing" in again.message
-    assert_complete(cloud, cloud.result(cloud.redrive(again.arn)), six)
+    assert_complete(cloud, cloud.wait_for_result(cloud.redrive(again.arn)), six)
 
 
 def test_a_redrive_does_not_tell_of_a_map_that_went_well_since(cloud):
     run = "runs/stale"
-    cloud.order("forget the items", run, function="initialize")
+    cloud.inject_fault("forget the items", run, function="initialize")
     failed = cloud.run(make_payload(cloud, SURVEY, run))
     items = cloud.json(f"{run}/payload.json")["body"]
     cloud.s3.put_object(Bucket=cloud.bucket, Key=f"{run}/items.json", Body=json.dumps(items))
-    cloud.order("raise", run, RANK, times=3)
-    assert_missing(cloud, cloud.result(cloud.redrive(failed.arn)), run, "")
+    cloud.inject_fault("raise", run, RANK, times=3)
+    assert_missing(cloud, cloud.wait_for_result(cloud.redrive(failed.arn)), run, "")
 
 
 @pytest.mark.parametrize("function", ["initialize", "summarize"])
 def test_a_redrive_makes_good_for_a_function_that_has_died(cloud, six, function):
     run = f"runs/{function} died"
-    cloud.order("kill", run, function=function, times=None)
+    cloud.inject_fault("kill", run, function=function, times=None)
     failed = cloud.run(make_payload(cloud, SURVEY, run))
     assert (failed.status, failed.error) == ("FAILED", "Runtime.ExitError")
-    cloud.cancel(run, function=function)
-    assert_complete(cloud, cloud.result(cloud.redrive(failed.arn)), six)
+    cloud.cancel_faults(run, function=function)
+    assert_complete(cloud, cloud.wait_for_result(cloud.redrive(failed.arn)), six)
     assert sorted(read_records(cloud, run)) == [str(rank) for rank in range(6)]
 
 
 def test_a_redrive_does_what_is_missing_once_it_is_there(cloud, six):
     run = "runs/deleted"
     gone = f"; {ITEM}: cannot read {partition(cloud)}: it does not exist; check the bucket and the key"
-    cloud.order("delete first", run, RANK)
+    cloud.inject_fault("delete first", run, RANK)
     failed = cloud.run(make_payload(cloud, SURVEY, run))
     assert_missing(cloud, failed, run, gone)
     assert count_deliveries(cloud, run) == THRICE | {(RANK, "ItemsFailed"): 3}
 
-    in_vain = cloud.result(cloud.redrive(failed.arn))
+    in_vain = cloud.wait_for_result(cloud.redrive(failed.arn))
     assert_missing(cloud, in_vain, run, gone)
     six.upload(cloud, SURVEY)
-    summary = assert_complete(cloud, cloud.result(cloud.redrive(in_vain.arn)), six)
+    summary = assert_complete(cloud, cloud.wait_for_result(cloud.redrive(in_vain.arn)), six)
     assert (summary["failures"], summary["totals"]["galaxies"], summary["totals"]["repeated"]) == ([], 60, 0)
     assert count_deliveries(cloud, run)[RANK, "ItemsFailed"] == 6 and count_deliveries(cloud, run)[RANK, None] == 1
     redrives = [call.event["execution"].get("RedriveCount", 0) for call in cloud.invocations(run)
@@ -210,7 +210,7 @@ def test_a_redrive_does_what_is_missing_once_it_is_there(cloud, six):
 
 def test_an_object_that_is_truncated_after_the_plan_is_named(cloud, six):
     size = len((six.folder / "survey" / PARTITION).read_bytes())
-    cloud.order("truncate first", "runs/truncated", RANK)
+    cloud.inject_fault("truncate first", "runs/truncated", RANK)
     execution = cloud.run(make_payload(cloud, SURVEY, "runs/truncated"))
     assert execution.error == "RunIncomplete"
     assert f"{ITEM}: " in execution.message and partition(cloud) in execution.message
@@ -230,7 +230,7 @@ def test_an_object_that_is_truncated_before_the_plan_is_named(cloud, six):
 @pytest.mark.parametrize(("percentage", "status"), [(17, "SUCCEEDED"), (16, "FAILED")])
 def test_what_may_be_missing_is_counted_in_galaxies(cloud, percentage, status):
     run = f"runs/tolerated {percentage}"
-    cloud.order("delete first", run, RANK)
+    cloud.inject_fault("delete first", run, RANK)
     execution = cloud.run(make_payload(cloud, SURVEY, run, tolerated_failure_percentage=percentage))
     assert execution.status == status
     if status == "FAILED":
@@ -283,7 +283,7 @@ def test_writes_whose_answers_are_lost_count_once(cloud, six, faults):
 
 
 def test_what_a_killed_attempt_leaves_breaks_no_published_reader(cloud, six):
-    cloud.order("kill midway", "runs/readable", 1)
+    cloud.inject_fault("kill midway", "runs/readable", 1)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/readable", world_size=2)), six)
     assert all(row["bits"] > 0 for row in compute_published_rows(cloud.json("runs/readable/combined_data.json")))
 
@@ -317,8 +317,8 @@ def test_parts_that_may_not_be_written_are_named(cloud, faults):
 def test_no_log_and_no_file_holds_credentials(cloud, faults):
     """Last, so that it sees the logs of all the failures before it too."""
     faults.add("deny", "GET", f"{SURVEY}/{PARTITION}", None)
-    cloud.order("raise", "runs/secret", 0)
+    cloud.inject_fault("raise", "runs/secret", 0)
     assert cloud.run(make_payload(cloud, SURVEY, "runs/secret")).error == "RunIncomplete"
     told = "".join(cloud.logs().values())
-    assert "Access Denied" in told and "this was ordered" in told
+    assert "Access Denied" in told and "this fault was injected" in told
     assert find_leaks(cloud, "runs/secret") == []

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.pipeline import Cloud, pipeline
-from support.pipeline_runs import Sky, assert_complete, count_deliveries, make_sky, make_payload, read_records
+from support.pipeline_runs import Sky, assert_complete, count_deliveries, make_payload, make_sky, read_records
 from support.rendezvous import Server, rendezvous_server
 
 pytestmark = pytest.mark.xdist_group("pipeline-fmi")
@@ -90,7 +90,7 @@ def test_the_payload_may_name_another_server(cloud, six, secret):
 
 
 def test_what_a_rank_that_dies_held_is_done_by_others(cloud, six):
-    cloud.order("kill midway", "runs/death", 1)
+    cloud.inject_fault("kill midway", "runs/death", 1)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/death", fmi_enabled=True)), six)
     found = read_records(cloud, "runs/death")
     for rank in ("0", "2"):  # whoever tells first, the server or its connection
@@ -101,12 +101,12 @@ def test_what_a_rank_that_dies_held_is_done_by_others(cloud, six):
 
 
 def test_an_event_that_comes_twice_at_once_costs_time_alone(cloud, six):
-    cloud.order("twice", "runs/twice", 2)
+    cloud.inject_fault("twice", "runs/twice", 2)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/twice", fmi_enabled=True)), six)
 
 
 def test_a_run_goes_on_with_what_is_missing(cloud, server, six):
-    cloud.order("raise", "runs/again", 0, times=3)
+    cloud.inject_fault("raise", "runs/again", 0, times=3)
     first = cloud.run(make_payload(cloud, SURVEY, "runs/again", fmi_enabled=True))
     assert first.error == "RunIncomplete"
     before = counted(server, "fmi_items_total")

@@ -32,7 +32,7 @@ SOURCES = ("src/cosmicai/a b é.py", "src/cosmicai/data/w.safetensors", "aws/han
 MANIFEST = b'{"schemaVersion": 2}'
 DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 OTHER = f"sha256:{'f' * 64}"
-BASE = re.search("^ARG BASE=(.*)$", (PROJECT / "containers/Containerfile").read_text(), re.MULTILINE)[1]
+BASE = re.search("^ARG BASE=(.*)$", (PROJECT / "containers/Containerfile").read_text(), re.MULTILINE)[1]  # type: ignore[index]
 TIME = 1700000000
 CUDA, CPU = "torch-2.13.0-cp311-none-any.whl", "torch-2.13.0+cpu-cp311-none-any.whl"
 
@@ -55,6 +55,7 @@ def test_lines_are_of_at_most_120_characters(script: str) -> None:
 def test_help_is_the_head_comment(script: str, tmp_path: Path) -> None:
     path = PROJECT / "containers" / script
     head = re.match(r"#!/usr/bin/env bash\n((?:#.*\n)+)set -euo pipefail\n", path.read_text())
+    assert head is not None
     expected = re.sub("^# ?", "", head[1], flags=re.MULTILINE)
     assert f"containers/{script}" in expected
     for words in [["--help"], ["-h"], *([[]] if script == "base.sh" else [])]:
@@ -876,7 +877,7 @@ def test_the_image_runs_its_command(image: Image) -> None:
 def test_the_command_replaces_the_process_of_the_entrypoint(image: Image, under: dict[str, str]) -> None:
     executable(image.folder / "bin/python", "echo $$")
     given = {"PATH": image.path, "COSMICAI_FUNCTIONS": str(image.functions), **under}
-    command = [image.opt / "bin/entrypoint", "python"]
+    command: list[str | Path] = [image.opt / "bin/entrypoint", "python"]
     with subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True) as process:
         assert process.communicate()[0] == f"{process.pid}\n"
 

@@ -20,8 +20,8 @@ from cosmicai.runs.store import RunFolder
 from support.built_image import ARCHIVE, ROOT, Image, read_labels, read_manifest
 from support.emulator import EMULATOR, NO_EMULATOR
 from support.helpers import make_survey, random_galaxies, run, tiny_weights
-from support.image_registry import NO_REGISTRY, manifest, registry
-from support.image_registry import installed as registry_installed
+from support.image_registry import NO_REGISTRY, fetch_manifest, serve_registry
+from support.image_registry import is_available as registry_installed
 from support.processes import digest
 from support.rendezvous import SECRET, rendezvous_server
 from support.s3 import bucket_fixture as bucket_fixture
@@ -51,10 +51,10 @@ def test_archive_registry_sif_and_record_name_one_digest(image, tmp_path):
         "application/vnd.oci.image.layer.v1.tar+gzip"
     }
     pulled = tmp_path / "pulled.sif"
-    with registry(tmp_path) as host:
+    with serve_registry(tmp_path) as host:
         copied = ["skopeo", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
         subprocess.run([*copied, f"oci-archive:{ARCHIVE}", f"docker://{host}/cosmicai:1"], check=True)
-        assert manifest(host, "cosmicai", name) == archived
+        assert fetch_manifest(host, "cosmicai", name) == archived
         # Faster to build, though larger.
         fast = {"APPTAINER_NOHTTPS": "1", "APPTAINER_MKSQUASHFS_ARGS": "-comp lz4", "TMPDIR": str(tmp_path)}
         made = subprocess.run(

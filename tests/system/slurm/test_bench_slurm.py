@@ -36,7 +36,7 @@ FIGURES = [
 def record(task: int, begun: float, working: float, ended: float, items: int = 1, age: float = 0.25) -> Record:
     """A record that was begun, read its first galaxies, and was written at seconds after noon."""
     at = {"started_at": begun, "working_at": working, "updated_at": ended}
-    times = {name: (NOON + timedelta(seconds=seconds)).isoformat() for name, seconds in at.items()}
+    times: dict[str, Any] = {name: (NOON + timedelta(seconds=seconds)).isoformat() for name, seconds in at.items()}
     return make_record(job=f"7_{task}", seconds=PhaseSeconds(age, 0.5, 0.0, 0.0, 0.0), items=items, **times)
 
 
@@ -97,16 +97,16 @@ def test_another_catalogue_is_refused():
 
 
 def test_what_is_missing_here_is_one_sentence(tmp_path, monkeypatch):
-    arguments: Any = ("demo", 10, 2, 1, 1, str(tmp_path), never)
-    monkeypatch.setattr(bench.shutil, "which", lambda _: None)
+    sizes = ("demo", 10, 2, 1, 1)
+    monkeypatch.setattr(bench.shutil, "which", lambda _: None)  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="there is no sbatch here; `bench slurm` is for a machine from which jobs are"):
-        bench_slurm(*arguments)
-    monkeypatch.setattr(bench.shutil, "which", lambda name: name)
+        bench_slurm(*sizes, str(tmp_path), never)
+    monkeypatch.setattr(bench.shutil, "which", lambda name: name)  # type: ignore[attr-defined]
     with pytest.raises(InputError, match=r"--folder .*absent is not a folder; name one that the nodes share"):
-        bench_slurm(*arguments[:5], str(tmp_path / "absent"), never)
+        bench_slurm(*sizes, str(tmp_path / "absent"), never)
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     with pytest.raises(InputError, match=r"infer_array.sh is missing; install the project from its checkout"):
-        bench_slurm(*arguments)
+        bench_slurm(*sizes, str(tmp_path), never)
 
 
 @pytest.fixture

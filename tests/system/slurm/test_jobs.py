@@ -85,7 +85,7 @@ class Pretended:
     @contextlib.contextmanager
     def started(self, job: str, **more: object) -> Iterator[subprocess.Popen[str]]:
         """A job whose worker is at work."""
-        command = [self.project / f"jobs/{job}.sh", "survey", "run"]
+        command: list[str | Path] = [self.project / f"jobs/{job}.sh", "survey", "run"]
         pipe, environment = subprocess.PIPE, self.environment(**more)
         with subprocess.Popen(
             command, cwd=self.project, env=environment, stdout=pipe, stderr=pipe, text=True
@@ -203,7 +203,7 @@ def test_no_job_is_requeued_when(
     with pretended.started("infer_array", **variables) as job:
         job.send_signal(number)
         assert job.wait(10) == expected
-        assert ("requeued 2 times already" in job.stderr.read()) == (expected == 1)
+        assert ("requeued 2 times already" in job.stderr.read()) == (expected == 1)  # type: ignore[union-attr]
     assert pretended.called[1:] == ["signalled"]
 
 

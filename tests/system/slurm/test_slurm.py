@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ class Jobs:
         self.digest = digest(folder / "calm")
 
     @property
-    def environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, Any]:
         return {
             "PYTHONPATH": str(self.folder), "COSMICAI_ROOT": str(ROOT), "COSMICAI_INFER_OPTIONS": shlex.join(SLOW),
             "COSMICAI_CACHE": os.environ["COSMICAI_CACHE"], "TEST_SLOW": "0.01",
@@ -97,7 +98,7 @@ class Jobs:
         """Waits until so many items are done."""
         wait_until(lambda: len(list((out / "parts").glob("*.h5"))) >= least)
 
-    def require_complete(self, out: Path) -> list[dict]:
+    def require_complete(self, out: Path) -> list[Record]:
         """The run is complete and its catalogue the laptop's; returns the records."""
         summary = json.loads((out / "summary.json").read_text())
         assert summary["complete"] and summary["failures"] == []
@@ -198,7 +199,7 @@ def test_a_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path, jobs
     for restarts in (0, 1):
         jobs.until_parts(out, 1)
         wait_until(
-            lambda restarts=restarts: restarts in {record.restarts for record in RunFolder(str(out)).records().values()}
+            lambda restarts=restarts: restarts in {record.restarts for record in RunFolder(str(out)).records().values()}  # type: ignore[misc]
         )
         assert jobs.cluster.run("scancel", "--batch", "--signal=USR1", f"{job}_0").returncode == 0
     assert jobs.cluster.wait(job) == "FAILED"
@@ -445,7 +446,7 @@ def test_a_run_that_waits_is_seen_cancelled_and_resumed_from_its_folder(tmp_path
     account = json.loads((out / "summary.json").read_text())["slurm"]
     assert (account["tasks"], account["completed"], account["cancelled"]) == (2, 1, 1)
     reported = [record.slurm for record in RunFolder(str(out)).records().values()]
-    assert {(slurm["state"], slurm["exit_code"]) for slurm in reported} == {("COMPLETED", 0)}
+    assert {(slurm["state"], slurm["exit_code"]) for slurm in reported} == {("COMPLETED", 0)}  # type: ignore[index]
 
 
 def test_a_cancelled_run_is_resumed_on_the_laptop(tmp_path, jobs):

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_nobody_needs_to_be_root() -> None:
     with tempfile.TemporaryDirectory() as name:  # a folder of pytest is its own user's alone
         own = Path(name)
         shutil.copytree(TESTCLUSTER, own / "testcluster")
-        nobody = {"user": 65534, "group": 65534, "extra_groups": ()} if os.getuid() == 0 else {}
+        nobody: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": ()} if os.getuid() == 0 else {}
         if nobody:
             os.chown(own, 65534, 65534)
         script = 'eval "$(testcluster/up cluster)"; srun id --user; testcluster/down cluster'

@@ -29,6 +29,7 @@ def made(count: int, seed: int = 0, sigma: float = 0.02) -> Accuracy:
 def test_bins_hold_the_metrics_of_their_galaxies(table, width):
     accuracy = made(900)
     value = accuracy.spec if table is bin_by_redshift else accuracy.magnitude
+    assert value is not None
     found = table(accuracy, width)
     assert list(found) == list(BIN_COLUMNS)
     expected = []

@@ -287,7 +287,7 @@ def test_repeats_with_different_numbers_of_galaxies():
 
 
 def test_repeats_are_of_the_same_settings():
-    runs = [PUBLISHED | {"run": f"{size}", "repeat": 1, "galaxies": size, "batch_size": size} for size in (32, 64)]
+    runs = [PUBLISHED | {"run": f"{size}", "repeat": 1, "galaxies": size, "batch_size": size} for size in (32, 64)]  # type: ignore[misc]
     assert audit(collection(*runs)).findings == ()
 
 

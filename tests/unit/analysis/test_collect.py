@@ -316,7 +316,7 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(tmp_path, monkeypatch)
 
 
 def test_the_billed_time_on_lambda_is_that_of_cloudwatch(tmp_path):
-    call = {
+    call: dict[str, Any] = {
         "memory_mb": 2048, "function": "f-infer", "ephemeral_mb": 512, "region": "us-east-1", "architecture": "arm64",
         "cold_start": True,
     }  # fmt: skip

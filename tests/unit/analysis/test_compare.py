@@ -124,7 +124,7 @@ def test_runs_of_a_study_that_differ_in_what_it_varied_are_not_averaged_together
     table = average(runs, UNJUDGED, ["partition"])
     found = table[["study", column, "wall_seconds"]].astype(object).values.tolist()
     assert sorted(found, key=lambda row: row[2]) == [["single", pd.NA, 1.5], [study, 1, 3.0], [study, 2, 4.0]]
-    assert sorted(average(runs, UNJUDGED, [column])[column]) == sorted([1, 2, RUN[column], 7])
+    assert sorted(average(runs, UNJUDGED, [column])[column]) == sorted([1, 2, RUN[column], 7])  # type: ignore[type-var]
 
 
 def test_groups_are_by_columns_or_their_short_names():

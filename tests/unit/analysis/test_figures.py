@@ -211,6 +211,7 @@ def test_density_counts_every_galaxy_in_its_frame():
     assert one.tolist() == [[low, low], [high, high]]
     assert limit[:, 1] == pytest.approx(limit[:, 0] - 0.05 * (1 + limit[:, 0]))
     metrics = compute_metrics(accuracy.phot, accuracy.spec)
+    assert metrics is not None
     assert f"R² {metrics.r2:.4f}\nMAE {metrics.mae:.5f}" in axes.texts[0].get_text()
     assert drawing.caption == (
         f"3,000 galaxies: bias {metrics.bias:+.5f}, NMAD {metrics.precision:.5f}, MAE {metrics.mae:.5f}, "
@@ -260,7 +261,7 @@ def test_metrics_by_magnitude_have_the_errors_of_the_table():
         ((points, ends),) = bars(panels[number]).values()
         assert points.tolist() == bins[["middle", name]].to_numpy().tolist()
         assert np.array(ends)[:, :, 1] == pytest.approx(np.stack([low, high], axis=1), abs=1e-12)
-    assert [patch.get_height() for patch in panels[3].patches] == bins["galaxies"].to_list()
+    assert [patch.get_height() for patch in panels[3].patches] == bins["galaxies"].to_list()  # type: ignore[attr-defined]
     assert "Wilson's interval" in small_print(drawing)
     assert f"{bins['galaxies'].sum():,} galaxies in {len(bins)} bins." in drawing.caption
 
@@ -397,8 +398,8 @@ def test_files_are_the_same_each_time_and_small(name, tmp_path):
 def test_nothing_overlaps_or_is_cut_off(name):
     drawing = EVERYTHING[name]()
     figure, axes = drawing.figure, axes_of(drawing)
-    below, title = figure._supxlabel.get_window_extent(), figure._suptitle.get_window_extent()
-    for text in (figure._supxlabel, figure._suptitle, *(text for one in figure.axes for text in labels(one))):
+    below, title = figure._supxlabel.get_window_extent(), figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+    for text in (figure._supxlabel, figure._suptitle, *(text for one in figure.axes for text in labels(one))):  # type: ignore[attr-defined]
         box = text.get_window_extent()
         assert box.x0 >= 0
         assert box.x1 <= figure.bbox.x1 + 1
@@ -443,7 +444,7 @@ def figures_width(drawing):
 
 
 def test_series_differ_without_colour():
-    assert len({(look.marker, str(look.dash)) for look in map(style.series_style, range(64))}) == 64
+    assert len({(look.marker, str(look.dash)) for look in map(style.get_series_style, range(64))}) == 64
     drawing = figures.draw_study(STUDY, SEVERAL)
     drawn = [bar.lines[0] for bar in axes_of(drawing).containers]
     looks = {(line.get_marker(), str(line._dash_pattern)) for line in drawn}
@@ -501,4 +502,4 @@ def test_ten_thousand_ranks_and_a_million_galaxies_stay_small():
     density = figures.draw_density(made(1_000_000))
     assert len(style.to_svg(density)) < 300_000
     with Image.open(io.BytesIO(style.to_png(density))) as picture:
-        assert picture.convert("L").getextrema()[0] < 30
+        assert picture.convert("L").getextrema()[0] < 30  # type: ignore[operator]

@@ -56,7 +56,7 @@ def test_the_error_of_the_fraction_is_the_spread_of_fits():
     rng = np.random.default_rng(0)
     ranks = np.repeat(NUMBERS, 3)
     exact = 120 * (0.1 + 0.9 / ranks)
-    fits = [fit_amdahl(ranks, exact + rng.normal(0, 2, len(ranks))) for _ in range(400)]
+    fits = [fit_amdahl(ranks, exact + rng.normal(0, 2, len(ranks))) for _ in range(400)]  # type: ignore[arg-type]
     fractions = np.array([fit.serial_fraction for fit in fits])
     assert fractions.mean() == pytest.approx(0.1, abs=0.003)
     assert np.median([fit.sigma for fit in fits]) == pytest.approx(fractions.std(), rel=0.1)

@@ -267,7 +267,7 @@ def seconds_of(clock: str) -> float:
     return timedelta(**dict(zip(("hours", "minutes", "seconds")[-len(parts) :], parts, strict=True))).total_seconds()
 
 
-def spread(values: Iterable[float]) -> list[float]:
+def spread(values: Iterable[float]) -> list[Any]:
     """Return mean, minimum, maximum and median."""
     known = [*values]
     return [pytest.approx(value) for value in (np.mean(known), min(known), max(known), np.median(known))]

@@ -47,7 +47,7 @@ def test_the_terms_of_lambda_are_recovered():
     [model] = models(collection(rows))
     assert dict(model.terms) == pytest.approx({"start": 7.0, "dispatch": 1.5, "work": 0.004}, rel=1e-9)
     assert (model.place, model.origin, len(model.runs), len(model.withheld)) == ("Lambda", "published", 16, 16)
-    assert model.largest_error < 1e-9
+    assert model.largest_error is not None and model.largest_error < 1e-9
     assert model.memory_mb == 10240  # of the published functions
     assert model.predict(RankWork(2556, 100)) == pytest.approx(7 + 15 + 10.224, rel=1e-9)
 
@@ -179,7 +179,7 @@ def test_own_runs_are_left_out_one_by_one_too():
     assert len(model.withheld) == 4
     # Their time begins with the process, a second before the wall-clock time of a run.
     assert [one.measured for one in model.withheld] == pytest.approx([7.5, 13.5, 25.5, 49.5])
-    assert model.largest_error < 1e-9
+    assert model.largest_error is not None and model.largest_error < 1e-9
 
 
 def test_memory_is_that_of_the_next_larger_partition():
@@ -247,7 +247,7 @@ def _seconds(clock: str) -> float:
 def test_the_errors_of_the_published_values_alone():
     found = build_published_runs()
     fitted = {model.place: model for model in fit_models(found, audit(found))}
-    errors = {place: model.error for place, model in fitted.items()}
+    errors: dict[str, Any] = {place: model.error for place, model in fitted.items()}
     assert errors.pop("laptop") is None  # with a single value
     assert sorted(errors) == ["Lambda", "SLURM GPU", "SLURM array", "SLURM node"]
     assert max(errors.values()) < 0.15

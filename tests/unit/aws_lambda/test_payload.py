@@ -68,7 +68,7 @@ def test_the_course_teams_keys_are_accepted():
 
 
 def test_our_keys_are_accepted():
-    ours = {
+    ours: dict[str, Any] = {
         "weights": "s3://b/w.safetensors", "precision": "bfloat16", "accept_precision_loss": True, "memory": 1024,
         "max_concurrency": 300, "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
         "rendezvous_endpoint": "rendezvous.example.org:10000",

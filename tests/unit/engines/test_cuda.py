@@ -64,7 +64,8 @@ class Stream:
         self.enqueue(lambda: None).result()
 
 
-def current() -> Stream | None:
+def current() -> Any:
+    """Return the current Stream, or None."""
     return getattr(Stream.current, "stream", None)
 
 

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ class Threads:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        pairs = itertools.product(range(size), repeat=2)
+        pairs = itertools.product(range(size), range(size))
         self.queues: dict[tuple[int, int], queue.SimpleQueue[Any]] = {pair: queue.SimpleQueue() for pair in pairs}
 
 
@@ -255,7 +255,7 @@ def test_all_ranks_gather_all_values(size: int) -> None:
 
 
 def test_the_root_is_rank_0_by_default_and_any_sequence_is_scattered() -> None:
-    found = run_all(3, lambda g: (broadcast(g, g.rank + 7), scatter(g, np.arange(6).reshape(3, 2)), gather(g, g.rank)))
+    found = run_all(3, lambda g: (broadcast(g, g.rank + 7), scatter(g, np.arange(6).reshape(3, 2)), gather(g, g.rank)))  # type: ignore[arg-type]
     assert [one[0] for one in found] == [7, 7, 7]
     assert [one[1].tolist() for one in found] == [[0, 1], [2, 3], [4, 5]]
     assert [one[2] for one in found] == [[0, 1, 2], None, None]
@@ -304,7 +304,11 @@ def test_a_scan_includes_the_ranks_up_to_this_one(size: int) -> None:
 
 
 def test_booleans_are_combined_by_or_and_and(algorithm: str) -> None:
-    table = {"sum": [False, True, True], "max": [False, True, True], "product": [False, False, True]}
+    table: dict[Any, list[bool]] = {
+        "sum": [False, True, True],
+        "max": [False, True, True],
+        "product": [False, False, True],
+    }
     for operation, expected_result in (table | {"min": table["product"]}).items():
         found = run_all(3, lambda group: allreduce(group, np.array([0, group.rank == 1, 1], "?"), operation))  # noqa: B023
         assert [one.tolist() for one in found] == [expected_result] * 3
@@ -454,7 +458,7 @@ def test_arguments_are_not_modified_and_results_share_no_memory(algorithm: str, 
     run_all(size, everything)
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: Any) -> TypeGuard[np.ndarray]:
     return isinstance(value, np.ndarray)
 
 
@@ -476,10 +480,10 @@ def test_a_scattered_value_does_not_keep_others_in_memory() -> None:
 def test_a_single_rank_sends_nothing(algorithm: str) -> None:
     def everything(group: Any) -> int:
         barrier(group, 0.0)
-        assert broadcast(group, 1, timeout=0.0) == gather(group, 1)[0] == allgather(group, 1)[0] == 1
+        assert broadcast(group, 1, timeout=0.0) == gather(group, 1)[0] == allgather(group, 1)[0] == 1  # type: ignore[index]
         assert scatter(group, [1]) == 1
         for function in (reduce, allreduce, scan):
-            assert function(group, np.arange(3), "product").tolist() == [0, 1, 2]
+            assert function(group, np.arange(3), "product").tolist() == [0, 1, 2]  # type: ignore[union-attr]
         return group.messages + len(group.requested)
 
     assert run_all(1, everything) == [0]
@@ -617,7 +621,7 @@ def test_the_root_and_later_ranks_detect_it_too(size: int, array: Any, operation
     for odd in range(size):
 
         def at_root(group: Any, odd: int = odd) -> Any:
-            return reduce(group, *((array, operation) if group.rank == odd else (np.ones(37), "sum")), root=1)
+            return reduce(group, *((array, operation) if group.rank == odd else (np.ones(37), "sum")), root=1)  # type: ignore[misc]
 
         def up_to(group: Any, odd: int = odd) -> Any:
             return scan(group, *((array, operation) if group.rank == odd else (np.ones(37), "sum")))

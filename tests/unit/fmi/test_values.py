@@ -149,7 +149,13 @@ def test_the_bytes_of_a_value() -> None:
 
 
 def test_values_can_follow_one_another_and_are_aligned() -> None:
-    values = [None, [random_array((3,), "u1"), random_array((2,), "G")], "x" * 21, random_array((), "f8"), {}]
+    values: list[Any] = [
+        None,
+        [random_array((3,), "u1"), random_array((2,), "G")],
+        "x" * 21,
+        random_array((), "f8"),
+        {},
+    ]
     parts = split_values(concatenate([buffer for value in values for buffer in encode(value)]))
     assert is_same([decode(part) for part in parts], values)
     assert [len(part) % ALIGNMENT for part in parts] == [0] * len(parts)
@@ -182,7 +188,7 @@ for _ in range(1100):
         (np.array([Malicious()]), "object"),
         (np.array([(1, Malicious())], [("a", "i4"), ("b", "O")]), "'O'"),
         (np.array(["a"], np.dtypes.StringDType()), "StringDType"),
-        (np.ma.masked_array([1, 2], [0, 1]), "numpy.ma.MaskedArray"),
+        (np.ma.masked_array([1, 2], [0, 1]), "numpy.ma.MaskedArray"),  # type: ignore[arg-type]
         (np.rec.array([(1,)], dtype=[("a", "i4")]), "numpy.rec.recarray"),
         (np.zeros(2, {"names": ["a"], "formats": ["i4"], "titles": ["title"]}), "title"),
         (np.zeros(2, [("a", "S0")])["a"], "S"),
@@ -213,7 +219,7 @@ def test_nothing_is_unpickled() -> None:
             decode(whole + bytes(16))
 
 
-@pytest.mark.parametrize("array", [5, 2.5, [1.0], None, np.float64(1), np.ma.masked_array([1]), np.rec.array([1])])
+@pytest.mark.parametrize("array", [5, 2.5, [1.0], None, np.float64(1), np.ma.masked_array([1]), np.rec.array([1])])  # type: ignore[call-overload]
 def test_only_plain_arrays_are_accepted_as_arrays(array: Any) -> None:
     with pytest.raises(TypeError, match=f"a .*{type(array).__name__} is not a plain numpy array"):
         as_plain_array(array)

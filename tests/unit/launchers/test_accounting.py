@@ -138,9 +138,9 @@ TWO_PARTS = """\
 def test_every_state(text, execution, kind):
     job, state, code, signal, begun, ended, seconds, kilobytes, *allocated = execution
     [found] = parse_sacct(text)
-    times = (time and f"2026-11-21T{time}+00:00" for time in (begun, ended))
+    start, end = (time and f"2026-11-21T{time}+00:00" for time in (begun, ended))
     memory = kilobytes and kilobytes / 1024
-    assert found == JobExecution(job, 1, state, code, signal, *times, seconds, memory, None, *allocated)
+    assert found == JobExecution(job, 1, state, code, signal, start, end, seconds, memory, None, *allocated)
     assert found.kind == kind
     assert sum_executions([found]).final == (kind not in ("running", "requeued"))
 

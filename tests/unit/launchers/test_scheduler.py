@@ -27,6 +27,7 @@ def test_the_largest_come_first_and_each_to_one_rank():
     }
     assert not scheduler.is_done
     for turn, item in enumerate(assigned):
+        assert item is not None
         scheduler.item_finished(turn % 2, item)
     assert scheduler.is_done and not scheduler.held_by(0) and not scheduler.held_by(1)
 
@@ -126,7 +127,7 @@ def test_every_item_is_finished_once_or_given_up(schedule, seed):
     poison = set(rng.sample(items, len(items) // 10))
     scheduler = WorkScheduler(items, ranks, schedule)
     alive, restarts = set(range(ranks)), rng.choice([0, 5, 1000])
-    finished, given_up, crashes = Counter(), Counter(), Counter()
+    finished, given_up, crashes = (Counter[WorkItem]() for _ in range(3))
     for _ in range(20_000):
         if scheduler.is_done or not alive:
             break
@@ -144,9 +145,9 @@ def test_every_item_is_finished_once_or_given_up(schedule, seed):
                 scheduler.rank_retired(rank)
                 alive.discard(rank)
         elif held and rng.random() < 0.6:
-            item = rng.choice(held)
-            scheduler.item_finished(rank, item)
-            finished[item] += 1
+            done = rng.choice(held)
+            scheduler.item_finished(rank, done)
+            finished[done] += 1
         elif (item := scheduler.next_item(rank)) is not None:
             assert not finished[item] and not given_up[item]
             assert not any(item in scheduler.held_by(other) for other in alive - {rank})

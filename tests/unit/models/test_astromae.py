@@ -93,6 +93,7 @@ def test_the_class_token_is_attended_to_but_not_averaged() -> None:
     network = random_network(replace(SMALL, depth=1))
     image, magnitude = galaxies(SMALL, 3)
     before = network(image, magnitude)
+    assert network.class_token is not None
     with torch.no_grad():
         network.class_token.normal_(0, 3)
         assert (network(image, magnitude) - before).abs().min() > 1e-5

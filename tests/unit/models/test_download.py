@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download._download.retry, "wait", wait_none())  # type: ignore[attr-defined]
+    monkeypatch.setattr(download._download.retry, "wait", wait_none())
     state = Server({"/code/Some%20Folder/a%20file.pt": CONTENT})
     with ThreadingHTTPServer(("127.0.0.1", 0), type("OneHandler", (Handler,), {"state": state})) as http:
         state.url = f"http://127.0.0.1:{http.server_port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_magnitudes_are_read_without_rounding(dtype: torch.dtype) -> None:
     network = FoldedAstroMAE(fold(load_weights("demo")), dtype)
     magnitude = torch.full((1, 5), 20.0, dtype=torch.float64)
     assert (magnitude + 0.01).to(torch.bfloat16).eq(20).all(), "bfloat16 does not know the difference"
-    first = network.magnitude_head[0]
+    first: Any = network.magnitude_head[0]
     slope = (first(magnitude + 0.01) - first(magnitude)) / 0.01
     assert torch.allclose(slope[0], first.weight.sum(dim=1), rtol=1e-6, atol=1e-9)
 

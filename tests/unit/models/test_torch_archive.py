@@ -100,7 +100,7 @@ def test_a_command_in_a_pickle_is_refused_by_name_and_not_run(read: Callable[[st
 def test_a_command_deep_in_a_checkpoint_is_not_run(read: Callable[[str], object], tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     model = random_network(SMALL)
-    model.blocks[0].attn.note = Reduced(os.system, f"touch {marker}")
+    model.blocks[0].attn.note = Reduced(os.system, f"touch {marker}")  # type: ignore[union-attr]
     uri = save_checkpoint(tmp_path / "a.pt", model)
     with pytest.raises(UnsafePickleError):
         read(uri)
@@ -112,7 +112,7 @@ def test_a_command_deep_in_a_checkpoint_is_not_run(read: Callable[[str], object]
 def test_a_command_in_the_tensors_of_a_partition_is_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     dataset = TensorDataset(torch.ones(2, 5, 32, 32), torch.ones(2, 5), torch.ones(2))
-    dataset.tensors = (*dataset.tensors[:2], Reduced(os.system, f"touch {marker}"))
+    dataset.tensors = (*dataset.tensors[:2], Reduced(os.system, f"touch {marker}"))  # type: ignore[arg-type]
     torch.save(dataset, tmp_path / "a.pt")
     with pytest.raises(UnsafePickleError, match=r"names posix\.system"):
         open_shard(str(tmp_path / "a.pt"))
@@ -631,7 +631,7 @@ def test_tensors_that_share_a_storage_are_read_as_torch_does(tmp_path: Path) -> 
 def test_parameters_and_buffers_are_read_as_torch_does(tmp_path: Path) -> None:
     same_as_torch(tmp_path / "a.pt", dict(nn.BatchNorm2d(3).state_dict()) | {"p": nn.Parameter(BASE.clone()).data})
     parameter = nn.Parameter(BASE.clone())
-    parameter.note = "kept with it"  # pickled with its state
+    parameter.note = "kept with it"  # type: ignore[attr-defined]  # pickled with its state
     torch.save({"a": nn.Parameter(BASE.clone()), "b": parameter}, tmp_path / "b.pt")
     assert [array.tolist() for array in read_root(tmp_path / "b.pt").values()] == [BASE.tolist()] * 2
 
@@ -675,4 +675,4 @@ def test_a_partition_is_read_as_torch_does(tmp_path: Path) -> None:
     with open_shard(str(path)) as shard:
         found = shard.read(2, 6)
     for array, tensor in zip((found.image, found.magnitude, found.redshift), expected, strict=True):
-        assert array.tobytes() == tensor.numpy().tobytes()
+        assert array.tobytes() == tensor.numpy().tobytes()  # type: ignore[attr-defined]

@@ -196,7 +196,7 @@ def change(path: str, make: Callable[[ViT_Astro], Any]) -> Callable[[ViT_Astro],
 
     def apply(model: ViT_Astro) -> None:
         owner, _, name = path.rpartition(".")
-        target = model.get_submodule(owner)
+        target: Any = model.get_submodule(owner)
         value = make(model)
         if name.isdigit():
             target[int(name)] = value
@@ -218,7 +218,7 @@ def without(path: str) -> Callable[[ViT_Astro], None]:
     return apply
 
 
-REFUSED: dict[str, tuple[Callable[[ViT_Astro], None], str]] = {
+REFUSED: dict[str, tuple[Callable[[ViT_Astro], Any], str]] = {
     "an unknown module": (change("blocks.0.mlp.act", constant(Swish())), "test_weights.Swish, which is not among"),
     "an installed but unknown module": (change("blocks.0.drop_path", constant(nn.Tanh())), "Tanh, which is not among"),
     "a tensor too many": (change("extra", constant(nn.Parameter(torch.ones(2)))), "does not use: extra"),
@@ -294,14 +294,14 @@ REFUSED: dict[str, tuple[Callable[[ViT_Astro], None], str]] = {
     ),
     "no LayerNorm scale": (change("fc_norm", constant(nn.LayerNorm(24, elementwise_affine=False))), "no tensor weight"),
     "five heads of width 24": (
-        lambda m: [setattr(block.attn, "num_heads", 5) for block in m.blocks], "width is not a multiple of the heads",
+        lambda m: [setattr(block.attn, "num_heads", 5) for block in m.blocks], "width is not a multiple of the heads",  # type: ignore[func-returns-value]
     ),
     "no heads at all": (
-        lambda m: [setattr(block.attn, "num_heads", 0) for block in m.blocks], "field heads: expected `int` >= 1",
+        lambda m: [setattr(block.attn, "num_heads", 0) for block in m.blocks], "field heads: expected `int` >= 1",  # type: ignore[func-returns-value]
     ),
     "a word for a number of heads": (change("blocks.0.attn.num_heads", constant("many")), "invalid literal for int"),
     "an infinite scale": (
-        lambda m: [setattr(block.attn, "scale", float("inf")) for block in m.blocks],
+        lambda m: [setattr(block.attn, "scale", float("inf")) for block in m.blocks],  # type: ignore[func-returns-value]
         "field attention_scale: expected `float` <= ",
     ),
     "an eps that is a list": (change("fc_norm.eps", constant([1])), "another architecture: float() argument"),

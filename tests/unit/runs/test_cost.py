@@ -50,7 +50,7 @@ def report(request: str, billed_ms: float, function: str | None = "cosmicai-infe
     return InvocationReport(request, billed_ms - 0.4, billed_ms, 2048, 300, None, "", None, function)
 
 
-def cost_of(*arguments: Any, **place: str) -> dict[str, Any]:
+def cost_of(*arguments: Any, **place: Any) -> dict[str, Any]:
     found = cost_of_run(*arguments, **place)
     assert found is not None
     return dict(msgspec.to_builtins(found))

@@ -88,7 +88,7 @@ def test_a_record_with_a_wrong_field_is_named_by_it_and_names_no_file(folder, tm
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     summary = summarize(folder)
     assert summary.complete and summary.totals.galaxies == 20
-    [left_out] = summary.left_out
+    [left_out] = summary.left_out  # type: ignore[misc]
     assert left_out.startswith(f"{folder.record_path(1, 1)} cannot be used: ") and problem in left_out
     names = {"0.json", "2.json", "catalogue.parquet", "combined_data.json", "inference.png", "Results.json"}
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before

@@ -10,6 +10,7 @@ def test_metrics_agree_with_their_written_definitions():
     phot = np.array([0.11, 0.19, 0.32, 0.38, 0.9, np.nan, 0.2], np.float32)
     spec = np.array([0.10, 0.20, 0.30, 0.40, 0.5, 0.1, np.nan])
     metrics = compute_metrics(phot, spec)
+    assert metrics is not None
     pairs = [(float(p), float(s)) for p, s in zip(phot, spec, strict=True) if p == p and s == s]
     dz = sorted((p - s) / (1 + s) for p, s in pairs)
     mean = sum(s for _, s in pairs) / 5

@@ -186,7 +186,9 @@ def test_a_run_in_bfloat16_is_checked_and_its_records_hold_the_check(tmp_path: P
     record = run_worker(folder, Rank(threads=2))
     assert record.precision == "bfloat16"
     assert record.precision_check == folder.plan().precision_check
-    assert record.precision_check.galaxies == 1500 and record.precision_check.largest_shift > 0
+    check = record.precision_check
+    assert check is not None and check.largest_shift is not None
+    assert check.galaxies == 1500 and check.largest_shift > 0
     again = make_run(open_survey(survey.uri), weights, str(tmp_path / "run"), precision="bfloat16", resume=True)
     assert again == folder
 

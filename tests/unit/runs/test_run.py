@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -83,7 +84,7 @@ def test_flagged_galaxies_are_counted_and_leave_their_neighbours_bit_identical(t
         "NONFINITE_PIXEL": 2, "MISSING_MAGNITUDE": 3, "NONFINITE_PREDICTION": 0,
     }  # fmt: skip
     assert summary.complete
-    assert summary.metrics.galaxies == 596
+    assert summary.metrics is not None and summary.metrics.galaxies == 596
 
 
 def test_a_prediction_that_is_not_finite_is_flagged(tmp_path, survey):
@@ -92,7 +93,7 @@ def test_a_prediction_that_is_not_finite_is_flagged(tmp_path, survey):
     weights.save(str(tmp_path / "nan.safetensors"))
     folder = make_run(open_survey(survey), str(tmp_path / "nan.safetensors"), str(tmp_path / "run"))
     run_worker(folder, Rank())
-    assert summarize(folder).coverage.flagged["NONFINITE_PREDICTION"] == 5000
+    assert summarize(folder).coverage.flagged["NONFINITE_PREDICTION"] == 5000  # type: ignore[index]
     assert (read_columns(folder).flag == Flag.NONFINITE_PREDICTION).all()
 
 
@@ -168,7 +169,7 @@ def test_an_item_that_fails_half_way_is_not_counted(tmp_path, survey, weights, m
 def test_the_times_of_ranks_and_attempts_add_up_to_the_elapsed_time(tmp_path, survey, weights):
     assert covered_seconds([]) == 0
     spans = {"first": (0, 10), "second rank": (2, 12), "later": (30, 35), "within": (31, 32), "idle": (40, 40)}
-    times = [tuple(f"2026-01-01T00:00:{second:02d}+00:00" for second in span) for span in spans.values()]
+    times: list[Any] = [tuple(f"2026-01-01T00:00:{second:02d}+00:00" for second in span) for span in spans.values()]
     assert covered_seconds(reversed(times)) == 12 + 5
 
     folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
@@ -208,7 +209,8 @@ def test_json_has_no_nan(tmp_path, weights):
     galaxies.redshift[:] = 0.2
     folder = make_run(make_survey(tmp_path / "s", galaxies, 10), weights, str(tmp_path / "run"))
     run_worker(folder, Rank())
-    assert summarize(folder).metrics.r2 is None
+    metrics = summarize(folder).metrics
+    assert metrics is not None and metrics.r2 is None
     for path in Path(folder.uri).rglob("*.json"):
         json.loads(path.read_text(), parse_constant=pytest.fail)
 
@@ -227,7 +229,7 @@ def test_records_and_published_outputs_have_the_published_keys(tmp_path, survey,
         assert record.seconds.__struct_fields__ == ("start", "load", "read", "predict", "write")
     results = json.loads(Path(folder.results_path).read_text())
     assert {"MAE", "MSE", "Bias", "Precision", "R2", "batch size", "number of batches"} <= results.keys()
-    assert results["R2"] == summary.metrics.r2
+    assert summary.metrics is not None and results["R2"] == summary.metrics.r2
     assert Path(folder.plot_path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 

@@ -171,7 +171,7 @@ def test_redshifts_do_not_depend_on_how_the_work_is_split(
         run = make_run(survey, weights, str(tmp_path / f"{ranks}"), engine=engine, batch_size=batch_size, ranks=ranks)
         run_worker(run, Rank(threads=2))
         summary = summarize(run)
-        assert summary.complete and summary.coverage.flagged["NONFINITE_PIXEL"] == 1
+        assert summary.complete and summary.coverage.flagged["NONFINITE_PIXEL"] == 1  # type: ignore[index]
         digests.add(summary.catalogue_sha256)
         counts.append(len(run.plan().items))
     assert counts[0] < counts[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -83,9 +83,10 @@ def test_an_error_is_raised_in_its_place_and_ends_the_iteration(threads: int) ->
 
 def test_closing_the_iteration_ends_all_threads() -> None:
     begun: list[int] = []
-    results = map_in_order(lambda value: begun.append(value) or value, range(1000), 4)
+    results = map_in_order(lambda value: begun.append(value) or value, range(1000), 4)  # type: ignore[func-returns-value]
     assert next(results) == 0
     assert workers() != []
+    assert isinstance(results, Generator)
     results.close()
     assert workers() == []
     assert len(begun) <= 4

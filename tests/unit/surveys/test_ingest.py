@@ -25,7 +25,7 @@ from support.helpers import random_galaxies, run
 
 ROWS = 300  # more than one batch
 GALAXIES = random_galaxies(ROWS)
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "image": GALAXIES.image,
     "magnitude": GALAXIES.magnitude,
     "redshift": GALAXIES.redshift,
@@ -42,7 +42,7 @@ def ingest_and_read(tmp_path: Path, *sources: Path, **names: str) -> Galaxies:
 
 
 def refusal(tmp_path: Path, *sources: Path, **names: str) -> str:
-    """Return the line of the InputError that ingest raises, its last source as SOURCE; check that nothing is written."""
+    """Return the InputError of ingest as a line, with the last source as SOURCE; check that nothing is written."""
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError) as caught:
         ingest_files([str(source) for source in sources], str(tmp_path / "out"), 128, names)

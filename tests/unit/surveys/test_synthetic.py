@@ -89,7 +89,7 @@ def test_the_break_reddens_g_minus_r_until_it_reaches_r() -> None:
 
 def test_dust_reddens_and_dims() -> None:
     redshift, age = np.full(2, 0.1), np.full(2, 0.5)
-    clean, dusty = (synthetic.spectrum(wavelength, age, np.array([0.0, 0.3])) for wavelength in (3600.0, 8000.0))
+    clean, dusty = (synthetic.spectrum(wavelength, age, np.array([0.0, 0.3])) for wavelength in (3600.0, 8000.0))  # type: ignore[arg-type]
     assert clean[1] / clean[0] < dusty[1] / dusty[0] < 1
     # The absolute magnitude is that of the dimmed galaxy: at the reference wavelength dust changes nothing.
     magnitude = synthetic.apparent_magnitudes(redshift, age, np.array([0.0, 0.3]), np.full(2, -21.0))

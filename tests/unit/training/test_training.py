@@ -149,13 +149,13 @@ def test_the_validation_metrics_are_those_of_the_written_weights(survey: Survey,
     weights = train(survey, str(tmp_path / "w.safetensors"), TINY, OPTIONS, report=reports.append)
     best = min(reports, key=lambda report: report.metrics.mae)
     assert weights.notes["best_epoch"] == str(best.epoch)
-    held = [
+    validation = [
         galaxies[chunk.validation_start - chunk.start : chunk.validation_stop - chunk.start]
         for chunk, galaxies in zip(
             samples.split_chunks(survey, OPTIONS), survey.read_batches(samples.CHUNK), strict=True
         )
     ]
-    galaxies = Galaxies.concatenate(held)
+    galaxies = Galaxies.concatenate(validation)
     assert len(galaxies) == best.validated == 40
     mae = np.abs(predict(weights, galaxies) - galaxies.redshift).mean()
     assert mae == pytest.approx(best.metrics.mae, rel=1e-4)
@@ -171,11 +171,11 @@ def test_training_reduces_the_error(survey: Survey, tmp_path: Path) -> None:
 def test_every_training_galaxy_is_seen_once_per_epoch(survey: Survey) -> None:
     sample = samples.scan_survey(survey, OPTIONS)
     seen = [list(samples.read_training_batches(survey, sample, 36, np.random.default_rng(epoch))) for epoch in (0, 1)]
-    held = {row for shard, chunk in enumerate(sample.chunks) for row in range(150 * shard + chunk.validation_start, 150 * shard + chunk.validation_stop)}  # fmt: skip  # noqa: E501
+    validation = {row for shard, chunk in enumerate(sample.chunks) for row in range(150 * shard + chunk.validation_start, 150 * shard + chunk.validation_stop)}  # fmt: skip  # noqa: E501
     orders = [np.concatenate([batch.objid for batch in batches]).tolist() for batches in seen]
     assert orders[0] != orders[1]
     for order in orders:
-        assert sorted(order) == sorted(set(range(400)) - held)
+        assert sorted(order) == sorted(set(range(400)) - validation)
 
 
 def test_galaxies_without_redshift_or_with_bad_values_are_left_out(survey: Survey, tmp_path: Path) -> None:

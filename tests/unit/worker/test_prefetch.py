@@ -77,7 +77,7 @@ def test_items_of_one_shard_that_follow_each_other_open_it_once(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, in_use: int
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(Survey, "open", lambda survey, shard: opened.append(shard.name) or OPEN(survey, shard))
+    monkeypatch.setattr(Survey, "open", lambda survey, shard: opened.append(shard.name) or OPEN(survey, shard))  # type: ignore[func-returns-value]
     items = [WorkItem(0, 0, 10), WorkItem(0, 10, 20), WorkItem(1, 0, 10), WorkItem(0, 20, 30)]
     found = list(read_items(plan, items, 10, in_use))
     assert [rows.item for rows in found if isinstance(rows, Chunk)] == items
@@ -189,7 +189,7 @@ def test_no_more_requests_are_made_at_a_time_than_allowed(
     on_s3: Plan, monkeypatch: pytest.MonkeyPatch, fetches: int
 ) -> None:
     begun: list[int] = []
-    monkeypatch.setattr(Shard, "read", lambda shard, *rows: begun.append(rows[0]) or READ(shard, *rows))
+    monkeypatch.setattr(Shard, "read", lambda shard, *rows: begun.append(rows[0]) or READ(shard, *rows))  # type: ignore[func-returns-value]
     found = read_items(on_s3, [LONG], 5, 1000, fetches)
     for taken in range(1, 7):
         next(found)
@@ -261,7 +261,7 @@ def test_an_error_other_than_of_input_ends_all_items(on_s3: Plan, monkeypatch: p
 
 def test_an_item_is_taken_only_after_the_previous_one_is_read(on_s3: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    monkeypatch.setattr(Shard, "read", lambda shard, *rows: read.append(rows[1] - rows[0]) or READ(shard, *rows))
+    monkeypatch.setattr(Shard, "read", lambda shard, *rows: read.append(rows[1] - rows[0]) or READ(shard, *rows))  # type: ignore[func-returns-value]
     requested: list[int] = []  # galaxies read when each item was taken
 
     def items() -> Iterator[WorkItem]:

@@ -51,14 +51,14 @@ class FakeCommunicator:
 
 def test_a_counter_gives_each_item_to_the_rank_that_requests_next() -> None:
     items = [WorkItem(0, start, 2 * start) for start in (1, 4, 16, 8, 2, 32)]
-    first = FakeCommunicator(0, 2)
-    second = FakeCommunicator(1, 2, first.numbers)
+    first: Any = FakeCommunicator(0, 2)
+    second: Any = FakeCommunicator(1, 2, first.numbers)
     here, there = iter(CounterSource(items, first)), iter(CounterSource(reversed(items), second))
     expected = largest_first(items)
     assert [next(iterator) for iterator in (here, here, there, here, there)] == expected[:5]
     assert list(there) == expected[5:]
     assert list(here) == []
-    assert list(CounterSource([], FakeCommunicator(0, 1))) == []
+    assert list(CounterSource([], FakeCommunicator(0, 1))) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [1, 7, 8, 9, 1000])
@@ -67,12 +67,12 @@ def test_ranks_agree_on_what_rank_0_finds_missing(number: int) -> None:
     items = [WorkItem(index, 0, 1) for index in range(number)]
     early = {item for item in items if draw.random() < 0.5}
     for done in (set(), early, set(items), early | {WorkItem(9, 5, 6)}):
-        first = FakeCommunicator(0, 3)
+        first: Any = FakeCommunicator(0, 3)
         missing = [item for item in items if item not in done]
         assert agree_on_missing(items, done, first) == missing
         for rank in (1, 2):  # which find everything done, or nothing
-            assert agree_on_missing(items, set(items), FakeCommunicator(rank, 3, sent=first.sent)) == missing
-            assert agree_on_missing(items, set(), FakeCommunicator(rank, 3, sent=first.sent)) == missing
+            assert agree_on_missing(items, set(items), FakeCommunicator(rank, 3, sent=first.sent)) == missing  # type: ignore[arg-type]
+            assert agree_on_missing(items, set(), FakeCommunicator(rank, 3, sent=first.sent)) == missing  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_no_item_is_given_that_would_take_longer_than_there_is_time(
 def test_an_item_that_is_refused_for_lack_of_time_is_not_taken_from_the_source(clock: SimpleNamespace) -> None:
     """Else no rank would do an item of a shared counter."""
     numbers = count()
-    source = DeadlineSource(CounterSource(ITEMS, FakeCommunicator(0, 1, numbers)), lambda: clock.left)
+    source = DeadlineSource(CounterSource(ITEMS, FakeCommunicator(0, 1, numbers)), lambda: clock.left)  # type: ignore[arg-type]
     items = iter(source)
     next(items)
     clock.left = 0.0
