@@ -21,7 +21,7 @@ MatchKey = tuple[Any, ...]
 def merge_runs(measured: Sequence[MeasuredRun]) -> tuple[list[MeasuredRun], list[LeftOut]]:
     """Return each run once; statistics of runs whose records were found are left out, counted by file.
 
-    A duration is added to the records, else to the statistics, of the run with the same `build_match_key`. Of two durations
+    A duration is added to the records, else to the statistics, of the run with the same match key. Of two durations
     that of the state machine's log is used, which also has the time of the map, as the published averages of both do;
     the other one remains a run of its own, and so does a duration without such a run.
     """

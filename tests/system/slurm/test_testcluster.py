@@ -133,7 +133,7 @@ def test_an_array_is_waited_for_as_a_whole(cluster: Cluster) -> None:
 
 def test_a_wait_that_ends_says_why(cluster: Cluster) -> None:
     job = cluster.sbatch("--wrap=sleep 100")
-    with pytest.raises(AssertionError, match=rf"(?s)job {job} is still there.* wrap .*slurmctld:.*n1:.*n2:"):
+    with pytest.raises(AssertionError, match=rf"(?s)job {job} is still in the queue.* wrap .*slurmctld:.*n1:.*n2:"):
         cluster.wait(job, 0.5)
 
 
