@@ -1,4 +1,4 @@
-"""The image's functions in this process, on moto's S3: they plan, infer, and say whether it is all."""
+"""The functions of the image in this process, on moto's S3: initialize, infer and summarize."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ RECORD_KEYS = {
 
 
 class Context:
-    """What Lambda tells a function of its call; `seconds_left` says how much time there is each time it is asked."""
+    """Lambda's context of an invocation; `seconds_left` returns the remaining time of each request."""
 
     def __init__(self, request: str = "request", seconds_left: Callable[[], float] = lambda: 100.0) -> None:
         self.aws_request_id = request
@@ -88,11 +88,11 @@ class Cloud:
 
     @property
     def name(self) -> str:
-        """The bucket's name."""
+        """Name of the bucket."""
         return self.bucket.removeprefix("s3://")
 
     def payload(self, **changes: Any) -> dict[str, Any]:
-        """A published payload with weights of ours; what is None is left out."""
+        """Return a published payload with our weights; keys that are None are left out."""
         given = {
             "bucket": self.name, "batch_size": 4, "object_type": "folder", "S3_object_name": "Anomaly Detection",
             "script": "/tmp/i.py", "result_path": "results/1", "data_bucket": self.name, "data_prefix": "100MB",
@@ -101,40 +101,40 @@ class Cloud:
         return {key: value for key, value in (given | changes).items() if value is not None}
 
     def plan(self, **changes: Any) -> dict[str, Any]:
-        """Our answer to a payload."""
+        """Plan a payload and return the result for our state machine."""
         asked = {"request": self.payload(**changes), "execution": {"Name": "e", "RedriveCount": 0}}
         return initialize(asked, Context("initialized"))
 
     def events(self, **changes: Any) -> list[dict[str, Any]]:
-        """The events of a payload, which is planned."""
+        """Plan a payload and return the events of its ranks."""
         plan = self.plan(**changes)
         return json.loads(storage.read_bytes(f"s3://{plan['items']['bucket']}/{plan['items']['key']}"))
 
     def unplanned(self, *shares: list[str], **changes: Any) -> list[dict[str, Any]]:
-        """Events as another initializer makes them, without a plan."""
+        """Return events as another initializer makes them, without a plan."""
         return [event.to_dict() for event in make_events(read_payload(self.payload(**changes)), shares, 4)]
 
     def run(self, path: str = "results/1") -> RunFolder:
-        """A run folder in the bucket, as it is now."""
+        """Return a run folder in the bucket."""
         return RunFolder(f"{self.bucket}/{path}")
 
     def json(self, path: str) -> Any:
-        """A JSON file in the bucket."""
+        """Return the content of a JSON file in the bucket."""
         return json.loads(storage.read_bytes(f"{self.bucket}/{path}"))
 
     def keep(self, path: str, content: bytes) -> None:
-        """Puts an object into the bucket."""
+        """Put an object into the bucket."""
         fill(self.bucket, {path: content})
 
     def conclude(self, plan: dict[str, Any], **execution: Any) -> dict[str, Any]:
-        """The verdict on a run."""
+        """Summarize a run and return the result."""
         asked = {"plan": plan, "execution": {"Name": "e", "RedriveCount": 0} | execution}
         return summarize(asked, Context("summarized"))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What is in the bucket, by key."""
+    """Return the files of the bucket by key."""
     folder = tmp_path_factory.mktemp("files")
     make_survey(folder / "survey", random_galaxies(PARTITIONS * GALAXIES), GALAXIES)
     found = {f"100MB/{n}.h5": (folder / f"survey/{n:06d}.h5").read_bytes() for n in range(1, PARTITIONS + 1)}
@@ -145,7 +145,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], bytes]:
-    """The redshifts of all partitions as `redshifts` gives them, made without S3 and without functions."""
+    """Return the redshifts of all partitions as `redshifts` does, computed without S3 and without functions."""
     folder = tmp_path_factory.mktemp("expected")
     (folder / "100MB").mkdir()
     for name, content in files.items():
@@ -157,7 +157,7 @@ def expected(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[None]:
-    """One client for all tests, since to make one takes longer than most of them."""
+    """Use one client for all tests, since its creation takes longer than most of them."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_endpoint(monkeypatch, server_url())
         yield
@@ -166,7 +166,7 @@ def endpoint() -> Iterator[None]:
 
 @pytest.fixture
 def cloud(endpoint: None, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """A new bucket, for functions in a process that is cold."""
+    """Create a new bucket for functions in a cold process."""
     bucket = f"s3://test-{secrets.token_hex(8)}"
     s3_client().create_bucket(Bucket=bucket.removeprefix("s3://"))
     for name in ("COSMICAI_WEIGHTS", "COSMICAI_MAX_CONCURRENCY", "COSMICAI_EPHEMERAL_MB", "COSMICAI_GRAPHS"):
@@ -186,7 +186,7 @@ def cloud(endpoint: None, files: dict[str, bytes], monkeypatch: pytest.MonkeyPat
 
 
 def refusal(error: type[Exception], call, *arguments: Any) -> str:
-    """The one line of the error that the call raises."""
+    """Return the one line of the error that the call raises."""
     with pytest.raises(error) as caught:
         call(*arguments)
     assert type(caught.value) is error and "\n" not in str(caught.value)
@@ -194,7 +194,7 @@ def refusal(error: type[Exception], call, *arguments: Any) -> str:
 
 
 def redshifts(run: RunFolder) -> dict[tuple[str, int], bytes]:
-    """The bytes of all predictions, by the name of their shard and their first row."""
+    """Return the bytes of all predictions by the name of their shard and their first row."""
     plan = run.plan()
     return {
         (plan.shards[item.shard].name, item.start): run.read_part(plan, item).redshift_phot.tobytes()
@@ -203,12 +203,12 @@ def redshifts(run: RunFolder) -> dict[tuple[str, int], bytes]:
 
 
 def contents(run: RunFolder) -> dict[str, bytes]:
-    """What lies directly in a run folder."""
+    """Return the files directly in a run folder."""
     return {entry.name: storage.read_bytes(run.path(entry.name)) for entry in storage.list_files(run.uri)}
 
 
 def chain_of(*seconds: float) -> Callable[[], float]:
-    """The seconds that are left, each time that somebody asks; the last ones stay."""
+    """Return a function that returns these seconds left one after the other, and then the last ones."""
     told = chain(seconds, repeat(seconds[-1]))
     return lambda: next(told)
 
@@ -223,11 +223,11 @@ def stopped_after(run: RunFolder, parts: int) -> Callable[[], float]:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """What was printed, which is nothing but JSON."""
+    """Return the printed lines, all of which are JSON."""
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_the_published_answer_has_the_events_and_payload_json_has_them_too(cloud):
+def test_the_published_result_and_payload_json_hold_the_events(cloud):
     payload = cloud.payload(file_limit="5", world_size=2)
     answer = initialize(payload, Context())
     assert list(answer) == ["statusCode", "body"] and answer["statusCode"] == 200
@@ -250,7 +250,7 @@ def test_the_published_answer_has_the_events_and_payload_json_has_them_too(cloud
     assert [(shard.name, shard.galaxies) for shard in plan.shards] == [(f"{n}.h5", GALAXIES) for n in range(1, 6)]
 
 
-def test_our_answer_says_where_the_events_are(cloud, capsys):
+def test_the_result_for_our_state_machine_says_where_the_events_are(cloud, capsys):
     answer = cloud.plan()
     assert answer.pop("notices")[0].startswith("engine openvino: ")
     assert answer == {
@@ -285,7 +285,7 @@ def many(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[
     return put
 
 
-def test_an_answer_stays_small_however_many_partitions_there_are(cloud, many):
+def test_the_result_stays_small_with_many_partitions(cloud, many):
     many(300)
     answer = cloud.plan(data_prefix="many", result_path="result-partition-100MB/total/of a long name/1")
     assert (answer["ranks"], answer["galaxies"]) == (300, 900)
@@ -303,7 +303,7 @@ def test_more_than_a_thousand_partitions_are_all_planned_in_natural_order(cloud,
     assert (answer["ranks"], answer["galaxies"]) == (1003, 3009)
 
 
-def test_partitions_can_be_dealt_by_hand(cloud):
+def test_a_data_map_assigns_partitions(cloud):
     by_hand = {"1": "100MB/4.h5", "0": ["100MB/6.h5", "100MB/2.h5"], "2": None}
     answer = cloud.plan(data_map=by_hand)
     paths = [item["DATA_PATH"] for item in cloud.json("results/1/items.json")]
@@ -312,12 +312,12 @@ def test_partitions_can_be_dealt_by_hand(cloud):
     assert [shard.name for shard in cloud.run().plan().shards] == ["2.h5", "4.h5", "6.h5"]
 
 
-def test_a_partition_that_is_dealt_by_hand_and_is_not_there_is_named(cloud):
+def test_a_missing_partition_of_a_data_map_is_named(cloud):
     text = refusal(StorageError, lambda: cloud.plan(data_map={"0": "100MB/7.h5"}))
     assert text == f"cannot read {cloud.bucket}/100MB/7.h5: it does not exist; check the bucket and the key"
 
 
-def test_a_rank_by_hand_without_any_partition_is_nothing_to_do(cloud):
+def test_a_data_map_without_partitions_is_refused(cloud):
     assert refusal(InputError, lambda: cloud.plan(data_map={"0": None})) == (
         f"{cloud.bucket}/100MB holds no galaxies; nothing to do"
     )
@@ -330,14 +330,14 @@ def test_the_map_goes_on_until_a_share_and_at_least_some_ranks_have_failed(cloud
     assert answer["tolerated_failure_percentage"] == tolerated
 
 
-def test_how_many_ranks_are_called_at_once(cloud, monkeypatch):
+def test_the_number_of_concurrent_ranks(cloud, monkeypatch):
     assert cloud.plan()["max_concurrency"] == 100
     monkeypatch.setenv("COSMICAI_MAX_CONCURRENCY", "30")
     assert cloud.plan()["max_concurrency"] == 30
     assert cloud.plan(max_concurrency=7)["max_concurrency"] == 7
 
 
-def test_the_memory_of_a_worker_goes_with_the_events_of_our_map_alone(cloud):
+def test_only_events_of_our_map_hold_the_memory_of_a_rank(cloud):
     cloud.plan(memory=1024)
     assert [list(item) for item in cloud.json("results/1/items.json")] == [[*EVENT_KEYS, "MEMORY"]] * 6
     assert {item["MEMORY"] for item in cloud.json("results/1/items.json")} == {1024}
@@ -345,7 +345,7 @@ def test_the_memory_of_a_worker_goes_with_the_events_of_our_map_alone(cloud):
     assert [list(event) for event in body] == [EVENT_KEYS] * 6
 
 
-def test_a_second_plan_of_the_same_hands_out_only_ranks_that_are_not_finished(cloud):
+def test_planning_again_returns_only_unfinished_ranks(cloud):
     items = cloud.events(world_size=3)
     before = storage.read_bytes(cloud.run().plan_path)
     infer(items[0], Context())
@@ -396,7 +396,7 @@ def test_a_prefix_without_galaxies_is_refused(cloud):
     )
 
 
-def test_a_payload_that_is_none_is_refused_before_anything_is_written(cloud):
+def test_an_unusable_payload_is_refused_before_anything_is_written(cloud):
     asked = {"request": {"bucket": cloud.name}, "execution": {}}
     assert refusal(InputError, initialize, asked, Context()) == (
         "the payload has no result_path; expected it as in the published demo_input.json"
@@ -435,7 +435,7 @@ def test_weights_are_those_named_else_a_checkpoint_else_the_stacks_else_none(clo
     assert found("demo") == "demo"
 
 
-def test_nobody_gets_weights_unasked(cloud):
+def test_demo_weights_are_not_used_without_a_request(cloud):
     assert refusal(InputError, lambda: cloud.plan(weights=None)) == NO_WEIGHTS.format(cloud.bucket)
     (event,) = cloud.unplanned(["1.h5"])
     assert refusal(InputError, infer, event, Context()) == NO_WEIGHTS.format(cloud.bucket)
@@ -460,7 +460,7 @@ def test_the_published_checkpoint_is_imported_once(cloud, shared, monkeypatch):
     assert load_weights(own).parameters == 15_902_889
 
 
-def test_a_run_has_the_weights_of_the_checkpoint_beside_the_published_code(cloud, monkeypatch):
+def test_a_run_uses_the_checkpoint_in_the_published_code(cloud, monkeypatch):
     monkeypatch.setattr(
         weights_selection, "_import_checkpoint", lambda checkpoint, run: f"{cloud.bucket}/b.safetensors"
     )
@@ -506,7 +506,7 @@ def test_a_rank_returns_its_record(cloud, monkeypatch, capsys):
     assert record["s3_requests"]["GetObject"] == record["s3_num_requests"] >= 2 * (3 + 2)
 
 
-def test_a_warm_process_opens_no_engine_again(cloud, monkeypatch):
+def test_a_warm_process_keeps_its_engine(cloud, monkeypatch):
     items = cloud.events()
     monkeypatch.setattr(invocation, "_calls", count())  # infer has a process of its own
     cold, warm = (infer(item, Context())["lambda"] for item in items[:2])
@@ -543,7 +543,7 @@ def test_a_rank_of_any_planned_run_does_its_share(cloud, expected):
     "changes",
     [{"rank": 4}, {"rank": -1}, {"rank": "0"}, {"rank": True}, {"world_size": 0}, {"run": 5}, {"world_size": 2.0}],
 )
-def test_an_event_that_is_no_share_is_refused(cloud, changes):
+def test_an_unusable_event_of_a_planned_run_is_refused(cloud, changes):
     event = {"run": cloud.run().uri, "rank": 0, "world_size": 4} | changes
     text = refusal(InputError, infer, event, Context())
     assert text.startswith(f"the event {event} cannot be used: field {next(iter(changes))}: expected ")
@@ -557,7 +557,7 @@ def test_a_rank_of_a_run_without_a_plan_is_refused(cloud):
     )
 
 
-def test_a_finished_rank_is_answered_from_its_record_without_its_partitions(cloud):
+def test_a_finished_rank_returns_its_record_without_its_partitions(cloud):
     items = cloud.events(world_size=2)
     record = infer(items[0], Context())
     for name in cloud.partitions:
@@ -616,7 +616,7 @@ def test_a_truncated_partition_fails_its_rank_by_name_and_the_rest_of_it_is_done
     assert redshifts(cloud.run()) == expected
 
 
-def test_a_rank_that_has_tried_not_all_of_its_items_is_called_again_whatever_failed(cloud):
+def test_a_rank_that_has_not_tried_all_items_is_invoked_again(cloud):
     """By OutOfTime, after which the map calls it often enough; by ItemsFailed it would leave the rest undone."""
     (event,) = cloud.events(world_size=1)
     cloud.keep("100MB/1.h5", b"no shard")
@@ -626,7 +626,7 @@ def test_a_rank_that_has_tried_not_all_of_its_items_is_called_again_whatever_fai
     assert len(cloud.run().parts()) == 5
 
 
-def test_a_partition_that_vanished_fails_its_rank_by_name(cloud):
+def test_a_removed_partition_fails_its_rank_by_name(cloud):
     items = cloud.events()
     storage.remove(f"{cloud.bucket}/100MB/4.h5")
     assert refusal(ItemsFailed, infer, items[3], Context()) == (
@@ -635,7 +635,7 @@ def test_a_partition_that_vanished_fails_its_rank_by_name(cloud):
     )
 
 
-def test_a_rank_that_is_out_of_time_keeps_what_it_has_and_goes_on_when_called_again(cloud, expected):
+def test_a_rank_that_is_out_of_time_continues_when_invoked_again(cloud, expected):
     (event,) = cloud.events(world_size=1)
     text = refusal(OutOfTime, infer, event, Context(seconds_left=chain_of(100, 3)))
     assert text == "5 of rank 0's 6 items are left; invoke the function again"
@@ -647,7 +647,7 @@ def test_a_rank_that_is_out_of_time_keeps_what_it_has_and_goes_on_when_called_ag
     assert redshifts(cloud.run()) == expected
 
 
-def test_a_rank_that_is_stopped_in_mid_item_leaves_nothing_half_written(cloud, expected):
+def test_a_rank_that_is_stopped_within_an_item_leaves_no_partial_file(cloud, expected):
     (event,) = cloud.events(world_size=1)
     run = cloud.run()
     text = refusal(OutOfTime, infer, event, Context(seconds_left=stopped_after(run, 2)))
@@ -671,7 +671,7 @@ def test_a_rank_that_finishes_nothing_is_too_slow(cloud):
 
 @pytest.fixture
 def stack(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """The same cloud, with weights of its own."""
+    """Return the same cloud, with default weights of the stack."""
     monkeypatch.setenv("COSMICAI_WEIGHTS", f"{cloud.bucket}/a.safetensors")
     return cloud
 
@@ -697,7 +697,7 @@ def test_a_rank_without_a_plan_runs_alone(stack, expected, capsys):
     assert storage.exists(stack.run().plan_path) is False
 
 
-def test_a_rank_without_a_plan_can_be_called_again(stack):
+def test_a_rank_without_a_plan_can_be_invoked_again(stack):
     (call,) = stack.unplanned(["1.h5", "2.h5", "3.h5"])
     assert refusal(OutOfTime, infer, call, Context(seconds_left=chain_of(100, 3))) == (
         "2 of rank 0's 3 items are left; invoke the function again"
@@ -707,7 +707,7 @@ def test_a_rank_without_a_plan_can_be_called_again(stack):
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])
-def test_no_result_of_a_rank_without_a_plan_that_was_called_twice_is_lost(stack, is_stopped):
+def test_no_result_of_a_rank_without_a_plan_is_lost_when_invoked_twice(stack, is_stopped):
     """The first call ends by itself before its time is over, or is stopped in mid item."""
     seconds_left = stopped_after(stack.run("results/1/ranks/0"), 2) if is_stopped else chain_of(100, 3)
     (call,) = stack.unplanned(["1.h5", "2.h5", "3.h5"])
@@ -718,7 +718,7 @@ def test_no_result_of_a_rank_without_a_plan_that_was_called_twice_is_lost(stack,
     assert sum(result["num_batches"] for result in stack.json("results/1/combined_data.json")) == 9
 
 
-def test_a_rank_that_could_not_write_its_result_writes_it_when_called_again(stack, monkeypatch):
+def test_a_rank_that_could_not_write_its_result_writes_it_when_invoked_again(stack, monkeypatch):
     def fail(run: RunFolder, record: Record) -> None:
         raise StorageError("S3 is down")
 
@@ -732,7 +732,7 @@ def test_a_rank_that_could_not_write_its_result_writes_it_when_called_again(stac
 
 
 @pytest.mark.parametrize("planned", [True, False])
-def test_an_event_that_is_not_of_its_run_is_refused(stack, planned):
+def test_an_event_that_contradicts_its_run_is_refused(stack, planned):
     def text(**changes: Any) -> str:
         return refusal(InputError, infer, call | changes, Context())
 
@@ -776,7 +776,7 @@ def test_an_event_that_is_not_of_its_run_is_refused(stack, planned):
         )
 
 
-def test_the_verdict_on_a_complete_run(cloud, monkeypatch):
+def test_the_summary_of_a_complete_run(cloud, monkeypatch):
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     plan = cloud.plan(world_size=4)
     for item in cloud.json("results/1/items.json"):
@@ -818,7 +818,7 @@ def test_the_verdict_on_a_complete_run(cloud, monkeypatch):
 
 
 def stack_of_published(cloud: Cloud) -> list[int]:
-    """The ranks in combined_data.json, each of which has its own published file too."""
+    """Return the ranks in combined_data.json, each of which also has its own published file."""
     combined = cloud.json("results/1/combined_data.json")
     ranks = [rank for one in combined for rank in range(4) if cloud.json(f"results/1/{rank}.json") == one]
     assert all(list(one) == [*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS] for one in combined)
@@ -827,12 +827,12 @@ def stack_of_published(cloud: Cloud) -> list[int]:
 
 @pytest.fixture
 def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty plot, since to draw one takes longer than all else."""
+    """Write an empty plot, since drawing takes longer than everything else."""
     monkeypatch.setattr(summarize_module, "plot_redshifts", lambda path, *_: path.write_bytes(b""))
 
 
 def half_done(cloud: Cloud, **changes: Any) -> dict[str, Any]:
-    """Our answer to a payload, of which then three partitions are done and one cannot be read."""
+    """Plan a run, do three of its partitions, make one unreadable, and return the plan."""
     plan = cloud.plan(**changes)
     items = cloud.json("results/1/items.json")
     cloud.keep("100MB/5.h5", b"no shard")
@@ -843,7 +843,7 @@ def half_done(cloud: Cloud, **changes: Any) -> dict[str, Any]:
     return plan
 
 
-def test_a_run_of_which_more_is_missing_than_is_tolerated_fails_and_says_what_and_why(cloud, no_plot):
+def test_a_run_with_more_missing_than_tolerated_fails_with_the_reasons(cloud, no_plot):
     plan = half_done(cloud)
     missing = "000003-00000000-00000010, 000004-00000000-00000010, 000005-00000000-00000010"
     text = (
@@ -864,7 +864,7 @@ def test_a_run_of_which_more_is_missing_than_is_tolerated_fails_and_says_what_an
     assert (verdict["again"], verdict["complete"], verdict["coverage"]["missing"]) == (False, False, 30)
 
 
-def test_an_execution_that_was_started_again_infers_again_once_each_time(cloud, no_plot):
+def test_each_redrive_of_an_execution_infers_again_once(cloud, no_plot):
     plan = half_done(cloud)
     failed = plan | {"failure": {"Error": "States.Timeout", "Cause": "..."}}
     for redrives in (1, 2):
@@ -883,7 +883,7 @@ def test_an_execution_that_was_started_again_infers_again_once_each_time(cloud, 
     assert cloud.conclude(plan, RedriveCount=3)["again"] is False  # there is nothing left to do
 
 
-def test_the_published_payload_concludes_a_planned_run_too(cloud, no_plot):
+def test_the_published_payload_summarizes_a_planned_run_too(cloud, no_plot):
     cloud.plan()
     assert "60 of 60 galaxies are missing" in refusal(RunIncomplete, summarize, cloud.payload(), Context())
     verdict = summarize(cloud.payload(tolerated_failure_percentage=100), Context())
@@ -891,7 +891,7 @@ def test_the_published_payload_concludes_a_planned_run_too(cloud, no_plot):
 
 
 @pytest.mark.parametrize("key", ["bucket", "result_path"])
-def test_without_its_place_no_run_is_concluded(cloud, key):
+def test_a_summary_needs_the_address_of_the_run(cloud, key):
     expected = f"the event cannot be used: object missing required field `{key}`; expected bucket and result_path"
     assert refusal(InputError, summarize, cloud.payload(**{key: None}), Context()) == expected
 
@@ -907,7 +907,7 @@ def test_results_of_a_thousand_ranks_without_a_plan_are_combined_in_natural_orde
     assert [note.function for note in cloud.run().functions()] == ["summarize"]
 
 
-def test_a_run_with_a_plan_goes_on_without_a_look_at_what_broke_since(cloud):
+def test_a_run_with_a_plan_continues_although_a_partition_broke_since(cloud):
     first = cloud.events()
     infer(first[0], Context())
     cloud.keep("100MB/3.h5", b"broken")
@@ -940,19 +940,19 @@ def test_a_prefix_that_is_one_file_is_refused(cloud):
 
 
 def test_the_state_machine_names_errors_that_our_functions_raise():
-    """An error under another name would be retried as any other, and never as its kind should be."""
+    """An error under another name would be retried like any other error."""
     text = (Path(__file__).parents[3] / "aws/state_machine.asl.json").read_text()
     named = {name for names in re.findall(r'"ErrorEquals": \[([^]]*)\]', text) for name in re.findall(r"[\w.]+", names)}
     ours = {error.__name__ for error in (InputError, OutOfTime, RunIncomplete)}
     assert {name for name in named if not name.startswith(("Lambda.", "States."))} == ours
 
 
-# ---- Ranks that talk (whole maps of them are in test_pipeline_fmi.py) ----
+# ---- Ranks that share their work by FMI (complete maps are in test_pipeline_fmi.py) ----
 
 
 @pytest.fixture
 def rendezvous(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where ranks can meet; the functions know the secret."""
+    """Run a rendezvous server whose secret the functions know, and yield its address."""
     monkeypatch.setenv("FMI_SECRET", SECRET.decode())
     read_secret.cache_clear()
     with rendezvous_server() as server:
@@ -960,8 +960,8 @@ def rendezvous(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     read_secret.cache_clear()
 
 
-def test_a_rank_that_is_done_waits_for_another_no_longer_than_it_may(cloud, rendezvous):
-    """The other one has come, but takes nothing and never says that it is done."""
+def test_a_rank_that_is_done_waits_for_others_only_until_its_time_limit(cloud, rendezvous):
+    """The other rank has joined, but does nothing and never reports that it is done."""
     first, other = cloud.events(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
     left = threading.Event()
 
@@ -981,7 +981,7 @@ def test_a_rank_that_is_done_waits_for_another_no_longer_than_it_may(cloud, rend
     assert record["lambda"]["seconds"] > 1  # with the waiting, which is paid for
 
 
-def test_a_rank_to_which_nobody_comes_does_its_own_share(cloud, rendezvous):
+def test_a_rank_that_no_other_joins_does_its_own_share(cloud, rendezvous):
     first, _ = cloud.events(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
     record = infer(first, Context(seconds_left=lambda: RESERVE + 1))
     assert (record["items"], record["galaxies"]) == (PARTITIONS // 2, PARTITIONS // 2 * GALAXIES)
@@ -990,7 +990,7 @@ def test_a_rank_to_which_nobody_comes_does_its_own_share(cloud, rendezvous):
     )
 
 
-def test_a_rank_that_comes_when_items_are_dealt_does_its_own_share_at_once(cloud, rendezvous):
+def test_a_rank_that_is_too_late_for_the_session_does_its_own_share_at_once(cloud, rendezvous):
     first, other = cloud.events(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
     infer({key: value for key, value in first.items() if key != "FMI"}, Context())
     record = infer(other, Context(seconds_left=lambda: 3600.0))  # of which it would wait 60
@@ -998,12 +998,12 @@ def test_a_rank_that_comes_when_items_are_dealt_does_its_own_share_at_once(cloud
     assert record["fmi"] == {"ended": "the ranks had begun to share the work before this invocation"}
 
 
-def test_one_rank_alone_is_not_to_talk(cloud, rendezvous):
+def test_a_single_rank_gets_no_session(cloud, rendezvous):
     [event] = cloud.events(world_size=1, fmi_enabled=True, rendezvous_endpoint=rendezvous)
     assert list(event) == EVENT_KEYS
 
 
-def test_the_published_answer_lets_ranks_talk_too(cloud, rendezvous):
+def test_the_published_result_holds_sessions_too(cloud, rendezvous):
     asked = cloud.payload(world_size=2, fmi_enabled=True, rendezvous_endpoint=rendezvous)
     body = initialize(asked, Context())["body"]
     assert [event["FMI"] | {"job": ""} for event in body] == [
@@ -1012,14 +1012,14 @@ def test_the_published_answer_lets_ranks_talk_too(cloud, rendezvous):
     assert body == cloud.json("payload.json")["body"]
 
 
-def test_what_an_event_says_of_talking_must_be_whole(cloud):
+def test_the_session_of_an_event_must_be_complete(cloud):
     event = cloud.events(world_size=2)[0] | {"FMI": {"endpoint": "here:1"}}
     assert refusal(InputError, infer, event, Context()).startswith(
         "the event cannot be used: field FMI: object missing required field `job`; expected the keys S3_BUCKET, "
     )
 
 
-def test_to_talk_there_must_be_a_place(cloud, monkeypatch):
+def test_sessions_need_a_rendezvous_server(cloud, monkeypatch):
     monkeypatch.delenv("COSMICAI_RENDEZVOUS", raising=False)
     told = refusal(InputError, initialize, cloud.payload(fmi_enabled=True), Context())
     assert told.startswith("fmi_enabled is true and there is no rendezvous server: name one in rendezvous_endpoint")

@@ -1,4 +1,4 @@
-"""Ranges in memory of their own: mapped from the page cache and given back to it, or fetched from S3."""
+"""Byte ranges: mapped from the page cache and released again, or fetched from S3."""
 
 import ctypes
 import mmap
@@ -31,26 +31,26 @@ GALAXIES = random_galaxies(20)
 
 @pytest.fixture(params=["local", "s3"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A file of DATA on either backend."""
+    """Write DATA to a file on either backend and return its address."""
     folder = str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")
     storage.write_bytes(storage.join(folder, "a.bin"), DATA)
     return storage.join(folder, "a.bin")
 
 
 def mapped_files() -> list[tuple[int, int, str]]:
-    """Of every mapping of this process: first address, last address + 1, and the file or ''."""
+    """Return first address, last address + 1, and the file or '' of every mapping of this process."""
     lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     ends = [[int(address, 16) for address in line[0].split("-")] for line in lines]
     return [(first, stop, "".join(line[5:])) for (first, stop), line in zip(ends, lines, strict=True)]
 
 
 def maps(array: np.ndarray, path: Path) -> bool:
-    """Whether the array is pages of this file and no copy."""
+    """Return whether the array consists of mapped pages of this file."""
     return str(path) in [file for first, stop, file in mapped_files() if first <= array.ctypes.data < stop]
 
 
 def open_files() -> list[str]:
-    """The files that this process holds open; a mapping counts as one."""
+    """Return the open files of this process, including mapped ones."""
     return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
 
 
@@ -79,7 +79,7 @@ def test_a_range_is_exactly_its_bytes(uri, offset, length):
     assert found == DATA[offset : offset + length]
 
 
-def test_what_is_written_to_a_range_is_nobody_elses(uri):
+def test_writing_to_a_range_changes_no_other(uri):
     with open_ranges(uri) as reader:
         mine, other = reader.read(5, 2 * PAGE), reader.read(5, 2 * PAGE)
         mine[:] = bytes(2 * PAGE)
@@ -97,7 +97,7 @@ def test_a_range_past_the_end_is_refused(uri, offset, length):
     )
 
 
-def test_a_range_can_be_forgotten_and_read_after_all(uri):
+def test_a_range_can_be_released_and_read_again(uri):
     with open_ranges(uri) as reader:
         for offset, length in ((0, len(DATA)), (PAGE + 1, 5), (3, 0)):
             reader.drop_cached(offset, length)
@@ -139,7 +139,7 @@ def test_a_page_that_cannot_be_loaded_is_one_sentence_and_no_sigbus(tmp_path, mo
     assert str(caught.value) == f"cannot read {path}: Input/output error"
 
 
-def test_an_older_linux_that_loads_pages_only_as_they_are_touched_reads_the_same(tmp_path, monkeypatch):
+def test_an_older_linux_reads_the_same(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
     path.write_bytes(DATA)
     monkeypatch.setattr(ranges, "_POPULATE_READ", 12345)
@@ -147,7 +147,7 @@ def test_an_older_linux_that_loads_pages_only_as_they_are_touched_reads_the_same
         assert reader.read(7, 2 * PAGE) == DATA[7 : 7 + 2 * PAGE]
 
 
-def test_a_mapping_and_its_file_go_with_the_last_array_on_it(tmp_path):
+def test_a_mapping_and_its_file_are_closed_with_the_last_array(tmp_path):
     path = write_h5(tmp_path / "a.h5")
     with open_shard(str(path)) as shard:
         galaxies = shard.read(0, 20)
@@ -161,7 +161,7 @@ def test_a_mapping_and_its_file_go_with_the_last_array_on_it(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_every_field_is_the_pages_of_the_file_itself_and_writing_to_it_leaves_the_file_alone(tmp_path, suffix):
+def test_fields_are_mapped_pages_and_writing_to_them_leaves_the_file_unchanged(tmp_path, suffix):
     path = WRITERS[suffix](tmp_path / f"a.{suffix}")
     before = path.read_bytes()
     with open_shard(str(path)) as shard:
@@ -176,7 +176,7 @@ def test_every_field_is_the_pages_of_the_file_itself_and_writing_to_it_leaves_th
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_shard_on_s3_is_read_into_arrays_of_its_own(tmp_path, bucket, suffix):
+def test_a_shard_on_s3_is_read_into_new_arrays(tmp_path, bucket, suffix):
     path, uri = WRITERS[suffix](tmp_path / f"a.{suffix}"), f"{bucket}/a.{suffix}"
     storage.write_bytes(uri, path.read_bytes())
     with open_shard(str(path)) as local, open_shard(uri) as shard:
@@ -189,7 +189,7 @@ def test_a_shard_on_s3_is_read_into_arrays_of_its_own(tmp_path, bucket, suffix):
     assert storage.read_bytes(uri) == path.read_bytes()
 
 
-def test_values_at_any_offset_are_aligned_in_memory_and_copied_only_if_need_be(tmp_path):
+def test_values_are_aligned_and_copied_only_if_necessary(tmp_path):
     path, seen = tmp_path / "a.pt", set()
     for shift in range(8):
         with zipfile.ZipFile(write_pt(tmp_path / "whole.pt")) as source, zipfile.ZipFile(path, "w") as target:
@@ -237,7 +237,7 @@ def test_a_partition_is_read_without_importing_h5py(tmp_path):
 
 @pytest.fixture
 def large() -> Iterator[Path]:
-    """A shard of 1,000 galaxies, 20.5 MB, on a disk: all of it is cached and none of it waits to be written."""
+    """Write a shard of 1,000 galaxies (20.5 MB) to a disk: all of it is cached, and nothing waits to be written."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         kind = subprocess.check_output(["stat", "--file-system", "--format", "%T", folder], text=True).strip()
         if kind in ("tmpfs", "ramfs"):
@@ -250,7 +250,7 @@ def large() -> Iterator[Path]:
 
 
 def cached(path: Path) -> np.ndarray:
-    """Of every page of a file, whether it is in the page cache, as mincore says of a mapping of its own."""
+    """Return for every page of a file whether it is in the page cache, by mincore on a separate mapping."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
         bytes_of_it = np.frombuffer(pages, np.uint8)
         found = np.zeros(-(-len(pages) // PAGE), np.uint8)
@@ -261,11 +261,11 @@ def cached(path: Path) -> np.ndarray:
 
 
 def page_of(shard: Shard, row: int) -> int:
-    """The page in which the image of a row begins and that of the row before ends."""
+    """Return the page in which the image of a row begins and that of the row before ends."""
     return (shard.fields["image"].offset + row * 20480) // PAGE
 
 
-def test_a_shard_that_is_forgotten_leaves_the_page_cache_once_its_arrays_are_gone(large):
+def test_a_released_shard_leaves_the_page_cache_once_its_arrays_are_deleted(large):
     with open_shard(str(large)) as shard:
         galaxies = shard.read(0, 1000)
         assert np.isfinite(galaxies.image).all()
@@ -279,7 +279,7 @@ def test_a_shard_that_is_forgotten_leaves_the_page_cache_once_its_arrays_are_gon
 
 
 @pytest.mark.parametrize("rows", [96, 333])
-def test_rows_that_are_forgotten_in_order_leave_nothing_behind_and_touch_nothing_ahead(large, rows):
+def test_rows_released_in_order_leave_no_pages_behind_and_keep_those_ahead(large, rows):
     with open_shard(str(large)) as shard:
         for start in range(0, 1000, rows):
             stop = min(start + rows, 1000)
@@ -291,7 +291,7 @@ def test_rows_that_are_forgotten_in_order_leave_nothing_behind_and_touch_nothing
     assert not cached(large).any()
 
 
-def test_nothing_is_forgotten_for_no_rows_and_no_bytes(large):
+def test_nothing_is_released_for_no_rows_and_no_bytes(large):
     with open_shard(str(large)) as shard:
         for row in (0, 500, 1000):
             shard.drop_cached(row, row)
@@ -309,7 +309,7 @@ def test_reading_rows_does_not_load_what_lies_before_them(large):
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 21), (-1, 3), (5, 4)])
-def test_rows_that_are_not_there_are_not_forgotten(tmp_path, start, stop):
+def test_missing_rows_cannot_be_released(tmp_path, start, stop):
     said = f"has no rows {start} to {stop}, it holds 20"
     with open_shard(str(write_h5(tmp_path / "a.h5"))) as shard, pytest.raises(IndexError, match=said):
         shard.drop_cached(start, stop)

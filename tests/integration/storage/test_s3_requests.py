@@ -1,4 +1,4 @@
-"""What is asked of S3: every request is counted, and an answer that breaks off is asked for again.
+"""Requests to S3: every request is counted, and a response that breaks off is requested again.
 
 The server is a tiny one of this module's own, which can be told to misbehave; moto's where all is well.
 """
@@ -34,19 +34,19 @@ URI = "s3://bucket/a.pt"
 
 
 class Object(BaseHTTPRequestHandler):
-    """The answers of a server that has one object, as its `Server` says."""
+    """The responses of a server with one object, as its `Server` prescribes."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         self._begin(200, len(CONTENT))
 
     def do_PUT(self) -> None:
-        """Creates the object unless there is one; of the first answers some are lost, or errors before anything."""
+        """Create the object unless it exists; the first responses may be lost or be errors."""
         server, content = self.server, self.rfile.read(int(self.headers["Content-Length"]))
         server.asked.append(self.headers["If-None-Match"])
         status = 500 if len(server.asked) <= server.errors else 200 if server.created is None else 412
@@ -90,30 +90,30 @@ class Object(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Breaks off its first answers after so many bytes, or answers with an error of its own at first."""
+    """A server that can break off its first responses, or respond with errors at first."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Object)
         self.behave()
 
     def behave(self) -> None:
-        """Answers as it should from now on."""
+        """Respond correctly from now on."""
         self.breaks = self.breaks_after = self.errors = self.losses = 0
         self.created: bytes | None = None
         self.resets = self.knows_no_ranges = self.hangs_up = False
         self.asked: list[str | None] = []  # ranges, or conditions of a PUT
 
     def handle_error(self, *_: object) -> None:
-        """Says nothing of clients that went away."""
+        """Ignore clients that closed the connection."""
 
     def shutdown_request(self, request: Any) -> None:
-        """Closes without the polite half-close, which would send FIN before RST."""
+        """Close without the half-close that would send FIN before RST."""
         self.close_request(request)
 
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Server]:
-    """A server with the object at URI, and one client for all tests, since to make one takes longer than most."""
+    """Run a server with the object at URI, and one client for all tests, since its creation takes longer than most."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -129,14 +129,14 @@ def started() -> Iterator[Server]:
 
 @pytest.fixture
 def server(started: Server) -> Server:
-    """The server, as it should be."""
+    """Return the server, which responds correctly."""
     started.behave()
     return started
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between attempts, which are noted and not made."""
+    """Return the pauses between attempts, which are recorded instead of made."""
     noted: list[float] = []
     monkeypatch.setattr(time, "sleep", noted.append)
     return noted
@@ -150,7 +150,7 @@ def read(offset: int, length: int) -> bytes:
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("after", [0, 1, 2**18 + 1, 599_999])
 @pytest.mark.parametrize("breaks", [1, READS - 1])
-def test_an_answer_that_breaks_off_is_asked_for_again(server, waits, breaks, after, resets):
+def test_a_response_that_breaks_off_is_requested_again(server, waits, breaks, after, resets):
     server.breaks, server.breaks_after, server.resets = breaks, after, resets
     requests = RequestStatistics()
     assert read(300_000, 600_000) == CONTENT[300_000:900_000]
@@ -163,7 +163,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(server, waits, breaks, aft
 
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("breaks", [0, 1, READS - 1])
-def test_a_whole_object_is_one_request_and_asked_for_again_as_a_range_is(server, waits, breaks, resets):
+def test_a_whole_object_is_one_request_that_is_retried_too(server, waits, breaks, resets):
     server.breaks, server.breaks_after, server.resets = breaks, 70_000, resets
     requests = RequestStatistics()
     assert storage.read_bytes(URI) == CONTENT
@@ -174,7 +174,7 @@ def test_a_whole_object_is_one_request_and_asked_for_again_as_a_range_is(server,
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """The one line of the StorageError that the call raises, without the usual beginning and end."""
+    """Return the one line of the StorageError that the call raises, without the usual beginning and end."""
     with pytest.raises(StorageError) as caught:
         call()
     text, begin, end = str(caught.value), f"cannot read {URI}: ", "; check the address, your credentials and region"
@@ -188,7 +188,7 @@ def refusal(call: Callable[[], object]) -> str:
     [(lambda: read(0, 1000), "bytes=0-999", {"HeadObject": 1}), (lambda: storage.read_bytes(URI), None, {})],
     ids=["range", "whole"],
 )
-def test_an_answer_that_always_breaks_off_is_one_sentence(server, waits, call, asked, head, resets):
+def test_a_response_that_always_breaks_off_is_one_sentence(server, waits, call, asked, head, resets):
     server.breaks, server.breaks_after, server.resets = 1000, 10, resets
     requests = RequestStatistics()
     assert refusal(call).startswith(
@@ -208,7 +208,7 @@ def test_an_answer_that_always_breaks_off_is_one_sentence(server, waits, call, a
         exceptions.ReadTimeoutError(endpoint_url="http://here"),
     ],
 )
-def test_every_kind_of_broken_answer_is_asked_for_again(waits, error):
+def test_every_kind_of_broken_response_is_requested_again(waits, error):
     asked: list[int] = []
 
     def read(offset: int, buffer: memoryview) -> None:
@@ -252,7 +252,7 @@ def test_a_server_that_always_hangs_up_is_one_sentence(server, waits):
 
 
 @pytest.mark.parametrize(("losses", "errors"), [(0, 0), (1, 0), (3, 0), (0, 2)])
-def test_who_creates_an_object_knows_it_though_the_answer_was_lost(server, waits, losses, errors):
+def test_creating_an_object_is_reported_although_the_response_was_lost(server, waits, losses, errors):
     server.losses, server.errors = losses, errors
     assert storage.create_bytes(URI, b"mine") is True
     assert server.created == b"mine"
@@ -260,13 +260,13 @@ def test_who_creates_an_object_knows_it_though_the_answer_was_lost(server, waits
 
 
 @pytest.mark.parametrize(("losses", "errors"), [(0, 0), (1, 0), (0, 2)])
-def test_who_is_not_the_first_to_create_an_object_knows_it_too(server, waits, losses, errors):
+def test_failing_to_create_an_existing_object_is_reported(server, waits, losses, errors):
     server.created, server.losses, server.errors = b"another's", losses, errors
     assert storage.create_bytes(URI, b"mine") is False
     assert server.created == b"another's"
 
 
-def test_a_server_that_knows_no_ranges_is_refused_at_once(server, waits):
+def test_a_server_without_ranges_is_refused_at_once(server, waits):
     server.knows_no_ranges = True
     requests = RequestStatistics()
     with pytest.raises(StorageError) as caught:
@@ -280,7 +280,7 @@ def test_a_server_that_knows_no_ranges_is_refused_at_once(server, waits):
     assert read(0, len(CONTENT)) == CONTENT  # all of it is all the same
 
 
-def test_no_bytes_are_no_request(server):
+def test_reading_no_bytes_makes_no_request(server):
     requests = RequestStatistics()
     assert read(5, 0) == b""
     assert server.asked == [] and requests.counts == {"HeadObject": 1} and requests.read_times() == {}
@@ -309,7 +309,7 @@ def test_every_page_of_a_list_is_a_request(bucket, monkeypatch):
     assert requests.counts == {"ListObjectsV2": 3}
 
 
-def test_an_account_has_what_comes_after_its_beginning(server):
+def test_statistics_begin_with_their_creation(server):
     first = RequestStatistics()
     read(0, 1)
     second = RequestStatistics()
@@ -319,13 +319,13 @@ def test_an_account_has_what_comes_after_its_beginning(server):
     assert RequestStatistics().counts == {} and RequestStatistics().read_times() == {}
 
 
-def test_an_account_that_nobody_has_is_kept_by_nobody():
+def test_unused_statistics_are_garbage_collected():
     account = RequestStatistics()
     gone = weakref.ref(account)
     del account
     gc.collect()
     assert gone() is None
-    with time_read():  # which has nobody to tell
+    with time_read():  # without statistics
         pass
 
 
@@ -350,7 +350,7 @@ def test_times_of_reading_are_the_published_keys(monkeypatch):
     assert tuple(make_record(**requests.read_times()).published()) == (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS)  # type: ignore[arg-type]
 
 
-def test_reads_that_end_in_another_order_than_they_began_leave_the_first_and_the_last(monkeypatch):
+def test_overlapping_reads_keep_the_first_and_the_last_time(monkeypatch):
     clock = iter([100.0, 101.0, 102.0, 105.0])  # the second read lies within the first
     monkeypatch.setattr(s3, "time", SimpleNamespace(time=lambda: next(clock)))
     requests = RequestStatistics()
@@ -361,14 +361,14 @@ def test_reads_that_end_in_another_order_than_they_began_leave_the_first_and_the
     assert (times["s3_min_time"], times["s3_max_time"], times["s3_total_time"]) == (1.0, 5.0, 6.0)
 
 
-def test_a_read_that_fails_is_none():
+def test_a_failed_read_is_not_counted():
     requests = RequestStatistics()
     with pytest.raises(ValueError, match="broken"), time_read():
         raise ValueError("broken")
     assert requests.read_times() == {}
 
 
-def test_threads_lose_no_count(server):
+def test_requests_of_threads_are_all_counted(server):
     requests = RequestStatistics()
     with ThreadPoolExecutor(MAX_REQUESTS) as pool:
         found = list(pool.map(lambda number: read(number, 1), range(200)))
@@ -377,6 +377,6 @@ def test_threads_lose_no_count(server):
     assert requests.read_times()["s3_num_requests"] == 200
 
 
-def test_as_many_connections_are_kept_as_requests_are_made_at_once(server):
+def test_there_is_a_connection_for_every_concurrent_request(server):
     assert reader_threads("s3://bucket/folder") == MAX_REQUESTS == s3_client().meta.config.max_pool_connections
     assert reader_threads("/folder") == 0

@@ -1,4 +1,4 @@
-"""A run whose survey, weights and run folder all lie on S3 (moto's server)."""
+"""A run whose survey, weights and run folder are on S3 (moto's server)."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_several_ranks_share_a_run_on_s3_and_resume_does_the_rest(tmp_path, buck
     assert storage.read_bytes(f"{out}/catalogue.parquet") == catalogue
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(tmp_path, bucket):
+def test_a_missing_bucket_is_one_sentence(tmp_path, bucket):
     done = run("infer", "s3://no-such-bucket-here/survey", "--out", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "s3://no-such-bucket-here/survey" in done.stderr and "Traceback" not in done.stderr

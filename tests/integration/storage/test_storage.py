@@ -1,4 +1,4 @@
-"""Local paths and S3: whole writes, exact ranges, and one sentence for whatever goes wrong."""
+"""Local paths and S3: atomic writes, exact ranges, and one sentence for every error."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ DATA = bytes(range(256)) * 40
 
 @pytest.fixture(params=["local", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty folder on either backend."""
+    """Return an empty folder on either backend."""
     return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('bucket')}/folder"
 
 
@@ -34,7 +34,7 @@ def read(uri: str, offset: int, length: int) -> bytes:
 
 
 def message(call, *arguments) -> str:
-    """The one line of the StorageError that the call raises."""
+    """Return the one line of the StorageError that the call raises."""
     with pytest.raises(StorageError) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value)
@@ -51,7 +51,7 @@ def fail_while_writing(uri: str, error: BaseException) -> None:
         raise error
 
 
-def test_what_is_written_is_read_back(folder):
+def test_written_bytes_are_read_back(folder):
     uri = storage.join(folder, "a", "b.bin")
     assert not storage.exists(uri)
     storage.write_bytes(uri, DATA)
@@ -62,7 +62,7 @@ def test_what_is_written_is_read_back(folder):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), OSError(5, "broken")])
-def test_a_failed_write_leaves_what_was_there_and_nothing_beside_it(folder, error):
+def test_a_failed_write_keeps_the_earlier_file_and_no_temporary_one(folder, error):
     uri = storage.join(folder, "a.bin")
     fail_while_writing(uri, error)
     assert storage.list_files(folder) == []
@@ -162,7 +162,7 @@ def test_all_of_more_than_a_thousand_objects_are_listed(bucket):
     assert storage.list_files(f"{bucket}/man") == []
 
 
-def test_of_a_folder_those_are_listed_whose_names_begin_so(folder):
+def test_files_are_listed_by_prefix(folder):
     for name in ("1.json", "10.json", "1-2.json", "2.json", "0.json", "1/3.json"):
         storage.write_bytes(storage.join(folder, name), name.encode())
     storage.write_bytes(f"{folder}1.json", b"beside")  # which to S3 begins like the folder
@@ -174,7 +174,7 @@ def test_of_a_folder_those_are_listed_whose_names_begin_so(folder):
     assert storage.list_files(storage.join(folder, "none"), "3") == []
 
 
-def test_names_that_begin_so_are_listed_over_all_pages(bucket, monkeypatch):
+def test_files_with_a_prefix_are_listed_over_all_pages(bucket, monkeypatch):
     fill(bucket, {f"many/{number}.pt": b"x" for number in range(25)})
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "4")
     found = [entry.name for entry in storage.list_files(f"{bucket}/many", "1")]
@@ -238,7 +238,7 @@ def test_sha256_is_that_of_the_bytes_on_both_backends(tmp_path, bucket):
         assert storage.sha256(uri) == hashlib.sha256(data).hexdigest()
 
 
-def test_a_folder_is_told_from_a_file(folder):
+def test_folders_and_files_are_distinguished(folder):
     storage.write_bytes(storage.join(folder, "sub", "a.bin"), b"x")
     assert storage.is_folder(folder)
     assert storage.is_folder(storage.join(folder, "sub"))
@@ -248,7 +248,7 @@ def test_a_folder_is_told_from_a_file(folder):
     assert not storage.exists(storage.join(folder, "sub", "a"))
 
 
-def test_an_empty_bucket_is_no_folder_and_a_filled_one_is(bucket):
+def test_only_a_bucket_with_objects_is_a_folder(bucket):
     assert not storage.is_folder(bucket)
     storage.write_bytes(f"{bucket}/a", b"x")
     assert storage.is_folder(bucket)
@@ -263,7 +263,7 @@ def test_removing_works_and_works_again(folder):
     assert not storage.exists(uri)
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     uri = str(tmp_path / "none.h5")
     for call in (storage.read_bytes, storage.sha256, open_ranges):
         assert message(call, uri) == f"cannot read {uri}: it does not exist; check the path"
@@ -288,7 +288,7 @@ def test_a_file_where_a_folder_was_expected_is_named(tmp_path):
 
 @pytest.fixture
 def mounted(tmp_path: Path):
-    """Mounts tiny file systems; skips where that is not allowed."""
+    """Return a function that mounts tiny file systems; skip if that is not permitted."""
     places: list[Path] = []
 
     def mount(options: str) -> Path:
@@ -324,7 +324,7 @@ def test_a_read_only_file_system_is_one_sentence(mounted, write):
 
 
 def test_a_place_without_permission_is_one_sentence(tmp_path):
-    """Root may do anything, so a child first becomes the user `nobody`."""
+    """Root has all permissions, so that a child first becomes the user `nobody`."""
     closed = tmp_path / "closed"
     closed.mkdir()
     (closed / "a").write_bytes(b"x")

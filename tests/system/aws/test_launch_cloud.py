@@ -63,7 +63,7 @@ DONE = ("SUCCEEDED", None, None)
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -72,7 +72,7 @@ class Done:
 
 @dataclass
 class Here:
-    """A stack on moto, a survey with weights in a folder, and what becomes of each execution that is started."""
+    """A stack on moto, a survey with weights in a folder, and the outcome of each execution that is started."""
 
     stack: str
     bucket: str
@@ -87,26 +87,26 @@ class Here:
         return self.folder / "run"
 
     def arguments(self, *more: object, survey: object = None, out: object = None) -> list[object]:
-        """A command line that runs the survey."""
+        """Return a command line that runs the survey."""
         where = ("--out", out or self.out, "--stack", self.stack, "--batch-size", BATCH)
         weights = ("--weights", self.folder / "w.safetensors")
         return ["--cloud", survey or self.folder / "survey", *weights, *where, *more]
 
     def launch(self, *more: object, **other: object) -> Done:
-        """Runs the survey."""
+        """Run the survey."""
         return self.call(*self.arguments(*more, **other))
 
     def stored(self, prefix: str = "") -> list[str]:
-        """The keys in the bucket."""
+        """Return the keys in the bucket."""
         pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def told(self) -> dict[str, Any]:
-        """What cloud.json says."""
+        """Return the content of cloud.json."""
         return json.loads((self.out / "cloud.json").read_text())
 
     def end(self, arn: str, status: str, error: str | None = None, cause: str | None = None) -> None:
-        """Ends an execution."""
+        """End an execution."""
         [there] = [one for one in self._machine().executions if one.execution_arn == arn]
         there.status, there.error, there.cause = status, error, cause
 
@@ -117,7 +117,7 @@ class Here:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Runs `python -m launch` in this process. Nothing secret may be printed, and of a mistake one sentence."""
+    """Return a function that runs `python -m launch` in this process and checks its output for secrets."""
 
     def call(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["launch", *map(str, arguments)])
@@ -136,7 +136,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def here(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Done]) -> Iterator[Here]:
-    """A survey of three shards, and an account with secrets that can be told from anything else."""
+    """Provide a survey of three shards, and an account with recognizable secrets."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS[0])
     monkeypatch.setenv("AWS_SESSION_TOKEN", SECRETS[1])
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
@@ -172,7 +172,7 @@ _read = cache(JSONFileLoader().load_file)
 
 
 def make_stack(client: Any, name: str, bucket: str, machine: str, **other: str) -> None:
-    """A stack that says of itself what ours do; MemoryMB is its parameter."""
+    """Create a stack with the outputs of our template and the parameter MemoryMB."""
     outputs = {
         "BucketName": bucket, "RepositoryUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{name}",
         "StateMachineArn": machine, "InferFunction": f"{name}-infer", "Architecture": "x86_64", "TimeoutSeconds": "60",
@@ -189,7 +189,7 @@ def make_stack(client: Any, name: str, bucket: str, machine: str, **other: str) 
 
 
 def predict(payload: dict[str, Any], share: int = 1) -> RunFolder:
-    """What initialize, the first of so many ranks, and summarize make of a payload."""
+    """Run initialize, the first of `share` ranks, and summarize on a payload; return the run."""
     survey = open_survey(f"s3://{payload['data_bucket']}/{payload['data_prefix']}", payload.get("file_limit"))
     folder = RunFolder(f"s3://{payload['bucket']}/{payload['result_path']}")
     make_run(survey, payload["weights"], folder.uri, device="cpu", batch_size=payload.get("batch_size"), resume=True)
@@ -198,20 +198,20 @@ def predict(payload: dict[str, Any], share: int = 1) -> RunFolder:
 
 
 def whole(payload: dict[str, Any]) -> tuple[str, str | None, str | None]:
-    """An execution that goes well."""
+    """Execute all ranks and return the state of a successful execution."""
     summarize(predict(payload))
     return DONE
 
 
 def half(payload: dict[str, Any]) -> tuple[str, str | None, str | None]:
-    """An execution whose second rank fails."""
+    """Execute half of the ranks and return the state of a failed execution."""
     summary = summarize(predict(payload, 2))
     text = f"s3://x: {summary.coverage.missing} of {GALAXIES} galaxies are missing, in the items a, b"
     return "FAILED", "RunIncomplete", json.dumps({"errorMessage": text, "errorType": "RunIncomplete"})
 
 
 def catalogue(out: Path) -> str:
-    """The digest of the catalogue that is in a folder."""
+    """Return the digest of the catalogue in a folder."""
     digest = hashlib.sha256((out / "catalogue.parquet").read_bytes()).hexdigest()
     assert json.loads((out / "summary.json").read_text())["catalogue_sha256"] == digest
     return digest
@@ -219,7 +219,7 @@ def catalogue(out: Path) -> str:
 
 @contextmanager
 def sent(operations: tuple[str, ...] = ("PutObject", "GetObject")) -> Iterator[list[tuple[str, str]]]:
-    """The requests of this process to S3 meanwhile: operation and key, in their order."""
+    """Yield the requests of this process to S3 within the block: operation and key, in their order."""
     found: list[tuple[str, str]] = []
 
     def note(event_name: str, request: Any, **_: Any) -> None:
@@ -239,7 +239,7 @@ def sent(operations: tuple[str, ...] = ("PutObject", "GetObject")) -> Iterator[l
 
 
 def uploaded(here: Here, survey: Survey) -> list[str]:
-    """Uploads a survey as a run does; returns what was written, in order."""
+    """Upload a survey as a run does, and return the written keys in order."""
     survey = transfer.add_checksums(survey)
     uri = f"s3://{here.bucket}/surveys/{transfer.survey_digest(survey)}"
     with sent(("PutObject", "UploadPart")) as found:
@@ -319,7 +319,7 @@ def test_a_shard_that_is_not_what_the_survey_says_is_not_uploaded(here):
 @pytest.mark.parametrize(
     "damage, sentence", [(b"", "is empty; expected a weights file"), (b"nonsense", "is not a whole safetensors file")]
 )
-def test_weights_that_are_none_are_refused_before_anything_is_uploaded(here, damage, sentence):
+def test_unusable_weights_are_refused_before_anything_is_uploaded(here, damage, sentence):
     (here.folder / "w.safetensors").write_bytes(damage)
     done = here.launch()
     assert done.code == 2 and sentence in done.err
@@ -384,7 +384,7 @@ def test_an_object_of_another_size_than_listed_is_refused(here, monkeypatch):
     assert list(here.out.iterdir()) == []
 
 
-def test_a_key_that_leads_elsewhere_is_refused(here):
+def test_a_key_that_leads_out_of_the_folder_is_refused(here):
     source = RunFolder(f"s3://{here.bucket}/runs/a")
     s3_client().put_object(Bucket=here.bucket, Key="runs/a/x/../../../evil", Body=b"")
     with pytest.raises(InputError, match=r"holds 'x/\.\./\.\./\.\./evil', which is not a valid file name"):
@@ -437,7 +437,7 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
         assert not [secret for secret in SECRETS if secret.encode() in data]
 
 
-def test_what_a_run_cost_is_told(here):
+def test_the_cost_of_a_run_is_reported(here):
     here.then = whole
     invocation = make_invocation("0", 100.0, memory_mb=1024, region=REGION)
 
@@ -460,7 +460,7 @@ def test_what_a_run_cost_is_told(here):
     assert done.out.splitlines()[-1].startswith("cost         there are no prices for the region mars-north-1; ")
 
 
-def test_a_run_that_nobody_follows_is_seen_and_fetched_later(here):
+def test_a_detached_run_is_inspected_and_fetched_later(here):
     done = here.launch("--detach")
     name = cloud_name(RunFolder(str(here.out)))
     assert done.code == 0 and [line.partition(" ")[0] for line in done.out.splitlines()] == [
@@ -494,7 +494,7 @@ def test_a_run_that_nobody_follows_is_seen_and_fetched_later(here):
     assert catalogue(here.out)
 
 
-def test_another_shell_is_told_where_the_run_is_by_its_folder(here, monkeypatch):
+def test_another_shell_finds_the_run_by_its_folder(here, monkeypatch):
     here.launch("--detach")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "mars-north-1")
@@ -627,7 +627,7 @@ def test_galaxies_that_were_allowed_to_miss_still_make_a_run_incomplete(here):
     assert here.launch("--tolerate", 50).code == 3
 
 
-def test_an_execution_that_could_not_summarize_is_told_with_what_is_done(here):
+def test_an_execution_that_could_not_summarize_is_reported_with_its_coverage(here):
     def crashed(payload: dict[str, Any]) -> tuple[str, str | None, str | None]:
         predict(payload, 2)
         return "FAILED", "Runtime.OutOfMemory", "not JSON"
@@ -742,7 +742,7 @@ def test_folders_of_other_runs_are_refused(here):
     assert "is a file; expected a folder" in here.launch(out=here.folder / "file").err
 
 
-def test_a_damaged_note_is_one_sentence(here):
+def test_a_damaged_cloud_json_is_one_sentence(here):
     here.out.mkdir()
     (here.out / "cloud.json").write_text('{"run": "s3://')
     for done in (here.call("status", here.out), here.call("cancel", here.out), here.launch("--resume")):
@@ -767,7 +767,7 @@ def test_a_run_folder_on_s3_is_the_run_itself(here):
         assert done.code == 2 and f"keeps runs under s3://{here.bucket}/runs/; choose an --out there" in done.err
 
 
-def test_a_run_in_the_cloud_can_be_finished_from_elsewhere(here):
+def test_a_run_in_the_cloud_can_be_finished_on_another_machine(here):
     here.then = half
     assert here.launch().code == 3
     uri = here.told()["run"]
@@ -805,7 +805,7 @@ def test_the_first_files_of_a_local_survey_are_a_survey(here):
     assert json.loads((here.out / "summary.json").read_text())["coverage"]["asked"] == 40
 
 
-def test_a_survey_is_cut_anew_on_its_way_and_leaves_nothing_beside_the_results(here):
+def test_a_survey_is_cut_before_the_upload_and_leaves_no_temporary_files(here):
     here.then = whole
     done = here.launch("--partition-mb", 0.35)  # of 17 galaxies
     assert done.code == 0, done.err
@@ -862,7 +862,7 @@ def test_a_precision_that_is_only_for_gpus_is_refused(here):
     )
 
 
-def test_what_is_not_there_is_one_sentence(here, monkeypatch):
+def test_a_missing_stack_or_file_is_one_sentence(here, monkeypatch):
     arguments = here.arguments()
     arguments[arguments.index(here.stack)] = "nowhere"
     assert here.call(*arguments).err.startswith("launch: there is no stack nowhere in us-east-1; create it with")
@@ -907,7 +907,7 @@ def test_the_account_that_was_named_is_found_again(here, monkeypatch):
 
 
 def test_more_memory_changes_the_stack_unless_others_use_it(here, aws, monkeypatch):
-    """On the server whose CloudFormation makes change sets (cloudformation.py)."""
+    """On the server whose CloudFormation supports change sets (cloudformation.py)."""
     role = boto3.client("iam").create_role(RoleName=aws.name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     states_client = boto3.client("stepfunctions")
     machine = states_client.create_state_machine(name=aws.name, definition="{}", roleArn=role)["stateMachineArn"]
@@ -999,7 +999,7 @@ def test_what_runs_here_imports_nothing_of_aws(tmp_path):
 
 
 def environment(cloud: Cloud) -> dict[str, str]:
-    """How a user's shell finds a pipeline's account; the stack is called cosmicai."""
+    """Return the variables by which a shell finds the account of a pipeline; the stack is called cosmicai."""
     make_stack(cloud.client("cloudformation"), "cosmicai", cloud.bucket, cloud.machine)
     return {
         "AWS_ENDPOINT_URL": cloud.endpoint, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": SECRETS[0],
@@ -1034,7 +1034,7 @@ def test_a_survey_through_the_whole_pipeline_gives_the_catalogue_of_the_laptop(t
         assert not [secret for secret in (*cloud.secrets, *SECRETS) if secret in done.stdout + done.stderr]
 
 
-def test_a_launcher_that_is_killed_is_not_needed(tmp_path):
+def test_an_execution_continues_without_its_launcher(tmp_path):
     sky = make_sky(tmp_path / "sky", 4, 300)
     out = tmp_path / "run"
     with pipeline(tmp_path, infer=1) as cloud:

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def six(cloud, folder):
-    """A sky of six partitions under surveys/six."""
+    """Upload a sky of six partitions to surveys/six."""
     sky = make_sky(folder / "six", 6, 10)
     sky.upload(cloud, "surveys/six")
     return sky
@@ -107,7 +107,7 @@ def test_two_executions_of_one_run_at_once(cloud, six):
     assert sum(record["galaxies"] for record in read_records(cloud, "runs/one").values()) == six.galaxies
 
 
-def test_a_run_that_is_done_is_not_done_again(cloud, six):
+def test_a_complete_run_is_not_repeated(cloud, six):
     first = assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/done")), six)
     second = assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/done")), six)
     assert cloud.json("runs/done/items.json") == []
@@ -115,7 +115,7 @@ def test_a_run_that_is_done_is_not_done_again(cloud, six):
     assert first["totals"]["galaxies"] == second["totals"]["galaxies"] == six.galaxies
 
 
-def test_another_plan_in_the_same_place_is_refused(cloud, six):
+def test_another_plan_in_the_same_folder_is_refused(cloud, six):
     assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/mine")), six)
     execution = cloud.run(make_payload(cloud, "surveys/six", "runs/mine", file_limit="5"))
     assert (execution.status, execution.error) == ("FAILED", "InputError")
@@ -123,7 +123,7 @@ def test_another_plan_in_the_same_place_is_refused(cloud, six):
     assert len([call for call in cloud.invocations("runs/mine") if call.function == "initialize"]) == 2
 
 
-def test_every_call_announces_itself_and_has_a_report(cloud, six):
+def test_every_invocation_announces_itself_and_has_a_report(cloud, six):
     assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/announced")), six)
     calls, printed = cloud.invocations("runs/announced"), "\n".join(cloud.logs().values())
     assert [call.function for call in calls] == ["initialize", *["infer"] * 6, "summarize"]
@@ -140,7 +140,7 @@ def test_every_call_announces_itself_and_has_a_report(cloud, six):
 
 
 @pytest.mark.parametrize(("function", "rank"), [("initialize", None), ("infer", 3), ("summarize", None)])
-def test_calls_that_lambda_throttles_are_made_again(cloud, six, function, rank):
+def test_throttled_invocations_are_retried(cloud, six, function, rank):
     run = f"runs/throttled {function}"
     cloud.inject_fault("throttle", run, rank, function=function, times=4)
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", run)), six)
@@ -249,7 +249,7 @@ def test_what_aws_refuses_and_moto_accepts_is_found(cloud):
 
 
 def test_no_log_and_no_file_holds_credentials(cloud, six):
-    """Last, so that it sees the logs of all others too."""
+    """Last, so that it includes the logs of all other tests."""
     assert_complete(cloud, cloud.run(make_payload(cloud, "surveys/six", "runs/secret")), six)
     assert find_leaks(cloud, "runs/secret") == []
     cloud.s3.put_object(Bucket=cloud.bucket, Key="planted", Body=f"x{cloud.secrets[1]}x")

@@ -1,4 +1,4 @@
-"""Functions and an S3 that go wrong: in the end every galaxy once, or a failure that names what is missing."""
+"""Faults of functions and S3: in the end every galaxy once, or a failure that names what is missing."""
 
 import json
 from collections import Counter
@@ -49,7 +49,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Sky:
 
 @pytest.fixture
 def cloud(shared_cloud, faults, six) -> Cloud:
-    """The pipeline with nothing wrong so far, and a whole sky of six partitions."""
+    """Return the pipeline without faults, with a complete sky of six partitions."""
     faults.clear()
     six.upload(shared_cloud, SURVEY)
     return shared_cloud
@@ -60,7 +60,7 @@ def partition(cloud: Cloud) -> str:
 
 
 def assert_missing(cloud: Cloud, execution: Execution, run: str, reason: str) -> None:
-    """The execution must have failed for want of one partition and say why."""
+    """Assert that the execution failed because of one partition and reports the reason."""
     assert (execution.status, execution.error) == ("FAILED", "RunIncomplete"), execution
     missing = f"s3://{cloud.bucket}/{run}: 10 of 60 galaxies are missing, in the items {ITEM}"
     assert execution.message == missing + reason
@@ -72,7 +72,7 @@ def assert_missing(cloud: Cloud, execution: Execution, run: str, reason: str) ->
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize(("order", "error"), [("raise", "RuntimeError"), ("kill", "Runtime.ExitError")])
-def test_a_function_that_raises_or_is_killed_for_memory_is_called_again(cloud, six, order, error, times):
+def test_a_function_that_raises_or_is_killed_for_memory_is_invoked_again(cloud, six, order, error, times):
     run = f"runs/{order} {times}"
     cloud.inject_fault(order, run, RANK, times=times)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, run)), six)
@@ -107,7 +107,7 @@ def test_a_function_that_is_killed_when_all_is_done_does_nothing_again(cloud, si
     assert (summary["totals"]["galaxies"], summary["totals"]["repeated"]) == (60, 0)
 
 
-def test_a_function_that_times_out_is_called_again(six, tmp_path):
+def test_a_function_that_times_out_is_invoked_again(six, tmp_path):
     # No less than 4 s, since here the limit counts the start of a runtime too, which on a busy machine may take it all.
     with pipeline(tmp_path, module="support.faulty_functions", timeout_s=4) as cloud:
         six.upload(cloud, SURVEY)
@@ -135,7 +135,7 @@ def test_a_partition_that_two_ranks_get_counts_once(cloud, six):
     assert found[str(RANK - 1)]["galaxies"] + found[str(RANK - 1)]["repeated"] == 20
 
 
-def test_a_rank_that_is_out_of_time_goes_on_where_it_was(cloud, six):
+def test_a_rank_that_is_out_of_time_continues_where_it_stopped(cloud, six):
     cloud.inject_fault("hurry", "runs/hurry", 0, times=2)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/hurry", world_size=2)), six)
     assert count_deliveries(cloud, "runs/hurry") == {(0, "OutOfTime"): 2, (0, None): 1, (1, None): 1}
@@ -146,13 +146,13 @@ def test_a_rank_that_is_out_of_time_goes_on_where_it_was(cloud, six):
     assert told == "2 of rank 0's 3 items are left; call it again"
 
 
-def test_a_rank_that_cannot_do_even_one_item_in_time_is_not_called_for_ever(cloud):
+def test_a_rank_that_cannot_do_one_item_in_time_is_not_invoked_forever(cloud):
     cloud.inject_fault("run late", "runs/late", RANK, times=None)
     assert_missing(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/late")), "runs/late", "")
     assert count_deliveries(cloud, "runs/late") == THRICE | {(RANK, "TooSlow"): 3}
 
 
-def test_a_map_that_fails_is_told_and_redriven(cloud, six):
+def test_a_failed_map_is_reported_and_redriven(cloud, six):
     """moto fails a map only if its items are gone; AWS also if more than a share of the ranks failed."""
     run = "runs/forgotten"
     cloud.inject_fault("forget the items", run, function="initialize")
@@ -168,7 +168,7 @@ def test_a_map_that_fails_is_told_and_redriven(cloud, six):
     assert_complete(cloud, cloud.wait_for_result(cloud.redrive(again.arn)), six)
 
 
-def test_a_redrive_does_not_tell_of_a_map_that_went_well_since(cloud):
+def test_a_redrive_does_not_report_a_map_that_succeeded_since(cloud):
     run = "runs/stale"
     cloud.inject_fault("forget the items", run, function="initialize")
     failed = cloud.run(make_payload(cloud, SURVEY, run))
@@ -179,7 +179,7 @@ def test_a_redrive_does_not_tell_of_a_map_that_went_well_since(cloud):
 
 
 @pytest.mark.parametrize("function", ["initialize", "summarize"])
-def test_a_redrive_makes_good_for_a_function_that_has_died(cloud, six, function):
+def test_a_redrive_repeats_a_function_that_died(cloud, six, function):
     run = f"runs/{function} died"
     cloud.inject_fault("kill", run, function=function, times=None)
     failed = cloud.run(make_payload(cloud, SURVEY, run))
@@ -189,7 +189,7 @@ def test_a_redrive_makes_good_for_a_function_that_has_died(cloud, six, function)
     assert sorted(read_records(cloud, run)) == [str(rank) for rank in range(6)]
 
 
-def test_a_redrive_does_what_is_missing_once_it_is_there(cloud, six):
+def test_a_redrive_does_a_missing_partition_once_it_exists(cloud, six):
     run = "runs/deleted"
     gone = f"; {ITEM}: cannot read {partition(cloud)}: it does not exist; check the bucket and the key"
     cloud.inject_fault("delete first", run, RANK)
@@ -257,7 +257,7 @@ LOST = ("/plan.json", "/records/2.json", "/parts/000001")
 
 
 @pytest.mark.parametrize("what", TRANSIENT)
-def test_an_s3_that_falters_costs_no_galaxy(cloud, six, faults, what):
+def test_faults_of_s3_lose_no_galaxy(cloud, six, faults, what):
     for method, key, times in TRANSIENT[what]:
         faults.add(what, method, key, times)
     run = f"runs/{what}"
@@ -267,14 +267,14 @@ def test_an_s3_that_falters_costs_no_galaxy(cloud, six, faults, what):
     assert (summary["totals"]["galaxies"], summary["totals"]["repeated"]) == (60, 0)
 
 
-def test_writes_whose_answers_are_lost_cost_no_galaxy(cloud, six, faults):
+def test_writes_with_lost_responses_lose_no_galaxy(cloud, six, faults):
     for key in LOST:
         faults.add("lose", "PUT", key)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/lost")), six)
     assert len(faults.done) == len(LOST) and count_deliveries(cloud, "runs/lost") == ONCE
 
 
-def test_writes_whose_answers_are_lost_count_once(cloud, six, faults):
+def test_writes_with_lost_responses_count_once(cloud, six, faults):
     for key in LOST:
         faults.add("lose", "PUT", key)
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/lost again")), six)
@@ -289,7 +289,7 @@ def test_what_a_killed_attempt_leaves_breaks_no_published_reader(cloud, six):
 
 
 @pytest.mark.parametrize(("what", "code"), [("slow down", "SlowDown"), ("deny", "AccessDenied")])
-def test_a_partition_that_s3_does_not_give_is_named(cloud, faults, what, code):
+def test_a_partition_that_s3_refuses_is_named(cloud, faults, what, code):
     run = f"runs/never {what}"
     faults.add(what, "GET", f"{SURVEY}/{PARTITION}", None)
     execution = cloud.run(make_payload(cloud, SURVEY, run))
@@ -299,7 +299,7 @@ def test_a_partition_that_s3_does_not_give_is_named(cloud, faults, what, code):
     assert count_deliveries(cloud, run) == THRICE | {(RANK, "ItemsFailed"): 3}
 
 
-def test_a_place_that_may_not_be_written_is_named(cloud, faults):
+def test_a_folder_without_write_permission_is_named(cloud, faults):
     faults.add("deny", "PUT", "runs/forbidden/", None)
     execution = cloud.run(make_payload(cloud, SURVEY, "runs/forbidden"))
     assert (execution.status, execution.error) == ("FAILED", "StorageError")
@@ -307,7 +307,7 @@ def test_a_place_that_may_not_be_written_is_named(cloud, faults):
     assert "(AccessDenied)" in execution.message
 
 
-def test_parts_that_may_not_be_written_are_named(cloud, faults):
+def test_parts_without_write_permission_are_named(cloud, faults):
     faults.add("deny", "PUT", f"/parts/{ITEM}", None)
     execution = cloud.run(make_payload(cloud, SURVEY, "runs/no parts"))
     assert_missing(cloud, execution, "runs/no parts", "")
@@ -315,7 +315,7 @@ def test_parts_that_may_not_be_written_are_named(cloud, faults):
 
 
 def test_no_log_and_no_file_holds_credentials(cloud, faults):
-    """Last, so that it sees the logs of all the failures before it too."""
+    """Last, so that it includes the logs of all earlier failures."""
     faults.add("deny", "GET", f"{SURVEY}/{PARTITION}", None)
     cloud.inject_fault("raise", "runs/secret", 0)
     assert cloud.run(make_payload(cloud, SURVEY, "runs/secret")).error == "RunIncomplete"

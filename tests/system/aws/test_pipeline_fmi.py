@@ -1,4 +1,4 @@
-"""Runs whose ranks talk: they meet at a real rendezvous server, and what one does the others know."""
+"""Runs whose ranks share their work by FMI through a real rendezvous server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATE = {"ended": "the dealing had begun before this call"}
 
 
 def counted(server: Server, name: str) -> float:
-    """The sum of a figure of a server over all its labels."""
+    """Return the sum of a metric of a server over all its labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.health_port}/metrics", timeout=30) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return sum(sample.value for one in families for sample in one.samples if sample.name == name)
@@ -40,7 +40,7 @@ def server(secret) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def cloud(server, secret, six, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """Three functions at once, which have the stack's own server and a secret that AWS keeps."""
+    """Run three concurrent functions with the stack's own server and a secret in Secrets Manager."""
     settings = {"COSMICAI_RENDEZVOUS": str(server.endpoint), "FMI_SECRET_ARN": NAME}
     folder = tmp_path_factory.mktemp("cloud")
     with pipeline(folder, infer=RANKS, module="support.faulty_functions", extra_environment=settings) as cloud:
@@ -54,7 +54,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Sky:
     return make_sky(tmp_path_factory.mktemp("skies") / "six", 6, 10)
 
 
-def test_ranks_that_talk_deal_items_by_the_counter_and_sum_by_allreduce(cloud, server, six):
+def test_ranks_share_items_by_the_counter_and_sum_by_allreduce(cloud, server, six):
     before = counted(server, "fmi_items_total")
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/talk", fmi_enabled=True)), six)
     assert summary["catalogue_sha256"] == six.digest
@@ -74,7 +74,7 @@ def test_ranks_that_talk_deal_items_by_the_counter_and_sum_by_allreduce(cloud, s
     assert counted(server, "fmi_lost_total") == 0
 
 
-def test_without_fmi_nobody_asks_the_server(cloud, server, six):
+def test_without_fmi_the_server_is_not_used(cloud, server, six):
     before = counted(server, "fmi_joins_total")
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/silent")), six)
     assert counted(server, "fmi_joins_total") == before
@@ -89,7 +89,7 @@ def test_the_payload_may_name_another_server(cloud, six, secret):
     assert {record["fmi"]["endpoint"] for record in read_records(cloud, "runs/other").values()} == {str(other.endpoint)}
 
 
-def test_what_a_rank_that_dies_held_is_done_by_others(cloud, six):
+def test_items_of_a_rank_that_dies_are_done_by_others(cloud, six):
     cloud.inject_fault("kill midway", "runs/death", 1)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/death", fmi_enabled=True)), six)
     found = read_records(cloud, "runs/death")
@@ -100,12 +100,12 @@ def test_what_a_rank_that_dies_held_is_done_by_others(cloud, six):
     assert set(count_deliveries(cloud, "runs/death")) == {(0, None), (1, None), (2, None), (1, "Runtime.ExitError")}
 
 
-def test_an_event_that_comes_twice_at_once_costs_time_alone(cloud, six):
+def test_an_event_that_is_delivered_twice_only_costs_time(cloud, six):
     cloud.inject_fault("twice", "runs/twice", 2)
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/twice", fmi_enabled=True)), six)
 
 
-def test_a_run_goes_on_with_what_is_missing(cloud, server, six):
+def test_a_run_continues_with_missing_items(cloud, server, six):
     cloud.inject_fault("raise", "runs/again", 0, times=3)
     first = cloud.run(make_payload(cloud, SURVEY, "runs/again", fmi_enabled=True))
     assert first.error == "RunIncomplete"
@@ -123,7 +123,7 @@ def test_a_run_goes_on_with_what_is_missing(cloud, server, six):
         ({"max_concurrency": 2, "world_size": 3}, "all 3 ranks must be there at once, and max_concurrency is 2"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_paid_for(cloud, changes, said):
+def test_unusable_requests_are_refused_before_any_rank_is_invoked(cloud, changes, said):
     asked = make_payload(cloud, SURVEY, "runs/never", fmi_enabled=True, **changes)
     execution = cloud.run(asked)
     assert said in execution.message

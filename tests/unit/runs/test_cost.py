@@ -91,7 +91,7 @@ def test_requests_to_s3_have_the_price_of_their_kind():
         assert (name, usage["s3_writes"], usage["s3_reads"]) == (name, *expected)
 
 
-def test_reports_say_what_is_billed_also_of_functions_that_died_before_they_noted_anything():
+def test_reports_are_billed_also_for_functions_that_noted_nothing():
     records = [note("a", 9.0, ephemeral_mb=1536), note("b", 4.0, ephemeral_mb=1536)]
     functions = [note("i", 0.5, "initialize")]
     reports = [report("a", 9500), report("dead", 900_000), report("s", 100, "cosmicai-summarize")]
@@ -167,7 +167,7 @@ def test_every_price_is_known_and_has_a_dated_source():
     assert max(service["read"] for service in services if "read" in service) == as_of
 
 
-def test_what_has_no_price_is_not_taken_for_free():
+def test_usage_without_a_price_is_not_free():
     prices = Prices("us-east-1", "x86_64", "2026-10-04", {"invocations": 2e-7})
     assert dollars(Usage(invocations=5), prices)["total"] == 5 * 2e-7
     with pytest.raises(InputError, match="there is no price for s3_reads in us-east-1; add it, with its source, to "):
@@ -271,7 +271,7 @@ def test_numbers_that_cannot_be_are_refused(option, value):
         ),
     ],
 )
-def test_half_a_question_is_one_sentence_and_code_2(arguments, sentence, monkeypatch, capsys):
+def test_incomplete_amounts_are_one_sentence_and_code_2(arguments, sentence, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["cosmicai cost", *arguments])
     with pytest.raises(SystemExit) as left:
         run_command(cost, "cosmicai cost")
@@ -281,7 +281,7 @@ def test_half_a_question_is_one_sentence_and_code_2(arguments, sentence, monkeyp
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run of which nothing is done."""
+    """Plan a run of which nothing is done."""
     folder = tmp_path_factory.mktemp("job")
     survey = make_survey(folder / "survey", random_galaxies(20), 20)
     return make_run(open_survey(survey.uri), tiny_weights(folder / "w.safetensors"), str(folder / "run"), batch_size=10)

@@ -1,4 +1,4 @@
-"""What AWS Lambda reports of its invocations: a real log, and every shape of a report that exists."""
+"""Reports of AWS Lambda on its invocations: a real log, and every form of a report."""
 
 import json
 import re
@@ -24,12 +24,12 @@ JSON_METRICS = {
 
 
 def report(init_ms: float | None = None, status: str = "", at: str | None = None) -> InvocationReport:
-    """What PLAIN and WARM say."""
+    """Return the report of PLAIN and WARM."""
     return InvocationReport(ID, 1.23, 2.0, 128, 47, init_ms, status, at, None)
 
 
 def in_json(status: str = "success", **metrics: object) -> str:
-    """A report in a log in JSON."""
+    """Return a report of a log in JSON."""
     record = {"requestId": ID, "metrics": JSON_METRICS | metrics, "status": status}
     return json.dumps({"time": "2024-11-17T02:41:24.412Z", "type": "platform.report", "record": record})
 
@@ -83,7 +83,7 @@ def test_real_log(shared: Path) -> None:
         (f"2024-11-17 02:41:25+00:00 - {in_json()}", report(123.4, at="2024-11-17T02:41:25.000+00:00")),
     ],
 )
-def test_every_shape(line: str, expected: InvocationReport) -> None:
+def test_every_form(line: str, expected: InvocationReport) -> None:
     assert parse_reports([line]) == [expected]
 
 
@@ -101,14 +101,14 @@ def test_warm_runtime_in_json_has_no_start() -> None:
         (f"RequestId: {ID} Process exited before completing request", "error"),
     ],
 )
-def test_line_that_says_of_a_fault_before_or_after_the_report(line: str, status: str) -> None:
+def test_fault_in_a_line_before_or_after_the_report(line: str, status: str) -> None:
     healthy = WARM.replace(ID, OTHER)
-    told = parse_reports([line, healthy, WARM])
-    assert [(one.request_id, one.status) for one in told] == [(OTHER, ""), (ID, status)]
-    assert parse_reports([healthy, WARM, f"2024-11-17 02:41:24.412000+00:00 - {line}"]) == told
+    reports = parse_reports([line, healthy, WARM])
+    assert [(one.request_id, one.status) for one in reports] == [(OTHER, ""), (ID, status)]
+    assert parse_reports([healthy, WARM, f"2024-11-17 02:41:24.412000+00:00 - {line}"]) == reports
 
 
-def test_time_out_beats_the_death_that_follows_it_and_a_report_its_own_word() -> None:
+def test_timeout_precedes_the_death_that_follows_and_the_report_precedes_both() -> None:
     died = f"RequestId: {ID} Error: Runtime exited with error: signal: killed"
     late = f"2024-11-17T02:41:24.412Z {ID} Task timed out after 3.00 seconds"
     assert [one.status for one in parse_reports([died, late, WARM])] == ["timeout"]
