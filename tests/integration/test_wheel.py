@@ -162,7 +162,7 @@ def test_a_cpu_infers_from_local_files_without_any_group(base: Installed, tmp_pa
         ("torch", "cosmicai train demo --out weights.safetensors"),
         ("aws", "cosmicai infer s3://bucket/survey --out RUN"),
         ("aws", "launch --cloud demo --out RUN"),
-        ("slurm", "launch --slurm demo --site local --account a --out RUN"),
+        ("slurm", f"launch --slurm demo --site {PROJECT}/slurm/local.toml --account a --out RUN"),
         ("fits", "cosmicai ingest FILE.fits --out SURVEY"),
         ("analysis", "analysis collect . --out tables"),
     ],

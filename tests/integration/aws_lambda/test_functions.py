@@ -126,7 +126,7 @@ class Cloud:
         """Put an object into the bucket."""
         fill(self.bucket, {path: content})
 
-    def conclude(self, plan: dict[str, Any], **execution: Any) -> dict[str, Any]:
+    def summarize(self, plan: dict[str, Any], **execution: Any) -> dict[str, Any]:
         """Summarize a run and return the result."""
         asked = {"plan": plan, "execution": {"Name": "e", "RedriveCount": 0} | execution}
         return summarize(asked, Context("summarized"))
@@ -783,7 +783,7 @@ def test_the_summary_of_a_complete_run(cloud, monkeypatch):
         infer(item, Context(item["RANK"]))
     run = cloud.run()
     before = run.functions()
-    verdict = cloud.conclude(plan)
+    verdict = cloud.summarize(plan)
     found = run.summary()
     assert verdict == {
         "again": False,
@@ -851,16 +851,16 @@ def test_a_run_with_more_missing_than_tolerated_fails_with_the_reasons(cloud, no
         f"{cloud.bucket}/100MB/5.h5 is not an HDF5 file or is damaged; expected a shard with image and magnitude, "
         "copy it again"
     )
-    assert refusal(RunIncomplete, cloud.conclude, plan) == text
+    assert refusal(RunIncomplete, cloud.summarize, plan) == text
     assert cloud.run().summary().complete is False  # which is there all the same
     assert storage.exists(cloud.run().catalogue_path)
     failed = plan | {"failure": {"Error": "States.ExceedToleratedFailureThreshold", "Cause": "..."}}
-    assert refusal(RunIncomplete, cloud.conclude, failed) == (
+    assert refusal(RunIncomplete, cloud.summarize, failed) == (
         f"{text}; the map ended with States.ExceedToleratedFailureThreshold"
     )
     assert [note.function for note in cloud.run().functions()] == ["initialize", "summarize"]
-    assert refusal(RunIncomplete, cloud.conclude, plan | {"tolerated_failure_percentage": 49.9}) == text
-    verdict = cloud.conclude(plan | {"tolerated_failure_percentage": 50.0})
+    assert refusal(RunIncomplete, cloud.summarize, plan | {"tolerated_failure_percentage": 49.9}) == text
+    verdict = cloud.summarize(plan | {"tolerated_failure_percentage": 50.0})
     assert (verdict["again"], verdict["complete"], verdict["coverage"]["missing"]) == (False, False, 30)
 
 
@@ -870,17 +870,17 @@ def test_each_redrive_of_an_execution_infers_again_once(cloud, no_plot):
     for redrives in (1, 2):
         summarized = storage.exists(cloud.run().summary_path)
         # What the map failed of before says nothing of what it does now.
-        assert cloud.conclude(failed, RedriveCount=redrives) == plan | {"again": True}
+        assert cloud.summarize(failed, RedriveCount=redrives) == plan | {"again": True}
         assert storage.exists(cloud.run().summary_path) is summarized  # nothing is concluded yet
         with pytest.raises(RunIncomplete):  # when the state machine comes back
-            cloud.conclude(plan | {"again": True}, RedriveCount=redrives)
-    assert cloud.conclude(plan, RedriveCount=1, Name="another") == plan | {"again": True}
+            cloud.summarize(plan | {"again": True}, RedriveCount=redrives)
+    assert cloud.summarize(plan, RedriveCount=1, Name="another") == plan | {"again": True}
     for name, content in cloud.partitions.items():
         cloud.keep(f"100MB/{name}", content)
     for item in cloud.json("results/1/items.json"):
         infer(item, Context())
-    assert cloud.conclude(plan, RedriveCount=2)["complete"]
-    assert cloud.conclude(plan, RedriveCount=3)["again"] is False  # there is nothing left to do
+    assert cloud.summarize(plan, RedriveCount=2)["complete"]
+    assert cloud.summarize(plan, RedriveCount=3)["again"] is False  # there is nothing left to do
 
 
 def test_the_published_payload_summarizes_a_planned_run_too(cloud, no_plot):

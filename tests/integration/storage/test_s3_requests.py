@@ -48,22 +48,22 @@ class Object(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         """Create the object unless it exists; the first responses may be lost or be errors."""
         server, content = self.server, self.rfile.read(int(self.headers["Content-Length"]))
-        server.asked.append(self.headers["If-None-Match"])
-        status = 500 if len(server.asked) <= server.errors else 200 if server.created is None else 412
+        server.requested.append(self.headers["If-None-Match"])
+        status = 500 if len(server.requested) <= server.errors else 200 if server.created is None else 412
         if status == 200:
             server.created = content
-        if status != 500 and len(server.asked) <= server.losses:
+        if status != 500 and len(server.requested) <= server.losses:
             self.close_connection = True
             return
         self._begin(status, 0)
 
     def do_GET(self) -> None:
         server, asked = self.server, self.headers["Range"]
-        server.asked.append(asked)
+        server.requested.append(asked)
         if server.hangs_up:
             self.close_connection = True
             return
-        if len(server.asked) <= server.errors:
+        if len(server.requested) <= server.errors:
             body = b"<Error><Code>InternalError</Code><Message>again</Message></Error>"
             self._begin(500, len(body))
             self.wfile.write(body)
@@ -73,7 +73,7 @@ class Object(BaseHTTPRequestHandler):
         first, last = (0, len(content) - 1) if is_whole else map(int, asked[6:].split("-"))
         body = content[first : last + 1]
         self._begin(200 if is_whole else 206, len(body))
-        if len(server.asked) > server.errors + server.breaks:
+        if len(server.requested) > server.errors + server.breaks:
             self.wfile.write(body)
             return
         self.wfile.write(bytes(min(server.breaks_after, len(body) - 1)))  # not even what is in the object
@@ -101,7 +101,7 @@ class Server(ThreadingHTTPServer):
         self.breaks = self.breaks_after = self.errors = self.losses = 0
         self.created: bytes | None = None
         self.resets = self.knows_no_ranges = self.hangs_up = False
-        self.asked: list[str | None] = []  # ranges, or conditions of a PUT
+        self.requested: list[str | None] = []  # ranges, or conditions of a PUT
 
     def handle_error(self, *_: object) -> None:
         """Ignore clients that closed the connection."""
@@ -154,7 +154,7 @@ def test_a_response_that_breaks_off_is_requested_again(server, waits, breaks, af
     server.breaks, server.breaks_after, server.resets = breaks, after, resets
     requests = RequestStatistics()
     assert read(300_000, 600_000) == CONTENT[300_000:900_000]
-    assert server.asked == ["bytes=300000-899999"] * (breaks + 1)
+    assert server.requested == ["bytes=300000-899999"] * (breaks + 1)
     assert requests.counts == {"HeadObject": 1, "GetObject": breaks + 1}
     assert requests.read_times()["s3_num_requests"] == 1
     assert len(waits) == breaks
@@ -167,7 +167,7 @@ def test_a_whole_object_is_one_request_that_is_retried_too(server, waits, breaks
     server.breaks, server.breaks_after, server.resets = breaks, 70_000, resets
     requests = RequestStatistics()
     assert storage.read_bytes(URI) == CONTENT
-    assert server.asked == [None] * (breaks + 1)
+    assert server.requested == [None] * (breaks + 1)
     assert requests.counts == {"GetObject": breaks + 1}
     assert requests.read_times()["s3_num_requests"] == 1
     assert len(waits) == breaks
@@ -194,7 +194,7 @@ def test_a_response_that_always_breaks_off_is_one_sentence(server, waits, call, 
     assert refusal(call).startswith(
         ("An error occurred while reading from response stream", "10 read, but total bytes")
     )
-    assert server.asked == [asked] * READS
+    assert server.requested == [asked] * READS
     assert requests.counts == head | {"GetObject": READS}
     assert requests.read_times() == {}
     assert len(waits) == READS - 1
@@ -248,7 +248,7 @@ def test_a_server_that_always_hangs_up_is_one_sentence(server, waits):
         "Connection was closed before we received a valid response"
     )
     assert requests.counts == {"GetObject": 9} and requests.read_times() == {}  # boto3 asks again eight times
-    assert len(server.asked) == 9
+    assert len(server.requested) == 9
 
 
 @pytest.mark.parametrize(("losses", "errors"), [(0, 0), (1, 0), (3, 0), (0, 2)])
@@ -256,7 +256,7 @@ def test_creating_an_object_is_reported_although_the_response_was_lost(server, w
     server.losses, server.errors = losses, errors
     assert storage.create_bytes(URI, b"mine") is True
     assert server.created == b"mine"
-    assert server.asked[: 1 + losses + errors] == ["*"] * (1 + losses + errors)
+    assert server.requested[: 1 + losses + errors] == ["*"] * (1 + losses + errors)
 
 
 @pytest.mark.parametrize(("losses", "errors"), [(0, 0), (1, 0), (0, 2)])
@@ -275,7 +275,7 @@ def test_a_server_without_ranges_is_refused_at_once(server, waits):
         f"{URI} was sent with 1048576 bytes where the 10 from byte 5 on were requested; "
         "use a server that supports ranges"
     )
-    assert server.asked == ["bytes=5-14"] and waits == []
+    assert server.requested == ["bytes=5-14"] and waits == []
     assert requests.counts == {"HeadObject": 1, "GetObject": 1} and requests.read_times() == {}
     assert read(0, len(CONTENT)) == CONTENT  # all of it is all the same
 
@@ -283,7 +283,7 @@ def test_a_server_without_ranges_is_refused_at_once(server, waits):
 def test_reading_no_bytes_makes_no_request(server):
     requests = RequestStatistics()
     assert read(5, 0) == b""
-    assert server.asked == [] and requests.counts == {"HeadObject": 1} and requests.read_times() == {}
+    assert server.requested == [] and requests.counts == {"HeadObject": 1} and requests.read_times() == {}
 
 
 def test_every_operation_is_counted_by_its_name(bucket):

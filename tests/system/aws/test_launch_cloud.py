@@ -101,7 +101,7 @@ class Here:
         pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
-    def told(self) -> dict[str, Any]:
+    def cloud_run(self) -> dict[str, Any]:
         """Return the content of cloud.json."""
         return json.loads((self.out / "cloud.json").read_text())
 
@@ -410,7 +410,7 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
         "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
     }  # fmt: skip
     assert here.started == [(f"{name}-1", payload)]
-    told, arn = here.told(), f"arn:aws:states:{REGION}:{ACCOUNT}:execution:{here.stack}:{name}-1"
+    told, arn = here.cloud_run(), f"arn:aws:states:{REGION}:{ACCOUNT}:execution:{here.stack}:{name}-1"
     assert told.pop("submitted_at").endswith("+00:00")
     assert told == {
         "run": f"s3://{here.bucket}/runs/{name}", "stack": here.stack, "region": REGION, "profile": None,
@@ -483,7 +483,7 @@ def test_a_detached_run_is_inspected_and_fetched_later(here):
     lines = here.call("status", here.out).out.splitlines()
     assert lines[0] == f"{here.out}: not complete" and lines[1].startswith("40 of 60 galaxies done, 20 missing")
     summarize(predict(payload))
-    here.end(here.told()["execution"], *DONE)
+    here.end(here.cloud_run()["execution"], *DONE)
     done = here.call("status", here.out)
     assert done.code == 0
     assert f"execution {name}-1: SUCCEEDED\nfetch the results with `python -m launch resume {here.out}`\n" in done.out
@@ -499,7 +499,7 @@ def test_another_shell_finds_the_run_by_its_folder(here, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "mars-north-1")
     assert here.call("status", here.out).code == 3
-    (here.out / "cloud.json").write_text(json.dumps(here.told() | {"endpoint_url": None}))
+    (here.out / "cloud.json").write_text(json.dumps(here.cloud_run() | {"endpoint_url": None}))
     cloud_run = read_cloud_run(RunFolder(str(here.out)))
     assert cloud_run is not None
     used = account_for_run(cloud_run)
@@ -512,7 +512,7 @@ def test_a_complete_copy_needs_no_cloud(here, monkeypatch):
     assert here.launch().code == 0
     for name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    told = here.told() | {"endpoint_url": "http://127.0.0.1:1"}
+    told = here.cloud_run() | {"endpoint_url": "http://127.0.0.1:1"}
     (here.out / "cloud.json").write_text(json.dumps(told))
     for command in ("status", "resume"):
         done = here.call(command, here.out)
@@ -557,8 +557,8 @@ def test_a_run_is_cancelled_and_resumed_from_its_folder_alone(here):
     assert done.code == 0, done.err
     assert [one for one, _ in here.started] == [f"{name}-1", f"{name}-2"]
     assert here.started[0][1] == here.started[1][1]
-    assert [arn.rpartition(":")[2] for arn in here.told()["executions"]] == [f"{name}-1", f"{name}-2"]
-    assert here.told()["execution"] == here.told()["executions"][1]
+    assert [arn.rpartition(":")[2] for arn in here.cloud_run()["executions"]] == [f"{name}-1", f"{name}-2"]
+    assert here.cloud_run()["execution"] == here.cloud_run()["executions"][1]
 
 
 def test_a_launcher_that_dies_before_the_start_loses_nothing(here, monkeypatch):
@@ -570,7 +570,7 @@ def test_a_launcher_that_dies_before_the_start_loses_nothing(here, monkeypatch):
     monkeypatch.setattr(execution, "start_execution", dies)
     assert here.launch().code == 2
     name = cloud_name(RunFolder(str(here.out)))
-    assert here.told()["execution"].endswith(f":{name}-1")
+    assert here.cloud_run()["execution"].endswith(f":{name}-1")
     monkeypatch.setattr(execution, "start_execution", started)
     assert "".join(here.call("status", here.out).out.splitlines()) == (
         f"{here.out}: not begun; finish it with `python -m launch resume {here.out}`"
@@ -716,7 +716,7 @@ def test_a_run_whose_folder_was_lost_is_found_again(here):
     assert done.code == 2 and "already holds a run; finish it with --resume" in done.err
     here.then = whole
     assert here.launch("--resume").code == 0
-    assert [arn[-2:] for arn in here.told()["executions"]] == ["-1", "-2"]
+    assert [arn[-2:] for arn in here.cloud_run()["executions"]] == ["-1", "-2"]
 
 
 def test_of_two_launchers_one_begins(here, monkeypatch):
@@ -770,7 +770,7 @@ def test_a_run_folder_on_s3_is_the_run_itself(here):
 def test_a_run_in_the_cloud_can_be_finished_on_another_machine(here):
     here.then = half
     assert here.launch().code == 3
-    uri = here.told()["run"]
+    uri = here.cloud_run()["run"]
     assert here.call("resume", uri, "--procs", 1).code == 0
     here.then = pytest.fail
     done = here.call("resume", here.out)
@@ -896,7 +896,11 @@ def test_the_account_that_was_named_is_found_again(here, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     done = here.launch("--detach", "--profile", "team", "--region", REGION, "--endpoint-url", url)
     assert done.code == 0, done.err
-    assert (here.told()["profile"], here.told()["region"], here.told()["endpoint_url"]) == ("team", REGION, url)
+    assert (here.cloud_run()["profile"], here.cloud_run()["region"], here.cloud_run()["endpoint_url"]) == (
+        "team",
+        REGION,
+        url,
+    )
     assert s3_client()._request_signer._credentials.access_key == "team", "the files went the same way"
     for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_DEFAULT_REGION": "eu-west-1"}.items():
         monkeypatch.setenv(name, value)

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from support.built_image import Image
+from support.built_image import image as image
 from support.helpers import random_galaxies
 from support.pipeline import Cloud, pipeline
 from support.pipeline_runs import (

@@ -20,7 +20,7 @@ RANKS, ITEMS = 3, 6  # one of each partition
 LATE = {"ended": "the dealing had begun before this call"}
 
 
-def counted(server: Server, name: str) -> float:
+def read_counter(server: Server, name: str) -> float:
     """Return the sum of a metric of a server over all its labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.health_port}/metrics", timeout=30) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
@@ -55,7 +55,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Sky:
 
 
 def test_ranks_share_items_by_the_counter_and_sum_by_allreduce(cloud, server, six):
-    before = counted(server, "fmi_items_total")
+    before = read_counter(server, "fmi_items_total")
     summary = assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/talk", fmi_enabled=True)), six)
     assert summary["catalogue_sha256"] == six.digest
     found = read_records(cloud, "runs/talk")
@@ -70,14 +70,14 @@ def test_ranks_share_items_by_the_counter_and_sum_by_allreduce(cloud, server, si
     assert sum(record["items"] for record in found.values()) == ITEMS
     assert [record["repeated"] for record in found.values()] == [0] * RANKS
     # Each rank also takes the number that tells it that there is no more.
-    assert counted(server, "fmi_items_total") - before == ITEMS + RANKS
-    assert counted(server, "fmi_lost_total") == 0
+    assert read_counter(server, "fmi_items_total") - before == ITEMS + RANKS
+    assert read_counter(server, "fmi_lost_total") == 0
 
 
 def test_without_fmi_the_server_is_not_used(cloud, server, six):
-    before = counted(server, "fmi_joins_total")
+    before = read_counter(server, "fmi_joins_total")
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/silent")), six)
-    assert counted(server, "fmi_joins_total") == before
+    assert read_counter(server, "fmi_joins_total") == before
     assert "fmi" not in read_records(cloud, "runs/silent")["0"]
 
 
@@ -85,7 +85,7 @@ def test_the_payload_may_name_another_server(cloud, six, secret):
     with rendezvous_server(secret=secret.encode()) as other:
         asked = make_payload(cloud, SURVEY, "runs/other", fmi_enabled=True, rendezvous_endpoint=str(other.endpoint))
         assert_complete(cloud, cloud.run(asked), six)
-        assert counted(other, "fmi_items_total") == ITEMS + RANKS
+        assert read_counter(other, "fmi_items_total") == ITEMS + RANKS
     assert {record["fmi"]["endpoint"] for record in read_records(cloud, "runs/other").values()} == {str(other.endpoint)}
 
 
@@ -109,9 +109,9 @@ def test_a_run_continues_with_missing_items(cloud, server, six):
     cloud.inject_fault("raise", "runs/again", 0, times=3)
     first = cloud.run(make_payload(cloud, SURVEY, "runs/again", fmi_enabled=True))
     assert first.error == "RunIncomplete"
-    before = counted(server, "fmi_items_total")
+    before = read_counter(server, "fmi_items_total")
     assert_complete(cloud, cloud.run(make_payload(cloud, SURVEY, "runs/again", fmi_enabled=True)), six)
-    assert counted(server, "fmi_items_total") - before == 0  # one rank was left, which has nobody to talk to
+    assert read_counter(server, "fmi_items_total") - before == 0  # one rank was left, which has nobody to talk to
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_run_continues_with_missing_items(cloud, server, six):
     [
         ({"rendezvous_endpoint": "127.0.0.1:9"}, "no rendezvous server answers at 127.0.0.1:9"),
         ({"rendezvous_endpoint": "here:"}, "'here:' is not the address of a rendezvous server; expected HOST:PORT"),
-        ({"world_size": 4}, "all 4 ranks must be there at once, and max_concurrency is 3"),
-        ({"max_concurrency": 2, "world_size": 3}, "all 3 ranks must be there at once, and max_concurrency is 2"),
+        ({"world_size": 4}, "all 4 ranks must run at the same time, and max_concurrency is 3"),
+        ({"max_concurrency": 2, "world_size": 3}, "all 3 ranks must run at the same time, and max_concurrency is 2"),
     ],
 )
 def test_unusable_requests_are_refused_before_any_rank_is_invoked(cloud, changes, said):

@@ -18,6 +18,7 @@ from cosmicai.runs.provenance import git_commit
 from cosmicai.runs.record import Record
 from cosmicai.runs.store import RunFolder
 from support.built_image import ARCHIVE, ROOT, Image, read_labels, read_manifest
+from support.built_image import image as image
 from support.emulator import EMULATOR, NO_EMULATOR
 from support.helpers import make_survey, random_galaxies, run, tiny_weights
 from support.image_registry import NO_REGISTRY, fetch_manifest, serve_registry

@@ -392,10 +392,10 @@ def test_only_the_signal_to_end_reaches_the_worker(box: Box, contained: bool) ->
         assert process.stdout and process.stdout.readline() == "True\n"
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             process.send_signal(number)
-        assert ended(process) == 7
+        assert wait_for_exit_code(process) == 7
 
 
-def ended(process: subprocess.Popen[str]) -> int:
+def wait_for_exit_code(process: subprocess.Popen[str]) -> int:
     """The exit code of a process that is terminated again and again: Apptainer forgets signals that come faster than
     it passes them on."""
     for _ in range(10):

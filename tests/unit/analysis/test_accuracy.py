@@ -16,7 +16,7 @@ from support.s3 import bucket_fixture  # noqa: F401
 GALAXIES, PER_SHARD = 100, 30
 
 
-def made(count: int, seed: int = 0, sigma: float = 0.02) -> Accuracy:
+def make_accuracy(count: int, seed: int = 0, sigma: float = 0.02) -> Accuracy:
     """Return redshifts of 0.01 to 0.42 with estimates, and magnitudes of 15 to 21, one in ten missing."""
     rng = np.random.default_rng(seed)
     spec = rng.uniform(0.01, 0.42, count)
@@ -27,7 +27,7 @@ def made(count: int, seed: int = 0, sigma: float = 0.02) -> Accuracy:
 
 @pytest.mark.parametrize(("table", "width"), [(bin_by_redshift, 0.05), (bin_by_magnitude, 0.5), (bin_by_redshift, 0.1)])
 def test_bins_hold_the_metrics_of_their_galaxies(table, width):
-    accuracy = made(900)
+    accuracy = make_accuracy(900)
     value = accuracy.spec if table is bin_by_redshift else accuracy.magnitude
     assert value is not None
     found = table(accuracy, width)

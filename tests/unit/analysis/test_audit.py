@@ -30,13 +30,13 @@ def collection(
     return Collection(make_table(runs, RUN_COLUMNS), make_table(ranks or [], RANK_COLUMNS), left_out)
 
 
-def found(audited: Audit) -> list[tuple[str, str, str, str]]:
+def list_findings(audited: Audit) -> list[tuple[str, str, str, str]]:
     return [(one.run, one.severity.value, one.check, one.text) for one in audited.findings]
 
 
 def only(audited: Audit, name: str = "p") -> tuple[str, str, str, str]:
     """Return the verdict of the run, and the only finding: severity, check, text."""
-    [(run, severity, check, text)] = found(audited)
+    [(run, severity, check, text)] = list_findings(audited)
     assert run == name
     return audited.verdicts[name], severity, check, text
 
@@ -200,7 +200,7 @@ def test_files_that_several_ranks_read(run, severity):
     ranks = [{"run": "p", "rank": rank, "item": item} for rank, item in enumerate(items)]
     audited = audit(collection(PUBLISHED | run, ranks=ranks))
     text = "3 ranks read 2 files, so that galaxies count more than once"
-    assert found(audited) == [("p", severity, "repeated files", text)]
+    assert list_findings(audited) == [("p", severity, "repeated files", text)]
     assert audit(collection(PUBLISHED | run | {"origin": "ours"}, ranks=ranks)).findings == ()  # the survey
     assert audit(collection(PUBLISHED | run, ranks=ranks[:2])).findings == ()
 
@@ -257,7 +257,7 @@ def test_batches_must_hold_the_galaxies(batch_size, galaxies, origin, needed):
     ]
     audited = audit(collection(PUBLISHED | {"origin": origin}, ranks=ranks))
     text = f"{galaxies:,} galaxies in batches of {batch_size} are {needed} batches, not 79 (1 of its ranks)"
-    assert found(audited) == ([("p", "doubt", "batches", text)] if needed else [])
+    assert list_findings(audited) == ([("p", "doubt", "batches", text)] if needed else [])
 
 
 def test_the_only_rank_of_a_run_has_its_galaxies():
@@ -278,8 +278,8 @@ def test_repeats_with_different_numbers_of_galaxies():
         return collection(*runs)
 
     text = "repeats hold different numbers of galaxies: 408,960 in repeat 1, 408,960 in repeat 2, 419,184 in repeat 3"
-    assert found(audit(repeats())) == [(f"8GB/{repeat}", "doubt", "repeats", text) for repeat in (2, 1, 3)]
-    with_files = found(audit(repeats(asked_ranks=328, data_gb=8.0, partition_mb=25.0)))
+    assert list_findings(audit(repeats())) == [(f"8GB/{repeat}", "doubt", "repeats", text) for repeat in (2, 1, 3)]
+    with_files = list_findings(audit(repeats(asked_ranks=328, data_gb=8.0, partition_mb=25.0)))
     assert {run for run, *_ in with_files} == {"8GB/1", "8GB/2"}  # the third has all planned ranks
     assert audit(repeats(galaxies=408_960)).findings == ()
     assert audit(repeats(repeat=None)).findings == ()
@@ -300,7 +300,7 @@ def test_records_that_were_left_out_belong_to_the_run_of_their_file():
         LeftOut("/data/table.csv", "its `run` is 'x'", "row 2"),
     )
     table_rows = [PUBLISHED | {"run": name, "kind": "durations", "source": "/data/table.csv"} for name in ("a", "b")]
-    assert found(audit(collection(PUBLISHED, OURS, *table_rows, left_out=left))) == [
+    assert list_findings(audit(collection(PUBLISHED, OURS, *table_rows, left_out=left))) == [
         ("p", "doubt", "left out", "left out: record 3 and 1 more: it has no `num_batches`"),
         ("o", "doubt", "left out", "left out: record 1-2: field state is missing"),
     ]
@@ -318,7 +318,7 @@ def span(run: str, rank: int, seconds: float, predict: float) -> dict[str, Any]:
 
 def test_contradictory_clocks():
     ranks = [span("o", 0, 100.0, 101.9), span("o", 1, 100.0, 102.1), span("o", 2, -0.5, 0.0), span("o", 3, 10.0, 12.0)]
-    assert found(audit(collection(OURS, ranks=ranks))) == [
+    assert list_findings(audit(collection(OURS, ranks=ranks))) == [
         ("o", "doubt", "clock", "1 rank ended before they started, first rank 2"),
         ("o", "doubt", "clock", "2 ranks worked longer than they existed, first rank 1: 102.1 s of 100.0 s"),
     ]
@@ -337,7 +337,7 @@ def test_a_rate_over_cpu_time_is_doubtful_if_the_wall_clock_time_differs():
     run = PUBLISHED | {"galaxies": 1253, "cpu_seconds": 112.79, "wall_seconds": 923.5, "ranks": 1,
                        "summed_galaxies_per_second": 11.109, "galaxies_per_second": 1253 / 923.5}  # fmt: skip
     text = "its rate is over 112.8 s of CPU time, where its wall-clock time is 923.5 s"
-    assert found(audit(collection(run))) == [("p", "doubt", "CPU time", text)]
+    assert list_findings(audit(collection(run))) == [("p", "doubt", "CPU time", text)]
     for honest in ({"wall_seconds": 120.0}, {"summed_galaxies_per_second": 1253 / 923.5}, {"ranks": 2}):
         assert audit(collection(run | honest)).findings == ()
 
@@ -347,7 +347,7 @@ def test_ranks_without_wall_clock_time_are_reported_once():
     ranks = [{"run": name, "rank": rank, "cpu_seconds": 5.0} for name in ("a", "b", "c") for rank in (0, 1)]
     audited = audit(collection(*runs, ranks=[*ranks[:4], *(rank | {"seconds": 5.0} for rank in ranks[4:])]))
     text = "in 2 of 3 runs with records the ranks have no wall-clock time: their rates are galaxies over CPU time"
-    assert found(audited) == [("", "remark", "CPU time", text)]
+    assert list_findings(audited) == [("", "remark", "CPU time", text)]
     assert list(audited.verdicts) == ["unknown"] * 3
 
 
@@ -390,7 +390,7 @@ def test_no_rank_on_a_cpu_is_faster_than_its_arithmetic(run, rate, most):
         f"rank 4 states {rate:,.0f} galaxies/s, where 0.222 GFLOP per galaxy allow any such CPU at most {most} "
         "(1 of its ranks)"
     )
-    assert found(audited) == ([("p", "doubt", "rate", text)] if most else [])
+    assert list_findings(audited) == ([("p", "doubt", "rate", text)] if most else [])
 
 
 def test_the_worst_finding_decides_and_unknown_runs_are_usable():

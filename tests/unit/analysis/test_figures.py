@@ -39,7 +39,7 @@ def table(*points):
     return pd.DataFrame(points)
 
 
-def made(count=3000, seed=0, run="demo/run"):
+def make_accuracy(count=3000, seed=0, run="demo/run"):
     """Return redshifts like those of the demonstration; 5 galaxies of the catalogue have only one."""
     rng = np.random.default_rng(seed)
     spec = rng.gamma(2.6, 0.06, count).clip(0.01, 0.6)
@@ -69,10 +69,10 @@ SEVERAL = table(*(point(x, 10 * (k + 1) + x, f"series {k}", doubtful=k == 1) for
 RANKS = table(*(point(n, 100 * (f + (1 - f) / n), f"{f:.0%}") for f in (0.05, 0.3) for n in (1, 2, 4, 16)))
 EVERYTHING = {
     "draw": partial(figures.draw_study, STUDY, SEVERAL, "a machine"),
-    "density": partial(figures.draw_density, made()),
-    "dz_against_z": partial(figures.draw_dz_by_redshift, made()),
-    "dz_histogram": partial(figures.draw_dz_histogram, made()),
-    "by_magnitude": partial(figures.draw_by_magnitude, made()),
+    "density": partial(figures.draw_density, make_accuracy()),
+    "dz_against_z": partial(figures.draw_dz_by_redshift, make_accuracy()),
+    "dz_histogram": partial(figures.draw_dz_histogram, make_accuracy()),
+    "by_magnitude": partial(figures.draw_by_magnitude, make_accuracy()),
     "phases": partial(figures.draw_phases, many_ranks(), "a machine"),
     "stragglers": partial(figures.draw_stragglers, many_ranks(), "a machine"),
     "speed_up": partial(figures.draw_speed_up, RANKS, "a machine"),
@@ -175,7 +175,7 @@ def test_the_caption_names_a_few_of_many_series_and_counts_the_rest():
 
 def test_nothing_to_draw_is_explained_in_the_figure_and_in_its_caption():
     absent = SEVERAL.assign(value=np.nan, low=np.nan, high=np.nan, median=np.nan)
-    no_ranks, few = many_ranks(1, 1), made(1)
+    no_ranks, few = many_ranks(1, 1), make_accuracy(1)
     nothing = [
         (figures.draw_study(STUDY, absent), "no run that may be averaged states both data, GB and time of"),
         (figures.draw_study(STUDY, SEVERAL[:0]), "no run states both data, GB and time of the whole run, s"),
@@ -196,7 +196,7 @@ def test_nothing_to_draw_is_explained_in_the_figure_and_in_its_caption():
 
 
 def test_density_counts_every_galaxy_in_its_frame():
-    accuracy = made()
+    accuracy = make_accuracy()
     drawing = figures.draw_density(accuracy)
     axes = axes_of(drawing)
     (low, high), cells = axes.get_xlim(), axes.collections[0].get_array()
@@ -220,7 +220,7 @@ def test_density_counts_every_galaxy_in_its_frame():
 
 
 def test_dz_against_z_shows_the_running_median_and_the_nmad_about_it():
-    accuracy = made()
+    accuracy = make_accuracy()
     bins = bin_by_redshift(accuracy, 0.02)
     drawing = figures.draw_dz_by_redshift(accuracy)
     median = lines(drawing)["median"].get_xydata()
@@ -231,7 +231,7 @@ def test_dz_against_z_shows_the_running_median_and_the_nmad_about_it():
 
 
 def test_the_histogram_of_dz_has_a_gaussian_as_wide_as_the_nmad():
-    accuracy = made()
+    accuracy = make_accuracy()
     drawing = figures.draw_dz_histogram(accuracy)
     counts, edges, _ = axes_of(drawing).patches[0].get_data()
     expected = np.histogram(accuracy.dz, bins=100, range=(edges[0], edges[-1]))[0]
@@ -248,7 +248,7 @@ def test_the_histogram_of_dz_has_a_gaussian_as_wide_as_the_nmad():
 
 
 def test_metrics_by_magnitude_have_the_errors_of_the_table():
-    accuracy = made()
+    accuracy = make_accuracy()
     bins, drawing = bin_by_magnitude(accuracy), figures.draw_by_magnitude(accuracy)
     panels = drawing.figure.axes
     for number, (name, low, high) in enumerate(
@@ -426,7 +426,7 @@ def test_long_names_and_dollar_signs_are_drawn():
     name = f"_a$\\alpha$b$x/{LONG}"
     for drawing in (
         figures.draw_study(STUDY, table(point(1, 2.0, name), point(2, 3.0, name), point(1, 2.0, "b"))),
-        figures.draw_density(made(run=name)),
+        figures.draw_density(make_accuracy(run=name)),
         figures.draw_stragglers(many_ranks(2, 5, name)),
         figures.draw_phases(many_ranks(2, 5, name)),
         figures.draw_pareto_front(CHOICES.assign(label=name)),
@@ -454,7 +454,7 @@ def test_series_differ_without_colour():
 
 
 def test_the_density_of_many_and_few_differs_in_its_greys():
-    mesh = axes_of(figures.draw_density(made())).collections[0]
+    mesh = axes_of(figures.draw_density(make_accuracy())).collections[0]
     greys = [np.dot(mesh.cmap(value)[:3], [0.299, 0.587, 0.114]) for value in np.linspace(0, 1, 20)]
     assert (np.diff(greys) > 0).all()
     assert greys[0] < 0.2
@@ -499,7 +499,7 @@ def test_figures_need_no_display_and_no_home_and_change_no_settings(tmp_path):
 def test_ten_thousand_ranks_and_a_million_galaxies_stay_small():
     drawing = figures.draw_stragglers(many_ranks(8, 10000))
     assert len(style.to_svg(drawing)) < 300_000
-    density = figures.draw_density(made(1_000_000))
+    density = figures.draw_density(make_accuracy(1_000_000))
     assert len(style.to_svg(density)) < 300_000
     with Image.open(io.BytesIO(style.to_png(density))) as picture:
         assert picture.convert("L").getextrema()[0] < 30  # type: ignore[operator]

@@ -183,18 +183,18 @@ def test_an_unknown_place_is_refused():
         load_prices("us-east-1", "riscv")
 
 
-def asked(*arguments: str) -> Result:
+def run_cost(*arguments: str) -> Result:
     done = CliRunner().invoke(cost, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done
 
 
 def values_of(*arguments: str) -> dict[str, Any]:
-    return dict(json.loads(asked(*arguments, "--json").stdout))
+    return dict(json.loads(run_cost(*arguments, "--json").stdout))
 
 
 def test_the_published_table_comes_out():
-    lines = asked("published").stdout.splitlines()
+    lines = run_cost("published").stdout.splitlines()
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
     assert rows == [
         ["25", "517", "6.55", "2.8", "0.16", "0.16"],
@@ -214,7 +214,7 @@ def test_the_price_of_one_execution():
     assert found["dollars"]["total"] == pytest.approx(expected, rel=1e-12)
     assert round(expected, 8) == 1.083e-5
     assert (found["region"], found["architecture"], found["prices_as_of"]) == ("us-east-1", "x86_64", "2026-10-04")
-    text = asked("--seconds", "5.1", "--memory", "128").stdout
+    text = run_cost("--seconds", "5.1", "--memory", "128").stdout
     assert "│ total                      │        │ 0.00001083 │" in text
     assert "us-east-1, x86_64, list prices of 2026-10-04" in text
 
@@ -301,7 +301,7 @@ def test_a_run_folder_is_priced(planned, tmp_path):
     assert found.pop("run") == run.uri
     assert found == cost_of(run.records().values(), run.functions(), run.invocations())
     assert found["usage"] == asdict(Usage(3, 2.0 * (12 + 5 + 1), transitions=10, s3_writes=2))
-    text = asked(run.uri, "--architecture", "arm64").stdout
+    text = run_cost(run.uri, "--architecture", "arm64").stdout
     assert "us-east-1, arm64, list prices of 2026-10-04" in text
     assert "1 of 3 durations as billed, 2 as noted by the functions themselves" in text
     assert f"{36 * ARM:.8f}" in text
