@@ -896,7 +896,8 @@ def test_the_account_that_was_named_is_found_again(here, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     done = here.launch("--detach", "--profile", "team", "--region", REGION, "--endpoint-url", url)
     assert done.code == 0, done.err
-    assert (here.cloud_run()["profile"], here.cloud_run()["region"], here.cloud_run()["endpoint_url"]) == (
+    stored = here.cloud_run()
+    assert (stored["profile"], stored["region"], stored["endpoint_url"]) == (
         "team",
         REGION,
         url,
