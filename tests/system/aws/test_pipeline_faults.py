@@ -143,7 +143,7 @@ def test_a_rank_that_is_out_of_time_continues_where_it_stopped(cloud, six):
     assert {name: record["items"] for name, record in found.items()} == {"0": 1, "0-2": 1, "0-3": 1, "1": 3}
     [told] = {call.answer["errorMessage"] for call in cloud.invocations("runs/hurry") if call.failed and "2 of" in
               call.answer["errorMessage"]}  # fmt: skip
-    assert told == "2 of rank 0's 3 items are left; call it again"
+    assert told == "2 of rank 0's 3 items are left; invoke the function again"
 
 
 def test_a_rank_that_cannot_do_one_item_in_time_is_not_invoked_forever(cloud):

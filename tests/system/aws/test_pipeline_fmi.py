@@ -17,7 +17,7 @@ from support.rendezvous import Server, rendezvous_server
 pytestmark = pytest.mark.xdist_group("pipeline-fmi")
 SURVEY, NAME = "surveys/six", "rendezvous"
 RANKS, ITEMS = 3, 6  # one of each partition
-LATE = {"ended": "the dealing had begun before this call"}
+LATE = {"ended": "the ranks had begun to share the work before this invocation"}
 
 
 def read_counter(server: Server, name: str) -> float:
