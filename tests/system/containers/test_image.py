@@ -379,7 +379,7 @@ def test_its_own_mpirun_connects_ranks(image, survey, tmp_path):
     [
         (
             "pmi2",
-            "this rank was started by PMI, as MPICH, Intel MPI or `srun --mpi=pmi2` do, and mpi4py uses Open MPI v4",
+            "this rank was started through PMI, as by MPICH, Intel MPI or `srun --mpi=pmi2`, and mpi4py uses Open MPI v4",
         ),
         ("none", "2 ranks were requested (COSMICAI_WORLD_SIZE) and this rank finds that it is alone"),
     ],
@@ -415,7 +415,7 @@ def test_the_image_is_a_lambda_function(image, survey, tmp_path, bucket, monkeyp
     assert {record["platform"] for record in records} == {"lambda"}
     assert {record["image_digest"] for record in records} == {image.digest}
     assert sum(record["galaxies"] for record in records) == GALAXIES and all(own["galaxies"] for own in records)
-    assert refused["errorType"] == "InputError" and "is not one rank's share of a run" in refused["errorMessage"]
+    assert refused["errorType"] == "InputError" and "expected one rank of a run, such as" in refused["errorMessage"]
     done = run("summarize", f"{bucket}/run")
     assert (done.returncode, f"coverage     {GALAXIES}/{GALAXIES}" in done.stdout) == (0, True), done.stderr
     copied, expected = RunFolder(f"{bucket}/run").complete_summary(), RunFolder(str(survey / "expected")).summary()
