@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class RankRequest:
     """How many ranks of which kind, and what happens when one dies.
 
-    `procs` are ranks on CPU cores and `gpus` ranks with one GPU each, of which at most one is given, for all `nodes`
-    together; without both there is one rank per node, or on GPUs one per GPU. `rank_timeout` is in seconds.
+    `procs` are ranks on CPU cores and `gpus` are ranks with one GPU each, on all `nodes` together; at most one of them
+    is given, and without both there is one rank per node, or on GPUs one per GPU. `rank_timeout` is in seconds.
     """
 
     procs: int | None = None

@@ -181,7 +181,7 @@ def render_status(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> Ren
 
 
 def _read_status(run: RunFolder, remote: RemoteStatus) -> RunStatus | UnplannedRun:
-    """Return the status of a run, the plan of which may still have to be written by a job or an execution."""
+    """Return the status of a run; a job or an execution may still have to write its plan."""
     folder = remote.run or run
     is_over = remote.is_exclusive and not remote.working
     if not folder.has_plan() and remote.writer:
