@@ -22,7 +22,7 @@ from cosmicai.runs.plan import Plan
 from cosmicai.runs.store import RunFolder
 from cosmicai.storage.parallel import map_in_order
 from cosmicai.storage.s3 import reader_threads
-from cosmicai.surveys.quality import SDSS_MISSING
+from cosmicai.surveys.quality import is_usable_magnitude, is_usable_redshift
 from cosmicai.surveys.shard import BANDS
 from cosmicai.surveys.survey import ShardEntry, Survey
 
@@ -79,7 +79,7 @@ def read_accuracy(folder: str, name: str | None = None, magnitudes: bool = True)
             f"{run.catalogue_path} is damaged ({reason}); write it again with `cosmicai summarize {folder}`"
         ) from None
     phot, spec, shard, row = (np.concatenate(column) for column in zip(_NO_ROWS, *parts, strict=True))
-    both = np.isfinite(phot) & np.isfinite(spec)
+    both = np.isfinite(phot) & is_usable_redshift(spec)
     magnitude, no_magnitude = None, "they were not requested"
     if magnitudes:
         try:
@@ -110,7 +110,7 @@ def _read_magnitudes(plan: Plan, shard: NDArray[np.int32], row: NDArray[np.int64
     found = np.concatenate(
         [np.empty(0), *map_in_order(partial(_read_shard, survey), wanted, reader_threads(plan.survey))]
     )
-    found[~np.isfinite(found) | (found == SDSS_MISSING)] = np.nan
+    found[~is_usable_magnitude(found)] = np.nan
     return found
 
 

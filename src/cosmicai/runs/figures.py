@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..engines.openvino.compiled_cache import cache_folder
 from ..ranks.container_image import image_variant
+from ..surveys.quality import is_usable_redshift
 from .metrics import Metrics
 
 
@@ -28,7 +29,7 @@ def plot_redshifts(
     if metrics is None:
         axes.text(0.5, 0.5, "no spectroscopic redshifts", ha="center", transform=axes.transAxes)
     else:
-        known = np.isfinite(redshift_phot) & np.isfinite(redshift_spec)
+        known = np.isfinite(redshift_phot) & is_usable_redshift(redshift_spec)
         phot, spec = redshift_phot[known], redshift_spec[known]
         both = np.concatenate([phot, spec])
         low, high = np.quantile(both, [0.0005, 0.9995])  # a few catastrophic outliers must not shrink the plot

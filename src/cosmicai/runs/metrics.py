@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..surveys.quality import is_usable_redshift
+
 OUTLIER_DZ = 0.05
 
 
@@ -34,8 +36,11 @@ class Metrics:
 
 
 def compute_metrics(redshift_phot: NDArray[np.float32], redshift_spec: NDArray[np.float64]) -> Metrics | None:
-    """Return the metrics of the galaxies (N,) that have both redshifts, None if fewer than two have."""
-    known = np.isfinite(redshift_phot) & np.isfinite(redshift_spec)
+    """Return the metrics of the galaxies (N,) that have both redshifts, None if fewer than two have.
+
+    Spectroscopic redshifts that are not usable (`surveys.quality`) count as unknown.
+    """
+    known = np.isfinite(redshift_phot) & is_usable_redshift(redshift_spec)
     phot, spec = redshift_phot[known].astype(np.float64), redshift_spec[known]
     if len(spec) < 2:
         return None

@@ -27,6 +27,7 @@ from ..storage import atomic_write
 from ..storage.ranges import LARGEST_PAGE, RangeReader, as_file, open_ranges
 from ..storage.s3 import is_s3
 from . import published_partition
+from .quality import known_redshifts
 
 BANDS = "ugriz"
 IMAGE_SHAPE = (5, 32, 32)
@@ -88,8 +89,9 @@ class Shard:
         return self.fields["image"].shape[0]
 
     def read(self, start: int, stop: int) -> Galaxies:
-        """Return all fields of rows start to stop; raises as `read_field`."""
-        return Galaxies(*(self.read_field(name, start, stop) for name in FIELDS))
+        """Return all fields of rows start to stop, with NaN for unusable redshifts; raises as `read_field`."""
+        fields = {name: self.read_field(name, start, stop) for name in FIELDS}
+        return Galaxies(**fields | {"redshift": known_redshifts(fields["redshift"])})
 
     def read_field(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 if the shard does not have it.

@@ -23,7 +23,7 @@ from ..runs.plan import Plan, WorkItem
 from ..runs.record import Record
 from ..runs.recorder import Recorder
 from ..runs.store import RunFolder
-from ..surveys.quality import Flag
+from ..surveys.quality import NO_REDSHIFT, flag_predictions
 from .interrupts import defer_interrupts
 from .prefetch import FETCHES, Chunk, Prefetcher, ReadFailure, read_items
 from .sources import WorkSource
@@ -155,11 +155,11 @@ def _predict_chunks(
 
 
 def predict_chunk(engine: Engine, chunk: Chunk) -> Part:
-    """Return the predictions of a chunk; a flagged galaxy keeps its row, and its redshift is NaN."""
-    galaxies, flag = chunk.galaxies, chunk.flag.copy()
+    """Return the predictions of a chunk; a galaxy without a redshift keeps its row, and has NaN."""
+    galaxies, flag = chunk.galaxies, chunk.flag
     redshift = engine.predict(galaxies.image, galaxies.magnitude).astype(np.float32, copy=False)
-    flag[(flag == 0) & ~np.isfinite(redshift)] = Flag.NONFINITE_PREDICTION
-    redshift[flag != 0] = np.nan
+    flag = flag | np.where(flag & NO_REDSHIFT, np.uint8(0), flag_predictions(redshift))
+    redshift[flag & NO_REDSHIFT != 0] = np.nan
     # Copies: a column read from a local file would keep its mapping, and a file descriptor, as long as it lives.
     return Part(galaxies.objid.copy(), redshift, galaxies.redshift.copy(), flag)
 

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..runs.plan import Plan, WorkItem
 from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3
-from ..surveys.quality import flag_inputs
+from ..surveys.quality import NO_REDSHIFT, flag_inputs
 from ..surveys.shard import Galaxies, Shard
 from ..surveys.survey import Survey
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive galaxies of a work item and their flags (N,) uint8. Flagged galaxies are blanked, not left out."""
+    """Consecutive galaxies of a work item and their flags (N,) uint8. Unusable galaxies are blanked, not left out."""
 
     item: WorkItem
     stop: int  # row of the shard after the last one
@@ -118,9 +118,10 @@ def _chunk_ranges(plan: Plan, item: WorkItem, rows: int) -> Iterator[tuple[int, 
 def _read_chunk(shard: Shard, item: WorkItem, rows: tuple[int, int]) -> Chunk:
     galaxies = shard.read(*rows)
     flag = flag_inputs(galaxies.image, galaxies.magnitude)
-    if flag.any():  # blanked, not left out, so that the other galaxies' batches do not change
-        galaxies.image[flag != 0] = 0
-        galaxies.magnitude[flag != 0] = 0
+    blank = flag & NO_REDSHIFT != 0
+    if blank.any():  # not left out, so that the other galaxies' batches do not change
+        galaxies.image[blank] = 0
+        galaxies.magnitude[blank] = 0
     return Chunk(item, rows[1], galaxies, flag)
 
 
