@@ -12,6 +12,7 @@ from .tables import Collection
 
 CHECKS: tuple[AuditCheck, ...] = (
     coverage_checks.check_plan_coverage,
+    coverage_checks.check_duplicate_ids,
     coverage_checks.check_missing_ranks,
     coverage_checks.check_missing_galaxies,
     coverage_checks.check_total,

@@ -130,6 +130,15 @@ def check_plan_coverage(collection: Collection) -> Iterator[Finding]:
         yield Finding(run.run, Severity.LOSS, "plan coverage", "its summary does not report it as complete")
 
 
+def check_duplicate_ids(collection: Collection) -> Iterator[Finding]:
+    """Find runs whose catalogue has galaxies with the same id, as where a file was in the survey twice."""
+    runs = collection.runs
+    for run in select_rows(runs, runs["duplicate_objid"] > 0):
+        count = "1 id is" if run.duplicate_objid == 1 else f"{run.duplicate_objid:,} ids are"
+        text = f"{count} in its catalogue more than once, so that galaxies may count twice"
+        yield Finding(run.run, Severity.DOUBT, "duplicate ids", text)
+
+
 def check_batch_sizes(collection: Collection) -> Iterator[Finding]:
     """Find runs whose ranks have batches of different sizes."""
     counts = collection.ranks.groupby(["run", "batch_size"], sort=False).size()

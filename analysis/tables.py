@@ -60,6 +60,7 @@ RUN_COLUMNS = (
     ColumnSpec("ranks", COUNT, "ranks", "ranks that the source describes"),
     ColumnSpec("galaxies", COUNT, "galaxies", "galaxies predicted, over all ranks"),
     ColumnSpec("duplicate", COUNT, "galaxies", "galaxies that occur more than once"),
+    ColumnSpec("duplicate_objid", COUNT, "ids", "ids that several rows of the catalogue have"),
     ColumnSpec("complete", BOOLEAN, "", "whether the run's own summary reports it as complete; NA without a summary"),
     ColumnSpec("wall_seconds", REAL, "s", "wall-clock time from the start of the whole run to its end; for Lambda the "
                "duration of the state machine, for SLURM that of the array"),

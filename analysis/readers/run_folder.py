@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from msgspec import UNSET
 
+from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO
 from cosmicai.ranks.invocation import InvocationRecord
+from cosmicai.runs.catalogue import read_catalogue_objids
 from cosmicai.runs.cost import billed_seconds
 from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summary import Summary, count_coverage
+from cosmicai.storage.s3 import is_s3
+from cosmicai.surveys.identity import count_duplicates
 
 from ..tables import GALAXY_BYTES, GB, RANK_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
 from .source import Source
@@ -150,9 +156,25 @@ def _read_summary(run: RunFolder, summary: Summary) -> dict[str, Any]:
         "wall_seconds": summary.totals.wall_seconds,
         "working_seconds": summary.totals.working_seconds,
         "dollars": dollars["total"] if dollars else None,
+        "duplicate_objid": _count_duplicate_ids(run, summary),
         "catalogue": run.catalogue_path,
         **({name: getattr(metrics, key) for name, key in _METRICS.items()} if metrics else {}),
     }
+
+
+def _count_duplicate_ids(run: RunFolder, summary: Summary) -> int | None:
+    """Return how many ids several rows of the catalogue have.
+
+    Summaries of older runs do not state it: there the catalogue is read if it is local. None if it cannot be.
+    """
+    if summary.coverage.duplicate_objid is not UNSET:
+        return summary.coverage.duplicate_objid
+    if is_s3(run.uri):
+        return None
+    try:
+        return count_duplicates(partial(read_catalogue_objids, run)).ids
+    except (InputError, OSError, pa.ArrowException):
+        return None
 
 
 def _common_value(values: Iterable[str | None]) -> str | None:

@@ -66,7 +66,7 @@ def survey() -> None:
 @click.argument("folder")
 def info(folder: str) -> None:
     """Show what the survey FOLDER holds."""
-    from ..surveys.survey import open_survey
+    from ..surveys.survey import inspect_ids, open_survey
 
     opened = open_survey(folder)
     sizes = [shard.galaxies for shard in opened.shards]
@@ -76,6 +76,7 @@ def info(folder: str) -> None:
     click.echo(f"size       {opened.bytes / 2**20:,.1f} MB")
     with opened.open(opened.shards[0]) as shard:
         click.echo(f"fields     {', '.join(f'{name} {field.dtype}' for name, field in shard.fields.items())}")
+    click.echo(f"ids        {inspect_ids(opened).describe()}")
     with_checksum = sum(bool(shard.sha256) for shard in opened.shards)
     click.echo(f"checksums  {with_checksum} of {len(sizes)} shards")
 

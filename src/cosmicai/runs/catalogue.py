@@ -1,9 +1,15 @@
-"""Write and read the catalogue: one row per completed galaxy, in the order of the survey."""
+"""Write and read the catalogue: one row per completed galaxy, in the order of the survey.
+
+The column `objid` is int64, -1 where the source gives no id. If the ids of any shard are text, the whole column is
+text: numbers are written as their digits, and a galaxy without an id has a null (an empty text in FITS and HDF5).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,8 @@ from ..storage import atomic_write, exists
 from ..storage.parallel import map_in_order
 from ..storage.ranges import as_file, open_ranges
 from ..storage.s3 import reader_threads
+from ..surveys.identity import ObjIds, convert_objids, has_objid, is_text, widest
+from .part import Part
 from .plan import Plan, WorkItem
 from .store import RunFolder
 
@@ -33,6 +41,13 @@ SCHEMA = pa.schema(
 )
 
 
+TEXT_SCHEMA = SCHEMA.set(0, pa.field("objid", pa.string()))
+
+
+class _TextIdsError(Exception):
+    """A part has text ids, and those of the parts before it were written as numbers."""
+
+
 def write_catalogue(
     run: RunFolder, plan: Plan, items: list[WorkItem]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.uint8]]:
@@ -41,25 +56,34 @@ def write_catalogue(
     Return redshift_phot (N,) float32, redshift_spec (N,) float64 and flag (N,) uint8 of all rows, for the metrics.
     Raises InputError if a part is damaged.
     """
+    try:
+        return _write(run, plan, items, as_text=False)
+    except _TextIdsError:  # rarely: the shards of a survey have ids of one kind, which the first part tells
+        return _write(run, plan, items, as_text=True)
+
+
+def _write(
+    run: RunFolder, plan: Plan, items: list[WorkItem], as_text: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.uint8]]:
+    """Do as `write_catalogue`, with ids as text if `as_text` or if those of the first part are.
+
+    Raises _TextIdsError if those of a later part are, but not of the first.
+    """
     columns_for_metrics, path = [], run.catalogue_path
+    parts = map_in_order(partial(run.read_part, plan), items, reader_threads(run.uri))
+    first = next(parts, None)
+    as_text = as_text or (first is not None and is_text(first.objid.dtype))
+    schema = TEXT_SCHEMA if as_text else SCHEMA
     with (
         atomic_write(path) as temporary,
         describe_os_errors(path, "write"),
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         pending: list[pa.Table] = []
         rows = 0
-        parts = map_in_order(partial(run.read_part, plan), items, reader_threads(run.uri))
-        for item, part in zip(items, parts, strict=True):
+        for item, part in zip(items, chain([first] if first else [], parts), strict=True):
             columns_for_metrics.append((part.redshift_phot, part.redshift_spec, part.flag))
-            name = plan.shards[item.shard].name
-            numbers: list[NDArray[Any]] = [part.objid, part.redshift_phot, part.redshift_spec, part.flag]
-            columns = [
-                *map(_number_array, numbers),
-                _repeated_text(name, item.galaxies),
-                _number_array(np.arange(item.start, item.stop)),
-            ]
-            pending.append(pa.Table.from_arrays(columns, schema=SCHEMA))
+            pending.append(_make_table(plan, item, part, schema))
             rows += item.galaxies
             while rows >= ROW_GROUP:
                 table = pa.concat_tables(pending)
@@ -73,9 +97,37 @@ def write_catalogue(
     return phot, spec, flag
 
 
+def _make_table(plan: Plan, item: WorkItem, part: Part, schema: pa.Schema) -> pa.Table:
+    """Return the rows of a part. Raises _TextIdsError if its ids are text and the schema has numbers."""
+    if schema is TEXT_SCHEMA:
+        objid = _text_array(part.objid)
+    elif is_text(part.objid.dtype):
+        raise _TextIdsError
+    else:
+        objid = _number_array(part.objid)
+    numbers: list[NDArray[Any]] = [part.redshift_phot, part.redshift_spec, part.flag]
+    columns = [
+        objid,
+        *map(_number_array, numbers),
+        _repeated_text(plan.shards[item.shard].name, item.galaxies),
+        _number_array(np.arange(item.start, item.stop)),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
 # Arrays are made from bytes: pyarrow's own conversions would import pandas, if it is installed, to compare types.
 def _number_array(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _text_array(objid: ObjIds) -> pa.Array:
+    """Return ids as text, null where there is none."""
+    text = convert_objids(objid, widest([objid.dtype, np.dtype("S1")]))
+    known = has_objid(text)
+    ends = np.concatenate([[0], np.cumsum(np.char.str_len(text))]).astype(np.int32)
+    valid = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+    data = pa.py_buffer(b"".join(text.tolist()))
+    return pa.StringArray.from_buffers(len(text), pa.py_buffer(ends), data, valid)
 
 
 def _repeated_text(text: str, count: int) -> pa.Array:
@@ -84,46 +136,73 @@ def _repeated_text(text: str, count: int) -> pa.Array:
     return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(data * count))
 
 
-def read_catalogue(run: RunFolder) -> Iterator[pa.Table]:
-    """Yield the catalogue a row group at a time. Raises InputError if it does not exist yet."""
+def read_catalogue(run: RunFolder, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the catalogue, or only these columns, a row group at a time. Raises InputError if it does not exist yet."""
+    with _open_catalogue(run) as file:
+        yield from _read_groups(file, columns)
+
+
+@contextmanager
+def _open_catalogue(run: RunFolder) -> Iterator[pq.ParquetFile]:
     if not exists(run.catalogue_path):
         raise InputError(f"{run.uri} has no catalogue yet; make it with `cosmicai summarize {run.uri}`")
     with open_ranges(run.catalogue_path) as reader, pq.ParquetFile(as_file(reader)) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
+        yield file
+
+
+def _read_groups(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    return (file.read_row_group(group, columns) for group in range(file.num_row_groups))
+
+
+def read_catalogue_objids(run: RunFolder) -> Iterator[ObjIds]:
+    """Yield the ids of the catalogue, a row group at a time. Raises InputError if it does not exist yet."""
+    for table in read_catalogue(run, ["objid"]):
+        column = table["objid"].combine_chunks()
+        if pa.types.is_string(column.type):
+            yield np.array([b"" if text is None else text.encode() for text in column.to_pylist()], np.bytes_)
+        else:
+            yield column.to_numpy()
 
 
 def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:
     """Write the catalogue as "csv", "hdf5" or "fits", whole or not at all, and return its number of rows.
 
-    CSV and HDF5 are written a row group at a time; FITS is written in one piece.
+    CSV and HDF5 are written a row group at a time; FITS is written in one piece. Raises InputError if the catalogue
+    does not exist yet, or if it has text that FITS does not hold.
     """
     writer = {"csv": _to_csv, "hdf5": _to_hdf5, "fits": _to_fits}[kind]
-    with atomic_write(out) as temporary, describe_os_errors(out, "write"):
-        return writer(read_catalogue(run), temporary)
+    with _open_catalogue(run) as file, atomic_write(out) as temporary, describe_os_errors(out, "write"):
+        return writer(file.schema_arrow, _read_groups(file), temporary)
 
 
-def _to_csv(tables: Iterator[pa.Table], path: Path) -> int:
+def _without_nulls(table: pa.Table) -> pa.Table:
+    """Return the table with empty text in place of null."""
+    if not table["objid"].null_count:
+        return table
+    return table.set_column(0, "objid", table["objid"].fill_null(""))
+
+
+def _to_csv(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
     from pyarrow import csv
 
     rows = 0
-    with csv.CSVWriter(path, SCHEMA) as writer:
+    with csv.CSVWriter(path, schema) as writer:
         for table in tables:
             writer.write_table(table)
             rows += table.num_rows
     return rows
 
 
-def _to_hdf5(tables: Iterator[pa.Table], path: Path) -> int:
+def _to_hdf5(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
     import h5py
 
     rows = 0
     with h5py.File(path, "w") as file:
-        for table in tables:
-            for name in SCHEMA.names:
+        for table in map(_without_nulls, tables):
+            for name, kind in zip(schema.names, schema.types, strict=True):
                 values = table[name].to_numpy()
                 if name not in file:
-                    dtype = h5py.string_dtype() if name == "shard" else values.dtype
+                    dtype = h5py.string_dtype() if pa.types.is_string(kind) else values.dtype
                     file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(ROW_GROUP,))
                 file[name].resize(rows + table.num_rows, axis=0)
                 file[name][rows:] = values
@@ -131,11 +210,15 @@ def _to_hdf5(tables: Iterator[pa.Table], path: Path) -> int:
     return rows
 
 
-def _to_fits(tables: Iterator[pa.Table], path: Path) -> int:
+def _to_fits(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
     from astropy.table import Table
 
-    table = pa.concat_tables(tables)
-    columns = {name: table[name].to_numpy() for name in SCHEMA.names}
-    columns["shard"] = columns["shard"].astype(str)
+    table = pa.concat_tables([schema.empty_table(), *map(_without_nulls, tables)])
+    columns = {name: table[name].to_numpy() for name in schema.names}
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if pa.types.is_string(kind):
+            columns[name] = columns[name].astype(str)
+            if any(not value.isascii() for value in columns[name]):
+                raise InputError(f"{name} has text beyond ASCII, which FITS does not hold; write csv or hdf5")
     Table(columns).write(path, format="fits")
     return int(table.num_rows)

@@ -9,18 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..surveys.identity import ObjIds, is_text
 from .plan import Plan, WorkItem
 
-PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}
+PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}  # objid may be text
 PART_FORMAT = "cosmicai-part/1"
 
 
 @dataclass(frozen=True)
 class Part:
-    """The predictions of one work item: objid (N,) int64, redshift_phot (N,) float32, redshift_spec (N,) float64 (NaN
-    where unknown), flag (N,) uint8 (see `surveys.quality`)."""
+    """The predictions of one work item: objid (N,) int64 or text as in its shard (see `surveys.identity`),
+    redshift_phot (N,) float32, redshift_spec (N,) float64 (NaN where unknown), flag (N,) uint8 (see `surveys.quality`).
+    """
 
-    objid: NDArray[np.int64]
+    objid: ObjIds
     redshift_phot: NDArray[np.float32]
     redshift_spec: NDArray[np.float64]
     flag: NDArray[np.uint8]
@@ -34,8 +36,11 @@ def encode_part(plan: Plan, item: WorkItem, part: Part) -> bytes:
     with h5py.File(buffer, "w") as file:
         file.attrs.update(format=PART_FORMAT, plan=plan.digest, shard=plan.shards[item.shard].name)
         file.attrs.update(start=item.start, stop=item.stop)
-        for name, dtype in PART_COLUMNS.items():
-            file.create_dataset(name, data=getattr(part, name), dtype=dtype)
+        dtypes = dict(PART_COLUMNS)
+        if is_text(part.objid.dtype):
+            dtypes["objid"] = h5py.string_dtype("utf-8", part.objid.dtype.itemsize)
+        for name, dtype in dtypes.items():
+            file.create_dataset(name, data=getattr(part, name).astype(dtype, copy=False))
     return buffer.getvalue()
 
 

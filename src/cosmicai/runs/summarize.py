@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from ..errors import describe_os_errors
 from ..storage import atomic_write, sha256
 from ..storage.parallel import map_in_order
 from ..storage.s3 import reader_threads
+from ..surveys.identity import count_duplicates
 from ..surveys.quality import Flag
-from .catalogue import write_catalogue
+from .catalogue import read_catalogue_objids, write_catalogue
 from .cost import cost_of_run
 from .figures import plot_redshifts
 from .metrics import compute_metrics
@@ -31,7 +33,9 @@ def summarize(run: RunFolder) -> Summary:
     items = [item for item in plan.items if item in parts]
     phot, spec, flag = write_catalogue(run, plan, items)
     flagged = {bit.name: int(np.count_nonzero(flag & bit)) for bit in Flag if bit.name}
-    coverage, metrics = structs.replace(count_coverage(plan, parts), flagged=flagged), compute_metrics(phot, spec)
+    duplicates = count_duplicates(partial(read_catalogue_objids, run))
+    coverage = structs.replace(count_coverage(plan, parts), flagged=flagged, duplicate_objid=duplicates.ids)
+    metrics = compute_metrics(phot, spec)
     with atomic_write(run.plot_path) as temporary, describe_os_errors(run.plot_path, "write"):
         plot_redshifts(temporary, phot, spec, metrics)
     totals, reported = add_up(records.values()), SummaryMetrics.from_metrics(metrics) if metrics else None

@@ -23,7 +23,8 @@ LISTED = 20  # missing items named in a summary
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """Galaxies planned, completed, missing, and in the catalogue more than once; and galaxies by flag.
 
-    `missing_items` names the first LISTED items that are missing; `unplanned_parts` counts parts of unknown items.
+    `missing_items` names the first LISTED items that are missing; `unplanned_parts` counts parts of unknown items, and
+    `duplicate_objid` the ids that several rows of the catalogue have.
     """
 
     planned: Count = field(name="asked")
@@ -33,6 +34,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     missing_items: tuple[str, ...]
     unplanned_parts: Count
     flagged: dict[str, Count] | UnsetType = UNSET
+    duplicate_objid: Count | UnsetType = UNSET
 
     @property
     def complete(self) -> bool:

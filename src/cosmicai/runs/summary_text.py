@@ -15,6 +15,8 @@ def print_summary(summary: Summary) -> int:
     flagged = {} if coverage.flagged is UNSET else {name: count for name, count in coverage.flagged.items() if count}
     if flagged:
         lines.append(("flagged", ", ".join(f"{count} {name}" for name, count in flagged.items())))
+    if coverage.duplicate_objid:
+        lines.append(("duplicates", f"{coverage.duplicate_objid} ids that several galaxies have"))
     if metrics := summary.metrics:
         lines += [
             ("R2", _format(metrics.r2, ".6f")),

@@ -17,10 +17,11 @@ from ..errors import InputError
 
 NO_OBJID = -1
 NO_TEXT = b""
+INT64 = np.dtype("<i8")
 EXAMPLES = 3  # duplicate ids that are named
 EXPECTED = "expected ids as 64-bit integers or text"
 
-ObjIds = NDArray[np.int64] | NDArray[np.bytes_]
+ObjIds = NDArray[Any]  # (N,) int64, or np.bytes_ `S<n>`
 
 
 def objids(values: Any, where: str) -> ObjIds:
@@ -59,9 +60,9 @@ def has_objid(values: ObjIds) -> NDArray[np.bool_]:
     return np.asarray(values != (NO_TEXT if is_text(values.dtype) else NO_OBJID))
 
 
-def no_objids(count: int, dtype: np.dtype[Any] | str = "<i8") -> ObjIds:
+def no_objids(count: int, dtype: np.dtype[Any] = INT64) -> ObjIds:
     """Return the ids (count,) of galaxies that have none."""
-    return np.full(count, NO_TEXT if is_text(np.dtype(dtype)) else NO_OBJID, dtype)
+    return np.full(count, NO_TEXT if is_text(dtype) else NO_OBJID, dtype)
 
 
 def combine_sources(dtypes: Mapping[str, np.dtype[Any]]) -> np.dtype[Any]:
@@ -87,24 +88,43 @@ def widest(dtypes: Iterable[np.dtype[Any]]) -> np.dtype[Any]:
     """
     found = list(dtypes)
     if not any(is_text(dtype) for dtype in found):
-        return np.dtype("<i8")
+        return INT64
     return np.dtype(f"S{max(dtype.itemsize if is_text(dtype) else _DIGITS for dtype in found)}")
 
 
 def convert_objids(values: ObjIds, dtype: np.dtype[Any]) -> ObjIds:
-    """Return ids as `dtype`, one that `widest` returned for them: numbers become their digits, no id stays no id."""
-    if is_text(dtype) and not is_text(values.dtype):
-        return np.where(values == NO_OBJID, NO_TEXT, values.astype(f"S{_DIGITS}")).astype(dtype)
-    return values.astype(dtype, copy=False)
+    """Return ids as `dtype`: numbers become their digits, text may be padded, no id stays no id.
+
+    `widest` returns a dtype that fits. Raises ValueError if ids do not fit into this one.
+    """
+    if not is_text(dtype):
+        if is_text(values.dtype):
+            raise ValueError("text ids cannot become numbers")
+        return values.astype(dtype, copy=False)
+    text = values if is_text(values.dtype) else np.where(has_objid(values), values.astype(f"S{_DIGITS}"), NO_TEXT)
+    if text.dtype.itemsize > dtype.itemsize and (longest := int(np.char.str_len(text).max(initial=0))) > dtype.itemsize:
+        raise ValueError(f"text ids of {longest} bytes do not fit into {dtype.itemsize}")
+    return text.astype(dtype, copy=False)
+
+
+def join_objids(parts: Iterable[ObjIds]) -> ObjIds:
+    """Return the ids of several parts as one array, in the dtype that holds all of them (see `widest`)."""
+    found = list(parts)
+    dtype = widest(part.dtype for part in found)
+    return np.concatenate([convert_objids(part, dtype) for part in found])
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """How many ids occur more than once, how many galaxies have one of these, and the first EXAMPLES of these ids."""
+    """How many ids occur more than once, how many galaxies have one of these, and the first EXAMPLES of these ids.
+
+    `known` galaxies have an id at all.
+    """
 
     ids: int
     galaxies: int
     examples: tuple[int | str, ...]
+    known: int
 
     def describe(self) -> str:
         """Return "N ids occur more than once (M galaxies), as 17, 23"."""
@@ -117,8 +137,8 @@ class Duplicates:
 def count_duplicates(read: Callable[[], Iterable[ObjIds]]) -> Duplicates:
     """Count the ids that more than one galaxy has; galaxies without an id do not count.
 
-    `read` returns the ids in pieces, all of one kind; it is called again if there are duplicates among text. 16 bytes
-    per galaxy are in memory at once. Text is compared by its 64-bit hash: among 10^7 different ids, a pair
+    `read` returns the ids in pieces, all of one kind; it is called again to find examples of duplicates. 16 bytes per
+    galaxy are in memory at once. Text is compared by its 64-bit hash: among 10^7 different ids, a pair
     that is taken for the same has a chance of 3 in a million.
     """
     keys = [_keys(values[has_objid(values)]) for values in read()]
@@ -130,7 +150,7 @@ def count_duplicates(read: Callable[[], Iterable[ObjIds]]) -> Duplicates:
     first_repeats[1:] &= ~repeats[:-1]
     ids = int(np.count_nonzero(first_repeats))
     repeated = ordered[1:][first_repeats]  # the key of every duplicate id, in order
-    return Duplicates(ids, int(np.count_nonzero(repeats)) + ids, _find_examples(read, repeated))
+    return Duplicates(ids, int(np.count_nonzero(repeats)) + ids, _find_examples(read, repeated), len(ordered))
 
 
 _DIGITS = 20  # of an int64, with its sign
@@ -195,11 +215,11 @@ def _from_floats(array: NDArray[Any], missing: NDArray[np.bool_], where: str) ->
     largest = 2 ** (np.finfo(array.dtype).nmant + 1)  # from here on neighbouring integers become the same float
     if (inexact := ~(np.abs(numbers) < min(largest, 2**53))).any():
         raise InputError(
-            f"{where} is {array.dtype} and holds {numbers[inexact][0]!s}, which may have been rounded; write the ids "
+            f"{where} is {array.dtype} and holds {float(numbers[inexact][0])}, which may have been rounded; write the ids "
             "as int64 or text"
         )
     if (broken := numbers != np.trunc(numbers)).any():
-        raise InputError(f"{where} holds {numbers[broken][0]!s}, which is not a whole number; {EXPECTED}")
+        raise InputError(f"{where} holds {float(numbers[broken][0])}, which is not a whole number; {EXPECTED}")
     return numbers.astype(np.int64)
 
 

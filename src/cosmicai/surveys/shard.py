@@ -5,7 +5,8 @@ The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all dataset
     image      (N, 5, 32, 32) float32   cutout in the survey's own flux units
     magnitude  (N, 5)         float64   one per band
     redshift   (N,)           float64   spectroscopic, optional, NaN where unknown
-    objid      (N,)           int64     optional
+    objid      (N,)           int64     optional, -1 where the source gives none; or UTF-8 text of a fixed length,
+                                        empty where the source gives none
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from ..storage import atomic_write
 from ..storage.ranges import LARGEST_PAGE, RangeReader, as_file, open_ranges
 from ..storage.s3 import is_s3
 from . import published_partition
+from .identity import INT64, ObjIds, convert_objids, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
 
 BANDS = "ugriz"
 IMAGE_SHAPE = (5, 32, 32)
 FORMAT = "cosmicai-shard/1"
 SUFFIXES = (".h5", ".hdf5", ".pt")
-NO_OBJID = -1
 HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)  # raised by h5py for damaged files
 
-# field: (shape of one galaxy, accepted dtypes, required)
+# field: (shape of one galaxy, accepted dtypes, required); objid may also be text of any fixed length
 FIELDS: dict[str, tuple[tuple[int, ...], tuple[str, ...], bool]] = {
     "image": (IMAGE_SHAPE, ("<f4",), True),
     "magnitude": ((5,), ("<f8", "<f4"), True),
@@ -50,13 +51,13 @@ class Galaxies:
     """A batch of galaxies in memory.
 
     image (N, 5, 32, 32) float32; magnitude (N, 5) float64; redshift (N,) float64, NaN where there is no spectrum;
-    objid (N,) int64, -1 where the source gives none.
+    objid (N,) int64, -1 where the source gives none, or UTF-8 text `S<n>`, empty where the source gives none.
     """
 
     image: NDArray[np.float32]
     magnitude: NDArray[np.float64]
     redshift: NDArray[np.float64]
-    objid: NDArray[np.int64]
+    objid: ObjIds
 
     def __len__(self) -> int:
         return len(self.image)
@@ -70,7 +71,8 @@ class Galaxies:
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        return Galaxies(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
+        numbers = [np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS if name != "objid"]
+        return Galaxies(*numbers, join_objids(part.objid for part in parts))
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Shard:
         """Number of galaxies."""
         return self.fields["image"].shape[0]
 
+    @property
+    def objid_dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the ids, int64 or `S<n>`; None if the shard has none."""
+        return np.dtype(self.fields["objid"].dtype) if "objid" in self.fields else None
+
     def read(self, start: int, stop: int) -> Galaxies:
         """Return all fields of rows start to stop, with NaN for unusable redshifts; raises as `read_field`."""
         fields = {name: self.read_field(name, start, stop) for name in FIELDS}
@@ -99,16 +106,20 @@ class Shard:
         The array belongs to the caller: writing to it never changes the file, and it outlives the shard. For a local
         file it maps the cached pages, unless the file has another dtype, or values that do not lie at multiples of
         their size.
-        Raises StorageError if the file ends before or cannot be read, IndexError if the shard has no such rows.
+        Raises StorageError if the file ends before or cannot be read, InputError if text is not UTF-8, IndexError if
+        the shard has no such rows.
         """
         self._check_rows(start, stop)
         shape, (dtype, *_), _ = FIELDS[name]
         if name not in self.fields:
-            return np.full((stop - start, *shape), NO_OBJID if name == "objid" else np.nan, dtype)
+            return no_objids(stop - start) if name == "objid" else np.full((stop - start, *shape), np.nan, dtype)
         if name != "image" and is_s3(self.uri):
-            return self._fetch_field(name)[start:stop].astype(dtype)
-        raw = self.reader.read(*self._locate_rows(name, start, stop))
-        rows: NDArray[Any] = np.ndarray((stop - start, *shape), self.fields[name].dtype, raw)
+            rows = self._fetch_field(name)[start:stop].copy()
+        else:
+            raw = self.reader.read(*self._locate_rows(name, start, stop))
+            rows = np.ndarray((stop - start, *shape), self.fields[name].dtype, raw)
+        if is_text(rows.dtype):  # which another program may have padded with spaces
+            return objids(rows, f"{self.uri}: {name}").astype(rows.dtype)
         return np.require(rows, dtype, ["ALIGNED"])
 
     def _fetch_field(self, name: str) -> NDArray[Any]:
@@ -203,6 +214,7 @@ def _check_fields(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
     for name, (shape, dtypes, required) in FIELDS.items():
         found = fields.get(name)
         expected = f"expected (N{''.join(f', {length}' for length in shape)}{',' * (not shape)}) {np.dtype(dtypes[0])}"
+        expected += " or text of a fixed length" * (name == "objid")
         convert = f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
         if found is None:
             if required:
@@ -210,7 +222,7 @@ def _check_fields(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
             continue
         if len(found.shape) != len(shape) + 1 or found.shape[1:] != shape:
             raise InputError(f"{uri}: {name} has the shape {found.shape}; {expected}, {convert}")
-        if found.dtype not in dtypes:
+        if found.dtype not in dtypes and not (name == "objid" and found.dtype.startswith("|S")):
             dtype = found.dtype if found.dtype == "bfloat16" else np.dtype(found.dtype)
             raise InputError(f"{uri}: {name} is {dtype}; {expected}, {convert}")
         if found.shape[0] != fields["image"].shape[0]:
@@ -224,11 +236,17 @@ def _check_fields(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
             raise InputError(f"{uri} is truncated: {name} ends past the end of the file; copy it again")
 
 
-def write_shard(path: Path, batches: Iterable[Galaxies], galaxies: int, fields: Iterable[str]) -> None:
+def write_shard(
+    path: Path,
+    batches: Iterable[Galaxies],
+    galaxies: int,
+    fields: Iterable[str],
+    objid_dtype: np.dtype[Any] = INT64,
+) -> None:
     """Write a shard of exactly `galaxies` galaxies from batches, holding one batch in memory; whole or not at all.
 
-    `fields` names the datasets to write. Raises StorageError if there is no space or no permission, ValueError if the
-    batches hold another number of galaxies.
+    `fields` names the datasets to write, `objid_dtype` is int64 or `S<n>`. Raises StorageError if there is no space or
+    no permission, ValueError if the batches hold another number of galaxies, or ids that do not fit.
     """
     import h5py
 
@@ -239,14 +257,20 @@ def write_shard(path: Path, batches: Iterable[Galaxies], galaxies: int, fields: 
         try:
             with _describe_hdf5_errors(path):
                 file.attrs["format"], file.attrs["bands"] = FORMAT, BANDS
+                dtypes = {name: dtype for name, (_, (dtype, *_), _) in FIELDS.items()}
+                if is_text(objid_dtype):
+                    dtypes["objid"] = h5py.string_dtype("utf-8", objid_dtype.itemsize)
                 datasets = {
-                    name: file.create_dataset(name, (galaxies, *FIELDS[name][0]), FIELDS[name][1][0]) for name in fields
+                    name: file.create_dataset(name, (galaxies, *FIELDS[name][0]), dtypes[name]) for name in fields
                 }
             for batch in batches:  # outside the handler below: an error of the source is not one of writing
                 if row + len(batch) <= galaxies:
+                    columns = {name: getattr(batch, name) for name in datasets}
+                    if "objid" in columns:
+                        columns["objid"] = convert_objids(batch.objid, objid_dtype).astype(dtypes["objid"])
                     with _describe_hdf5_errors(path):
                         for name, dataset in datasets.items():
-                            dataset[row : row + len(batch)] = getattr(batch, name)
+                            dataset[row : row + len(batch)] = columns[name]
                 row += len(batch)
         finally:
             with _describe_hdf5_errors(path):

@@ -1,26 +1,31 @@
 """A survey: an ordered set of shards in one folder or S3 prefix, described by `survey.json`.
 
 A folder of `.h5` or `.pt` files without survey.json, or a single such file, is a survey too: its shards are taken in
-natural order (1.pt, 2.pt, 10.pt), and their headers give the numbers of galaxies.
+natural order (1.pt, 2.pt, 10.pt), and their headers give the numbers of galaxies. Hidden files (`._1.pt`) are left
+out; a copy beside its original is refused, since its galaxies would count twice.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from .. import storage
 from ..errors import InputError, describe_os_errors
 from ..records import decode_json
+from ..storage.folder import atomic_folder
 from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3, reader_threads
+from .copies import find_copies
+from .identity import INT64, Duplicates, ObjIds, convert_objids, count_duplicates, is_text, widest
 from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard, write_shard
 
 FORMAT = "cosmicai-survey/1"
@@ -111,7 +116,8 @@ class Survey:
 def open_survey(uri: str, limit: int | None = None) -> Survey:
     """Return the survey of a folder, an S3 prefix or a single file, or its first `limit` shards.
 
-    Raises InputError if it does not exist, survey.json is damaged, or a shard is missing or has changed in size.
+    Raises InputError if it does not exist, survey.json is damaged, a shard is missing or has changed in size, or if
+    the name of a file says that it is a copy of another.
     """
     uri = storage.absolute(uri)
     if uri.endswith(SUFFIXES) and storage.exists(uri):
@@ -123,10 +129,15 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     if "survey.json" in files:
         described = _read_description(uri, files)
         return Survey(uri, described.shards[:limit])
-    names = [name for name in files if name.endswith(SUFFIXES)]
+    names = [name for name in files if name.endswith(SUFFIXES) and not name.startswith(".")][:limit]
     if not names:
         raise InputError(f"{uri} holds no galaxies; expected survey.json or files ending in {', '.join(SUFFIXES)}")
-    return Survey(uri, describe_files(uri, names[:limit]))
+    if copies := find_copies(names):
+        raise InputError(
+            f"{uri} holds {' and '.join(copies)}, by their names the same galaxies more than once; remove all but one, "
+            "or rename them if they hold different galaxies"
+        )
+    return Survey(uri, describe_files(uri, names))
 
 
 def describe_files(folder: str, names: Iterable[str]) -> tuple[ShardEntry, ...]:
@@ -172,49 +183,110 @@ def verify_survey(survey: Survey) -> Iterator[tuple[ShardEntry, str]]:
         yield shard, "" if digest == shard.sha256 else f"its SHA-256 is {digest}, survey.json says {shard.sha256}"
 
 
+@dataclass(frozen=True)
+class IdentityReport:
+    """The ids of a survey: in how many shards they are of which kind (`int64`, `text`, `none`), how many galaxies have
+    none, and the duplicates."""
+
+    kinds: dict[str, int]
+    missing: int
+    duplicates: Duplicates
+
+    def describe(self) -> str:
+        """Return what is to know about the ids, such as "text; 3 galaxies have none; every id occurs once"."""
+        if self.kinds.keys() == {"none"}:
+            return "none"
+        kinds = [
+            kind if len(self.kinds) == 1 else f"{kind} in {count} shard{'s' * (count > 1)}"
+            for kind, count in self.kinds.items()
+        ]
+        missing = "1 galaxy has none" if self.missing == 1 else f"{self.missing:,} galaxies have none"
+        return f"{', '.join(kinds)}; {missing}; {self.duplicates.describe()}"
+
+
+def inspect_ids(survey: Survey) -> IdentityReport:
+    """Read the ids of all galaxies of a survey and count them.
+
+    In a survey of both kinds the digits of a number and the same text are one id, as in a catalogue. Raises InputError
+    if a shard cannot be read.
+    """
+    dtypes = _objid_dtypes(survey)
+    common = widest(dtype for dtype in dtypes if dtype is not None)
+    with_ids = [entry for entry, dtype in zip(survey.shards, dtypes, strict=True) if dtype is not None]
+
+    def read() -> Iterator[ObjIds]:
+        for values in map_in_order(partial(_read_objids, survey), with_ids, reader_threads(survey.uri)):
+            yield convert_objids(values, common)
+
+    duplicates = count_duplicates(read)
+    kinds = Counter("none" if dtype is None else "text" if is_text(dtype) else "int64" for dtype in dtypes)
+    return IdentityReport(dict(kinds), survey.galaxies - duplicates.known, duplicates)
+
+
+def _objid_dtypes(survey: Survey) -> list[np.dtype[Any] | None]:
+    """Return the dtype of the ids of each shard, None for one without."""
+    return list(map_in_order(partial(_objid_dtype, survey), survey.shards, reader_threads(survey.uri)))
+
+
+def _objid_dtype(survey: Survey, entry: ShardEntry) -> np.dtype[Any] | None:
+    with survey.open(entry) as shard:
+        return shard.objid_dtype
+
+
+def _read_objids(survey: Survey, entry: ShardEntry) -> ObjIds:
+    with survey.open(entry) as shard:
+        return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, which keeps no file mapped
+
+
 def write_survey(
-    out: str, batches: Iterable[Galaxies], galaxies: int, galaxies_per_shard: int, fields: Iterable[str]
+    out: str,
+    batches: Iterable[Galaxies],
+    galaxies: int,
+    galaxies_per_shard: int,
+    fields: Iterable[str],
+    objid_dtype: np.dtype[Any] = INT64,
 ) -> Survey:
     """Write a survey folder of `galaxies` galaxies, whole or not at all, holding one batch in memory.
 
-    Raises InputError if `out` is on S3 or holds files already, StorageError if it cannot be written.
+    `fields` names the datasets of its shards, and `objid_dtype` is int64 or `S<n>` for ids of at most n bytes.
+    Raises InputError if `out` is on S3 or holds files already, at the beginning or, because another process wrote them
+    meanwhile, at the end; StorageError if it cannot be written.
     """
     if is_s3(out):
         raise InputError(f"{out}: surveys are written to a local folder; write one there and copy it to S3")
     target = Path(out).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    with describe_os_errors(str(target), "write"):
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken:
         raise InputError(f"{target} exists and is not empty; choose another --out or remove it")
     if galaxies == 0:
         raise InputError(f"nothing to write to {target}: the source holds no galaxies")
-    temporary = target.with_name(f"{target.name}.partial-survey")
     fields = tuple(fields)
-    try:
-        with describe_os_errors(str(target), "write"):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+    with atomic_folder(target) as temporary:
         stream = _BatchStream(batches)
         shards = []
         for number, start in enumerate(range(0, galaxies, galaxies_per_shard), start=1):
             path, count = temporary / f"{number:06d}.h5", min(galaxies_per_shard, galaxies - start)
-            write_shard(path, stream.read(count), count, fields)
+            write_shard(path, stream.read(count), count, fields, objid_dtype)
             shards.append(ShardEntry(path.name, count, path.stat().st_size, storage.sha256(str(path))))
         storage.write_bytes(str(temporary / "survey.json"), describe_shards(shards))
-        with describe_os_errors(str(target), "write"):
-            temporary.replace(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return Survey(str(target), tuple(shards))
 
 
 def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
-    """Write the galaxies of a survey as a new one with shards of this size; raises as `write_survey`."""
+    """Write the galaxies of a survey as a new one with shards of this size; raises as `write_survey`.
+
+    Ids become text if those of any shard are.
+    """
     found: set[str] = set()
+    dtypes = []
     for entry in survey.shards:  # the shards may come from several sources
         with survey.open(entry) as shard:
             found |= shard.fields.keys()
+            dtypes.append(shard.objid_dtype)
     fields = [name for name in FIELDS if name in found]
-    return write_survey(out, survey.read_batches(COPY_BATCH), survey.galaxies, galaxies_per_shard, fields)
+    objid_dtype = widest(dtype for dtype in dtypes if dtype is not None)
+    return write_survey(out, survey.read_batches(COPY_BATCH), survey.galaxies, galaxies_per_shard, fields, objid_dtype)
 
 
 class _BatchStream:

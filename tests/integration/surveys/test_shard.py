@@ -7,7 +7,7 @@ import subprocess
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,43 @@ def test_what_is_written_is_read_back_exactly(tmp_path):
             "image": ((20, 5, 32, 32), "<f4"), "magnitude": ((20, 5), "<f8"), "redshift": ((20,), "<f8"),
             "objid": ((20,), "<i8"),
         }  # fmt: skip
+
+
+TEXT_IDS = np.array([*(f"SDSS J{row:06d} é".encode() for row in range(ROWS - 1)), b""])
+
+
+@pytest.mark.parametrize("width", [TEXT_IDS.itemsize, 40])
+def test_text_ids_are_read_back_exactly(tmp_path, width):
+    path, galaxies = tmp_path / "a.h5", replace(GALAXIES, objid=TEXT_IDS)
+    write_shard(path, [galaxies[:7], galaxies[7:]], ROWS, FIELDS, np.dtype(f"S{width}"))
+    with open_shard(str(path)) as shard:
+        assert shard.objid_dtype == f"S{width}"
+        assert_same(shard.read(0, ROWS), replace(GALAXIES, objid=TEXT_IDS.astype(f"S{width}")))
+        assert shard.read_field("objid", 3, 5).tolist() == TEXT_IDS[3:5].tolist()
+    with h5py.File(path) as file:
+        assert file["objid"].chunks is None and file["objid"].shape == (ROWS,)
+        assert file["objid"].asstr()[:].tolist() == [text.decode() for text in TEXT_IDS.tolist()]
+
+
+def test_text_ids_of_another_program_lose_their_padding_and_are_utf8(tmp_path, bucket):
+    padded = np.char.ljust(TEXT_IDS, 30)
+    path = write_h5(tmp_path / "a.h5", objid=padded)
+    for uri in (str(path), on_s3(bucket, path)):
+        with open_shard(uri) as shard:
+            assert shard.read(0, ROWS).objid.tolist() == TEXT_IDS.tolist()
+    path = write_h5(tmp_path / "b.h5", objid=np.array([b"a"] * 10 + ["é".encode("latin1")] * 10))
+    with open_shard(str(path)) as shard:
+        assert shard.read(0, 10).objid.tolist() == [b"a"] * 10
+        with pytest.raises(InputError) as caught:
+            shard.read(5, 15)
+    assert str(caught.value).startswith(f"{path}: objid holds text that is not UTF-8; expected ids as ")
+
+
+def test_batches_with_ids_of_several_kinds_are_concatenated_as_text():
+    parts = [replace(GALAXIES[:2], objid=ids) for ids in (np.array([5, -1]), np.array([b"a", b"abc"]))]
+    assert Galaxies.concatenate(parts).objid.tolist() == [b"5", b"", b"a", b"abc"]
+    assert Galaxies.concatenate(parts[1:] * 2).objid.dtype == "S3"
+    assert Galaxies.concatenate(parts[:1] * 2).objid.dtype == np.int64
 
 
 def test_all_datasets_are_contiguous_at_a_known_offset(tmp_path):
@@ -266,7 +303,7 @@ WANTED = {
     "image": "expected (N, 5, 32, 32) float32",
     "magnitude": "expected (N, 5) float64",
     "redshift": "expected (N,) float64",
-    "objid": "expected (N,) int64",
+    "objid": "expected (N,) int64 or text of a fixed length",
 }
 
 
@@ -307,10 +344,13 @@ def test_a_field_of_another_shape_is_refused(tmp_path, name, shape):
         ("redshift", "float16"),
         ("objid", "int32"),
         ("objid", "float64"),
+        ("objid", "uint64"),
+        ("objid", "object"),
     ],
 )
 def test_a_field_of_another_dtype_is_refused(tmp_path, name, dtype):
-    path = write_h5(tmp_path / "a.h5", **{name: column(name).astype(dtype)})
+    values = column(name).astype(str).astype(object) if dtype == "object" else column(name).astype(dtype)
+    path = write_h5(tmp_path / "a.h5", **{name: values})
     assert refusal(path) == f"{name} is {dtype}; {WANTED[name]}, {convert(path)}"
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import h5py
@@ -26,6 +26,7 @@ from cosmicai.surveys.survey import (
     Survey,
     describe_files,
     galaxies_per_partition,
+    inspect_ids,
     open_survey,
     resplit_survey,
     verify_survey,
@@ -309,6 +310,68 @@ def test_resplit_keeps_fields_that_only_some_shards_have(tmp_path):
     assert all_of(after).objid.tolist() == [-1] * 10 + list(range(1010, 1020)) + [-1] * 10
 
 
+def write_with_ids(path: Path, rows: slice, ids: np.ndarray) -> None:
+    galaxies = replace(GALAXIES[rows], objid=ids)
+    write_shard(path, [galaxies], len(galaxies), FIELDS, ids.dtype)
+
+
+def write_mixed_ids(folder: Path) -> Survey:
+    """Write shards with numbers, texts of two widths, and none as ids."""
+    write_with_ids(folder / "1.h5", slice(0, 3), np.array([7, -1, 2**63 - 1]))
+    write_with_ids(folder / "2.h5", slice(3, 6), np.array([b"a", b"", b"7"]))
+    write_with_ids(folder / "3.h5", slice(6, 8), np.array(["SDSS J0000 ö".encode(), b"a"]))
+    write_pt(folder / "4.pt", GALAXIES[8:10])
+    return open_survey(str(folder))
+
+
+MIXED_IDS = [b"7", b"", b"9223372036854775807", b"a", b"", b"7", "SDSS J0000 ö".encode(), b"a", b"", b""]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_ids_of_several_kinds_become_text_in_one_survey(tmp_path, size):
+    before = write_mixed_ids(tmp_path / "mixed")
+    assert all_of(before, size).objid.tolist() == MIXED_IDS
+    after = resplit_survey(before, str(tmp_path / "out"), size)
+    assert all_of(after).objid.tolist() == MIXED_IDS
+    for entry in after.shards:
+        with after.open(entry) as shard:
+            assert shard.objid_dtype == "S20"
+
+
+def test_the_ids_of_a_survey_are_counted(tmp_path, survey):
+    report = inspect_ids(survey)
+    assert (report.kinds, report.missing, report.duplicates.ids) == ({"int64": 4}, 0, 0)
+    report = inspect_ids(write_mixed_ids(tmp_path / "mixed"))
+    assert (report.kinds, report.missing) == ({"int64": 1, "text": 2, "none": 1}, 4)
+    assert (report.duplicates.ids, report.duplicates.galaxies, report.duplicates.examples) == (2, 4, ("7", "a"))
+    assert report.describe() == (
+        "int64 in 1 shard, text in 2 shards, none in 1 shard; 4 galaxies have none; 2 ids occur more than once (4 "
+        "galaxies), as 7, a"
+    )
+    shutil.copy(Path(survey.uri, "000001.h5"), tmp_path / "5.h5")
+    write_with_ids(tmp_path / "6.h5", slice(0, 2), GALAXIES.objid[:2])
+    assert inspect_ids(open_survey(str(tmp_path))).describe() == (
+        "int64; 0 galaxies have none; 2 ids occur more than once (4 galaxies), as 1000, 1001"
+    )
+    (tmp_path / "pt").mkdir()
+    write_pt(tmp_path / "pt" / "1.pt", GALAXIES[:1])
+    assert inspect_ids(open_survey(str(tmp_path / "pt"))).describe() == "none"
+
+
+def test_ids_on_s3_are_counted_as_well(tmp_path, bucket):
+    report = inspect_ids(write_mixed_ids(tmp_path))
+    for path in tmp_path.iterdir():
+        storage.write_bytes(f"{bucket}/s/{path.name}", path.read_bytes())
+    assert inspect_ids(open_survey(f"{bucket}/s")) == report
+
+
+def test_text_that_is_longer_than_announced_is_not_cut(tmp_path):
+    galaxies = replace(GALAXIES[:2], objid=np.array([b"a", b"abcd"]))
+    with pytest.raises(ValueError, match="text ids of 4 bytes do not fit into 3"):
+        write_survey(str(tmp_path / "out"), [galaxies], 2, 2, FIELDS, np.dtype("S3"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resplit_adds_no_field(tmp_path):
     write_shard(tmp_path / "1.h5", [GALAXIES], 100, FIELDS[:2])
     written = resplit_survey(open_survey(str(tmp_path)), str(tmp_path / "out"), 50)
@@ -367,13 +430,34 @@ def test_a_source_with_fewer_galaxies_than_announced_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_a_killed_writer_are_replaced(tmp_path):
-    left = tmp_path / "out.partial-survey"
-    left.mkdir()
-    (left / "000009.h5").write_text("left over")
+def test_of_two_surveys_written_to_one_folder_at_once_one_is_whole_and_the_other_is_refused(tmp_path):
+    out, other = tmp_path / "out", random_galaxies(100, seed=1)
+
+    def source():
+        yield GALAXIES[:50]
+        make_survey(out, other, 30)
+        yield GALAXIES[50:]
+
+    assert refusal(write_survey, str(out), source(), 100, 30, FIELDS) == (
+        f"{out} was written by another process meanwhile, which was left as it is; choose another --out"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    found = open_survey(str(out))
+    assert digest(all_of(found)) == digest(other) and [problem for _, problem in verify_survey(found)] == [""] * 4
+
+
+def test_files_of_a_killed_writer_are_removed(tmp_path):
+    code = (
+        "import os, sys; from support.helpers import *\n"
+        "def batches():\n    yield random_galaxies(50)\n    os.kill(os.getpid(), 9)\n"
+        "write_survey(sys.argv[1], batches(), 100, 30, FIELDS)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], env=environment).returncode == -9
+    assert [path.name for path in next(tmp_path.iterdir()).iterdir()] != []
     make_survey(tmp_path / "out", GALAXIES, 30)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert not (tmp_path / "out" / "000009.h5").exists()
+    assert open_survey(str(tmp_path / "out")).galaxies == 100
 
 
 # S3.
@@ -401,6 +485,33 @@ def test_partitions_on_s3_are_a_survey_and_so_is_one_of_them(tmp_path, bucket):
     assert one == Survey(f"{bucket}/data", found.shards[1:])
     again = resplit_survey(found, str(tmp_path / "out"), 100)
     np.testing.assert_array_equal(all_of(again).redshift, GALAXIES.redshift)
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_hidden_files_are_left_out_and_copies_are_refused(tmp_path, bucket, place):
+    uri = f"{bucket}/data" if place == "s3" else str(tmp_path / "data")
+    write_pt(tmp_path / "a.pt", GALAXIES[:2])
+
+    def put(name: str, content: bytes) -> None:
+        if place == "local":
+            (tmp_path / "data").mkdir(exist_ok=True)
+        storage.write_bytes(f"{uri}/{name}", content)
+
+    for name in ("1.pt", "2.pt"):
+        put(name, (tmp_path / "a.pt").read_bytes())
+    for name in ("._1.pt", ".DS_Store", ".3.h5", "1.pt~"):
+        put(name, b"no galaxies")
+    assert [shard.name for shard in open_survey(uri).shards] == ["1.pt", "2.pt"]
+    assert [shard.name for shard in open_survey(uri, 1).shards] == ["1.pt"]
+    for name in ("2 (copy).pt", "2.h5"):
+        put(name, b"is not read")
+        found = " and ".join(sorted(["2.pt", name], key=storage.natural_key))
+        assert refusal(open_survey, uri) == (
+            f"{uri} holds {found}, by their names the same galaxies more than once; remove all but one, or rename "
+            "them if they hold different galaxies"
+        )
+        assert [shard.name for shard in open_survey(uri, 1).shards] == ["1.pt"]  # neither of the two is used
+        storage.remove(f"{uri}/{name}")
 
 
 def test_hundreds_of_partitions_on_s3_are_a_survey_in_natural_order(tmp_path, bucket):
@@ -509,6 +620,7 @@ def test_split_info_and_verify_work_together(tmp_path):
         "shards     3 of 78 to 511 galaxies",
         f"size       {open_survey(str(out)).bytes / 2**20:,.1f} MB",
         "fields     image <f4, magnitude <f8, redshift <f8, objid <i8",
+        "ids        int64; 0 galaxies have none; every id occurs once",
         "checksums  3 of 3 shards",
     ]
     sound = run("survey", "verify", str(out))

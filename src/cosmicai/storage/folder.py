@@ -1,0 +1,87 @@
+"""Write a local folder whole or not at all, also where several processes write the same one at once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import InputError, describe_os_errors
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `target`; it becomes the target when the block succeeds, else it is removed.
+
+    Every writer has a temporary folder of its own, locked while it is at work: the first to end wins, whole. Those of
+    writers that were killed are removed. Raises InputError if the target is there and not empty when the block ends,
+    StorageError if it cannot be written.
+    """
+    begin = f".{target.name}.partial-{_host()}-"
+    with describe_os_errors(str(target), "write"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent, begin)
+        temporary, lock = _create_locked(target.parent, begin)
+    try:
+        yield temporary
+        with describe_os_errors(str(target), "write"):
+            try:
+                temporary.replace(target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                raise InputError(
+                    f"{target} was written by another process meanwhile, which was left as it is; choose another --out"
+                ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _host() -> str:
+    """Return a name of this machine: a lock may not be visible on others that share the file system."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _create_locked(parent: Path, begin: str) -> tuple[Path, int]:
+    """Return a new folder and the descriptor that holds its lock, where the file system has locks."""
+    while True:
+        path = parent / f"{begin}{secrets.token_hex(4)}"
+        path.mkdir()
+        with suppress(FileNotFoundError):  # another process may take it for an abandoned one until it is locked
+            lock = os.open(path, os.O_RDONLY)
+            if _acquire(lock) is not False and path.exists():
+                return path, lock
+            os.close(lock)
+
+
+def _remove_abandoned(parent: Path, begin: str) -> None:
+    """Remove the temporary folders that no process has locked, which were locked by processes that are gone."""
+    for path in parent.iterdir():
+        if not path.name.startswith(begin):
+            continue
+        with suppress(OSError):  # another process removes it, or it belongs to another user
+            lock = os.open(path, os.O_RDONLY)
+            try:
+                if _acquire(lock):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _acquire(lock: int) -> bool | None:
+    """Return whether this process could lock a folder; None where the file system has no locks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
