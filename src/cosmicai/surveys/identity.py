@@ -215,8 +215,8 @@ def _from_floats(array: NDArray[Any], missing: NDArray[np.bool_], where: str) ->
     largest = 2 ** (np.finfo(array.dtype).nmant + 1)  # from here on neighbouring integers become the same float
     if (inexact := ~(np.abs(numbers) < min(largest, 2**53))).any():
         raise InputError(
-            f"{where} is {array.dtype} and holds {float(numbers[inexact][0])}, which may have been rounded; write the ids "
-            "as int64 or text"
+            f"{where} is {array.dtype} and holds {float(numbers[inexact][0])}, which may have been rounded; write the "
+            "ids as int64 or text"
         )
     if (broken := numbers != np.trunc(numbers)).any():
         raise InputError(f"{where} holds {float(numbers[broken][0])}, which is not a whole number; {EXPECTED}")

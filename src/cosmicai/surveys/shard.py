@@ -71,8 +71,8 @@ class Galaxies:
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        numbers = [np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS if name != "objid"]
-        return Galaxies(*numbers, join_objids(part.objid for part in parts))
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS if name != "objid"}
+        return Galaxies(**columns, objid=join_objids(part.objid for part in parts))
 
 
 @dataclass(frozen=True)

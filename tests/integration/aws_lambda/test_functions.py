@@ -396,6 +396,24 @@ def test_a_prefix_without_galaxies_is_refused(cloud):
     )
 
 
+def test_hidden_files_are_no_partitions_and_a_copy_is_refused_unless_the_data_map_names_it(cloud):
+    cloud.keep("100MB/._1.pt", b"written by a Mac")
+    assert [event["DATA_PATH"] for event in cloud.events()] == [f"100MB/{n}.h5" for n in range(1, PARTITIONS + 1)]
+    cloud.keep("100MB/2 (copy).h5", cloud.partitions["2.h5"])
+    for call in (
+        lambda: cloud.plan(result_path="results/2"),
+        lambda: initialize(cloud.payload(result_path="results/2"), Context()),
+    ):
+        assert refusal(InputError, call) == (
+            f"{cloud.bucket}/100MB holds 2 (copy).h5 and 2.h5, by their names the same galaxies more than once; remove "
+            "all but one, or rename them if they hold different galaxies"
+        )
+    data_map = {"0": ["100MB/2.h5", "100MB/2 (copy).h5"]}
+    assert len(cloud.events(result_path="results/2", data_map=data_map)) == 1
+    assert len(cloud.events(result_path="results/3", file_limit=1)) == 1  # of which there is no copy
+    assert cloud.plan()["ranks"] == PARTITIONS  # the run that was planned before goes on
+
+
 def test_an_unusable_payload_is_refused_before_anything_is_written(cloud):
     asked = {"request": {"bucket": cloud.name}, "execution": {}}
     assert refusal(InputError, initialize, asked, Context()) == (

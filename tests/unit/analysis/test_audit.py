@@ -230,6 +230,14 @@ def test_an_own_run_with_all_galaxies_may_hold_duplicates_or_be_incomplete():
     assert only(unexplained, "o") == ("incomplete", "loss", "plan coverage", text)
 
 
+@pytest.mark.parametrize(("number", "subject"), [(1, "1 id is"), (1234, "1,234 ids are")])
+def test_ids_that_several_rows_of_a_catalogue_have_are_doubtful(number, subject):
+    text = f"{subject} in its catalogue more than once, so that galaxies may count twice"
+    audited = audit(collection(OURS | {"duplicate_objid": number}))
+    assert only(audited, "o") == ("doubtful", "doubt", "duplicate ids", text)
+    assert audit(collection(OURS | {"duplicate_objid": 0})).findings == ()
+
+
 def test_mixed_batch_sizes():
     sizes = [265, 512, 265, 265, None]
     ranks = [{"run": "p", "rank": rank, "batch_size": size} for rank, size in enumerate(sizes)]
