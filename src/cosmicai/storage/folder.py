@@ -64,16 +64,15 @@ def _create_locked(parent: Path, begin: str) -> tuple[Path, int]:
 
 def _remove_abandoned(parent: Path, begin: str) -> None:
     """Remove the temporary folders that no process has locked, which were locked by processes that are gone."""
-    for path in parent.iterdir():
-        if not path.name.startswith(begin):
-            continue
-        with suppress(OSError):  # another process removes it, or it belongs to another user
-            lock = os.open(path, os.O_RDONLY)
-            try:
-                if _acquire(lock):
-                    shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock)
+    with suppress(OSError):  # one that may be written to, but not listed
+        for path in [path for path in parent.iterdir() if path.name.startswith(begin)]:
+            with suppress(OSError):  # another process removes it, or it belongs to another user
+                lock = os.open(path, os.O_RDONLY)
+                try:
+                    if _acquire(lock):
+                        shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(lock)
 
 
 def _acquire(lock: int) -> bool | None:
