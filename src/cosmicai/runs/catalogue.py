@@ -118,7 +118,7 @@ def _to_hdf5(tables: Iterator[pa.Table], path: Path) -> int:
     import h5py
 
     rows = 0
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:  # no other process knows of it
         for table in tables:
             for name in SCHEMA.names:
                 values = table[name].to_numpy()
