@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from cosmicai.models.weights import DEMO
 from cosmicai.ranks.invocation import InvocationRecord
-from cosmicai.runs.cost import billed_seconds
+from cosmicai.runs.prices import billed_seconds
 from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summary import Summary, count_coverage

@@ -675,4 +675,4 @@ def test_a_partition_is_read_as_torch_does(tmp_path: Path) -> None:
     with open_shard(str(path)) as shard:
         found = [shard.read_field(name, 2, 6) for name in ("image", "magnitude", "redshift")]
     for array, tensor in zip(found, expected, strict=True):
-        assert array.tobytes() == tensor.numpy().tobytes()  # type: ignore[attr-defined]
+        assert array.tobytes() == tensor.numpy().tobytes()
