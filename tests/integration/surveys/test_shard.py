@@ -218,9 +218,7 @@ def test_an_empty_file_is_refused(tmp_path, suffix):
 def test_what_is_not_hdf5_is_refused(tmp_path, text):
     path = tmp_path / "a.h5"
     path.write_bytes(text)
-    assert refusal(path) == (
-        "is not an HDF5 file or is damaged; expected image and magnitude, copy it again"
-    )
+    assert refusal(path) == ("is not an HDF5 file or is damaged; expected image and magnitude, copy it again")
 
 
 @pytest.mark.parametrize("text", [b"x", b"not a zip archive" * 1000, b"\x80\x02}q\x00."])

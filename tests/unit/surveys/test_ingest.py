@@ -340,8 +340,8 @@ def test_text_in_place_of_numbers_is_refused(tmp_path, write):
 def test_object_numbers_that_lost_digits_are_refused(tmp_path):
     source = write_npz(tmp_path, **COLUMNS | {"objid": np.arange(ROWS) + 1.2376487206937559e18})
     assert refusal(tmp_path, source) == (
-        "SOURCE: objid is float64 and holds 1.237648720693756e+18, which may have been rounded; write the ids as int64 or "
-        "text"
+        "SOURCE: objid is float64 and holds 1.237648720693756e+18, which may have been rounded; "
+        "write the ids as int64 or text"
     )
 
 
@@ -542,7 +542,8 @@ def test_missing_unknown_and_galaxy_free_sources_are_refused(tmp_path):
     assert refusal(tmp_path, tmp_path / "none.npz") == "SOURCE does not exist; check the path"
     (tmp_path / "a.csv").write_text("1,2")
     assert refusal(tmp_path, tmp_path / "a.csv") == (
-        "SOURCE is of an unknown kind; expected a file ending in .npz, .npy, .h5, .hdf5, .pt, .fits, .fit, .fz, .fits.gz"
+        "SOURCE is of an unknown kind; expected a file ending in "
+        ".npz, .npy, .h5, .hdf5, .pt, .fits, .fit, .fz, .fits.gz"
     )
     source = write_npz(tmp_path, image=GALAXIES.image[:0], magnitude=GALAXIES.magnitude[:0])
     assert refusal(tmp_path, source) == f"nothing to write to {tmp_path / 'out'}: the source holds no galaxies"
