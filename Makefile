@@ -2,6 +2,8 @@
 # make test   the whole test suite; make test-quick its unit tier, in under three minutes
 # make test-aws   the part of it that is about AWS, in a cloud on this machine
 # make report what runs cost and how fast they were: of the demo run, a small sweep and the published figures
+# make docs   the documentation as a site, build/docs/index.html, with docs/commands.md; make docs-serve while you write
+# make picture   docs/images/demo.png, the demo's plot for the README
 # make check  what CI runs: lint, types, tests
 # make image  this commit as an image, cosmicai-cpu.oci.tar; with GPUs: make image VARIANT=cuda
 # make sif    the same for Apptainer, cosmicai.sif
@@ -15,7 +17,7 @@ EMULATOR := aws-sam-cli==1.170.0
 # Results of the published project, a clone of which has more than the few figures that come along.
 PUBLISHED ?=
 
-.PHONY: demo install report test test-quick test-aws lint format check image sif audit kill lock clean
+.PHONY: demo install report test test-quick test-aws lint format check docs docs-serve picture image sif audit kill lock clean
 
 demo: install
 	$(BIN)/cosmicai demo --out demo
@@ -65,6 +67,22 @@ check: lint test
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Fails at broken links and at pages that are not in the navigation.
+docs: install docs/commands.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
+docs-serve: install docs/commands.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --watch src --watch analysis --watch README.md
+
+# Always made anew: it depends on the help texts of all commands.
+.PHONY: docs/commands.md
+docs/commands.md: install
+	$(BIN)/python docs/generate_commands.py >$@.partial-new
+	mv $@.partial-new $@
+
+picture: demo
+	$(BIN)/python docs/shrink_picture.py demo/run/inference.png docs/images/demo.png
 
 image: install
 	containers/build.sh --variant $(VARIANT)

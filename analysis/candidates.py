@@ -21,7 +21,8 @@ from cosmicai.launchers.base import RankRequest, SlurmRequest
 from cosmicai.launchers.slurm.allocation import resolve_resources
 from cosmicai.launchers.slurm.site_profile import load_site
 from cosmicai.ranks.invocation import InvocationRecord
-from cosmicai.runs.cost import ARCHITECTURE, FREE_EPHEMERAL_MB, REGION, InvocationNote, cost_of_run
+from cosmicai.runs.cost import InvocationNote, cost_of_run
+from cosmicai.runs.prices import ARCHITECTURE, FREE_EPHEMERAL_MB, REGION
 from cosmicai.surveys.survey import PUBLISHED_BYTES_PER_GALAXY, galaxies_per_partition
 
 from .time_model import RankWork, TimeModel

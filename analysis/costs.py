@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from cosmicai.launchers.slurm.site import MB_PER_GB, Site
-from cosmicai.runs.cost import Usage, dollars, load_prices, published_table
+from cosmicai.runs.cost import published_table
+from cosmicai.runs.prices import Usage, dollars, load_prices
 
 BY_RUN = "as computed by the run itself at list prices"
 AS_PUBLISHED = "as published"

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from cosmicai import storage
 from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO
-from cosmicai.runs.cost import load_prices
 from cosmicai.runs.demo import open_named_survey
+from cosmicai.runs.prices import load_prices
 from cosmicai.storage.s3 import is_s3
 
 from .audit import Audit, audit

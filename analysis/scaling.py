@@ -129,17 +129,3 @@ def summarize_phases(ranks: pd.DataFrame) -> pd.DataFrame:
     columns = {f"{name}_seconds": name for name in PHASES}
     table = ranks.groupby("run", sort=False)[[*columns]].median().rename(columns=columns)
     return table.dropna(how="all").reset_index()
-
-
-def find_critical_path(ranks: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per run, in their order: the phases of the rank that took longest and so determined the time.
-
-    Columns: `run`, `rank` (with the most seconds over all phases), `seconds` (their sum), and each of PHASES. The
-    attempts of a rank are added up; runs without any phases are left out.
-    """
-    columns = {f"{name}_seconds": name for name in PHASES}
-    known = ranks.dropna(subset=[*columns], how="all")
-    totals = known.groupby(["run", "rank"], sort=False)[[*columns]].sum(min_count=1).rename(columns=columns)
-    totals.insert(0, "seconds", totals.sum(axis=1))
-    longest = totals.groupby("run", sort=False)["seconds"].idxmax()
-    return totals.loc[[*longest]].reset_index()

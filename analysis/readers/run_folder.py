@@ -14,7 +14,7 @@ from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO
 from cosmicai.ranks.invocation import InvocationRecord
 from cosmicai.runs.catalogue import read_catalogue_objids
-from cosmicai.runs.cost import billed_seconds
+from cosmicai.runs.prices import billed_seconds
 from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summary import Summary, count_coverage

@@ -20,6 +20,8 @@ from .limits import Limits
 from .monitor import JsonFormatter
 from .rendezvous import Settings, run_server
 
+PAGE = "platforms/fmi.md"  # below docs/; it explains all of these commands
+
 
 class InvalidSettings(click.ClickException):
     """The settings contradict each other; exit code 2."""
@@ -130,4 +132,6 @@ def doctor(endpoint: str, health_port: int | None) -> None:
 
 def main() -> None:
     """Run `python -m fmi`."""
+    for command in (fmi, *fmi.commands.values()):
+        command.epilog = f"Documentation: docs/{PAGE}"
     fmi(prog_name="fmi")

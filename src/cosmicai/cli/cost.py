@@ -47,7 +47,7 @@ def cost(what: str | None, region: str | None, architecture: str | None, as_json
     again. Without WHAT, the given amounts are priced: `cosmicai cost --seconds 5.1 --memory 128` is one invocation.
     """
     from ..errors import InputError
-    from ..runs.cost import ARCHITECTURE, REGION
+    from ..runs.prices import ARCHITECTURE, REGION
 
     if what and any(amount is not None for amount in amounts.values()):
         raise InputError(f"amounts such as --seconds cannot be combined with {what}; leave one of them out")
@@ -62,7 +62,8 @@ def cost(what: str | None, region: str | None, architecture: str | None, as_json
 def _show_published(region: str, architecture: str, as_json: bool) -> None:
     from rich.table import Table
 
-    from ..runs.cost import load_prices, published_table
+    from ..runs.cost import published_table
+    from ..runs.prices import load_prices
 
     rows = published_table(region, architecture)
     table = Table(title="Inference on the total dataset", title_justify="left")
@@ -118,7 +119,7 @@ def _show_amounts(
     from dataclasses import asdict
 
     from ..errors import InputError
-    from ..runs.cost import FREE_EPHEMERAL_MB, Usage, dollars, invocation_usage, load_prices
+    from ..runs.prices import FREE_EPHEMERAL_MB, Usage, dollars, invocation_usage, load_prices
 
     prices = load_prices(region, architecture)
     usage = Usage(s3_gb_months=stored_gb_months or 0, ecr_gb_months=image_gb_months or 0)

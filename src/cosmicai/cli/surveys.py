@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from ..console import notify
 from ..errors import InputError
 
 _PARTITION_MB = click.option(
@@ -17,17 +20,46 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.argument("sources", nargs=-1, required=True)
 @_OUT
 @_PARTITION_MB
-@click.option("--field", "fields", multiple=True, metavar="FIELD=NAME", help="Name of image, magnitude, redshift or objid in the sources.")  # fmt: skip  # noqa: E501
-def ingest(sources: tuple[str, ...], out: str, partition_mb: float, fields: tuple[str, ...]) -> None:
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="FIELD=NAME",
+    help="Name of image, magnitude, redshift or objid in the sources.",
+)
+@click.option(
+    "--hdu",
+    "hdus",
+    multiple=True,
+    metavar="NAME",
+    help="Name or number of the HDU of the image or the table in FITS files.",
+)
+@click.option(
+    "--mask",
+    metavar="NAME[=zero|=nonzero]",
+    help="Array beside the image whose bad pixels become NaN, and which values are bad.",
+)
+@click.option(
+    "--magnitude-bands",
+    metavar="BANDS",
+    help="Order of the bands of the magnitudes, where a file states one for its image.",
+)
+@click.option("--accept-pixel-scale", is_flag=True, help="Use pixels of another size than 0.396 arcsec as they are.")
+@click.option("--resample", is_flag=True, help="Resample pixels of another size to 0.396 arcsec, conserving flux.")
+@click.option("--allow-external", is_flag=True, help="Read HDF5 data that lie in other files.")
+def ingest(sources: tuple[str, ...], out: str, partition_mb: float, fields: tuple[str, ...], **options: Any) -> None:
     """Ingest .npz, .npy, HDF5, FITS or .pt files into a survey; larger cutouts are cropped to their central 32x32."""
     from ..surveys.ingest.gate import ingest_files
-    from ..surveys.ingest.source import ALIASES
+    from ..surveys.ingest.source import ALIASES, IngestOptions
     from ..surveys.survey import galaxies_per_partition
 
     names = dict(field.partition("=")[::2] for field in fields)
     if not all(names.get(name) for name in names) or not names.keys() <= ALIASES.keys():
         raise InputError(f"--field expects FIELD=NAME with FIELD one of {', '.join(ALIASES)}")
-    survey = ingest_files(list(sources), out, galaxies_per_partition(partition_mb), names)
+    report = ingest_files(sources, out, galaxies_per_partition(partition_mb), IngestOptions(names, **options))
+    for notice in report.notices:
+        notify(notice)
+    survey = report.survey
     click.echo(f"{survey.galaxies} galaxies in {len(survey.shards)} shards in {survey.uri}")
 
 

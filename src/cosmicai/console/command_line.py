@@ -26,6 +26,33 @@ GROUPS = {
     "prometheus_client": "fmi",
     "nncf": "int8",
 }
+# The page below docs/ that explains each command; a command that is not here shares the page of its group.
+PAGES = {
+    "cosmicai": "index.md",
+    "cosmicai infer": "quickstart.md",
+    "cosmicai plan": "platforms/mpi.md",
+    "cosmicai work": "platforms/mpi.md",
+    "cosmicai summarize": "run-folder.md",
+    "cosmicai catalogue": "run-folder.md",
+    "cosmicai demo": "quickstart.md",
+    "cosmicai selftest": "engines.md",
+    "cosmicai ingest": "data.md",
+    "cosmicai split": "data.md",
+    "cosmicai synthetic": "data.md",
+    "cosmicai survey": "data.md",
+    "cosmicai bench": "performance.md",
+    "cosmicai bench sweep": "analysis.md",
+    "cosmicai cost": "platforms/aws.md",
+    "cosmicai train": "training.md",
+    "cosmicai weights": "engines.md",
+    "cosmicai weights import": "reproduce.md",
+    "cosmicai weights fetch": "reproduce.md",
+    "cosmicai weights export": "engines.md",
+    "cosmicai reproduce": "reproduce.md",
+    "launch": "platforms/laptop.md",
+    "analysis": "analysis.md",
+    "deploy": "platforms/aws.md",
+}
 
 
 def run_command(command: click.Command, name: str, context: object = None) -> None:
@@ -33,8 +60,22 @@ def run_command(command: click.Command, name: str, context: object = None) -> No
 
     Failures end as `exit_with_sentence` says. Commands find `context` as click's `obj`.
     """
+    add_page(command, name)
     with exit_with_sentence(name):
         sys.exit(command.main(prog_name=name, standalone_mode=False, obj=context))
+
+
+def add_page(command: click.Command, name: str) -> None:
+    """Let the help of a command, and of the commands below it, end with the page that explains it."""
+    command.epilog = f"Documentation: docs/{find_page(name)}"
+    if isinstance(command, click.Group):
+        for word, subcommand in command.commands.items():
+            add_page(subcommand, f"{name} {word}")
+
+
+def find_page(name: str) -> str:
+    """Return the page below docs/ that explains a command, such as `cosmicai survey info`. Raises KeyError."""
+    return PAGES[name] if name in PAGES or " " not in name else find_page(name.rpartition(" ")[0])
 
 
 @contextmanager

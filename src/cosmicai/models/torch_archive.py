@@ -14,7 +14,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -54,12 +54,16 @@ _ENCRYPTED = 0x1  # of a zip entry's flags
 
 @dataclass(frozen=True)
 class TensorRef:
-    """Position of a tensor's values in a file: byte offset, dtype, shape, and strides in elements."""
+    """Position of a tensor's values in a file: byte offset, dtype, shape, and strides in elements.
+
+    A `negated` tensor has the opposite sign of the values in the file, as torch saves a lazily negated view.
+    """
 
     offset: int
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    negated: bool = False
 
     @property
     def itemsize(self) -> int:
@@ -95,8 +99,8 @@ class TensorRef:
             np.lib.stride_tricks.as_strided(flat, self.shape, strides) if flat.size else flat.reshape(self.shape)
         ).reshape(self.shape)
         if self.dtype == "bfloat16":
-            return (array.astype("<u4") << 16).view("<f4")
-        return array
+            array = (array.astype("<u4") << 16).view("<f4")
+        return -array if self.negated else array
 
 
 class StandIn:
@@ -203,7 +207,7 @@ class _AllowListUnpickler(pickle._Unpickler):
         # Created for every file: a pickle can set attributes of every object that it receives.
         self._known: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
-            "torch._utils._rebuild_tensor_v2": lambda *arguments: self._tensor(*arguments[:4]),
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
             "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
         }
@@ -232,6 +236,15 @@ class _AllowListUnpickler(pickle._Unpickler):
         if count * TensorRef(0, dtype, (), ()).itemsize > length:
             raise InputError(f"{self._uri} is damaged: storage {key} is shorter than it says; copy it again")
         return dtype, offset, length
+
+    def _rebuild_tensor(self, *arguments: Any) -> TensorRef:
+        # (storage, offset, shape, strides, requires_grad, backward hooks), and behind them what torch calls metadata
+        tensor, metadata = self._tensor(*arguments[:4]), arguments[6] if len(arguments) > 6 else None
+        if not metadata:
+            return tensor
+        if not isinstance(metadata, dict) or not metadata.keys() <= {"neg", "conj"}:  # a real tensor is its conjugate
+            raise InputError(f"{self._uri} holds a tensor with {metadata!r}, which is unknown; save a copy of it")
+        return replace(tensor, negated=bool(metadata.get("neg")))
 
     def _tensor(self, storage: object, first: object, shape: object, strides: object) -> TensorRef:
         dtype, offset, length = cast(tuple[str, int, int], storage)

@@ -197,7 +197,7 @@ def _to_hdf5(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
     import h5py
 
     rows = 0
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:  # no other process knows of it
         for table in map(_without_nulls, tables):
             for name, kind in zip(schema.names, schema.types, strict=True):
                 values = table[name].to_numpy()

@@ -20,6 +20,9 @@ from ..errors import StorageError, describe_os_errors
 from .ranges import open_ranges, read_object
 from .s3 import is_s3, s3_client, split_s3_uri
 
+# What file systems without hard links answer: SMB, exFAT, some of FUSE and BeeGFS.
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -173,7 +176,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
         try:
             temporary.write_bytes(data)
             _sync(temporary)
-            os.link(temporary, target)
+            _create_from(temporary, target)
         except FileExistsError:
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "", uri) from None
@@ -226,6 +229,24 @@ def remove(uri: str) -> None:
 
 def _temporary_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+
+
+def _create_from(temporary: Path, target: Path) -> None:
+    """Give the temporary file its final name. Raises FileExistsError if there is such a file already."""
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # A reader may see such a file before it is whole, and a kill leave it so; there it is no better to be had.
+        with target.open("xb") as file:
+            try:
+                file.write(temporary.read_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
 
 
 def _discard(temporary: Path) -> None:

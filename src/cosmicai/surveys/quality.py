@@ -14,6 +14,7 @@ A galaxy with bit 1, 2 or 4 has redshift_phot = NaN; the others warn and keep th
 
 from __future__ import annotations
 
+import math
 from enum import IntFlag
 from typing import Any
 
@@ -74,7 +75,7 @@ def flag_inputs(image: NDArray[np.float32], magnitude: NDArray[np.float64]) -> N
 
 def has_unusable_pixel(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which cutouts (N, bands, H, W) have a pixel that is NaN, infinite or beyond LARGEST_PIXEL."""
-    pixels = image.reshape(len(image), -1)
+    pixels = image.reshape(len(image), math.prod(image.shape[1:]))
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", pixels, pixels)
         found = ~(squares <= LARGEST_PIXEL**2)  # whoever passes this fast test has no such pixel

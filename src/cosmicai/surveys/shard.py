@@ -28,10 +28,11 @@ from ..storage import atomic_write
 from ..storage.ranges import LARGEST_PAGE, RangeReader, as_file, open_ranges
 from ..storage.s3 import is_s3
 from . import published_partition
+from .bands import BANDS as BANDS
+from .hdf5 import explain_hdf5_error, require_own_data, require_plain
 from .identity import INT64, ObjIds, convert_objids, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
 
-BANDS = "ugriz"
 IMAGE_SHAPE = (5, 32, 32)
 FORMAT = "cosmicai-shard/1"
 SUFFIXES = (".h5", ".hdf5", ".pt")
@@ -174,12 +175,17 @@ def open_shard(uri: str) -> Shard:
     try:
         if reader.size == 0:
             raise InputError(f"{uri} is empty; expected galaxies, copy it again")
-        fields = published_partition.locate_fields(uri, reader) if uri.endswith(".pt") else _locate_hdf5(uri, reader)
-        _check_fields(uri, reader.size, fields)
+        fields = _locate_pt(uri, reader) if uri.endswith(".pt") else _locate_hdf5(uri, reader)
     except BaseException:
         reader.__exit__(None, None, None)
         raise
     return Shard(uri, reader, fields)
+
+
+def _locate_pt(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
+    fields = published_partition.locate_fields(uri, reader)
+    _check_fields(uri, reader.size, fields)
+    return fields
 
 
 def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
@@ -187,11 +193,15 @@ def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
 
     try:
         with h5py.File(as_file(reader), "r") as file:
-            found = ((name, file.get(name)) for name in FIELDS)
-            return {name: _locate_dataset(uri, name, item) for name, item in found if item is not None}
+            names = [name for name in FIELDS if name in file]
+            require_own_data(uri, file, names)
+            fields = {name: _locate_dataset(uri, name, file[name]) for name in names}
+            _check_fields(uri, reader.size, fields)
+            if file.attrs.get("format") != FORMAT:
+                require_plain(uri, file, names)
+            return fields
     except HDF5_ERRORS as error:
-        problem = "is truncated" if "truncated" in str(error) else "is not an HDF5 file or is damaged"
-        raise InputError(f"{uri} {problem}; expected a shard with image and magnitude, copy it again") from None
+        raise InputError(explain_hdf5_error(uri, error)) from None
 
 
 def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
@@ -230,8 +240,8 @@ def _check_fields(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
                 f"{uri}: {name} is of {found.shape[0]} galaxies, image of {fields['image'].shape[0]}; "
                 "expected the same number, write the file again"
             )
-        if not found.is_contiguous:
-            raise InputError(f"{uri}: {name} is not contiguous; {convert}")
+        if not found.is_contiguous or found.negated:
+            raise InputError(f"{uri}: {name} is {'negated' if found.negated else 'not contiguous'}; {convert}")
         if found.offset + found.span > size:
             raise InputError(f"{uri} is truncated: {name} ends past the end of the file; copy it again")
 
@@ -253,7 +263,7 @@ def write_shard(
     row = 0
     with atomic_write(str(path)) as temporary:
         with _describe_hdf5_errors(path):
-            file = h5py.File(temporary, "w")
+            file = h5py.File(temporary, "w", locking=False)  # no other process knows of it
         try:
             with _describe_hdf5_errors(path):
                 file.attrs["format"], file.attrs["bands"] = FORMAT, BANDS

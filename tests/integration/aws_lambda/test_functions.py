@@ -620,7 +620,7 @@ def test_a_truncated_partition_fails_its_rank_by_name_and_the_rest_of_it_is_done
     whole = cloud.partitions["2.h5"]
     cloud.keep("100MB/2.h5", whole[: len(whole) // 2])
     text = refusal(ItemsFailed, infer, items[0], Context())
-    reason = f"{cloud.bucket}/100MB/2.h5 is truncated; expected a shard with image and magnitude, copy it again"
+    reason = f"{cloud.bucket}/100MB/2.h5 is truncated; expected image and magnitude, copy it again"
     assert text == f"of rank 0's 3 items 1 failed, the first 000001-00000000-00000010: {reason}"
     assert cloud.run().parts() == {WorkItem(0, 0, 10), WorkItem(2, 0, 10)}
     assert cloud.run().failures() == [Failure(item="000001-00000000-00000010", reason=reason, rank=0, count=1)]
@@ -866,7 +866,7 @@ def test_a_run_with_more_missing_than_tolerated_fails_with_the_reasons(cloud, no
     missing = "000003-00000000-00000010, 000004-00000000-00000010, 000005-00000000-00000010"
     text = (
         f"{cloud.run().uri}: 30 of 60 galaxies are missing, in the items {missing}; 000004-00000000-00000010: "
-        f"{cloud.bucket}/100MB/5.h5 is not an HDF5 file or is damaged; expected a shard with image and magnitude, "
+        f"{cloud.bucket}/100MB/5.h5 is not an HDF5 file or is damaged; expected image and magnitude, "
         "copy it again"
     )
     assert refusal(RunIncomplete, cloud.summarize, plan) == text

@@ -255,9 +255,7 @@ def test_an_empty_file_is_refused(tmp_path, suffix):
 def test_what_is_not_hdf5_is_refused(tmp_path, text):
     path = tmp_path / "a.h5"
     path.write_bytes(text)
-    assert refusal(path) == (
-        "is not an HDF5 file or is damaged; expected a shard with image and magnitude, copy it again"
-    )
+    assert refusal(path) == ("is not an HDF5 file or is damaged; expected image and magnitude, copy it again")
 
 
 @pytest.mark.parametrize("text", [b"x", b"not a zip archive" * 1000, b"\x80\x02}q\x00."])
@@ -520,7 +518,14 @@ def test_a_truncated_copy_of_the_published_partition_is_refused(shared, tmp_path
     ("pixel", "magnitude", "flag"),
     [
         (0.0, 18.0, 0),
-        (-1e30, -9998.0, 0),
+        (-1e12, 5.0, 0),
+        (1e12, 40.0, 0),
+        (-1e30, -9998.0, 3),
+        (3e38, 18.0, 1),
+        (0.0, 99.0, 2),
+        (0.0, -99.0, 2),
+        (0.0, 0.0, 2),
+        (0.0, 1e20, 2),
         (np.nan, 18.0, 1),
         (np.inf, 18.0, 1),
         (-np.inf, 18.0, 1),
@@ -543,7 +548,8 @@ def test_each_galaxy_gets_exactly_its_flags(pixel, magnitude, flag):
 
 def test_the_flags_are_the_documented_bits():
     assert {flag.name: int(flag) for flag in Flag} == {
-        "NONFINITE_PIXEL": 1, "MISSING_MAGNITUDE": 2, "NONFINITE_PREDICTION": 4,
+        "NONFINITE_PIXEL": 1, "MISSING_MAGNITUDE": 2, "NONFINITE_PREDICTION": 4, "INCOMPLETE_CUTOUT": 16,
+        "IMPLAUSIBLE_REDSHIFT": 32,
     }  # fmt: skip
     assert flag_inputs(np.zeros((0, 5, 32, 32), np.float32), np.zeros((0, 5))).tolist() == []
 

@@ -261,7 +261,7 @@ def test_verify_finds_a_flipped_bit_a_missing_and_a_truncated_shard(survey):
     assert found == [
         f"its SHA-256 is {hashlib.sha256(data).hexdigest()}, survey.json says {survey.shards[0].sha256}",
         f"cannot read {paths[1]}: it does not exist; check the path",
-        f"{paths[2]} is truncated; expected a shard with image and magnitude, copy it again",
+        f"{paths[2]} is truncated; expected image and magnitude, copy it again",
         "",
     ]
 
@@ -549,9 +549,7 @@ def test_the_first_file_that_is_not_a_shard_is_named(tmp_path, monkeypatch):
         write_shard(tmp_path / name, [GALAXIES[:1]], 1, FIELDS)
     for name in ("2.h5", "3.h5"):
         (tmp_path / name).write_bytes(b"no shard")
-    expected = (
-        f"{tmp_path}/2.h5 is not an HDF5 file or is damaged; expected a shard with image and magnitude, copy it again"
-    )
+    expected = f"{tmp_path}/2.h5 is not an HDF5 file or is damaged; expected image and magnitude, copy it again"
     assert refusal(open_survey, str(tmp_path)) == expected
     monkeypatch.setattr(surveys, "open_shard", lambda uri: open_shard(str(tmp_path / storage.basename(uri))))
     assert refusal(describe_files, "s3://bucket/survey", ["1.h5", "2.h5", "3.h5", "4.h5"]) == expected

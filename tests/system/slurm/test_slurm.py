@@ -17,6 +17,7 @@ import pytest
 from cosmicai import storage
 from cosmicai.runs.record import Record
 from cosmicai.runs.store import RunFolder
+from support.documentation import read_blocks
 from support.helpers import make_survey, random_galaxies, tiny_weights
 from support.processes import SLOW, digest, run, wait_until
 from support.s3 import bucket_fixture as bucket_fixture
@@ -26,7 +27,6 @@ from support.slurm_cluster import cluster as cluster
 
 pytestmark = pytest.mark.xdist_group("slurm")
 ROOT = Path(__file__).parents[3]
-README = (ROOT / "README.md").read_text()
 GALAXIES, PER_SHARD = 3000, 1000
 
 # Python runs this before anything else of a worker.
@@ -135,13 +135,14 @@ def test_one_sbatch_without_arguments_gives_the_demos_catalogue(tmp_path, cluste
     assert json.loads((out / "summary.json").read_text())["coverage"]["done"] == 4096
 
 
-def test_the_readmes_trial_of_a_cluster_works(tmp_path, cluster):
-    [block] = [block for block in re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S) if "testcluster/up" in block]
+def test_the_documented_trial_of_a_cluster_works(tmp_path, cluster):
+    texts = [block.text for block in read_blocks(ROOT / "docs/platforms/slurm.md") if block.language == "sh"]
+    [commands] = [text[text.index("eval ") :] for text in texts if "testcluster/up" in text]  # after the installation
     for name in ("jobs", "slurm"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {name: value for name, value in cluster.environment.items() if name != "SLURM_CONF"}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail"], input=block, cwd=tmp_path, capture_output=True, text=True,
+        ["bash", "-euo", "pipefail"], input=commands, cwd=tmp_path, capture_output=True, text=True,
         env=environment | {"TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ import pytest
 
 from analysis.collect import collect
 from analysis.scaling import (
-    PHASES,
     compute_speed_up,
-    find_critical_path,
     fit_amdahl,
     measure_stragglers,
     summarize_phases,
@@ -134,38 +131,6 @@ def test_phases_are_medians_by_run_in_their_order():
         "run": ["b", "a"], "start": [1, 2], "load": [2, nothing], "read": [3, 5], "predict": [4, nothing],
         "write": [5, nothing],
     }  # fmt: skip
-
-
-def test_the_critical_path_is_that_of_the_slowest_rank():
-    rows = ranks_of(
-        in_phases(read=3, predict=4),
-        in_phases(read=5, predict=1) | {"attempt": 1},
-        {"rank": 1} | in_phases(read=1, predict=2) | {"attempt": 2},
-        {"run": "b", "rank": 7} | in_phases(start=1),
-        {"run": "without phases"},
-    )
-    nothing = pytest.approx(float("nan"), nan_ok=True)
-    assert find_critical_path(rows).to_dict("list") == {
-        "run": ["a", "b"], "rank": [1, 7], "seconds": [9, 1], "start": [nothing, 1], "load": [nothing] * 2,
-        "read": [6, nothing], "predict": [3, nothing], "write": [nothing] * 2,
-    }  # fmt: skip
-    assert len(find_critical_path(ranks_of({}))) == 0
-
-
-def test_a_hundred_thousand_ranks_take_less_than_two_seconds():
-    rng = np.random.default_rng(0)
-    count, runs = 10_000, 10
-    names = {f"{name}_seconds": rng.uniform(0, 5, count * runs) for name in PHASES}
-    columns = {"run": np.repeat([f"r{place}" for place in range(runs)], count), "rank": [*range(count)] * runs}
-    ranks = pd.DataFrame(columns | names).assign(seconds=lambda table: table[[*names]].sum(axis=1), cpu_seconds=1.0)
-    begun = time.perf_counter()
-    for _, of_run in ranks.groupby("run"):
-        measure_stragglers(of_run)
-    medians, longest = summarize_phases(ranks), find_critical_path(ranks)
-    assert time.perf_counter() - begun < 2
-    first = ranks[ranks["run"].eq("r0")]
-    assert medians.loc[0, "read"] == np.median(first["read_seconds"])
-    assert longest.loc[0, "rank"] == first["rank"].iloc[first["seconds"].to_numpy().argmax()]
 
 
 def test_stragglers_of_a_published_run_are_those_of_its_records(shared: Path):

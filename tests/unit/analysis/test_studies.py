@@ -21,7 +21,8 @@ from analysis.studies import STUDIES, STUDY_COLUMNS, Study, add_study_columns, b
 from analysis.tables import GALAXY_BYTES, GB, RUN_COLUMNS, make_table
 from cosmicai.errors import InputError
 from cosmicai.launchers.slurm.site import Gpu, Site, SlurmPartition
-from cosmicai.runs.cost import load_prices, published_table
+from cosmicai.runs.cost import published_table
+from cosmicai.runs.prices import load_prices
 
 RUN = {"origin": "published", "study": "data size", "platform": "lambda", "device": "cpu", "machine": "AWS Lambda",
        "engine": "published", "precision": "float32", "data_gb": 1.0, "partition_mb": 25.0,

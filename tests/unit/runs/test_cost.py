@@ -15,20 +15,18 @@ from cosmicai.cli.cost import cost
 from cosmicai.console.command_line import run_command
 from cosmicai.errors import InputError
 from cosmicai.ranks.invocation import ARCHITECTURES
-from cosmicai.runs.cost import (
+from cosmicai.runs.cost import InvocationNote, cost_of_run, published_table
+from cosmicai.runs.lambda_report import InvocationReport
+from cosmicai.runs.prices import (
     PRICES,
-    InvocationNote,
     Prices,
     Usage,
     billed_seconds,
-    cost_of_run,
     dollars,
     invocation_gb_seconds,
     invocation_usage,
     load_prices,
-    published_table,
 )
-from cosmicai.runs.lambda_report import InvocationReport
 from cosmicai.runs.record import FunctionNote
 from cosmicai.runs.store import RunFolder
 from cosmicai.surveys.survey import open_survey

@@ -1,10 +1,10 @@
 """The folded network as two OpenVINO graphs, built from arrays without torch or ONNX.
 
 The transformer is a graph of its own because it alone tolerates a lower precision: magnitudes or Inception features
-rounded to bfloat16 change redshifts by percents (README, "What made it fast"). Two forms are chosen for speed: each
-layer of grouped 1x1 convolutions in the parallel module is one batched matrix product, with neighbouring groups merged
-until a product reads MERGED_INPUTS channels; and attention is OpenVINO's fused operation. Shapes are static: B
-galaxies.
+rounded to bfloat16 change redshifts by percents (docs/performance.md, "What did not help"). Two forms are chosen for
+speed: each layer of grouped 1x1 convolutions in the parallel module is one batched matrix product, with neighbouring
+groups merged until a product reads MERGED_INPUTS channels; and attention is OpenVINO's fused operation. Shapes are
+static: B galaxies.
 
 Shapes in comments: B batch, T tokens, P patches, C width.
 """

@@ -1,9 +1,9 @@
 """The transformer with its Linear layers over tokens in 8-bit integers, and float32 for everything else.
 
 These layers (queries, keys and values, `proj`, `mlp_in`, `mlp_out`) take two thirds of the time. The rest stays in
-float32, by measurement (README, "What made it fast"): 8 bits change a magnitude by up to 0.05, and the heads after it,
-the Inception network, the patch embedding and the parallel module read values that are not normalized, whose range is
-so wide that 8 bits resolve little of most galaxies. The rest in bfloat16 is slower.
+float32, by measurement (docs/performance.md, "What did not help"): 8 bits change a magnitude by up to 0.05, and the
+heads after it, the Inception network, the patch embedding and the parallel module read values that are not normalized,
+whose range is so wide that 8 bits resolve little of most galaxies. The rest in bfloat16 is slower.
 
 NNCF calibrates activations between the smallest and the largest value it sees, and weights per output. Weights use 7 of
 their 8 bits, since without the VNNI instructions sums of 8-bit products overflow without an error.

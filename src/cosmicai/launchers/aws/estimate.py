@@ -15,9 +15,10 @@ from ...engines.base import choose_concurrency
 from ...measurement.subprocesses import run_module_json
 from ...ranks.cores import available_cores
 from ...ranks.invocation import InvocationRecord
-from ...runs.cost import FREE_EPHEMERAL_MB, InvocationNote, RunCost, cost_of_run
+from ...runs.cost import InvocationNote, RunCost, cost_of_run
 from ...runs.create import create_run
 from ...runs.plan import Plan
+from ...runs.prices import FREE_EPHEMERAL_MB
 from ...runs.provenance import cpu_model
 from ...runs.schedule import split_work
 from ...runs.store import RunFolder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..bands import BAND_NAMES, parse_bands
 from .source import (
     ALIASES,
     NUMPY_ERRORS,
     READ_ERRORS,
+    IngestOptions,
+    Source,
     SourceArray,
-    SourceFields,
     check_dtype,
     find_fields,
     from_sliceable,
+    is_mask,
+    require_fields,
 )
 
 
 @contextmanager
-def open_npz(source: str, names: Mapping[str, str]) -> Iterator[SourceFields]:
+def open_npz(source: str, options: IngestOptions) -> Iterator[Source]:
     """Open an .npz archive of one array per field, compressed or not. Raises InputError if it is not a whole one."""
     try:
         archive = zipfile.ZipFile(source)
@@ -34,8 +38,27 @@ def open_npz(source: str, names: Mapping[str, str]) -> Iterator[SourceFields]:
         raise InputError(f"{source} is not a whole .npz file; copy it again") from None
     with archive:
         available = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        found = find_fields(source, available, names)
-        yield {field: _npz_array(source, archive, name) for field, name in found.items()}
+        found = find_fields(source, available, options.names)
+        bands = _stated_bands(source, archive, available)
+        require_fields(source, found, available)
+        fields = {field: _npz_array(source, archive, name) for field, name in found.items()}
+        for field, array in fields.items():
+            check_dtype(source, field, array.dtype)
+        masks = {name: _npz_array(source, archive, name) for name in available if is_mask(name)}
+        shape = fields["image"].shape
+        masks = {name: array for name, array in masks.items() if array.shape == shape}
+        yield Source(fields, bands=bands, masks=masks)
+
+
+def _stated_bands(source: str, archive: zipfile.ZipFile, available: Iterable[str]) -> tuple[str, ...]:
+    for name in available:
+        if name.lower() in BAND_NAMES:
+            try:
+                with archive.open(f"{name}.npy") as stream:
+                    return parse_bands(np.lib.format.read_array(stream, allow_pickle=False))
+            except READ_ERRORS as error:
+                raise InputError(f"{source}: {name} does not state one order of bands ({error})") from None
+    return ()
 
 
 def _npz_array(source: str, archive: zipfile.ZipFile, name: str) -> SourceArray:
@@ -47,7 +70,8 @@ def _npz_array(source: str, archive: zipfile.ZipFile, name: str) -> SourceArray:
         shape, fortran, dtype = read_header(stream)
     except READ_ERRORS as error:
         raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
-    check_dtype(source, name, dtype)
+    if dtype.hasobject:
+        raise InputError(f"{source}: {name} is of dtype {dtype}; expected numbers (pickled objects are never loaded)")
     if fortran and len(shape) > 1:
         raise InputError(f"{source}: {name} is in Fortran order; expected C order (np.ascontiguousarray)")
 
@@ -60,7 +84,7 @@ def _npz_array(source: str, archive: zipfile.ZipFile, name: str) -> SourceArray:
 
 
 @contextmanager
-def open_npy(source: str, names: Mapping[str, str]) -> Iterator[SourceFields]:
+def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
     """Open a .npy file of either kind, and raise InputError if it is neither.
 
     It is a structured array with our fields; or it holds the cutouts and is named `...image...`, with the magnitudes
@@ -68,8 +92,9 @@ def open_npy(source: str, names: Mapping[str, str]) -> Iterator[SourceFields]:
     """
     path, array = Path(source), _NpyRows(Path(source))
     if array.dtype.names:
-        found = find_fields(source, list(array.dtype.names), names)
-        yield {field: from_sliceable(_NpyRows(path, name)) for field, name in found.items()}
+        found = find_fields(source, array.dtype.names, options.names)
+        require_fields(source, found, array.dtype.names)
+        yield _numbers(source, {field: _NpyRows(path, name) for field, name in found.items()})
         return
     if "image" not in path.name:
         raise InputError(
@@ -79,7 +104,13 @@ def open_npy(source: str, names: Mapping[str, str]) -> Iterator[SourceFields]:
     siblings = {field: path.with_name(path.name.replace("image", field)) for field in ALIASES}
     if not siblings["magnitude"].exists():
         raise InputError(f"{source} has no magnitudes; expected them in {siblings['magnitude']}")
-    yield {field: from_sliceable(_NpyRows(file)) for field, file in siblings.items() if file.exists()}
+    yield _numbers(source, {field: _NpyRows(file) for field, file in siblings.items() if file.exists()})
+
+
+def _numbers(source: str, rows: dict[str, _NpyRows]) -> Source:
+    for field, array in rows.items():
+        check_dtype(source, field, array.dtype)
+    return Source({field: from_sliceable(array) for field, array in rows.items()})
 
 
 class _NpyRows:

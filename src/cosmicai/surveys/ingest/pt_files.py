@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...models.torch_archive import TensorRef
 from ...storage.ranges import RangeReader, open_ranges
 from ..published_partition import locate_fields
-from .source import SourceFields, from_sliceable
+from .source import IngestOptions, Source, check_dtype, from_sliceable
 
 
 @contextmanager
-def open_partition(source: str, _names: Mapping[str, str]) -> Iterator[SourceFields]:
+def open_partition(source: str, _options: IngestOptions) -> Iterator[Source]:
     """Open a pickled TensorDataset(image, magnitude, redshift), known by their order; raises as `locate_fields`."""
     with open_ranges(source) as reader:
-        yield {
-            field: from_sliceable(_TensorRows(tensor, reader))
-            for field, tensor in locate_fields(source, reader).items()
-        }
+        rows = {field: _TensorRows(tensor, reader) for field, tensor in locate_fields(source, reader).items()}
+        for field, array in rows.items():
+            check_dtype(source, field, np.dtype(array.dtype))
+        yield Source({field: from_sliceable(array) for field, array in rows.items()})
 
 
 class _TensorRows:

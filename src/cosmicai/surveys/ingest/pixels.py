@@ -1,0 +1,66 @@
+"""From the pixels of a source to cutouts of 32 x 32 pixels in nanomaggies, bands in the order u, g, r, i, z."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..shard import BANDS, IMAGE_SHAPE
+from ..units import SDSS_PIXEL_SCALE
+
+
+@dataclass(frozen=True)
+class PixelConversion:
+    """What is done with every cutout of a source.
+
+    `order` is the position of u, g, r, i, z in the source; pixels are multiplied by `factor`; `resample_from` is the
+    pixel scale in arcsec that is brought to that of SDSS, None to leave the pixels as they are.
+    """
+
+    order: tuple[int, ...] = (0, 1, 2, 3, 4)
+    factor: float = 1.0
+    resample_from: float | None = None
+
+
+def bands_first(image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return cutouts (N, 5, H, W) from (N, 5, H, W) or (N, H, W, 5)."""
+    return image if image.shape[1] == len(BANDS) else np.moveaxis(image, -1, 1)
+
+
+def to_cutouts(image: NDArray[np.generic], conversion: PixelConversion) -> NDArray[np.float32]:
+    """Return cutouts (N, 5, 32, 32) float32 of images (N, 5, H, W): converted, resampled, cropped to their centre."""
+    size = IMAGE_SHAPE[-1]
+    ordered = image if conversion.order == (0, 1, 2, 3, 4) else image[:, list(conversion.order)]
+    if conversion.resample_from is not None:
+        weights = overlap_weights(ordered.shape[-1], size, SDSS_PIXEL_SCALE / conversion.resample_from)
+        ordered = np.matmul(np.matmul(weights, ordered.astype(np.float64)), weights.T)
+    margin = (ordered.shape[-1] - size) // 2
+    centre = slice(margin, margin + size)
+    cutout = ordered[..., centre, centre]
+    if conversion.factor != 1:
+        cutout = cutout.astype(np.float64) * conversion.factor
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is flagged
+        return np.ascontiguousarray(cutout, dtype=np.float32)
+
+
+def smallest_side(resample_from: float | None) -> float:
+    """Return the number of pixels that a side of an image must have at least for a whole cutout."""
+    return IMAGE_SHAPE[-1] if resample_from is None else IMAGE_SHAPE[-1] * SDSS_PIXEL_SCALE / resample_from
+
+
+@lru_cache(maxsize=8)
+def overlap_weights(pixels: int, size: int, ratio: float) -> NDArray[np.float64]:
+    """Return (size, pixels): how much of each old pixel lies in each new one, along one axis around the same centre.
+
+    `ratio` is the side of a new pixel in old ones. Grids are parallel, so that the area that two pixels share is the
+    product of what they share along both axes: new = weights @ old @ weights.T keeps all flux exactly, as drizzling
+    with full pixels does (Fruchter & Hook 2002). NaN spreads to every new pixel of its row and column of old ones that
+    a new one touches.
+    """
+    edges = pixels / 2 + ratio * (np.arange(size + 1) - size / 2)
+    old = np.arange(pixels)
+    shared = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
+    return np.asarray(np.maximum(shared, 0))

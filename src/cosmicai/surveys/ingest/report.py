@@ -1,0 +1,65 @@
+"""What ingest has to say: how many galaxies lack what, and what was done with the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bands import BANDS
+from ..identity import count_duplicates
+from ..quality import has_constant_edge, has_unusable_pixel, is_usable_magnitude
+from ..shard import Galaxies
+from ..survey import Survey
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """A survey that was written, and sentences about its galaxies, which the user should read."""
+
+    survey: Survey
+    notices: tuple[str, ...]
+
+
+@dataclass
+class Tally:
+    """Counts of the galaxies that pass the gate."""
+
+    notices: list[str] = field(default_factory=list)
+    missing: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(BANDS), np.int64))
+    unusable: int = 0
+    incomplete: int = 0
+    unknown: int = 0
+
+    def add(self, batch: Galaxies) -> None:
+        """Count a batch of galaxies."""
+        self.missing += np.count_nonzero(~is_usable_magnitude(batch.magnitude), axis=0)
+        unusable = has_unusable_pixel(batch.image)
+        self.unusable += int(np.count_nonzero(unusable))
+        self.incomplete += int(np.count_nonzero(has_constant_edge(batch.image) & ~unusable))
+        self.unknown += int(np.count_nonzero(np.isnan(batch.redshift)))
+
+    def report(self, survey: Survey, has_redshift: bool) -> IngestReport:
+        """Return the report about a survey whose galaxies were all counted."""
+        notices = list(dict.fromkeys(self.notices))
+        if self.missing.any():
+            bands = ", ".join(f"{band} {count:,}" for band, count in zip(BANDS, self.missing, strict=True) if count)
+            notices.append(f"magnitudes that are missing or outside 5 to 40, by band: {bands}")
+        if self.unusable:
+            notices.append(f"cutouts with pixels that are NaN, infinite or beyond 1e12: {self.unusable:,}")
+        if self.incomplete:
+            notices.append(f"cutouts with a band, or an edge of it, that is constant: {self.incomplete:,}")
+        if has_redshift and self.unknown:
+            notices.append(f"spectroscopic redshifts that are no number between -0.01 and 10: {self.unknown:,}")
+        duplicates = count_duplicates(lambda: _read_objids(survey))
+        if duplicates.ids:
+            notices.append(f"objid: {duplicates.describe()}")
+        return IngestReport(survey, tuple(notices))
+
+
+def _read_objids(survey: Survey) -> Iterator[NDArray[np.int64] | NDArray[np.bytes_]]:
+    for entry in survey.shards:
+        with survey.open(entry) as shard:
+            yield shard.read_field("objid", 0, entry.galaxies)
