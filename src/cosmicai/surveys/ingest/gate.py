@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..bands import BANDS, agreement, order_to_ugriz
-from ..identity import combine_sources, convert_objids, no_objids, objids
+from ..identity import INT64, combine_sources, convert_objids, no_objids, objids
 from ..quality import known_redshifts
 from ..shard import Galaxies
 from ..survey import write_survey
@@ -82,7 +82,8 @@ def ingest_files(
     has_redshift = any(reading.has_redshift for reading in readings)
     columns = ("image", "magnitude", *["redshift"] * has_redshift, "objid")
     galaxies = sum(reading.galaxies for reading in readings)
-    return tally.report(write_survey(out, batches(), galaxies, galaxies_per_shard, columns), has_redshift)
+    survey = write_survey(out, batches(), galaxies, galaxies_per_shard, columns, objid_dtype or INT64)
+    return tally.report(survey, has_redshift)
 
 
 @contextmanager
