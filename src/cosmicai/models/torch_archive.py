@@ -12,9 +12,10 @@ import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -56,7 +57,8 @@ _ENCRYPTED = 0x1  # of a zip entry's flags
 class TensorRef:
     """Position of a tensor's values in a file: byte offset, dtype, shape, and strides in elements.
 
-    A `negated` tensor has the opposite sign of the values in the file, as torch saves a lazily negated view.
+    A `negated` tensor has the opposite sign of the values in the file, as torch saves a lazily negated view. `crc32` is
+    that of the values in the file if these are a whole entry of a zip archive, in order.
     """
 
     offset: int
@@ -64,6 +66,7 @@ class TensorRef:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     negated: bool = False
+    crc32: int | None = field(default=None, compare=False)
 
     @property
     def itemsize(self) -> int:
@@ -89,9 +92,11 @@ class TensorRef:
         return True
 
     def read(self, reader: RangeReader) -> NDArray[Any]:
-        """Read the tensor into a new array; bfloat16 becomes float32."""
+        """Read the tensor into a new array; bfloat16 becomes float32. Raises InputError if its CRC-32 is wrong."""
         raw = bytearray(self.span)
         reader.read_into(self.offset, memoryview(raw))
+        if self.crc32 not in (None, zlib.crc32(raw)):
+            raise InputError(f"{reader.uri} is damaged (the checksum of a tensor is wrong); copy it again")
         stored = "<u2" if self.dtype == "bfloat16" else self.dtype
         flat = np.frombuffer(raw, dtype=stored)
         strides = [stride * self.itemsize for stride in self.strides]
@@ -160,7 +165,7 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
             raise InputError(f"{uri} was saved on a big-endian machine; expected little-endian, save it again")
         description = _read_entry(uri, archive, entries[pickles[0]])
 
-    def storage_offset(key: str) -> tuple[int, int]:
+    def storage_offset(key: str) -> tuple[int, int, int]:
         entry = entries.get(f"{prefix}data/{key}")
         if entry is None:
             raise InputError(f"{uri} is damaged: its storage {key} is missing; copy it again")
@@ -171,7 +176,7 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
         offset = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         if offset + entry.file_size > reader.size:
             raise InputError(f"{uri} is damaged: storage {key} ends past the end of the file; copy it again")
-        return offset, entry.file_size
+        return offset, entry.file_size, entry.CRC
 
     unpickler = _AllowListUnpickler(uri, description, frozenset(allowed_classes), storage_offset)
     try:
@@ -200,7 +205,7 @@ def _read_entry(uri: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> b
 # pickle: 64 GiB for a pickle of eight bytes.
 class _AllowListUnpickler(pickle._Unpickler):
     def __init__(
-        self, uri: str, data: bytes, classes: frozenset[str], storage_offset: Callable[[str], tuple[int, int]]
+        self, uri: str, data: bytes, classes: frozenset[str], storage_offset: Callable[[str], tuple[int, int, int]]
     ) -> None:
         super().__init__(io.BytesIO(data))
         self._uri, self._classes, self._storage_offset = uri, classes, storage_offset
@@ -227,15 +232,15 @@ class _AllowListUnpickler(pickle._Unpickler):
                 )
         return self._known[qualified]
 
-    def persistent_load(self, pid: Any) -> tuple[str, int, int]:
+    def persistent_load(self, pid: Any) -> tuple[str, int, int, int]:
         kind, storage, key, _location, count = pid
         if kind != "storage":
             raise ValueError(f"unknown persistent id {kind!r}")
         dtype = STORAGE_DTYPES[storage.qualified_name]
-        offset, length = self._storage_offset(str(key))
+        offset, length, crc = self._storage_offset(str(key))
         if count * TensorRef(0, dtype, (), ()).itemsize > length:
             raise InputError(f"{self._uri} is damaged: storage {key} is shorter than it says; copy it again")
-        return dtype, offset, length
+        return dtype, offset, length, crc
 
     def _rebuild_tensor(self, *arguments: Any) -> TensorRef:
         # (storage, offset, shape, strides, requires_grad, backward hooks), and behind them what torch calls metadata
@@ -247,7 +252,7 @@ class _AllowListUnpickler(pickle._Unpickler):
         return replace(tensor, negated=bool(metadata.get("neg")))
 
     def _tensor(self, storage: object, first: object, shape: object, strides: object) -> TensorRef:
-        dtype, offset, length = cast(tuple[str, int, int], storage)
+        dtype, offset, length, crc = cast(tuple[str, int, int, int], storage)
         numbers = [first, *cast(tuple[object, ...], shape), *cast(tuple[object, ...], strides)]
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError("a tensor has a negative or non-integer size")
@@ -257,4 +262,5 @@ class _AllowListUnpickler(pickle._Unpickler):
         skipped = cast(int, first) * tensor.itemsize
         if len(tensor.shape) != len(tensor.strides) or skipped + tensor.span > length:
             raise InputError(f"{self._uri} is damaged: a tensor reaches past its storage; copy it again")
-        return TensorRef(offset + skipped, dtype, tensor.shape, tensor.strides)
+        is_whole = tensor.span == length and tensor.is_contiguous
+        return replace(tensor, offset=offset + skipped, crc32=crc if is_whole else None)

@@ -142,6 +142,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
         """Return the names of those fields of a request in which the plan differs."""
         requested = {name.name: getattr(request, name.name) for name in fields(request)}
         planned = {name: getattr(self, name) for name in requested} | {"precision": self.requested_precision}
+        if len(self.shards) == len(request.shards) and all(map(ShardEntry.matches, self.shards, request.shards)):
+            planned["shards"] = request.shards
         return [name for name, value in requested.items() if value is not None and value != planned[name]]
 
     def _json_pieces(self) -> Iterator[bytes]:

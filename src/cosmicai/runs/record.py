@@ -60,7 +60,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt of one rank went; the content of `records/<rank>.json`.
 
     Times are ISO 8601, memory is in MB (2^20 bytes). `batches`, `galaxies` and `items` are those whose parts this
-    attempt was the first to write; `repeated` galaxies were written by another rank before.
+    attempt was the first to write; `repeated` galaxies were written by another rank before. Of `galaxies`, `checked`
+    ones were compared with checksums of their survey when they were read.
     """
 
     cpu_seconds: float = field(name="total_cpu_time (seconds)")
@@ -102,6 +103,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     galaxies: Count
     items: Count
     repeated: Count
+    checked: Count | UnsetType = UNSET
+    unchecked: Count | UnsetType = UNSET
     s3_requests: dict[str, Count]
     invocation: InvocationRecord | None = field(name="lambda", default=None)
     s3_num_requests: Count | UnsetType = UNSET

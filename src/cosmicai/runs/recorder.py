@@ -40,6 +40,7 @@ class Recorder:
     cpu_seconds: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     galaxies: int = 0
+    checked: int = 0  # galaxies
     batches: int = 0
     items: int = 0
     repeated: int = 0  # galaxies
@@ -76,8 +77,11 @@ class Recorder:
             if name in WORKING:
                 self.cpu_seconds += time.process_time() - cpu
 
-    def add(self, item: WorkItem, peak_gpu_mb: float, is_first: bool) -> None:
-        """Count an item that was written; one that another rank has written before counts as repeated only."""
+    def add(self, item: WorkItem, peak_gpu_mb: float, is_first: bool, is_checked: bool = False) -> None:
+        """Count an item that was written; one that another rank has written before counts as repeated only.
+
+        `is_checked` says whether its bytes were compared with checksums when they were read.
+        """
         self.peak_gpu_mb = peak_gpu_mb
         if not is_first:
             self.repeated += item.galaxies
@@ -85,6 +89,7 @@ class Recorder:
         self.items += 1
         self.batches += -(-item.galaxies // self.batch_size)
         self.galaxies += item.galaxies
+        self.checked += item.galaxies * is_checked
 
     def record(self) -> Record:
         """Return the record so far."""
@@ -126,6 +131,8 @@ class Recorder:
             galaxies=self.galaxies,
             items=self.items,
             repeated=self.repeated,
+            checked=self.checked,
+            unchecked=self.galaxies - self.checked,
             s3_requests=dict(self._requests.counts),
             invocation=self.invocation.record() if self.invocation else None,
             **read_times,

@@ -26,10 +26,11 @@ _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a folder: its name and its size in bytes."""
+    """A file in a folder: its name, its size in bytes and, on S3, its ETag."""
 
     name: str
     bytes: int
+    etag: str = ""
 
 
 def join(uri: str, *names: str) -> str:
@@ -95,7 +96,8 @@ def list_folder(uri: str, prefix: str = "") -> tuple[list[Entry], list[str]]:
         request = {"Bucket": bucket, "Prefix": folder + prefix, "Delimiter": "/"}
         with describe_os_errors(uri, "list"):
             for page in s3_client().get_paginator("list_objects_v2").paginate(**request):
-                entries += [Entry(item["Key"][len(folder) :], item["Size"]) for item in page.get("Contents", [])]
+                for item in page.get("Contents", []):
+                    entries.append(Entry(item["Key"][len(folder) :], item["Size"], item["ETag"].strip('"')))
                 folders += [item["Prefix"][len(folder) : -1] for item in page.get("CommonPrefixes", [])]
     elif Path(uri).is_dir():
         with describe_os_errors(uri, "list"), os.scandir(uri) as found:

@@ -31,9 +31,11 @@ _POPULATE_READ = 22  # MADV_POPULATE_READ of madvise (Linux 5.14 or newer), for 
 
 
 class RangeReader(Protocol):
-    """An open file of known size, in bytes, that can be read in ranges."""
+    """An open file of known size, in bytes, that can be read in ranges; an object on S3 has an `etag`, else empty."""
 
+    uri: str
     size: int
+    etag: str
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the buffer from this offset. Raises StorageError if the file ends before."""
@@ -60,8 +62,10 @@ def _ends_early(uri: str, size: int) -> StorageError:
 
 
 class _LocalReader:
+    etag = ""
+
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.uri = path
         with describe_os_errors(path, "read"):
             self._file = os.open(path, os.O_RDONLY)
             self.size = os.fstat(self._file).st_size
@@ -71,28 +75,28 @@ class _LocalReader:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
-        with describe_os_errors(self.path, "read"):
+        with describe_os_errors(self.uri, "read"):
             while done < len(buffer):
                 count = os.preadv(self._file, [buffer[done:]], offset + done)
                 if count == 0:
-                    raise _ends_early(self.path, os.fstat(self._file).st_size)
+                    raise _ends_early(self.uri, os.fstat(self._file).st_size)
                 done += count
 
     def read(self, offset: int, length: int) -> memoryview:
         if not length:  # mmap takes 0 for the whole file
             return memoryview(bytearray())
         before = offset % mmap.ALLOCATIONGRANULARITY
-        with describe_os_errors(self.path, "read"):
+        with describe_os_errors(self.uri, "read"):
             try:  # mmap compares with the current size of the file
                 pages = mmap.mmap(self._file, before + length, access=mmap.ACCESS_COPY, offset=offset - before)
             except ValueError:
-                raise _ends_early(self.path, os.fstat(self._file).st_size) from None
+                raise _ends_early(self.uri, os.fstat(self._file).st_size) from None
             _load(pages)
         return memoryview(pages)[before:]
 
     def drop_cached(self, offset: int, length: int) -> None:
         if length and hasattr(os, "posix_fadvise"):  # posix_fadvise takes 0 for the rest of the file
-            with describe_os_errors(self.path, "read"):
+            with describe_os_errors(self.uri, "read"):
                 os.posix_fadvise(self._file, offset, length, os.POSIX_FADV_DONTNEED)
 
     def __enter__(self) -> _LocalReader:
@@ -148,6 +152,7 @@ class _S3Reader:
             head = s3_client().head_object(Bucket=self.bucket, Key=self.key)
         self.size = int(head["ContentLength"])
         self._etag = head["ETag"]
+        self.etag = str(self._etag).strip('"')
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         if not len(buffer):

@@ -1,18 +1,24 @@
 """A shard: one file of galaxies, in which any range of rows takes one read per array; local files are mapped.
 
-The format (HDF5, `format = "cosmicai-shard/1"`, `bands = "ugriz"`), all datasets contiguous:
+The format (HDF5, `format = "cosmicai-shard/2"`, `bands = "ugriz"`), all datasets contiguous:
 
     image      (N, 5, 32, 32) float32   cutout in the survey's own flux units
     magnitude  (N, 5)         float64   one per band
     redshift   (N,)           float64   spectroscopic, optional, NaN where unknown
     objid      (N,)           int64     optional, -1 where the source gives none; or UTF-8 text of a fixed length,
                                         empty where the source gives none
+    checksum   (B, F)         uint64    of blocks of 64 rows of each of these fields, see `surveys.checksums`
+
+Rows are checked whenever they are read. Format 1 has no checksums. A published `.pt` partition has CRC-32 of whole
+arrays: those of the magnitudes and redshifts are checked when they are read first, that of the images by those who read
+all of them, in order (`Shard.check_images`).
 """
 
 from __future__ import annotations
 
 import math
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,12 +35,23 @@ from ..storage.ranges import LARGEST_PAGE, RangeReader, as_file, open_ranges
 from ..storage.s3 import is_s3
 from . import published_partition
 from .bands import BANDS as BANDS
+from .checksums import (
+    DATASET,
+    ChecksumWriter,
+    RowChecksums,
+    content_digest,
+    create_checksums,
+    has_checksums,
+    read_checksums,
+    write_checksums,
+)
 from .hdf5 import explain_hdf5_error, require_own_data, require_plain
 from .identity import INT64, ObjIds, convert_objids, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
 
 IMAGE_SHAPE = (5, 32, 32)
-FORMAT = "cosmicai-shard/1"
+FORMAT = "cosmicai-shard/2"
+WITHOUT_CHECKSUMS = "cosmicai-shard/1"
 SUFFIXES = (".h5", ".hdf5", ".pt")
 HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)  # raised by h5py for damaged files
 
@@ -78,11 +95,16 @@ class Galaxies:
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard: where each field lies in the file."""
+    """An open shard: where each field lies in the file, and how its rows are checked.
+
+    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none.
+    """
 
     uri: str
     reader: RangeReader
     fields: dict[str, TensorRef]
+    checksums: RowChecksums | None = None
+    digest: str = ""
     _fetched: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fetching: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -107,29 +129,49 @@ class Shard:
         The array belongs to the caller: writing to it never changes the file, and it outlives the shard. For a local
         file it maps the cached pages, unless the file has another dtype, or values that do not lie at multiples of
         their size.
-        Raises StorageError if the file ends before or cannot be read, InputError if text is not UTF-8, IndexError if
-        the shard has no such rows.
+        Raises StorageError if the file ends before or cannot be read, InputError if rows differ from their checksums or
+        text is not UTF-8, IndexError if the shard has no such rows.
         """
         self._check_rows(start, stop)
         shape, (dtype, *_), _ = FIELDS[name]
         if name not in self.fields:
             return no_objids(stop - start) if name == "objid" else np.full((stop - start, *shape), np.nan, dtype)
-        if name != "image" and is_s3(self.uri):
+        if name != "image" and (is_s3(self.uri) or self.fields[name].crc32 is not None):
             rows = self._fetch_field(name)[start:stop].copy()
         else:
-            raw = self.reader.read(*self._locate_rows(name, start, stop))
+            raw = self._read_rows(name, start, stop)
             rows = np.ndarray((stop - start, *shape), self.fields[name].dtype, raw)
         if is_text(rows.dtype):  # which another program may have padded with spaces
             return objids(rows, f"{self.uri}: {name}").astype(rows.dtype)
         return np.require(rows, dtype, ["ALIGNED"])
 
     def _fetch_field(self, name: str) -> NDArray[Any]:
-        """Return all rows of a field other than the image: few bytes in one request, since requests to S3 are slow."""
+        """Return all rows of a field other than the image.
+
+        These are few bytes: in one request, since requests to S3 are slow, and to compare them with a CRC of all.
+        """
         with self._fetching:
             if name not in self._fetched:
-                raw = self.reader.read(*self._locate_rows(name, 0, self.galaxies))
+                raw = self._read_rows(name, 0, self.galaxies)
+                if self.fields[name].crc32 not in (None, zlib.crc32(raw)):
+                    raise InputError(f"{self.uri} is damaged: the CRC-32 of its {name} is wrong; copy it again")
                 self._fetched[name] = np.ndarray((self.galaxies, *FIELDS[name][0]), self.fields[name].dtype, raw)
             return self._fetched[name]
+
+    def _read_rows(self, name: str, start: int, stop: int) -> memoryview:
+        """Return the bytes of these rows of a field. Raises InputError if they differ from their checksums."""
+        if self.checksums is None or start == stop:
+            return self.reader.read(*self._locate_rows(name, start, stop))
+        first, end = self.checksums.widen(name, start, stop, self.galaxies)
+        raw = self.reader.read(*self._locate_rows(name, first, end))
+        self.checksums.verify(self.uri, name, first, end, self.galaxies, raw)
+        row_bytes = len(raw) // (end - first)
+        return raw[(start - first) * row_bytes : (stop - first) * row_bytes]
+
+    def check_images(self) -> ImageCheck | None:
+        """Return a check for those who read all rows in order, None if the images have no CRC-32 of their own."""
+        crc = self.fields["image"].crc32
+        return None if crc is None else ImageCheck(self.uri, self.galaxies, crc)
 
     def drop_cached(self, start: int, stop: int) -> None:
         """Drop rows start to stop from the system's page cache, so that a survey does not fill the memory.
@@ -163,11 +205,32 @@ class Shard:
         self.reader.__exit__(None, None, None)
 
 
+class ImageCheck:
+    """Compares the images of a published partition with their CRC-32, which is one for all of them."""
+
+    def __init__(self, uri: str, galaxies: int, expected: int) -> None:
+        self._uri, self._galaxies, self._expected = uri, galaxies, expected
+        self._row = self._crc = 0
+
+    def add(self, image: NDArray[np.float32]) -> int:
+        """Add the next images, as they were read, and return how many are known to be right: none before the last.
+
+        Raises InputError with the last images if any of them is damaged.
+        """
+        self._crc = zlib.crc32(np.ascontiguousarray(image).data.cast("B") if len(image) else b"", self._crc)
+        self._row += len(image)
+        if self._row != self._galaxies:
+            return 0
+        if self._crc != self._expected:
+            raise InputError(f"{self._uri} is damaged: the CRC-32 of its image is wrong; copy it again")
+        return self._galaxies
+
+
 def open_shard(uri: str) -> Shard:
     """Open an HDF5 shard or a published `.pt` partition, local or on S3.
 
-    Raises InputError if the file is absent, empty or truncated, or if a field is missing or has the wrong shape or
-    dtype, and UnsafePickleError if a `.pt` file names a global that is not allowed.
+    Raises InputError if the file is absent, empty or truncated, if a field is missing or has the wrong shape or dtype,
+    or if its checksums are damaged, and UnsafePickleError if a `.pt` file names a global that is not allowed.
     """
     if not uri.endswith(SUFFIXES):
         raise InputError(f"{uri} is not a file of galaxies; expected {', '.join(SUFFIXES)}, or use `cosmicai ingest`")
@@ -175,20 +238,22 @@ def open_shard(uri: str) -> Shard:
     try:
         if reader.size == 0:
             raise InputError(f"{uri} is empty; expected galaxies, copy it again")
-        fields = _locate_pt(uri, reader) if uri.endswith(".pt") else _locate_hdf5(uri, reader)
+        return _open_pt(uri, reader) if uri.endswith(".pt") else _open_hdf5(uri, reader)
     except BaseException:
         reader.__exit__(None, None, None)
         raise
-    return Shard(uri, reader, fields)
 
 
-def _locate_pt(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
+def _open_pt(uri: str, reader: RangeReader) -> Shard:
     fields = published_partition.locate_fields(uri, reader)
     _check_fields(uri, reader.size, fields)
-    return fields
+    if any(ref.crc32 is None for ref in fields.values()):
+        return Shard(uri, reader, fields)
+    content = {name: [ref.dtype, ref.shape, ref.crc32] for name, ref in fields.items()}
+    return Shard(uri, reader, fields, digest=content_digest(content))
 
 
-def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
+def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
     import h5py  # imported where it is used, here and below: a process that reads `.pt` starts faster without it
 
     try:
@@ -197,9 +262,19 @@ def _locate_hdf5(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
             require_own_data(uri, file, names)
             fields = {name: _locate_dataset(uri, name, file[name]) for name in names}
             _check_fields(uri, reader.size, fields)
-            if file.attrs.get("format") != FORMAT:
+            found = file.attrs.get("format")
+            if found == FORMAT or has_checksums(file):
+                require_own_data(uri, file, [DATASET] if DATASET in file else [])
+                checksums = read_checksums(uri, file, names, fields["image"].shape[0])
+                return Shard(uri, reader, fields, checksums, checksums.digest)
+            if str(found).startswith(FORMAT.rpartition("/")[0]) and found != WITHOUT_CHECKSUMS:
+                raise InputError(
+                    f'{uri}: attribute format is "{found}", expected "{FORMAT}"; copy it again, or use the version of '
+                    "the program that wrote it"
+                )
+            if found != WITHOUT_CHECKSUMS:
                 require_plain(uri, file, names)
-            return fields
+            return Shard(uri, reader, fields)
     except HDF5_ERRORS as error:
         raise InputError(explain_hdf5_error(uri, error)) from None
 
@@ -252,21 +327,24 @@ def write_shard(
     galaxies: int,
     fields: Iterable[str],
     objid_dtype: np.dtype[Any] = INT64,
-) -> None:
+) -> str:
     """Write a shard of exactly `galaxies` galaxies from batches, holding one batch in memory; whole or not at all.
 
-    `fields` names the datasets to write, `objid_dtype` is int64 or `S<n>`. Raises StorageError if there is no space or
+    Return its digest. `fields` names the datasets to write, `objid_dtype` is int64 or `S<n>`. Raises StorageError if there is no space or
     no permission, ValueError if the batches hold another number of galaxies, or ids that do not fit.
     """
     import h5py
 
-    row = 0
+    row, fields = 0, tuple(fields)
+    checksums = ChecksumWriter(galaxies, fields)
     with atomic_write(str(path)) as temporary:
         with _describe_hdf5_errors(path):
-            file = h5py.File(temporary, "w", locking=False)  # no other process knows of it
+            # Since HDF5 1.8 headers have checksums of their own. No other process knows of the file: it needs no lock.
+            file = h5py.File(temporary, "w", locking=False, libver=("v108", "v108"))
         try:
             with _describe_hdf5_errors(path):
                 file.attrs["format"], file.attrs["bands"] = FORMAT, BANDS
+                create_checksums(file, galaxies, fields)
                 dtypes = {name: dtype for name, (_, (dtype, *_), _) in FIELDS.items()}
                 if is_text(objid_dtype):
                     dtypes["objid"] = h5py.string_dtype("utf-8", objid_dtype.itemsize)
@@ -277,16 +355,24 @@ def write_shard(
                 if row + len(batch) <= galaxies:
                     columns = {name: getattr(batch, name) for name in datasets}
                     if "objid" in columns:
-                        columns["objid"] = convert_objids(batch.objid, objid_dtype).astype(dtypes["objid"])
+                        columns["objid"] = convert_objids(batch.objid, objid_dtype)
+                    # Copied, since an array of text else keeps a dtype that h5py does not know as text.
+                    columns = {
+                        name: values.astype(dtypes[name], copy=is_text(values.dtype)) for name, values in columns.items()
+                    }
+                    checksums.add(list(columns.values()))
                     with _describe_hdf5_errors(path):
                         for name, dataset in datasets.items():
                             dataset[row : row + len(batch)] = columns[name]
                 row += len(batch)
+            with _describe_hdf5_errors(path):
+                digest = write_checksums(file, fields, checksums.table)
         finally:
             with _describe_hdf5_errors(path):
                 file.close()
         if row != galaxies:
             raise ValueError(f"{path}: {row} galaxies were given, {galaxies} announced")
+    return digest
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType, structs
 
 from .. import storage
 from ..errors import InputError, describe_os_errors
@@ -44,12 +45,25 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class ShardEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One shard of a survey: file name, number of galaxies and size in bytes; `sha256` is empty where unknown."""
+    """One shard of a survey: file name, number of galaxies, size in bytes, and what stands for its content if known.
+
+    `sha256` is that of the file, empty where unknown, and compared by `survey verify` only. `digest` (see `Shard`) and
+    the `etag` of an object on S3 are compared whenever the shard is opened.
+    """
 
     name: str
     galaxies: Count
     bytes: Count
     sha256: str = ""
+    digest: str | UnsetType = UNSET
+    etag: str | UnsetType = UNSET
+
+    def matches(self, other: ShardEntry) -> bool:
+        """Return whether the entries may be of the same file: what only one of them knows does not count."""
+        return self.name == other.name and all(
+            getattr(self, name) in (getattr(other, name), UNSET) or getattr(other, name) is UNSET
+            for name in ("galaxies", "bytes", "sha256", "digest", "etag")
+        )
 
 
 class SurveyDescription(msgspec.Struct, frozen=True, tag_field="format", tag=FORMAT):
@@ -66,7 +80,8 @@ class SurveyDescription(msgspec.Struct, frozen=True, tag_field="format", tag=FOR
 
 
 def describe_shards(shards: Sequence[ShardEntry]) -> bytes:
-    """Return the content of the `survey.json` that describes these shards."""
+    """Return the content of the `survey.json` that describes these shards, without what only holds for one copy."""
+    shards = [structs.replace(shard, etag=UNSET) for shard in shards]
     description = SurveyDescription(sum(shard.galaxies for shard in shards), tuple(shards))
     return (json.dumps(msgspec.to_builtins(description), indent=1) + "\n").encode()
 
@@ -93,7 +108,7 @@ class Survey:
         return storage.join(self.uri, shard.name)
 
     def open(self, shard: ShardEntry) -> Shard:
-        """Open a shard. Raises InputError if it differs from its entry in number of galaxies or size."""
+        """Open a shard. Raises InputError if it differs from its entry in number of galaxies, size or content."""
         opened = open_shard(self.shard_uri(shard))
         found, described = (opened.galaxies, opened.reader.size), (shard.galaxies, shard.bytes)
         if found != described:
@@ -103,14 +118,25 @@ class Survey:
                 f"{opened.uri} holds {text.format(*found)}, the survey says {text.format(*described)}; "
                 f"find what changed with `cosmicai survey verify {self.uri}`"
             )
+        digests = (shard.digest, UNSET, opened.digest), (shard.etag, UNSET, opened.reader.etag)
+        if any(expected not in accepted for expected, *accepted in digests):
+            opened.__exit__()
+            raise InputError(
+                f"{opened.uri} was replaced: it holds other galaxies than when it was described; put the file back that "
+                f"was there, or start a new run (find what changed with `cosmicai survey verify {self.uri}`)"
+            )
         return opened
 
     def read_batches(self, size: int) -> Iterator[Galaxies]:
         """Read all galaxies in order, at most `size` at a time, never across shards."""
         for entry in self.shards:
             with self.open(entry) as shard:
+                images = shard.check_images()
                 for start in range(0, entry.galaxies, size):
-                    yield shard.read(start, min(start + size, entry.galaxies))
+                    galaxies = shard.read(start, min(start + size, entry.galaxies))
+                    if images:
+                        images.add(galaxies.image)
+                    yield galaxies
 
 
 def open_survey(uri: str, limit: int | None = None) -> Survey:
@@ -125,7 +151,7 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
         return Survey(folder, (_describe_file(folder, storage.basename(uri)),))
     if not storage.is_folder(uri):
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
-    files = {entry.name: entry.bytes for entry in storage.list_files(uri)}
+    files = {entry.name: entry for entry in storage.list_files(uri)}
     if "survey.json" in files:
         described = _read_description(uri, files)
         return Survey(uri, described.shards[:limit])
@@ -147,20 +173,21 @@ def describe_files(folder: str, names: Iterable[str]) -> tuple[ShardEntry, ...]:
 
 def _describe_file(folder: str, name: str) -> ShardEntry:
     with open_shard(storage.join(folder, name)) as shard:
-        return ShardEntry(name, shard.galaxies, shard.reader.size)
+        etag = shard.reader.etag or UNSET
+        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=shard.digest or UNSET, etag=etag)
 
 
-def _read_description(uri: str, files: dict[str, int]) -> Survey:
+def _read_description(uri: str, files: dict[str, storage.Entry]) -> Survey:
     address = storage.join(uri, "survey.json")
     remedy = f'expected the "{FORMAT}" of a whole survey, write the survey again'
     shards = decode_json(storage.read_bytes(address), SurveyDescription, where=address, remedy=remedy).shards
     for shard in shards:
-        if files.get(shard.name) != shard.bytes:
-            found = f"is of {files[shard.name]} bytes" if shard.name in files else "is missing"
+        if shard.name not in files or files[shard.name].bytes != shard.bytes:
+            found = f"is of {files[shard.name].bytes} bytes" if shard.name in files else "is missing"
             raise InputError(
                 f"{storage.join(uri, shard.name)} {found}, survey.json says {shard.bytes} bytes; copy it again"
             )
-    return Survey(uri, shards)
+    return Survey(uri, tuple(structs.replace(shard, etag=files[shard.name].etag or UNSET) for shard in shards))
 
 
 def verify_survey(survey: Survey) -> Iterator[tuple[ShardEntry, str]]:
@@ -267,8 +294,8 @@ def write_survey(
         shards = []
         for number, start in enumerate(range(0, galaxies, galaxies_per_shard), start=1):
             path, count = temporary / f"{number:06d}.h5", min(galaxies_per_shard, galaxies - start)
-            write_shard(path, stream.read(count), count, fields, objid_dtype)
-            shards.append(ShardEntry(path.name, count, path.stat().st_size, storage.sha256(str(path))))
+            digest = write_shard(path, stream.read(count), count, fields, objid_dtype)
+            shards.append(ShardEntry(path.name, count, path.stat().st_size, storage.sha256(str(path)), digest))
         storage.write_bytes(str(temporary / "survey.json"), describe_shards(shards))
     return Survey(str(target), tuple(shards))
 

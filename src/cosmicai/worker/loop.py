@@ -105,7 +105,7 @@ def _predict_items(
                     is_first = run_folder.write_part(plan, result.item, _concatenate(predicted))
                 predicted = []
                 # Counted only now: if an item fails, what was predicted of it is done again, and counts then.
-                recorder.add(result.item, engine.peak_gpu_mb(), is_first)
+                recorder.add(result.item, engine.peak_gpu_mb(), is_first, result.is_checked)
                 run_folder.write_record(recorder)
                 source.completed(result.item)
 
@@ -114,6 +114,7 @@ def _predict_items(
 class _PredictedChunk:
     item: WorkItem
     is_last: bool
+    is_checked: bool
     part: Part
 
 
@@ -149,7 +150,8 @@ def _predict_chunks(
         if isinstance(oldest, tuple):
             with recorder.phase("predict"):
                 part = oldest[1].result()
-            yield _PredictedChunk(oldest[0].item, oldest[0].is_last, part)
+            chunk = oldest[0]
+            yield _PredictedChunk(chunk.item, chunk.is_last, chunk.is_checked, part)
         elif oldest is not None:
             yield oldest
 

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -30,12 +29,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive galaxies of a work item and their flags (N,) uint8. Unusable galaxies are blanked, not left out."""
+    """Consecutive galaxies of a work item and their flags (N,) uint8. Unusable galaxies are blanked, not left out.
+
+    With the last chunk of an item `is_checked` says whether all bytes of the item were compared with checksums.
+    """
 
     item: WorkItem
     stop: int  # row of the shard after the last one
     galaxies: Galaxies
     flag: NDArray[np.uint8]
+    is_checked: bool = False
 
     @property
     def is_last(self) -> bool:
@@ -86,7 +89,7 @@ def read_items(
                     index, shard = item.shard, survey.open(plan.shards[item.shard])
                 retained.append((shard, item))
                 # The next item is taken only after this one is read: a source may wait for this one's completion.
-                yield from map_in_order(partial(_read_chunk, shard, item), _chunk_ranges(plan, item, rows), fetches)
+                yield from _read_item(plan, item, shard, rows, fetches)
             except InputError as error:
                 shard = None
                 yield ReadFailure(item, str(error))
@@ -115,14 +118,25 @@ def _chunk_ranges(plan: Plan, item: WorkItem, rows: int) -> Iterator[tuple[int, 
             yield start, min(start + rows, end)
 
 
-def _read_chunk(shard: Shard, item: WorkItem, rows: tuple[int, int]) -> Chunk:
-    galaxies = shard.read(*rows)
+def _read_item(plan: Plan, item: WorkItem, shard: Shard, rows: int, fetches: int) -> Iterator[Chunk]:
+    """Yield the chunks of an item. Raises InputError, at the latest with the last one, if its bytes are damaged."""
+    is_checked, images = shard.checksums is not None, None
+    if item.galaxies == shard.galaxies and shard.digest:
+        images = shard.check_images()
+    ranges = list(_chunk_ranges(plan, item, rows))
+    for (_, stop), galaxies in zip(ranges, map_in_order(lambda row: shard.read(*row), ranges, fetches), strict=True):
+        if images:
+            is_checked = images.add(galaxies.image) == item.galaxies
+        yield _flag_chunk(item, stop, galaxies, is_checked)
+
+
+def _flag_chunk(item: WorkItem, stop: int, galaxies: Galaxies, is_checked: bool) -> Chunk:
     flag = flag_inputs(galaxies.image, galaxies.magnitude)
     blank = flag & NO_REDSHIFT != 0
     if blank.any():  # not left out, so that the other galaxies' batches do not change
         galaxies.image[blank] = 0
         galaxies.magnitude[blank] = 0
-    return Chunk(item, rows[1], galaxies, flag)
+    return Chunk(item, stop, galaxies, flag, is_checked)
 
 
 def _is_large(plan: Plan) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from msgspec import UNSET, structs
 import torch
 from torch.utils.data import TensorDataset
 
@@ -103,7 +104,10 @@ def test_survey_json_has_the_documented_content(survey):
         "format": "cosmicai-survey/1",
         "galaxies": 100,
         "shards": [
-            {"name": shard.name, "galaxies": shard.galaxies, "bytes": shard.bytes, "sha256": shard.sha256}
+            {
+                "name": shard.name, "galaxies": shard.galaxies, "bytes": shard.bytes, "sha256": shard.sha256,
+                "digest": shard.digest,
+            }  # fmt: skip
             for shard in survey.shards
         ],
     }
@@ -131,7 +135,7 @@ def test_a_folder_of_h5_and_pt_files_is_a_survey_in_natural_order(tmp_path):
     (tmp_path / "notes.txt").write_text("not a shard")
     (tmp_path / ".4.h5.partial-00000000").write_text("not yet a shard")
     found = open_survey(str(tmp_path))
-    assert found.shards == tuple(
+    assert tuple(structs.replace(shard, digest=UNSET) for shard in found.shards) == tuple(
         ShardEntry(name, galaxies, (tmp_path / name).stat().st_size)
         for name, galaxies in [("1.pt", 10), ("2.h5", 15), ("3.hdf5", 15), ("10.pt", 60)]
     )
@@ -149,7 +153,8 @@ def test_a_single_file_is_a_survey(tmp_path, name):
     write_pt(path, GALAXIES) if name.endswith(".pt") else write_shard(path, [GALAXIES], 100, FIELDS)
     (tmp_path / "other.h5").write_text("not looked at")
     found = open_survey(str(path))
-    assert found == Survey(str(tmp_path), (ShardEntry(name, 100, path.stat().st_size),))
+    with open_shard(str(path)) as shard:
+        assert found == Survey(str(tmp_path), (ShardEntry(name, 100, path.stat().st_size, digest=shard.digest),))
     np.testing.assert_array_equal(all_of(found).image, GALAXIES.image)
 
 
@@ -237,12 +242,12 @@ def test_a_shard_with_another_number_of_galaxies_than_survey_json_says_is_refuse
 
 
 def test_a_shard_that_was_replaced_by_another_of_as_many_galaxies_is_refused(survey):
-    found, size = open_survey(survey.uri), survey.shards[1].bytes
-    write_shard(Path(survey.uri, "000002.h5"), [GALAXIES[30:60]], 30, FIELDS[:2])
-    other = Path(survey.uri, "000002.h5").stat().st_size
+    found = open_survey(survey.uri)
+    write_shard(Path(survey.uri, "000002.h5"), [GALAXIES[29:59]], 30, FIELDS)
+    assert Path(survey.uri, "000002.h5").stat().st_size == found.shards[1].bytes
     assert refusal(found.open, found.shards[1]) == (
-        f"{survey.uri}/000002.h5 holds 30 galaxies in {other} bytes, the survey says 30 galaxies in {size} bytes; "
-        f"find what changed with `cosmicai survey verify {survey.uri}`"
+        f"{survey.uri}/000002.h5 was replaced: it holds other galaxies than when it was described; put the file back "
+        f"that was there, or start a new run (find what changed with `cosmicai survey verify {survey.uri}`)"
     )
 
 
@@ -467,7 +472,14 @@ def test_a_survey_on_s3_gives_the_same_galaxies(survey, bucket):
     for path in Path(survey.uri).iterdir():
         storage.write_bytes(f"{bucket}/a/survey/{path.name}", path.read_bytes())
     found = open_survey(f"{bucket}/a/survey/")
-    assert found == Survey(f"{bucket}/a/survey", survey.shards)
+    shards = tuple(structs.replace(shard, etag=UNSET) for shard in found.shards)
+    assert Survey(found.uri, shards) == Survey(f"{bucket}/a/survey", survey.shards)
+    assert all(shard.etag for shard in found.shards)
+    changed = bytearray(storage.read_bytes(survey.shard_uri(survey.shards[0])))
+    changed[-1] ^= 1
+    storage.write_bytes(found.shard_uri(found.shards[0]), bytes(changed))
+    assert "was replaced" in refusal(found.open, found.shards[0])
+    storage.write_bytes(found.shard_uri(found.shards[0]), Path(survey.shard_uri(survey.shards[0])).read_bytes())
     assert digest(all_of(found, 16)) == digest(GALAXIES)
     assert [what for _, what in verify_survey(found)] == [""] * 4
     storage.remove(f"{bucket}/a/survey/000002.h5")
@@ -521,7 +533,7 @@ def test_hundreds_of_partitions_on_s3_are_a_survey_in_natural_order(tmp_path, bu
     names = [f"{number}{'.pt' if number % 50 == 0 else '.h5'}" for number in range(1, 301)]
     fill(bucket, {f"many/{name}": content[name[-3:]] for name in names} | {"many/README.txt": b"x"})
     found = open_survey(f"{bucket}/many")
-    assert found.shards == tuple(
+    assert tuple(structs.replace(shard, digest=UNSET, etag=UNSET) for shard in found.shards) == tuple(
         ShardEntry(name, 1 if name.endswith("h5") else 2, len(content[name[-3:]])) for name in names
     )
     requests = RequestStatistics()
