@@ -330,8 +330,9 @@ def write_shard(
 ) -> str:
     """Write a shard of exactly `galaxies` galaxies from batches, holding one batch in memory; whole or not at all.
 
-    Return its digest. `fields` names the datasets to write, `objid_dtype` is int64 or `S<n>`. Raises StorageError if there is no space or
-    no permission, ValueError if the batches hold another number of galaxies, or ids that do not fit.
+    Return its digest. `fields` names the datasets to write, `objid_dtype` is int64 or `S<n>`. Raises StorageError if
+    there is no space or no permission, ValueError if the batches hold another number of galaxies, or ids that do not
+    fit.
     """
     import h5py
 
@@ -357,9 +358,8 @@ def write_shard(
                     if "objid" in columns:
                         columns["objid"] = convert_objids(batch.objid, objid_dtype)
                     # Copied, since an array of text else keeps a dtype that h5py does not know as text.
-                    columns = {
-                        name: values.astype(dtypes[name], copy=is_text(values.dtype)) for name, values in columns.items()
-                    }
+                    for name, values in columns.items():
+                        columns[name] = values.astype(dtypes[name], copy=is_text(values.dtype))
                     checksums.add(list(columns.values()))
                     with _describe_hdf5_errors(path):
                         for name, dataset in datasets.items():

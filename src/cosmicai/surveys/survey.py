@@ -122,8 +122,8 @@ class Survey:
         if any(expected not in accepted for expected, *accepted in digests):
             opened.__exit__()
             raise InputError(
-                f"{opened.uri} was replaced: it holds other galaxies than when it was described; put the file back that "
-                f"was there, or start a new run (find what changed with `cosmicai survey verify {self.uri}`)"
+                f"{opened.uri} was replaced: it holds other galaxies than when it was described; put the file back "
+                f"that was there, or start a new run (find what changed with `cosmicai survey verify {self.uri}`)"
             )
         return opened
 

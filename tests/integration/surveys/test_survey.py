@@ -13,8 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from msgspec import UNSET, structs
 import torch
+from msgspec import UNSET, structs
 from torch.utils.data import TensorDataset
 
 from cosmicai import storage
@@ -107,7 +107,7 @@ def test_survey_json_has_the_documented_content(survey):
             {
                 "name": shard.name, "galaxies": shard.galaxies, "bytes": shard.bytes, "sha256": shard.sha256,
                 "digest": shard.digest,
-            }  # fmt: skip
+            }
             for shard in survey.shards
         ],
     }
