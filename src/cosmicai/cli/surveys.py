@@ -1,4 +1,4 @@
-"""The commands `ingest`, `split`, `synthetic`, `survey info` and `survey verify`."""
+"""The commands `ingest`, `split`, `synthetic`, `survey info`, `survey check` and `survey verify`."""
 
 from __future__ import annotations
 
@@ -78,6 +78,40 @@ def info(folder: str) -> None:
         click.echo(f"fields     {', '.join(f'{name} {field.dtype}' for name, field in shard.fields.items())}")
     with_checksum = sum(bool(shard.sha256) for shard in opened.shards)
     click.echo(f"checksums  {with_checksum} of {len(sizes)} shards")
+
+
+@survey.command()
+@click.argument("folder")
+@click.option("--weights", help="Weights that shall predict it: refused if they cannot be used.")
+@click.option("--strict", is_flag=True, help="Exit with code 2 if the survey does not look right.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error.")
+def check(folder: str, weights: str | None, strict: bool, as_json: bool) -> None:
+    """Compare pixels and magnitudes of a sample of the survey FOLDER: bands, units, colours of galaxies.
+
+    The same check is made by `cosmicai ingest`, `cosmicai infer` and `python -m launch run`. It reads up to 2,048
+    galaxies that are spread over the survey.
+    """
+    import msgspec
+
+    from ..console import notify
+    from ..surveys.check import check_survey
+    from ..surveys.check_record import describe_table, require_consistent, warnings
+    from ..surveys.survey import open_survey
+
+    if weights:
+        from ..models.weights import check_architecture, find_weights
+
+        check_architecture(find_weights(weights).load())
+    opened = open_survey(folder)
+    found = check_survey(opened)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
+    for line in describe_table(found, opened):
+        click.echo(line, err=as_json)
+    if strict:
+        require_consistent(found, opened.uri)
+    for line in warnings(found, opened.uri):
+        notify(line)
 
 
 @survey.command()
