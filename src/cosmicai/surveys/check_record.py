@@ -72,7 +72,7 @@ def warnings(check: SurveyCheck, survey: str) -> list[str]:
             "the survey unless you know better"
         )
     if check.unreadable_shards:
-        lines.append(f"{survey}: {check.unreadable_shards} shards of the sample cannot be read")
+        lines.append(f"{survey}: shards of the sample that cannot be read: {check.unreadable_shards}")
     return lines if check.could_be_checked else [*lines, f"{survey} could not be checked: {_too_few(check)}"]
 
 

@@ -92,15 +92,17 @@ def select_rows(shards: Sequence[ShardEntry]) -> Iterator[tuple[ShardEntry, tupl
     if total <= SAMPLE and len(shards) <= RANGES:
         yield from ((shard, (0, shard.galaxies)) for shard in shards)
         return
-    index = begin = 0  # the shard that holds the row, and the number of its first galaxy in the survey
+    index = begin = last = 0  # the shard that holds the row, the number of its first galaxy, the end of the last range
     for number in range(RANGES):
-        row, limit = total * number // RANGES, total * (number + 1) // RANGES
+        row = total * number // RANGES
         while row >= begin + shards[index].galaxies:
             begin += shards[index].galaxies
             index += 1
-        stop = min(row + size, limit, begin + shards[index].galaxies)
-        if row < stop:
-            yield shards[index], (row - begin, stop - begin)
+        end = begin + shards[index].galaxies
+        start = max(begin, last, min(row, end - size))  # a range that would reach beyond the shard begins earlier
+        if start < end:
+            last = min(start + size, end)
+            yield shards[index], (start - begin, last - begin)
 
 
 def _read_ranges(survey: Survey, selected: tuple[ShardEntry, list[tuple[int, int]]]) -> Sample | None:

@@ -164,7 +164,8 @@ class Comparison(msgspec.Struct, frozen=True):
             ]
         if self.slope is not None and self.slope < SMALLEST_SLOPE:
             return [self._describe_slope(self.slope)]
-        found = [*self._find_wrong_order(), *self._find_unit(), *self._find_odd_bands()]
+        odd_bands = list(self._find_odd_bands())
+        found = [*self._find_wrong_order(bool(odd_bands)), *self._find_unit(), *odd_bands]
         return found or list(self._find_faint())
 
     def _describe_slope(self, slope: float) -> str:
@@ -182,7 +183,8 @@ class Comparison(msgspec.Struct, frozen=True):
             "(square root, logarithm, asinh)"
         )
 
-    def _find_wrong_order(self) -> Iterator[str]:
+    def _find_wrong_order(self, has_odd_bands: bool) -> Iterator[str]:
+        """Yield which bands are in another order; bands in other units have odd colours, too, and explain those."""
         magnitudes = _find_odd_colours(self.colours(self.magnitudes))
         pixels = _find_odd_colours(self.colours(self.pixels))
         if self.is_other_order:
@@ -197,7 +199,7 @@ class Comparison(msgspec.Struct, frozen=True):
                     f"the pixels look as if their bands were in the order {self.pixel_order}, or the magnitudes as if "
                     f"theirs were in the order {self.magnitude_order} ({agreement})"
                 )
-        elif magnitudes or pixels:
+        elif magnitudes or (pixels and not has_odd_bands):
             medians = np.nanmedian((self.magnitudes if magnitudes else self.pixels)[self.bright], axis=0)
             # Galaxies are red: they are brightest in z.
             order = "".join(BANDS[index] for index in np.argsort(np.argsort(-medians, kind="stable")))
