@@ -30,11 +30,20 @@ PIXEL_FIELDS = ("total", "peak", "lowest", "background", "noise", "spread", "who
 ORDERS = tuple("".join(order) for order in permutations(BANDS))[1:]
 # factor by which pixels are multiplied: what the check should call it
 FACTORS = {
-    1e-9: "maggies", 1e-6: "units of 1e6 nanomaggies", 1e-3: "units of 1e3 nanomaggies",
-    1e3: "units of 1e-3 nanomaggies",
-    1e6: "units of 1e-6 nanomaggies", 1e9: "units of 1e-9 nanomaggies", 3631.0: "nJy", 3.631: "uJy", 3.631e-3: "mJy",
-    3.631e-6: "Jy", 10**1.0: "a zero point of 25", 10**1.8: "a zero point of 27", 10**3.0: "a zero point of 30",
-}  # fmt: skip
+    1e-9: "maggies",
+    1e-6: "units of 1e6 nanomaggies",
+    1e-3: "units of 1e3 nanomaggies",
+    0.1: "units of 1e1 nanomaggies",
+    10.0: "units of 1e-1 nanomaggies or counts with a zero point of 25",
+    10**1.8: "counts with a zero point of 27",
+    1e3: "units of 1e-3 nanomaggies or counts with a zero point of 30",
+    1e6: "units of 1e-6 nanomaggies",
+    1e9: "units of 1e-9 nanomaggies",
+    3631.0: "nJy",
+    3.631: "uJy",
+    3.631e-3: "mJy",
+    3.631e-6: "Jy",
+}
 COLUMNS = (
     MeasurementColumn("name", "survey"),
     *(MeasurementColumn(f"warned_{size}", f"warned: {size}", ".1%") for size in SIZES),

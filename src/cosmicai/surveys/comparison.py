@@ -297,11 +297,11 @@ def describe_magnitudes(sample: Sample) -> str | None:
     for raw, total in zip(sample.magnitude.T, sample.total.T, strict=True):
         rows = np.isfinite(raw) & (np.abs(raw) < LARGEST_PIXEL) & (raw != 0) & (total > 0)
         positive = rows & (raw > 0)
-        if positive.sum() >= MIN_GALAXIES:
+        if positive.sum() >= MIN_GALAXIES // 2:
             level = np.log10(raw[positive])
             varies = _scatter(level)
             fluxes += varies > 0.1 and _scatter(level - np.log10(total[positive])) < 0.5 * varies
-        if rows.sum() >= MIN_GALAXIES and is_usable_magnitude(raw[rows]).mean() < MOSTLY:
+        if rows.sum() >= MIN_GALAXIES // 2 and is_usable_magnitude(raw[rows]).mean() < MOSTLY:
             constant = raw[rows] - (22.5 - 2.5 * np.log10(total[rows]))
             if _scatter(constant) < 0.5 * _scatter(raw[rows]):
                 constants.append(float(np.median(constant)))
