@@ -89,9 +89,9 @@ def bench_survey_check(seeds: int, notify: Callable[[str], None]) -> Measurement
                 for kind, name, version in versions:
                     counts[kind][size].add(check_sample(version.rows(rows)), name)
         notify(f"measured seed {seed} of {FIRST_SEED} to {FIRST_SEED + seeds - 1}")
-    rows = [{"name": kind} | _summarize(kind, by_size) for kind, by_size in counts.items()]
+    table = [{"name": kind} | _summarize(kind, by_size) for kind, by_size in counts.items()]
     facts = {"seeds": seeds, "first_seed": FIRST_SEED}
-    return MeasurementTable("Check of surveys", COLUMNS, rows, describe_machine(), facts)
+    return MeasurementTable("Check of surveys", COLUMNS, table, describe_machine(), facts)
 
 
 def _summarize(kind: str, by_size: dict[int, _Count]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.check_record import SurveyCheck
 from cosmicai.surveys.check_sample import RANGES
-from cosmicai.surveys.shard import Galaxies
-from cosmicai.surveys.survey import Survey
+from cosmicai.surveys.shard import Galaxies, Shard
+from cosmicai.surveys.survey import ShardEntry, Survey
 from cosmicai.surveys.synthetic import generate_batches
 from support.helpers import complete_demo, make_run, make_survey, run, run_worker, tiny_weights
 from support.s3 import bucket_fixture, fill
@@ -148,7 +148,12 @@ def test_initialize_touches_few_partitions_and_reports_the_check(bucket, tmp_pat
     fill(bucket, files | {"w.safetensors": Path(weights).read_bytes()})
     opened: list[str] = []
     open_shard = Survey.open
-    monkeypatch.setattr(Survey, "open", lambda own, entry: opened.append(entry.name) or open_shard(own, entry))
+
+    def note(own: Survey, entry: ShardEntry) -> Shard:
+        opened.append(entry.name)
+        return open_shard(own, entry)
+
+    monkeypatch.setattr(Survey, "open", note)
     name = bucket.removeprefix("s3://")
     context = SimpleNamespace(aws_request_id="request", function_name="initialize", memory_limit_in_mb="2048")
     payload = {
