@@ -8,7 +8,8 @@ from .. import storage
 from ..engines.registry import choose_engine
 from ..errors import InputError
 from ..models.weights import WeightsFile, find_weights
-from ..surveys.check import inspect_survey
+from ..surveys.check import check_survey, inspect_survey
+from ..surveys.check_record import require_consistent, warnings
 from ..surveys.survey import Survey
 from .plan import Plan, PlanRequest
 from .precision import select_precision
@@ -30,16 +31,18 @@ def create_run(
 
     `survey` is the opened survey of the request. What the request leaves open is chosen on this machine and reported
     through `notify`; a plan that is there already decides instead. Nothing is written before everything is known to
-    work and `approve` has accepted the plan without raising. A sample of the survey is checked before anything else
-    (`surveys.check`), unless `inspect` is false. Raises InputError if the weights or the engine cannot be used, if a
-    reduced precision changes the redshifts too much, if the folder belongs to another plan, or if the request is strict
-    and the survey contradicts itself.
+    work and `approve` has accepted the plan without raising. A sample of the survey is checked first (`surveys.check`),
+    unless `inspect` is false. Raises InputError if the weights or the engine cannot be used, if a reduced precision
+    changes the redshifts too much, if the folder belongs to another plan, or if the request is strict and the survey
+    contradicts itself.
     """
     run, weights, planned, has_plan = _validate(request, survey)
     if has_plan:
         return run
     sample = Survey(survey.uri, planned.shards)
-    check = inspect_survey(sample, request.strict, notify) if inspect else None
+    check = check_survey(sample) if inspect else None
+    if check and request.strict:
+        require_consistent(check, survey.uri)
     choice, size, notices = choose_engine(
         weights, request.engine, request.precision, request.device, request.batch_size
     )
@@ -52,6 +55,8 @@ def create_run(
         split_work(planned.shards, size, choice.inner_batch, ranks), check,
     )  # fmt: skip
     approve(plan)
+    for warning in warnings(check, survey.uri) if check else ():  # last, where it is seen, and not of refused runs
+        notify(warning)
     return run if run.write_plan(plan) else _join(run, planned, request.resume)
 
 

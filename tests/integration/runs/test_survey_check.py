@@ -109,7 +109,7 @@ def test_a_run_is_resumed_without_another_check(tmp_path, wrong, weights, monkey
     def refuse(*_):
         raise AssertionError("checked again")
 
-    monkeypatch.setattr(create, "inspect_survey", refuse)
+    monkeypatch.setattr(create, "check_survey", refuse)
     again = make_run(wrong, weights, str(tmp_path / "run"), resume=True, strict=True)
     assert again.plan() == first.plan()
 
