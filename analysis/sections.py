@@ -109,6 +109,9 @@ def _build_runs(evidence: Evidence, headings: Headings) -> Section:
         Table("machines", "Machines and code", machines, headings, first),
         Table("runs", "Runs", runs, headings, names),
     ]
+    if len(checked := runs[runs["survey_check"].notna()]):
+        names = ["run", "survey_check"]
+        tables.append(Table("survey-checks", "Whether the surveys looked right", checked[names], headings, names))
     return Section("runs", "Runs and machines", prose, tables)
 
 

@@ -90,6 +90,7 @@ RUN_COLUMNS = (
     ColumnSpec("r2", REAL, "", "coefficient of determination"),
     ColumnSpec("outliers", REAL, "", "fraction with |dz| > 0.05"),
     ColumnSpec("started_at", TIME, "UTC", "start of the first rank"),
+    ColumnSpec("survey_check", TEXT, "", "what the check of the survey found when the run was planned"),
     ColumnSpec("catalogue", TEXT, "", "address of the catalogue"),
     ColumnSpec("git_commit", TEXT, "", "commit of the code that ran"),
     ColumnSpec("image_digest", TEXT, "", "manifest digest of the container image that ran"),

@@ -19,6 +19,7 @@ from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summary import Summary, count_coverage
 from cosmicai.storage.s3 import is_s3
+from cosmicai.surveys.check_record import describe_check
 from cosmicai.surveys.identity import count_duplicates
 
 from ..tables import GALAXY_BYTES, GB, RANK_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
@@ -143,6 +144,7 @@ def _read_settings(run: RunFolder, records: Sequence[Record]) -> dict[str, Any]:
         "batch_size": plan.batch_size,
         "world_size": max((record.world_size for record in records), default=None),
         "asked_galaxies": plan.galaxies,
+        "survey_check": plan.survey_check and describe_check(plan.survey_check),
         "git_commit": _common_value(record.git_commit for record in records),
         "image_digest": _common_value(record.image_digest for record in records),
     }

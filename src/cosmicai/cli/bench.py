@@ -229,6 +229,17 @@ def analysis(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Of 2048 synthetic galaxies each.")
+@_output_options
+def survey_check(as_json: bool, out: str | None, **options: Any) -> None:
+    """Measure how many surveys with wrong bands or units `cosmicai survey check` recognises, and its false alarms."""
+    from ..bench.survey_check import bench_survey_check
+    from ..measurement.table import print_measurements
+
+    print_measurements(bench_survey_check(**options, notify=notify), as_json, out)
+
+
+@bench.command()
 @click.argument("survey")
 @click.option(
     "--out",

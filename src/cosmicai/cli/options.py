@@ -33,6 +33,7 @@ _RUN_OPTIONS = (
     click.option(
         "--limit-files", "--file-limit", type=click.IntRange(1), help="Use only the first N shards of the survey."
     ),
+    click.option("--strict", is_flag=True, help="Refuse a survey that does not look right (`cosmicai survey check`)."),
     click.option("--resume", is_flag=True, help="Finish the run in --out: compute only what is missing."),
 )
 

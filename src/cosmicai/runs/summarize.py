@@ -53,6 +53,7 @@ def summarize(run: RunFolder) -> Summary:
         catalogue=run.catalogue_path,
         plot=run.plot_path,
         left_out=tuple(left_out) or UNSET,
+        survey_check=plan.survey_check or UNSET,
     )
     # The record of an attempt that was killed at once would look like a rank without speed in the published files.
     published = [record for record in records.values() if record.galaxies]

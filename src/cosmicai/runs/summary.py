@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
+from ..surveys.check_record import SurveyCheck
 from ..surveys.survey import Count
 from .cost import RunCost
 from .metrics import Metrics
@@ -97,6 +98,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     plot: str
     left_out: tuple[str, ...] | UnsetType = UNSET
     slurm: dict[str, Any] | UnsetType = UNSET
+    survey_check: SurveyCheck | UnsetType = UNSET
 
 
 def count_coverage(plan: Plan, parts: Collection[WorkItem]) -> Coverage:

@@ -32,6 +32,8 @@ def print_summary(summary: Summary) -> int:
         ("catalogue", summary.catalogue),
         ("plot", summary.plot),
     ]
+    if summary.survey_check is not UNSET:
+        lines += [("WARNING", contradiction) for contradiction in summary.survey_check.contradictions]
     for name, value in lines:
         click.echo(f"{name:<13}{value}")
     for problem in () if summary.left_out is UNSET else summary.left_out:

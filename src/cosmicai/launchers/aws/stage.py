@@ -124,7 +124,8 @@ def prepare(stack: Stack, run: RunFolder, survey: Survey, request: LaunchRequest
     values = {
         "bucket": bucket, "result_path": result_path, "data_bucket": data_bucket, "data_prefix": data_prefix, **source,
         "weights": weights, "batch_size": requested.batch_size, "precision": requested.precision,
-        "accept_precision_loss": requested.accept_precision_loss or None, "max_concurrency": cloud.concurrency,
+        "accept_precision_loss": requested.accept_precision_loss or None, "strict": requested.strict or None,
+        "max_concurrency": cloud.concurrency,
         "tolerated_failure_percentage": cloud.tolerate, "fmi_enabled": cloud.fmi or None,
     }  # fmt: skip
     payload = {name: value for name, value in values.items() if value is not None}
