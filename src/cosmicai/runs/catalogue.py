@@ -20,6 +20,7 @@ from ..storage.s3 import reader_threads
 from .plan import Plan, WorkItem
 from .store import RunFolder
 
+FITS_KEYWORDS = {"cosmicai.weights": "WEIGHTS", "cosmicai.weights_sha256": "WTSHA256"}  # by names of metadata
 ROW_GROUP = 2**17  # fixed, so that the file does not depend on how the work was cut
 SCHEMA = pa.schema(
     [
@@ -45,7 +46,7 @@ def write_catalogue(
     with (
         atomic_write(path) as temporary,
         describe_os_errors(path, "write"),
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, SCHEMA.with_metadata(_describe_provenance(plan)), compression="zstd") as writer,
     ):
         pending: list[pa.Table] = []
         rows = 0
@@ -71,6 +72,18 @@ def write_catalogue(
         return np.empty(0, np.float32), np.empty(0, np.float64), np.empty(0, np.uint8)
     phot, spec, flag = (np.concatenate(column) for column in zip(*columns_for_metrics, strict=True))
     return phot, spec, flag
+
+
+def _describe_provenance(plan: Plan) -> dict[str, str]:
+    """Return the metadata of the file, which has no addresses: they differ between machines."""
+    weights = plan.weights_file
+    return {"cosmicai.weights": weights.label, "cosmicai.weights_sha256": weights.sha256}
+
+
+def _read_provenance(table: pa.Table) -> dict[str, str]:
+    """Return the metadata of a catalogue; one of an earlier version has none."""
+    metadata = table.schema.metadata or {}
+    return {name: metadata[name.encode()].decode() for name in FITS_KEYWORDS if name.encode() in metadata}
 
 
 # Arrays are made from bytes: pyarrow's own conversions would import pandas, if it is installed, to compare types.
@@ -122,6 +135,7 @@ def _to_hdf5(tables: Iterator[pa.Table], path: Path) -> int:
         for table in tables:
             for name in SCHEMA.names:
                 values = table[name].to_numpy()
+                file.attrs.update(_read_provenance(table))
                 if name not in file:
                     dtype = h5py.string_dtype() if name == "shard" else values.dtype
                     file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(ROW_GROUP,))
@@ -137,5 +151,8 @@ def _to_fits(tables: Iterator[pa.Table], path: Path) -> int:
     table = pa.concat_tables(tables)
     columns = {name: table[name].to_numpy() for name in SCHEMA.names}
     columns["shard"] = columns["shard"].astype(str)
-    Table(columns).write(path, format="fits")
+    # In ASCII, as FITS demands, and under names of at most 8 letters.
+    found = {name: text.encode("ascii", "backslashreplace").decode() for name, text in _read_provenance(table).items()}
+    meta = {keyword: found[name] for name, keyword in FITS_KEYWORDS.items() if name in found}
+    Table(columns, meta=meta).write(path, format="fits")
     return int(table.num_rows)
