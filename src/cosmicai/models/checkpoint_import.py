@@ -254,9 +254,9 @@ def _read_model(uri: str, reader: RangeReader) -> StandIn:
     if isinstance(root, Mapping):
         names = ", ".join(str(name) for name in list(root)[:3])
         raise InputError(
-            f"{uri} holds a dictionary ({names or 'empty'}), not a model: a state dict lacks the sizes and constants "
-            "of its network; load it into the published ViT_Astro, save that whole with torch.save(model, FILE), and "
-            "import FILE with `cosmicai weights import`"
+            f"{uri} holds a dictionary ({names or 'empty'}), expected a model: a state dict lacks the sizes and "
+            "constants of its network; load it into the published ViT_Astro, save that whole with "
+            "torch.save(model, FILE), and import FILE with `cosmicai weights import`"
         )
     raise Checkpoint(uri, reader).mismatch(f"it holds a {type(root).__name__}, not a model")
 

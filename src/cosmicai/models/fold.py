@@ -132,7 +132,7 @@ def fold(weights: Weights, dtype: DTypeLike = np.float64) -> FoldedWeights:
     for array in _arrays(folded):
         if not (np.isfinite(array.min()) and np.isfinite(array.max())):
             raise InputError(
-                f"{weights.uri}: products of its weights are infinite or NaN; use weights of a training that converged"
+                f"{weights.uri}: products of its weights are infinite or NaN; expected weights of a converged training"
             )
     return folded
 

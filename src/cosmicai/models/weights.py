@@ -136,8 +136,8 @@ def load_weights(uri: str) -> Weights:
     notes = header.metadata
     if notes.pop("format", None) != FORMAT:
         raise InputError(
-            f'{uri} is a safetensors file without the metadata `format` = "{FORMAT}", so the configuration of its '
-            "network is unknown; use weights written by `cosmicai weights import` or `cosmicai train`"
+            f'{uri} is a safetensors file without the metadata `format` = "{FORMAT}", so the sizes of its network are '
+            "unknown; expected weights written by `cosmicai weights import` or `cosmicai train`"
         )
     return Weights(notes.pop("config", ""), tensors, notes, uri, hashlib.sha256(data).hexdigest())
 
@@ -184,7 +184,9 @@ def check_architecture(weights: Weights) -> AstroMAEConfig:
         if tensor.dtype != dtype:
             raise InputError(f"{weights.uri}: tensor {key} is {tensor.dtype}; expected {dtype}, import it again")
         if problem := _value_problem(key, tensor):
-            raise InputError(f"{weights.uri}: tensor {key} holds {problem}; use weights of a training that converged")
+            raise InputError(
+                f"{weights.uri}: tensor {key} holds {problem}; expected weights of a training that converged"
+            )
     return config
 
 
@@ -194,7 +196,7 @@ def _value_problem(name: str, tensor: NDArray[Any]) -> str | None:
         return None
     low, high = float(tensor.min()), float(tensor.max())  # NaN if any value is
     if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{np.count_nonzero(~np.isfinite(tensor))} values that are NaN or infinite"
+        return f"NaN or infinite values ({np.count_nonzero(~np.isfinite(tensor))} of {tensor.size})"
     if name.endswith("running_var"):
         return f"the variance {low:g}, which is negative" if low < 0 else None
     in_block = name == "class_token" or (name.startswith("blocks.") and ".convolution." not in name)
