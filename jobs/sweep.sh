@@ -19,10 +19,8 @@ case ${1-} in -h | --help) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "$0" &&
 root=$(cd "$(dirname "$0")/.." && pwd)
 command -v sbatch >/dev/null || { echo "sweep.sh: there is no sbatch; run it where jobs are submitted" >&2 && exit 2; }
 
-[ "${1:-demo}" = demo ] || [ -n "${3-}" ] || {
-  echo "sweep.sh: WEIGHTS are missing; give SURVEY, FOLDER and WEIGHTS (the demo weights are for synthetic galaxies only)" >&2
-  exit 2
-}
+[ "${1:-demo}" = demo ] || [ -n "${3-}" ] ||
+  { echo "sweep.sh: WEIGHTS are missing; give SURVEY, FOLDER and WEIGHTS" >&2 && exit 2; }
 survey=${1:-demo} folder=$(realpath -m "${2:-runs/sweep}") weights=${3:-demo}
 [[ $survey =~ ^(demo$|s3://) ]] || survey=$(realpath "$survey")
 [[ $weights =~ ^(demo$|s3://) ]] || weights=$(realpath "$weights")

@@ -47,7 +47,7 @@ def open_named_survey(name: str, out: str) -> Survey:
     """
     if name == DEMO:
         return make_demo_survey(storage.join(storage.absolute(out), "survey"))
-    if not name.endswith(SUFFIXES) and storage.exists(name):
+    if not name.endswith(SUFFIXES) and storage.exists(name) and not storage.is_folder(name):
         kind = storage.basename(name).lstrip(".").partition(".")[2] or "without a suffix"
         raise InputError(
             f"{name} is a single file ({kind}), and a survey is a folder or a file ending in {', '.join(SUFFIXES)}; "

@@ -267,7 +267,7 @@ def test_a_node_without_a_name_is_met_at_its_address(pretended: Pretended) -> No
 
 def test_a_sweep_is_a_chain_of_jobs(pretended: Pretended) -> None:
     lists = {"PARTITION_MB": "10,25", "BATCH_SIZES": "64", "WORLD_SIZES": "8,16", "REPEATS": 1}
-    done = pretended.run("sweep", "survey", "swéep t", **lists)
+    done = pretended.run("sweep", "survey", "swéep t", "/w.safetensors", **lists)
     assert (done.returncode, done.stderr) == (0, "")
     out = pretended.project / "swéep t"
     calls = pretended.called

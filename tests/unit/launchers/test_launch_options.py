@@ -101,7 +101,7 @@ def test_half_of_a_run_is_one_sentence(parse, arguments, sentence):
 
 @pytest.mark.parametrize("options", [(), ("--procs", "2"), ("--slurm",), ("--cloud",), ("--procs", "2", "--resume")])
 def test_weights_are_required_for_galaxies_of_a_user(parse, options):
-    with pytest.raises(click.UsageError, match="--weights is missing; name the weights file.*synthetic galaxies only"):
+    with pytest.raises(click.UsageError, match="--weights is missing; name the weights file, since `--weights demo`"):
         parse("sky", "--out", "run", *options)
     assert parse("demo", "--out", "run", *options)[1].run.weights == "demo"
     assert parse("sky", "--out", "run", "--weights", "demo", *options)[1].run.weights == "demo"

@@ -355,7 +355,7 @@ def save_object(tmp_path: Path, what: object) -> str:
         (nn.DataParallel(nn.Linear(2, 2)), "it holds a Linear"),
         (
             random_network(Sizes(depth=1)).state_dict(),
-            "holds a dictionary (cls_token, pos_embed, patch_embed.proj.weight), expected a model",
+            "holds a dictionary (cls_token, pos_embed, fc_norm.weight), expected a model",
         ),
         (Mlp(Sizes()), "upstream_network.Mlp, which is not among"),
     ],
