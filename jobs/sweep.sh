@@ -3,8 +3,8 @@
 # so that none disturbs another, and a last one that collects all results. Run it on the login node, from the project's
 # folder.
 #
-#   jobs/sweep.sh [SURVEY FOLDER WEIGHTS]                                by default `demo`, runs/sweep and `demo`
-#   SBATCH_ACCOUNT=stars SBATCH_PARTITION=standard BATCH_SIZES=64,512 WORLD_SIZES=1,8 jobs/sweep.sh SURVEY FOLDER WEIGHTS
+#   jobs/sweep.sh [SURVEY FOLDER WEIGHTS]                              by default `demo`, runs/sweep and `demo`
+#   SBATCH_ACCOUNT=stars SBATCH_PARTITION=standard BATCH_SIZES=64,512 WORLD_SIZES=1,8 jobs/sweep.sh SKY FOLDER WEIGHTS
 #
 # The results are in FOLDER/sweep.json at the end. Run it again for what is missing. Variables and their defaults:
 #
