@@ -4,7 +4,7 @@
 # folder.
 #
 #   jobs/sweep.sh [SURVEY FOLDER WEIGHTS]                              by default `demo`, runs/sweep and `demo`
-#   SBATCH_ACCOUNT=stars SBATCH_PARTITION=standard BATCH_SIZES=64,512 WORLD_SIZES=1,8 jobs/sweep.sh SURVEY FOLDER WEIGHTS
+#   SBATCH_ACCOUNT=ME SBATCH_PARTITION=standard BATCH_SIZES=64,512 WORLD_SIZES=1,8 jobs/sweep.sh SURVEY FOLDER WEIGHTS
 #
 # The results are in FOLDER/sweep.json at the end. Run it again for what is missing. Variables and their defaults:
 #
