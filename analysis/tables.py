@@ -49,6 +49,8 @@ RUN_COLUMNS = (
                "published code"),
     ColumnSpec("precision", TEXT, "", "`float32`, `bfloat16`, `int8`"),
     ColumnSpec("weights", TEXT, "", "weights of the network: `demo`, or the first 16 digits of their SHA-256"),
+    ColumnSpec("weights_name", TEXT, "", "name and SHA-256 of the weights, and whether they were trained on synthetic "
+               "galaxies"),
     ColumnSpec("partition_mb", REAL, "MB (2^20 bytes)", "target size of the partitions"),
     ColumnSpec("data_gb", REAL, "GB (2^30 bytes)", "data size that the run states; `total` is 12.6"),
     ColumnSpec("batch_size", COUNT, "galaxies", "NA where ranks differ"),

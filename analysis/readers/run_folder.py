@@ -11,13 +11,14 @@ import pyarrow as pa
 from msgspec import UNSET
 
 from cosmicai.errors import InputError
-from cosmicai.models.weights import DEMO
+from cosmicai.models.weights import DEMO, SHORT_DIGEST
 from cosmicai.ranks.invocation import InvocationRecord
 from cosmicai.runs.catalogue import read_catalogue_objids
 from cosmicai.runs.prices import billed_seconds
 from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summary import Summary, count_coverage
+from cosmicai.runs.summary_text import describe_weights
 from cosmicai.storage.s3 import is_s3
 from cosmicai.surveys.check_record import describe_check
 from cosmicai.surveys.identity import count_duplicates
@@ -138,7 +139,8 @@ def _read_settings(run: RunFolder, records: Sequence[Record]) -> dict[str, Any]:
         "device": plan.device,
         "engine": plan.engine,
         "precision": plan.precision,
-        "weights": DEMO if plan.weights == DEMO else plan.weights_sha256[:16],
+        "weights": DEMO if plan.weights_file.is_demo else plan.weights_sha256[:SHORT_DIGEST],
+        "weights_name": describe_weights(plan.weights_file.label, plan.weights_sha256),
         "partition_mb": round(largest * GALAXY_BYTES / 2**20, 1),
         "data_gb": plan.galaxies * GALAXY_BYTES / GB,
         "batch_size": plan.batch_size,

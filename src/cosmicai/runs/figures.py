@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,20 @@ from ..ranks.container_image import image_variant
 from ..surveys.quality import is_usable_redshift
 from .metrics import Metrics
 
+TITLE_WIDTH = 90  # characters in a line above the plot
+
 
 def plot_redshifts(
-    path: Path, redshift_phot: NDArray[np.float32], redshift_spec: NDArray[np.float64], metrics: Metrics | None
+    path: Path,
+    redshift_phot: NDArray[np.float32],
+    redshift_spec: NDArray[np.float64],
+    metrics: Metrics | None,
+    weights: str,
 ) -> None:
-    """Draw the density of galaxies (N,) in the plane of both redshifts, the 1:1 line and the metrics, as a PNG."""
+    """Draw the density of galaxies (N,) in the plane of both redshifts, the 1:1 line and the metrics, as a PNG.
+
+    `weights` is the line above the plot that says which weights predicted the redshifts.
+    """
     if image_variant():
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # by default it would be in the home
     from matplotlib.colors import LogNorm
@@ -26,6 +36,7 @@ def plot_redshifts(
     figure = Figure(figsize=(6, 5.4), layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel="spectroscopic redshift", ylabel="photometric redshift", aspect="equal")
+    axes.set_title(textwrap.fill(weights, TITLE_WIDTH), fontsize=7, loc="left", parse_math=False)
     if metrics is None:
         axes.text(0.5, 0.5, "no spectroscopic redshifts", ha="center", transform=axes.transAxes)
     else:

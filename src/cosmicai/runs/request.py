@@ -17,7 +17,7 @@ class RunRequest:
 
     survey: str
     out: str
-    weights: str = "demo"
+    weights: str
     engine: str = "auto"
     precision: str | None = None
     device: str | None = None

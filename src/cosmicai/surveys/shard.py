@@ -209,7 +209,10 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
 
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         what = "a dataset without values" if isinstance(dataset, h5py.Dataset) else "a group"
-        raise InputError(f"{uri}: {name} is {what}; expected a dataset of numbers")
+        raise InputError(
+            f"{uri}: {name} is {what}; expected a dataset of numbers, "
+            f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
+        )
     offset = dataset.id.get_offset()
     if dataset.size and offset is None:
         raise InputError(

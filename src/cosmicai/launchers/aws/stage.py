@@ -141,5 +141,6 @@ def _stage_weights(stack: Stack, named: str) -> tuple[str, list[Upload]]:
     check_architecture(file.load())
     if is_s3(file.uri):
         return file.uri, []
-    uri = f"s3://{stack.bucket}/{WEIGHTS}/{file.sha256[:16]}.safetensors"
+    # The file keeps its name, which the catalogue states.
+    uri = f"s3://{stack.bucket}/{WEIGHTS}/{file.sha256[:16]}/{storage.basename(file.uri)}"
     return uri, [Upload(file.uri, uri, Path(file.uri).stat().st_size, file.sha256)]
