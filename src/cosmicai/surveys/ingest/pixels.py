@@ -36,7 +36,7 @@ def to_cutouts(image: NDArray[np.generic], conversion: PixelConversion) -> NDArr
     ordered = image if conversion.order == (0, 1, 2, 3, 4) else image[:, list(conversion.order)]
     if conversion.resample_from is not None:
         weights = overlap_weights(ordered.shape[-1], size, SDSS_PIXEL_SCALE / conversion.resample_from)
-        ordered = np.matmul(np.matmul(weights, ordered.astype(np.float64)), weights.T)
+        ordered = _resample(ordered.astype(np.float64), weights)
     margin = (ordered.shape[-1] - size) // 2
     centre = slice(margin, margin + size)
     cutout = ordered[..., centre, centre]
@@ -44,6 +44,16 @@ def to_cutouts(image: NDArray[np.generic], conversion: PixelConversion) -> NDArr
         cutout = cutout.astype(np.float64) * conversion.factor
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is flagged
         return np.ascontiguousarray(cutout, dtype=np.float32)
+
+
+def _resample(image: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return images (..., pixels, pixels) on the grid of `weights`, NaN where an old pixel that is not finite lies."""
+    finite = np.isfinite(image)
+    whole = bool(finite.all())
+    resampled = weights @ (image if whole else np.where(finite, image, 0)) @ weights.T
+    if not whole:
+        resampled[weights @ (~finite).astype(np.float64) @ weights.T > 0] = np.nan
+    return np.asarray(resampled)
 
 
 def smallest_side(resample_from: float | None) -> float:
@@ -57,8 +67,7 @@ def overlap_weights(pixels: int, size: int, ratio: float) -> NDArray[np.float64]
 
     `ratio` is the side of a new pixel in old ones. Grids are parallel, so that the area that two pixels share is the
     product of what they share along both axes: new = weights @ old @ weights.T keeps all flux exactly, as drizzling
-    with full pixels does (Fruchter & Hook 2002). NaN spreads to every new pixel of its row and column of old ones that
-    a new one touches.
+    with full pixels does (Fruchter & Hook 2002).
     """
     edges = pixels / 2 + ratio * (np.arange(size + 1) - size / 2)
     old = np.arange(pixels)

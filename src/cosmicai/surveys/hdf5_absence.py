@@ -1,0 +1,148 @@
+"""Values of HDF5 datasets that are not there: in other files that are missing or short, or never written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+EXAMPLES = 3  # names that a message lists
+_BLANK_BYTES = 16 * 2**20
+_DEEPEST = 8  # virtual datasets of virtual datasets
+
+
+def open_dataset(group: Any, name: str) -> Any:
+    """Open a dataset so that raw files it names are looked for beside its own file, not in the working directory."""
+    import h5py
+
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_efile_prefix(b"${ORIGIN}")
+    return h5py.Dataset(h5py.h5d.open(group.id, name.encode(), access))
+
+
+def find_external(dataset: Any, linked: str, allowed: bool) -> str | None:
+    """Return what is wrong with a dataset whose data lie in other files, None if they do not, or may and are all there.
+
+    `linked` is the name of the file that an external link led to, or empty. Data in other files could be any file of
+    this machine, so that they are read only if the user allows it.
+    """
+    files = [linked, *files_of(dataset)] if linked else files_of(dataset)
+    if files and not allowed:
+        shown = ", ".join(files[:EXAMPLES]) + ", ..." * (len(files) > EXAMPLES)
+        return f"lies in other files ({shown}); read them with --allow-external if you trust the file"
+    return find_missing_part(dataset, 0)
+
+
+def files_of(dataset: Any) -> list[str]:
+    """Return the other files in which the data of a dataset lie."""
+    names: list[str] = []
+    if dataset.external:
+        names += [str(name) for name, _, _ in dataset.external]
+    if dataset.is_virtual:
+        names += [source.file_name for source in dataset.virtual_sources() if source.file_name != "."]
+    return list(dict.fromkeys(names))
+
+
+def find_missing_part(dataset: Any, depth: int) -> str | None:
+    """Return which values of a virtual dataset or one in raw files are not there, None if all are, or it is neither."""
+    folder = Path(dataset.file.filename).parent
+    for name in files_of(dataset):
+        if not (folder / name).is_file():  # an absolute name stays as it is
+            return f"needs the file {name}, which does not exist beside it; restore it"
+    if dataset.external:
+        held = sum(_held_bytes(folder / name, offset, length) for name, offset, length in dataset.external)
+        needed = int(dataset.size) * int(dataset.dtype.itemsize)
+        short = f"needs {needed:,} bytes, of which its raw files hold {held:,}; copy them again"
+        return short if held < needed else None
+    return _find_virtual_gap(dataset, folder, depth) if dataset.is_virtual else None
+
+
+def _held_bytes(path: Path, offset: int, length: int) -> int:
+    return max(0, min(length, path.stat().st_size - offset))
+
+
+def _find_virtual_gap(dataset: Any, folder: Path, depth: int) -> str | None:
+    """Return which part of a virtual dataset has no source, None if every element has one."""
+    import h5py
+
+    if depth > _DEEPEST:
+        return "is a virtual dataset of itself; write the file again"
+    checked: set[tuple[str, str]] = set()
+    mapped = np.zeros(dataset.shape[0], np.int64)  # elements of each row
+    for source in dataset.virtual_sources():
+        _count_rows(source.vspace, mapped)
+        if (source.file_name, source.dset_name) in checked:
+            continue
+        checked.add((source.file_name, source.dset_name))
+        if source.file_name == ".":
+            problem = _find_source_gap(dataset.file, source, depth)
+        else:
+            with h5py.File(folder / source.file_name, "r") as file:
+                problem = _find_source_gap(file, source, depth)
+        if problem:
+            return problem
+    if (mapped < dataset.size // dataset.shape[0]).any():
+        return "has elements without a source; write the file again"
+    return None
+
+
+def _count_rows(selection: Any, mapped: Any) -> None:
+    """Add the number of elements that a selection has in every row."""
+    if selection.is_regular_hyperslab():
+        start, stride, count, block = (int(axis[0]) for axis in selection.get_regular_hyperslab())
+        rows = (start + stride * np.arange(count)[:, None] + np.arange(block)).ravel()
+    else:
+        first, last = selection.get_select_bounds()
+        rows = np.arange(first[0], last[0] + 1)
+    mapped[rows] += selection.get_select_npoints() // max(1, len(rows))
+
+
+def _find_source_gap(file: Any, source: Any, depth: int) -> str | None:
+    """Return what is wrong with the dataset from which a part of a virtual one comes, None if it has this part."""
+    import h5py
+
+    name = f"{source.dset_name} of {'the same file' if source.file_name == '.' else source.file_name}"
+    if not isinstance(file.get(source.dset_name), h5py.Dataset):
+        return f"needs {name}, which is missing; restore it"
+    found = open_dataset(file, source.dset_name)
+    _, last = source.src_space.get_select_bounds()
+    if len(last) != found.ndim or any(stop >= length for stop, length in zip(last, found.shape, strict=True)):
+        return f"needs more of {name} than its {found.shape}; copy it again"
+    problem = find_missing_part(found, depth + 1) or find_absence(found)
+    return f"needs {name}, which {problem}" if problem else None
+
+
+def find_absence(dataset: Any) -> str | None:
+    """Return in which way values of a dataset were never written, None if all are there.
+
+    What was never written reads as the fill value, mostly 0. Chunks that were not allocated are known to the file. In
+    contiguous data and within a chunk it is not: there, rows at the end of an image that hold the fill value alone are
+    taken for them, as a cutout with noise never does.
+    """
+    if not dataset.shape or not dataset.size:
+        return None
+    if dataset.chunks:
+        expected = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        if (found := dataset.id.get_num_chunks()) < expected:
+            return f"is unfinished: {expected - found:,} of {expected:,} chunks were never written; write it again"
+    is_own = not (dataset.is_virtual or dataset.external)
+    if is_own and dataset.id.get_offset() is None and dataset.id.get_storage_size() == 0:
+        return "was never written; write it again"
+    return _find_blank_end(dataset) if dataset.ndim > 2 else None
+
+
+def _find_blank_end(dataset: Any) -> str | None:
+    """Return which rows at the end of an image hold the fill value alone, among those of its last _BLANK_BYTES."""
+    rows, fill = len(dataset), dataset.fillvalue
+    if not np.all(dataset[rows - 1] == fill):
+        return None
+    first = max(0, rows - max(1, _BLANK_BYTES // max(1, dataset[rows - 1].nbytes)))
+    written = np.flatnonzero((dataset[first:] != fill).reshape(rows - first, -1).any(axis=1))
+    first += int(written[-1]) + 1 if len(written) else 0
+    last = f"row {rows - 1} holds" if first == rows - 1 else f"rows {first} to {rows - 1} hold"
+    return (
+        f"looks unfinished: {last} nothing but {fill}, as if the program that wrote it was stopped; write it again, "
+        "or leave these rows out"
+    )
