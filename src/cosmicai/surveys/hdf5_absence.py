@@ -7,19 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 EXAMPLES = 3  # names that a message lists
 _BLANK_BYTES = 16 * 2**20
 _DEEPEST = 8  # virtual datasets of virtual datasets
 
 
-def open_dataset(group: Any, name: str) -> Any:
-    """Open a dataset so that raw files it names are looked for beside its own file, not in the working directory."""
-    import h5py
+class RawRows:
+    """The rows of a dataset in raw files beside its own file: HDF5 looks for them in the working directory."""
 
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_efile_prefix(b"${ORIGIN}")
-    return h5py.Dataset(h5py.h5d.open(group.id, name.encode(), access))
+    def __init__(self, dataset: Any) -> None:
+        folder = Path(dataset.file.filename).parent
+        self._pieces = [(folder / name, offset, length) for name, offset, length in dataset.external]
+        self._dtype, self._shape = dataset.dtype, dataset.shape[1:]
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        row_bytes = self._dtype.itemsize * math.prod(self._shape)
+        start, stop, at, data = rows.start * row_bytes, rows.stop * row_bytes, 0, b""
+        for path, offset, length in self._pieces:
+            first, last = max(start, at), min(stop, at + length)
+            if first < last:
+                with path.open("rb") as file:
+                    file.seek(offset + first - at)
+                    data += file.read(last - first)
+            at += length
+        return np.frombuffer(data, self._dtype).reshape(-1, *self._shape)
 
 
 def find_external(dataset: Any, linked: str, allowed: bool) -> str | None:
@@ -48,6 +61,8 @@ def files_of(dataset: Any) -> list[str]:
 def find_missing_part(dataset: Any, depth: int) -> str | None:
     """Return which values of a virtual dataset or one in raw files are not there, None if all are, or it is neither."""
     folder = Path(dataset.file.filename).parent
+    if depth and dataset.external:
+        return "lies in raw files, which are not looked for beside it; write it into an HDF5 file"
     for name in files_of(dataset):
         if not (folder / name).is_file():  # an absolute name stays as it is
             return f"needs the file {name}, which does not exist beside it; restore it"
@@ -106,9 +121,13 @@ def _find_source_gap(file: Any, source: Any, depth: int) -> str | None:
     name = f"{source.dset_name} of {'the same file' if source.file_name == '.' else source.file_name}"
     if not isinstance(file.get(source.dset_name), h5py.Dataset):
         return f"needs {name}, which is missing; restore it"
-    found = open_dataset(file, source.dset_name)
-    _, last = source.src_space.get_select_bounds()
-    if len(last) != found.ndim or any(stop >= length for stop, length in zip(last, found.shape, strict=True)):
+    found = file[source.dset_name]
+    if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
+        is_whole = found.size == source.vspace.get_select_npoints()
+    else:
+        _, last = source.src_space.get_select_bounds()
+        is_whole = len(last) == found.ndim and all(stop < size for stop, size in zip(last, found.shape, strict=True))
+    if not is_whole:
         return f"needs more of {name} than its {found.shape}; copy it again"
     problem = find_missing_part(found, depth + 1) or find_absence(found)
     return f"needs {name}, which {problem}" if problem else None
@@ -130,7 +149,7 @@ def find_absence(dataset: Any) -> str | None:
     is_own = not (dataset.is_virtual or dataset.external)
     if is_own and dataset.id.get_offset() is None and dataset.id.get_storage_size() == 0:
         return "was never written; write it again"
-    return _find_blank_end(dataset) if dataset.ndim > 2 else None
+    return _find_blank_end(dataset) if dataset.ndim > 2 and not dataset.external else None
 
 
 def _find_blank_end(dataset: Any) -> str | None:

@@ -29,6 +29,7 @@ from ..storage.s3 import is_s3
 from . import published_partition
 from .bands import BANDS as BANDS
 from .hdf5 import explain_hdf5_error, require_own_data, require_plain
+from .hdf5_absence import find_absence
 from .quality import known_redshifts
 
 IMAGE_SHAPE = (5, 32, 32)
@@ -201,6 +202,8 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
         raise InputError(f"{uri}: {name} is {what}; expected a dataset of numbers")
     offset = dataset.id.get_offset()
     if dataset.size and offset is None:
+        if not dataset.chunks and (problem := find_absence(dataset)):
+            raise InputError(f"{uri}: {name} {problem}")
         raise InputError(
             f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "
             f"convert the file with `cosmicai ingest {uri} --out SURVEY`"

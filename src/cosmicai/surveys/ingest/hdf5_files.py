@@ -23,7 +23,7 @@ from ..hdf5 import (
     stated_pixel_scale,
     to_number,
 )
-from ..hdf5_absence import find_absence, find_external
+from ..hdf5_absence import RawRows, files_of, find_absence, find_external
 from ..shard import HDF5_ERRORS
 from .hdf5_members import Member, list_members, select_members
 from .source import (
@@ -97,7 +97,7 @@ def _describe(
         )
     return Source(
         {field: _array(source, field, member) for field, member in found.items()},
-        bands=stated_bands(source, scopes, _band_datasets(source, image, groups, options)),
+        bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
         magnitude_bands=stated_bands(f"{source}: magnitude", [found["magnitude"].dataset.attrs], {})
         if found["magnitude"].dataset != image.dataset
         else (),
@@ -129,21 +129,26 @@ def _groups_of(dataset: Any, file: Any) -> list[Any]:
     return groups if groups[-1] == file["/"] else [*groups, file]
 
 
-def _band_datasets(source: str, image: Member, groups: list[Any], options: IngestOptions) -> dict[str, Any]:
+def _band_datasets(source: str, image: Member, groups: list[Any]) -> dict[str, Any]:
     """Return what states bands by its name: datasets in the innermost group that has any, or fields of a compound."""
     if image.column:
         names = [name for name in image.dataset.dtype.names if name.lower() in BAND_NAMES]
         if names:
             return {name: _Texts(image.dataset, name) for name in names}
     for group in groups:
-        found = {name: group[name] for name in group if name.lower() in BAND_NAMES and name in group}
+        found = {name: group.get(name) for name in group if name.lower() in BAND_NAMES}
         found = {name: item for name, item in found.items() if isinstance(item, h5py.Dataset) and not item.dtype.names}
         for name, item in found.items():
-            if problem := find_external(item, "", options.allow_external) or find_unknown_filter(item):
+            if problem := _find_elsewhere(group, name, item) or find_unknown_filter(item):
                 raise InputError(f"{source}: {name} {problem}")
         if found:
             return found
     return {}
+
+
+def _find_elsewhere(group: Any, name: str, dataset: Any) -> str | None:
+    is_elsewhere = isinstance(group.get(name, getlink=True), h5py.ExternalLink) or files_of(dataset)
+    return "lies in other files; write the bands into this one" if is_elsewhere else None
 
 
 class _Texts:
@@ -173,7 +178,11 @@ class _Column:
 
     def __init__(self, member: Member) -> None:
         dataset, attributes = member.dataset, member.dataset.attrs
-        self._rows = dataset.fields(member.column) if member.column else dataset
+        if dataset.external:
+            self._rows = RawRows(dataset)
+        else:
+            self._rows = dataset.fields(member.column) if member.column else dataset
+        self._column = member.column if dataset.external else ""
         dtype = dataset.dtype[member.column] if member.column else dataset.dtype
         base, inner = dtype.subdtype if dtype.subdtype else (dtype, ())
         self.shape = (*dataset.shape, *inner)
@@ -183,13 +192,16 @@ class _Column:
         self.packed = (self._scale, self._offset) != (1, 0) or bool(self._fills) or self._unsigned
         self.dtype = np.dtype(np.float64) if self.packed and base.kind in "iuf" else base
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
+    def _read(self, rows: slice) -> NDArray[Any]:
         raw = np.asarray(self._rows[rows])
+        return raw[self._column] if self._column else raw
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        raw = self._read(rows)
         if not self.packed or raw.dtype.kind not in "iuf":
             return raw
+        raw = raw.view(raw.dtype.str.replace("i", "u")) if self._unsigned else raw
         missing = _find_missing(raw, self._fills)
-        if self._unsigned:
-            raw = raw.view(raw.dtype.str.replace("i", "u"))
         values = raw.astype(np.float64) * self._scale + self._offset
         values[missing] = np.nan
         return values
@@ -211,10 +223,10 @@ def _fill_values(attributes: Any) -> list[Any]:
 
 
 def _find_missing(raw: NDArray[Any], fills: list[Any]) -> NDArray[np.bool_]:
-    """Return where raw values are one of the fill values, which are rounded as they are."""
+    """Return where raw values are one of the fill values, stated in floating point or with another sign."""
     missing = np.zeros(raw.shape, np.bool_)
     for fill in fills:
-        missing |= raw == (np.asarray(fill).astype(raw.dtype) if raw.dtype.kind == "f" else fill)
+        missing |= raw == (fill if raw.dtype.kind == "i" else np.asarray(fill).astype(raw.dtype))
     return missing
 
 
@@ -230,7 +242,7 @@ class _Ids(_Column):
             )
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        raw = np.asarray(self._rows[rows])
+        raw = self._read(rows)
         is_number = bool(self._fills) and raw.dtype.kind in "iuf"
         return np.ma.MaskedArray(raw, _find_missing(raw, self._fills)) if is_number else raw
 

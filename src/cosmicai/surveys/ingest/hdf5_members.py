@@ -11,7 +11,6 @@ from typing import Any
 import h5py
 
 from ...errors import InputError
-from ..hdf5_absence import open_dataset
 from .source import ALIASES, ambiguous, find_fields, is_auxiliary, missing_field, require_fields
 
 
@@ -62,8 +61,6 @@ def list_members(file: Any) -> tuple[list[Member], dict[str, str]]:
                 if isinstance(link, h5py.ExternalLink):
                     _require_file(Path(group.file.filename).parent, external)
                 item = group[name]
-                if isinstance(item, h5py.Dataset) and item.external:
-                    item = open_dataset(group, name)
             except (KeyError, OSError, RuntimeError):
                 is_external = isinstance(link, h5py.ExternalLink)
                 dangling[path] = f"{external}:{link.path}" if is_external else str(getattr(link, "path", "nowhere"))
