@@ -1,6 +1,7 @@
 """Test which array of a source is taken where several could be it, and that the advice of a refusal works."""
 
 import os
+from typing import Any
 
 import h5py
 import numpy as np
@@ -69,7 +70,7 @@ def test_several_tables_with_magnitudes_are_listed_and_one_can_be_chosen(tmp_pat
 
 def test_columns_by_bands_are_the_magnitudes_and_z_no_redshift(tmp_path):
     for prefix in ("", "mag_"):
-        columns = {f"{prefix}{band}": GOOD.magnitude[:, i] for i, band in enumerate("ugriz")}
+        columns: dict[str, Any] = {f"{prefix}{band}": GOOD.magnitude[:, i] for i, band in enumerate("ugriz")}
         found, _ = ingest(tmp_path, write_fits(tmp_path, fits.PrimaryHDU(GOOD.image), table(**columns)))
         np.testing.assert_array_equal(found.magnitude, GOOD.magnitude)
         assert np.isnan(found.redshift).all()
@@ -94,7 +95,7 @@ def test_a_vector_and_columns_of_magnitudes_are_two_candidates(tmp_path):
 
 
 def test_z_beside_other_bands_is_no_redshift(tmp_path):
-    bands = {band: GOOD.magnitude[:, i] for i, band in enumerate("ugriz")}
+    bands: dict[str, Any] = {band: GOOD.magnitude[:, i] for i, band in enumerate("ugriz")}
     for write in (write_npz, write_h5):
         assert np.isnan(ingest(tmp_path, write(tmp_path, redshift=None, **bands))[0].redshift).all()
         (tmp_path / "a.h5").unlink(missing_ok=True)
@@ -115,7 +116,7 @@ def test_two_names_of_one_field_are_listed_and_one_can_be_chosen(tmp_path, field
 
 # HDF5 groups, links and compound datasets.
 
-EMPTY = dict.fromkeys(COLUMNS)
+EMPTY: dict[str, Any] = dict.fromkeys(COLUMNS)
 
 
 def grouped(group, **columns):

@@ -61,7 +61,7 @@ def select_mask(source: str, masks: Mapping[str, SourceArray], requested: str | 
             f"{source}: {matches[0]} is zero for as many pixels as not; say which are bad with --mask {name}=zero or "
             f"--mask {name}=nonzero"
         )
-    return Mask(matches[0], share > 0.5)
+    return Mask(matches[0], bool(share > 0.5))
 
 
 def apply_mask(image: NDArray[np.generic], values: NDArray[np.generic], mask: Mask) -> NDArray[np.floating]:
