@@ -36,7 +36,7 @@ MAX_BATCH = 256  # galaxies in memory at once
 BATCH_BYTES = 32 * 2**20
 _ID_BYTES = 4 * 2**20
 _LONGEST_ID = 1024  # bytes
-_LARGEST_GALAXY = 64 * 2**20  # bytes of one galaxy's image in a source
+_LARGEST_GALAXY = 32 * 2**20  # bytes of one galaxy's image in a source
 OPENERS: dict[str, Callable[[str, IngestOptions], AbstractContextManager[Source]]] = {
     ".npz": open_npz, ".npy": open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".pt": open_partition,
     ".fits": open_fits, ".fit": open_fits, ".fz": open_fits,

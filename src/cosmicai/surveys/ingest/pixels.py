@@ -32,14 +32,18 @@ def bands_first(image: NDArray[np.generic]) -> NDArray[np.generic]:
 
 def to_cutouts(image: NDArray[np.generic], conversion: PixelConversion) -> NDArray[np.float32]:
     """Return cutouts (N, 5, 32, 32) float32 of images (N, 5, H, W): converted, resampled, cropped to their centre."""
-    size = IMAGE_SHAPE[-1]
-    ordered = image if conversion.order == (0, 1, 2, 3, 4) else image[:, list(conversion.order)]
+    size, pixels = IMAGE_SHAPE[-1], image.shape[-1]
+    margin, weights = (pixels - size) // 2, None
+    inside = slice(margin, margin + size)
     if conversion.resample_from is not None:
-        weights = overlap_weights(ordered.shape[-1], size, SDSS_PIXEL_SCALE / conversion.resample_from)
-        ordered = _resample(ordered.astype(np.float64), weights)
-    margin = (ordered.shape[-1] - size) // 2
-    centre = slice(margin, margin + size)
-    cutout = ordered[..., centre, centre]
+        weights = overlap_weights(pixels, size, SDSS_PIXEL_SCALE / conversion.resample_from)
+        touched = np.flatnonzero(weights.any(axis=0))
+        inside = slice(touched[0], touched[-1] + 1)
+    cutout = image[..., inside, inside]  # first of all: the rest would only fill the memory
+    if conversion.order != (0, 1, 2, 3, 4):
+        cutout = cutout[:, list(conversion.order)]
+    if weights is not None:
+        cutout = _resample(cutout.astype(np.float64), weights[:, inside])
     if conversion.factor != 1:
         cutout = cutout.astype(np.float64) * conversion.factor
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is flagged
