@@ -102,13 +102,17 @@ def _build_runs(evidence: Evidence, headings: Headings) -> Section:
     machines = runs.groupby(place, dropna=False, sort=False, as_index=False).agg(
         runs=("run", "size"), ranks=("ranks", "sum"), galaxies=("galaxies", "sum"), first=("started_at", "min")
     )
-    names = ["run", "verdict", "platform", "machine", "ranks", "partition_mb", "batch_size", "data_gb", "galaxies"]
+    names = ["run", "verdict", "platform", "machine", "ranks", "partition_mb", "batch_size", "data_gb", "galaxies",
+             "weights_name"]  # fmt: skip
     prose = ["The ranks are listed in ranks.csv; `python -m analysis columns` explains all columns."]
     first = ["machine", *(name for name in machines if name != "machine")]
     tables = [
         Table("machines", "Machines and code", machines, headings, first),
         Table("runs", "Runs", runs, headings, names),
     ]
+    if len(checked := runs[runs["survey_check"].notna()]):
+        names = ["run", "survey_check"]
+        tables.append(Table("survey-checks", "Whether the surveys looked right", checked[names], headings, names))
     return Section("runs", "Runs and machines", prose, tables)
 
 
@@ -135,6 +139,7 @@ def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
     known = runs[runs["nmad"].notna()]
     names = [
         "run", "verdict", "galaxies", "r2", "mae", "mse", "bias", "nmad", "outliers", "engine", "precision", "machine",
+        "weights_name",
     ]  # fmt: skip
     not_shown: list[str] = [] if len(known) else ["None of these runs has spectroscopic redshifts to compare with."]
     drawings = []

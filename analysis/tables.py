@@ -49,6 +49,8 @@ RUN_COLUMNS = (
                "published code"),
     ColumnSpec("precision", TEXT, "", "`float32`, `bfloat16`, `int8`"),
     ColumnSpec("weights", TEXT, "", "weights of the network: `demo`, or the first 16 digits of their SHA-256"),
+    ColumnSpec("weights_name", TEXT, "", "name and SHA-256 of the weights, and whether they were trained on synthetic "
+               "galaxies"),
     ColumnSpec("partition_mb", REAL, "MB (2^20 bytes)", "target size of the partitions"),
     ColumnSpec("data_gb", REAL, "GB (2^30 bytes)", "data size that the run states; `total` is 12.6"),
     ColumnSpec("batch_size", COUNT, "galaxies", "NA where ranks differ"),
@@ -90,6 +92,7 @@ RUN_COLUMNS = (
     ColumnSpec("r2", REAL, "", "coefficient of determination"),
     ColumnSpec("outliers", REAL, "", "fraction with |dz| > 0.05"),
     ColumnSpec("started_at", TIME, "UTC", "start of the first rank"),
+    ColumnSpec("survey_check", TEXT, "", "what the check of the survey found when the run was planned"),
     ColumnSpec("catalogue", TEXT, "", "address of the catalogue"),
     ColumnSpec("git_commit", TEXT, "", "commit of the code that ran"),
     ColumnSpec("image_digest", TEXT, "", "manifest digest of the container image that ran"),

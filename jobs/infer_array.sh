@@ -4,8 +4,8 @@
 #
 #   sbatch jobs/infer_array.sh                                              4,096 synthetic galaxies, demo weights
 #   sbatch --array=0-63 jobs/infer_array.sh SURVEY RUN WEIGHTS
-#   sbatch --array=0-7 --gres=gpu:1 --mem=8G jobs/infer_array.sh SURVEY     with a GPU each
-#   sbatch jobs/infer_array.sh SURVEY RUN                                   again: does what is missing in RUN
+#   sbatch --array=0-7 --gres=gpu:1 --mem=8G jobs/infer_array.sh SURVEY RUN WEIGHTS     with a GPU each
+#   sbatch jobs/infer_array.sh SURVEY RUN WEIGHTS                           again: does what is missing in RUN
 #
 # SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_array-JOB
 # by default. A task that runs out of time drops its current item and is requeued. Variables:

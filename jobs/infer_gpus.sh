@@ -4,7 +4,7 @@
 #
 #   sbatch --nodes=2 --ntasks-per-node=4 --gres=gpu:a100:4 jobs/infer_gpus.sh SURVEY RUN WEIGHTS
 #   sbatch jobs/infer_gpus.sh                    one GPU, 4,096 synthetic galaxies, demo weights
-#   sbatch ... jobs/infer_gpus.sh SURVEY RUN     again: does what is missing in RUN
+#   sbatch ... jobs/infer_gpus.sh SURVEY RUN WEIGHTS     again: does what is missing in RUN
 #
 # SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_gpus-JOB by
 # default. A job that runs out of time drops its current items and is requeued. Variables:

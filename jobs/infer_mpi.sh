@@ -5,7 +5,7 @@
 #
 #   sbatch --nodes=4 --ntasks=64 jobs/infer_mpi.sh SURVEY RUN WEIGHTS
 #   sbatch jobs/infer_mpi.sh                    4,096 synthetic galaxies, demo weights
-#   sbatch ... jobs/infer_mpi.sh SURVEY RUN     again: does what is missing in RUN
+#   sbatch ... jobs/infer_mpi.sh SURVEY RUN WEIGHTS     again: does what is missing in RUN
 #
 # SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_mpi-JOB by
 # default. A job that runs out of time drops its current items and is requeued. Variables:

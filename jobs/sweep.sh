@@ -3,8 +3,8 @@
 # so that none disturbs another, and a last one that collects all results. Run it on the login node, from the project's
 # folder.
 #
-#   jobs/sweep.sh [SURVEY [FOLDER [WEIGHTS]]]                            by default `demo`, runs/sweep and `demo`
-#   SBATCH_ACCOUNT=stars SBATCH_PARTITION=standard BATCH_SIZES=64,512 WORLD_SIZES=1,8 jobs/sweep.sh SURVEY FOLDER
+#   jobs/sweep.sh [SURVEY FOLDER WEIGHTS]                              by default `demo`, runs/sweep and `demo`
+#   SBATCH_ACCOUNT=ME SBATCH_PARTITION=standard BATCH_SIZES=64,512 WORLD_SIZES=1,8 jobs/sweep.sh SURVEY FOLDER WEIGHTS
 #
 # The results are in FOLDER/sweep.json at the end. Run it again for what is missing. Variables and their defaults:
 #
@@ -19,6 +19,8 @@ case ${1-} in -h | --help) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "$0" &&
 root=$(cd "$(dirname "$0")/.." && pwd)
 command -v sbatch >/dev/null || { echo "sweep.sh: there is no sbatch; run it where jobs are submitted" >&2 && exit 2; }
 
+[ "${1:-demo}" = demo ] || [ -n "${3-}" ] ||
+  { echo "sweep.sh: WEIGHTS are missing; give SURVEY, FOLDER and WEIGHTS" >&2 && exit 2; }
 survey=${1:-demo} folder=$(realpath -m "${2:-runs/sweep}") weights=${3:-demo}
 [[ $survey =~ ^(demo$|s3://) ]] || survey=$(realpath "$survey")
 [[ $weights =~ ^(demo$|s3://) ]] || weights=$(realpath "$weights")

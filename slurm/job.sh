@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Arguments of the batch scripts in jobs/, and their orderly end before SLURM ends them. To be sourced.
 #
-#   parse_arguments NAME "$@"   sets $survey, $run, $weights and $options from SURVEY, RUN and WEIGHTS, which are all
-#                               optional; --help prints the script's head comment and exits
+#   parse_arguments NAME "$@"   sets $survey, $run, $weights and $options from SURVEY, RUN and WEIGHTS, which must all
+#                               be given, or none; --help prints the script's head comment and exits
 #   run_command COMMAND...      runs a command and returns if it succeeds, else ends the job with its exit code
 #
 # With `#SBATCH --signal=B:USR1@60` SLURM signals the batch shell before the time is up. The command then gets SIGTERM,
@@ -16,6 +16,8 @@ parse_arguments() { # NAME [SURVEY [RUN [WEIGHTS]]]
   job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
   trap 'signals+=U; terminate' USR1
   trap 'signals+=T; terminate' TERM
+  [ "${2:-demo}" = demo ] || [ -n "${4-}" ] ||
+    fail "WEIGHTS are missing; give SURVEY, RUN and WEIGHTS (the demo weights are for synthetic galaxies only)"
   survey=$(absolute "${2:-demo}") weights=$(absolute "${4:-demo}")
   run=$(absolute "${3:-runs/$name-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}")
   read -ra options <<<"${COSMICAI_INFER_OPTIONS-}"

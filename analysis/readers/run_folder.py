@@ -11,14 +11,16 @@ import pyarrow as pa
 from msgspec import UNSET
 
 from cosmicai.errors import InputError
-from cosmicai.models.weights import DEMO
+from cosmicai.models.weights import DEMO, SHORT_DIGEST
 from cosmicai.ranks.invocation import InvocationRecord
 from cosmicai.runs.catalogue import read_catalogue_objids
 from cosmicai.runs.prices import billed_seconds
 from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summary import Summary, count_coverage
+from cosmicai.runs.summary_text import describe_weights
 from cosmicai.storage.s3 import is_s3
+from cosmicai.surveys.check_record import describe_check
 from cosmicai.surveys.identity import count_duplicates
 
 from ..tables import GALAXY_BYTES, GB, RANK_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
@@ -137,12 +139,14 @@ def _read_settings(run: RunFolder, records: Sequence[Record]) -> dict[str, Any]:
         "device": plan.device,
         "engine": plan.engine,
         "precision": plan.precision,
-        "weights": DEMO if plan.weights == DEMO else plan.weights_sha256[:16],
+        "weights": DEMO if plan.weights_file.is_demo else plan.weights_sha256[:SHORT_DIGEST],
+        "weights_name": describe_weights(plan.weights_file.label, plan.weights_sha256),
         "partition_mb": round(largest * GALAXY_BYTES / 2**20, 1),
         "data_gb": plan.galaxies * GALAXY_BYTES / GB,
         "batch_size": plan.batch_size,
         "world_size": max((record.world_size for record in records), default=None),
         "asked_galaxies": plan.galaxies,
+        "survey_check": plan.survey_check and describe_check(plan.survey_check),
         "git_commit": _common_value(record.git_commit for record in records),
         "image_digest": _common_value(record.image_digest for record in records),
     }

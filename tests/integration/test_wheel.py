@@ -134,7 +134,15 @@ def test_demo_launch_and_analysis_run_from_the_wheel(everything: Installed, tmp_
     assert all(path.startswith(str(everything.folder)) for path in where)
     everything.succeed("-m", "cosmicai", "demo", "--out", str(tmp_path / "demo"), "--galaxies", "300")
     everything.succeed(
-        "-m", "launch", str(tmp_path / "demo/survey"), "--procs", "2", "--out", str(tmp_path / "launched")
+        "-m",
+        "launch",
+        str(tmp_path / "demo/survey"),
+        "--weights",
+        "demo",
+        "--procs",
+        "2",
+        "--out",
+        str(tmp_path / "launched"),
     )
     catalogues = [(tmp_path / name / "catalogue.parquet").read_bytes() for name in ("demo/run", "launched")]
     assert catalogues[0] == catalogues[1]
@@ -151,7 +159,17 @@ def test_a_cpu_infers_from_local_files_without_any_group(base: Installed, tmp_pa
     summary = json.loads((tmp_path / "demo/run/summary.json").read_text())
     assert summary["complete"]
     assert summary["coverage"]["done"] == 300
-    base.succeed("-m", "launch", str(tmp_path / "demo/survey"), "--procs", "2", "--out", str(tmp_path / "launched"))
+    base.succeed(
+        "-m",
+        "launch",
+        str(tmp_path / "demo/survey"),
+        "--weights",
+        "demo",
+        "--procs",
+        "2",
+        "--out",
+        str(tmp_path / "launched"),
+    )
     base.succeed("-m", "cosmicai", "catalogue", str(tmp_path / "launched"), "--to", "csv")
 
 

@@ -178,7 +178,7 @@ def _published_share(event: RankEvent) -> _Share:
         run = RunFolder(results.path("ranks", str(rank)))
         weights = select_weights(event.s3_bucket, event.s3_object_name or "", None, run)
         request = RunRequest(survey, run.uri, weights, device="cpu", batch_size=int(event.batch_size), resume=True)
-        create_run(request, Survey(survey, describe_files(survey, names)))
+        create_run(request, Survey(survey, describe_files(survey, names)), inspect=False)
     plan = run.plan()
     numbers = {shard.name: index for index, shard in enumerate(plan.shards)}
     if plan.survey != survey or (unknown := [name for name in names if name not in numbers]):

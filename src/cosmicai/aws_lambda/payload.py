@@ -51,6 +51,7 @@ class Payload(msgspec.Struct, frozen=True):
     weights: str | None = None
     precision: str | None = None
     accept_precision_loss: bool = False
+    strict: bool = False
     memory: Count | None = None
     max_concurrency: Count | None = None
     tolerated_failure_percentage: Percentage = 0.0

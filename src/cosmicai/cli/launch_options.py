@@ -16,7 +16,7 @@ from ..console import notify
 from ..errors import InputError
 from ..launchers.base import CloudRequest, LaunchRequest, RankRequest, SlurmRequest
 from ..runs.request import RunRequest
-from .options import schedule_option
+from .options import require_weights, schedule_option
 
 RUNS = "runs"  # folder for runs whose folder is not named
 
@@ -215,12 +215,14 @@ def parse_cloud_options(options: Mapping[str, Any]) -> CloudRequest | None:
 def _parse_run_options(options: Mapping[str, Any]) -> RunRequest:
     """Return the requested run, or one of the demo in a new folder below `runs` if there is no survey.
 
-    Raises InputError if an option needs a survey, or if a survey has no folder for its results.
+    Raises InputError if an option needs a survey, or if a survey has no folder for its results, and click.UsageError
+    if weights are missing.
     """
     if options["survey"] is not None and options["out"] is None:
         raise InputError("--out is missing; name the run folder: a new local folder or s3:// prefix")
     if options["survey"] is not None:
-        return _record(RunRequest, options)
+        weights = require_weights(options["survey"], options["weights"])
+        return _record(RunRequest, {**options, "weights": weights})
     if needing := explicit_options(("out", "weights", "limit_files", "resume", "cloud")):
         raise InputError(
             f"{needing[0]} needs a SURVEY: a folder, an s3:// prefix, a .h5 or .pt file, or `demo` (synthetic galaxies)"

@@ -11,8 +11,9 @@ from ..engines.registry import BATCH_SIZE, ENGINES, PRECISIONS
 
 _sizes = ", ".join(f"{size} ({device})" for device, size in BATCH_SIZE.items())
 PRECISION_NAMES = sorted({precision for offered in PRECISIONS.values() for precision in offered})
+NO_WEIGHTS = "--weights is missing; name the weights file, since `--weights demo` is for synthetic galaxies only"
 _weights = click.option(
-    "--weights", default="demo", show_default=True, help="Weights file, or `demo` (for synthetic galaxies)."
+    "--weights", help="Weights file; required, except for the survey `demo`. `demo` is for synthetic galaxies only."
 )
 _RUN_OPTIONS = (
     click.option("--batch-size", type=click.IntRange(1), help=f"Galaxies predicted at once; default {_sizes}."),
@@ -33,6 +34,7 @@ _RUN_OPTIONS = (
     click.option(
         "--limit-files", "--file-limit", type=click.IntRange(1), help="Use only the first N shards of the survey."
     ),
+    click.option("--strict", is_flag=True, help="Refuse a survey that does not look right (`cosmicai survey check`)."),
     click.option("--resume", is_flag=True, help="Finish the run in --out: compute only what is missing."),
 )
 
@@ -44,6 +46,16 @@ schedule_option = click.option(
     help="Assign work items to ranks when they are free, or by size in advance. Ranks that cannot communicate always "
     "use the latter.",
 )
+
+
+def require_weights(survey: str, weights: str | None) -> str:
+    """Return the requested weights of a run, by default those of the demo for the survey `demo`.
+
+    Raises click.UsageError if weights for other galaxies are missing.
+    """
+    if weights is None and survey != "demo":
+        raise click.UsageError(NO_WEIGHTS)
+    return weights or "demo"
 
 
 def run_options(command: Callable[..., Any], *, survey_required: bool = True) -> Callable[..., Any]:

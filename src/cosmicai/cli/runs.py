@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import notify
-from .options import run_options, schedule_option
+from .options import require_weights, run_options, schedule_option
 
 # Commands import what they need when they run, so that `cosmicai --help` and each command start without the others'
 # libraries (numpy, torch, OpenVINO, pyarrow).
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @run_options
-def infer(survey: str, **options: Any) -> int:
+def infer(survey: str, weights: str | None, **options: Any) -> int:
     """Predict the redshift of every galaxy in SURVEY: a folder, an s3:// prefix, a .h5 or .pt file, or `demo`.
 
     The tasks of a SLURM array that run this with --resume share the work; the last one writes the catalogue.
@@ -29,8 +29,9 @@ def infer(survey: str, **options: Any) -> int:
     from ..runs.request import RunRequest
     from ..worker.rank_process import run_rank
 
+    weights = require_weights(survey, weights)
     rank = rank_from_environment()
-    request = RunRequest(survey, **options)
+    request = RunRequest(survey, weights=weights, **options)
     run = create_run(request, open_named_survey(survey, request.out), ranks=rank.world_size, notify=notify)
     return _finish(run, rank) if rank.world_size == 1 else run_rank(run, rank, "dynamic")
 
@@ -58,13 +59,13 @@ def _finish(run: RunFolder, rank: Rank) -> int:
 @click.option(
     "--ranks", default=1, show_default=True, type=click.IntRange(1), help="Number of ranks to split the work for."
 )
-def plan(survey: str, ranks: int, **options: Any) -> int:
+def plan(survey: str, weights: str | None, ranks: int, **options: Any) -> int:
     """Write the plan of a run without predicting anything; several `cosmicai work` can then share the work."""
     from ..runs.create import create_run
     from ..runs.demo import open_named_survey
     from ..runs.request import RunRequest
 
-    request = RunRequest(survey, **options)
+    request = RunRequest(survey, weights=require_weights(survey, weights), **options)
     run = create_run(request, open_named_survey(survey, request.out), ranks=ranks, notify=notify)
     written = run.plan()
     click.echo(f"{written.galaxies} galaxies in {len(written.items)} items; do them with `cosmicai work {run.uri}`")

@@ -1,7 +1,8 @@
-"""The commands `ingest`, `split`, `synthetic`, `survey info` and `survey verify`."""
+"""The commands `ingest`, `split`, `synthetic`, `survey info`, `survey check` and `survey verify`."""
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import click
@@ -47,8 +48,12 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.option("--accept-pixel-scale", is_flag=True, help="Use pixels of another size than 0.396 arcsec as they are.")
 @click.option("--resample", is_flag=True, help="Resample pixels of another size to 0.396 arcsec, conserving flux.")
 @click.option("--allow-external", is_flag=True, help="Read HDF5 data that lie in other files.")
-def ingest(sources: tuple[str, ...], out: str, partition_mb: float, fields: tuple[str, ...], **options: Any) -> None:
+@click.option("--strict", is_flag=True, help="Write nothing if the survey does not look right (`survey check`).")
+def ingest(
+    sources: tuple[str, ...], out: str, partition_mb: float, fields: tuple[str, ...], strict: bool, **options: Any
+) -> None:
     """Ingest .npz, .npy, HDF5, FITS or .pt files into a survey; larger cutouts are cropped to their central 32x32."""
+    from ..surveys.check import inspect_survey
     from ..surveys.ingest.gate import ingest_files
     from ..surveys.ingest.source import ALIASES, IngestOptions
     from ..surveys.survey import galaxies_per_partition
@@ -57,9 +62,14 @@ def ingest(sources: tuple[str, ...], out: str, partition_mb: float, fields: tupl
     if not all(names.get(name) for name in names) or not names.keys() <= ALIASES.keys():
         raise InputError(f"--field expects FIELD=NAME with FIELD one of {', '.join(ALIASES)}")
     report = ingest_files(sources, out, galaxies_per_partition(partition_mb), IngestOptions(names, **options))
+    survey = report.survey
     for notice in report.notices:
         notify(notice)
-    survey = report.survey
+    try:
+        inspect_survey(survey, strict, notify)
+    except InputError:
+        shutil.rmtree(survey.uri)
+        raise
     click.echo(f"{survey.galaxies} galaxies in {len(survey.shards)} shards in {survey.uri}")
 
 
@@ -111,6 +121,40 @@ def info(folder: str) -> None:
     click.echo(f"ids        {inspect_ids(opened).describe()}")
     with_checksum = sum(bool(shard.sha256) for shard in opened.shards)
     click.echo(f"checksums  {with_checksum} of {len(sizes)} shards")
+
+
+@survey.command()
+@click.argument("folder")
+@click.option("--weights", help="Weights that shall predict it: refused if they cannot be used.")
+@click.option("--strict", is_flag=True, help="Exit with code 2 if the survey does not look right.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error.")
+def check(folder: str, weights: str | None, strict: bool, as_json: bool) -> None:
+    """Compare pixels and magnitudes of a sample of the survey FOLDER: bands, units, colours of galaxies.
+
+    The same check is made by `cosmicai ingest`, `cosmicai infer` and `python -m launch run`. It reads up to 2,048
+    galaxies that are spread over the survey.
+    """
+    import msgspec
+
+    from ..console import notify
+    from ..surveys.check import check_survey
+    from ..surveys.check_record import describe_table, require_consistent, warnings
+    from ..surveys.survey import open_survey
+
+    if weights:
+        from ..models.weights import check_architecture, find_weights
+
+        check_architecture(find_weights(weights).load())
+    opened = open_survey(folder)
+    found = check_survey(opened)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
+    for line in describe_table(found, opened):
+        click.echo(line, err=as_json)
+    if strict:
+        require_consistent(found, opened.uri)
+    for line in warnings(found, opened.uri):
+        notify(line)
 
 
 @survey.command()

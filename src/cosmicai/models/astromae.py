@@ -159,14 +159,18 @@ class AstroMAE(nn.Module):
         self.redshift_head = build_perceptron(config, "redshift_head", joined, config.redshift_head)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Return the transformer's mean over patch tokens: (B, bands, H, W) -> (B, C)."""
+        """Return the transformer's mean over patch tokens: (B, bands, H, W) -> (B, C).
+
+        It is NaN where the squares of tokens overflow, since LayerNorm then returns 0 for them, a silent error.
+        """
         x: Tensor = self.patch(image).flatten(2).transpose(1, 2)  # (B, patches, C)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)
         x = x + self.position
         for block in self.blocks:
             x = block(x)
-        return x[:, int(self.config.class_token) :].mean(dim=1)
+        patches = x[:, int(self.config.class_token) :]
+        return patches.mean(dim=1) + 0 * patches.square().sum((1, 2)).unsqueeze(1)
 
     def forward(self, image: Tensor, magnitude: Tensor) -> Tensor:
         vit = self.vit_head(self.projection(self.norm(self.encode(image))))

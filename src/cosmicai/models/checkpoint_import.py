@@ -7,19 +7,22 @@ modules' attributes; a checkpoint that this network cannot reproduce exactly is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..records import convert
 from ..storage import basename
-from ..storage.ranges import open_ranges
+from ..storage.ranges import RangeReader, open_ranges
 from .checkpoint_modules import ALLOWED_CLASSES, Checkpoint, Module
 from .config import AstroMAEConfig
 from .torch_archive import StandIn, read_archive
 from .weights import Weights, check_architecture
+
+SAFETENSORS_HEAD = 9  # bytes: the length of the header, then the first character of JSON
 
 
 class _Importer:
@@ -231,6 +234,33 @@ class _Importer:
         return convert(self.constants, AstroMAEConfig, where=self.checkpoint.uri, remedy=remedy)
 
 
+def require_model(uri: str) -> None:
+    """Raise InputError unless a file holds a pickled model, with what it holds instead; nothing of it is executed."""
+    with open_ranges(uri) as reader:
+        _read_model(uri, reader)
+
+
+def _read_model(uri: str, reader: RangeReader) -> StandIn:
+    head = bytearray(min(SAFETENSORS_HEAD, reader.size))
+    reader.read_into(0, memoryview(head))
+    if head[8:] == b"{":  # after the length of its header
+        raise InputError(
+            f"{uri} is a safetensors file, which needs no import; pass it as --weights, and if that is refused, import "
+            "the checkpoint that it was made from"
+        )
+    root = read_archive(uri, reader, ALLOWED_CLASSES).root
+    if isinstance(root, StandIn):
+        return root
+    if isinstance(root, Mapping):
+        names = ", ".join(str(name) for name in list(root)[:3])
+        raise InputError(
+            f"{uri} holds a dictionary ({names or 'empty'}), expected a model: a state dict lacks the sizes and "
+            "constants of its network; load it into the published ViT_Astro, save that whole with "
+            "torch.save(model, FILE), and import FILE with `cosmicai weights import`"
+        )
+    raise Checkpoint(uri, reader).mismatch(f"it holds a {type(root).__name__}, not a model")
+
+
 def import_checkpoint(uri: str) -> Weights:
     """Return the weights of a published checkpoint.
 
@@ -238,13 +268,11 @@ def import_checkpoint(uri: str) -> Weights:
     holds another architecture.
     """
     with open_ranges(uri) as reader:
-        archive = read_archive(uri, reader, ALLOWED_CLASSES)
+        root = _read_model(uri, reader)
         checkpoint = Checkpoint(uri, reader)
-        if not isinstance(archive.root, StandIn):
-            raise checkpoint.mismatch(f"it holds a {type(archive.root).__name__}, not a model")
         importer = _Importer(checkpoint)
         try:
-            config = importer.import_model(Module(checkpoint, "", archive.root))
+            config = importer.import_model(Module(checkpoint, "", root))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # A pickle can hold any object in place of a size, a name or a dictionary.
             raise checkpoint.mismatch(str(error).partition("\n")[0]) from error

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..errors import InputError
 from .config import AstroMAEConfig
 from .weights import Weights, check_architecture
 
@@ -124,9 +125,16 @@ def _cast(value: T, dtype: DTypeLike) -> T:
 def fold(weights: Weights, dtype: DTypeLike = np.float64) -> FoldedWeights:
     """Return the folded network of these weights, rounded to `dtype` after each block is folded.
 
-    Raises InputError if the weights are not AstroMAE's.
+    Raises InputError if the weights are not AstroMAE's, or if a product of them is infinite or NaN.
     """
-    return _Folder(check_architecture(weights), weights, dtype).fold_network()
+    with np.errstate(all="ignore"):
+        folded = _Folder(check_architecture(weights), weights, dtype).fold_network()
+    for array in _arrays(folded):
+        if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            raise InputError(
+                f"{weights.uri}: products of its weights are infinite or NaN; expected weights of a converged training"
+            )
+    return folded
 
 
 def _compose(second: Affine, first: Affine) -> Affine:

@@ -64,7 +64,10 @@ class MergedGroups(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block; the last one returns the mean over patches (B, C) and has no queries for the class token."""
+    """A transformer block; the last one returns the mean over patches (B, C) and has no queries for the class token.
+
+    The mean is NaN where the squares of tokens overflow in float32, since LayerNorm then returns 0 for them.
+    """
 
     def __init__(self, config: AstroMAEConfig, block: FoldedBlock, dtype: torch.dtype, last: bool) -> None:
         super().__init__()
@@ -121,7 +124,8 @@ class Block(nn.Module):
         if self.last:
             x = x[:, self.skip :] + self.attend(x) + local
             hidden = F.gelu(self.mlp_in(F.layer_norm(x, x.shape[-1:], eps=self.eps)))
-            return x.mean(dim=1) + self.mlp_out(hidden.mean(dim=1))  # type: ignore[no-any-return]
+            squares = x.to(torch.promote_types(x.dtype, torch.float32)).square().sum((1, 2)).unsqueeze(1)
+            return x.mean(dim=1) + self.mlp_out(hidden.mean(dim=1)) + (0 * squares).to(x.dtype)  # type: ignore[no-any-return]
         x = x + self.attend(x)
         x[:, self.skip :].add_(local)  # with += the sum would be copied onto itself
         hidden = F.gelu(self.mlp_in(F.layer_norm(x, x.shape[-1:], eps=self.eps)))

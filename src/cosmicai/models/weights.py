@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from safetensors.numpy import save as save_tensors
 
 from ..errors import InputError
 from ..records import decode_json
-from ..storage import absolute, read_bytes, sha256, write_bytes
+from ..storage import absolute, basename, read_bytes, sha256, write_bytes
 from .config import AstroMAEConfig
 from .tensor_shapes import tensor_shapes
 
@@ -31,7 +33,13 @@ if TYPE_CHECKING:
 
 FORMAT = "cosmicai-weights/1"
 DEMO = "demo"  # the weights in the package, trained on synthetic galaxies
+DEMO_LABEL = "demo weights, trained on synthetic galaxies"
+SHORT_DIGEST = 16  # digits of a SHA-256 that are shown to people
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+# Attention and the MLPs of the transformer read values of at most sqrt(width). With weights up to this limit, hundreds
+# of times those of any trained network, no result in them overflows, where softmax and 8-bit integers would hide it.
+LARGEST_BLOCK_WEIGHT = 1e4
+LARGEST_WEIGHT = 1e9  # of the other layers, which read values of any size; their overflows reach the redshift
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,18 @@ class WeightsFile:
     uri: str
     sha256: str
 
+    @property
+    def is_demo(self) -> bool:
+        """Whether these are the demo weights, under whatever name."""
+        return self.uri == DEMO or self.sha256 == _demo_sha256()
+
+    @property
+    def label(self) -> str:
+        """What people call the weights: the file name without folders, which differ between machines."""
+        if not self.is_demo:
+            return basename(self.uri)
+        return DEMO_LABEL if self.uri == DEMO else f"{basename(self.uri)} ({DEMO_LABEL})"
+
     def load(self) -> Weights:
         """Read the weights. Raises InputError if they cannot be used or the file has changed."""
         weights = load_weights(self.uri)
@@ -78,6 +98,11 @@ class WeightsFile:
 def find_weights(uri: str) -> WeightsFile:
     """Return the weights file at an address, the packaged one for `demo`. Raises InputError if it is absent."""
     return WeightsFile(uri if uri == DEMO else absolute(uri), sha256(_address(uri)))
+
+
+@cache
+def _demo_sha256() -> str:
+    return sha256(_address(DEMO))
 
 
 def _address(uri: str) -> str:
@@ -100,14 +125,20 @@ def load_weights(uri: str) -> Weights:
     except (SafetensorError, ValueError) as error:
         # Checked last: the first byte of a safetensors file can be that of a pickle, too.
         if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+            from .checkpoint_import import require_model  # which imports this module
+
+            require_model(uri)  # raises if `weights import` would refuse the file
             raise InputError(
-                f"{uri} is a pickled PyTorch file; convert it to safetensors first: "
+                f"{uri} is a model that was pickled by PyTorch; convert it to safetensors first: "
                 f"cosmicai weights import {uri} WEIGHTS.safetensors"
             ) from None
         raise InputError(f"{uri} is not a whole safetensors file ({error}); copy it again") from None
     notes = header.metadata
     if notes.pop("format", None) != FORMAT:
-        raise InputError(f'{uri} has no metadata `format` = "{FORMAT}"; expected weights written by this program')
+        raise InputError(
+            f'{uri} is a safetensors file without the metadata `format` = "{FORMAT}", so the sizes of its network are '
+            "unknown; expected weights written by `cosmicai weights import` or `cosmicai train`"
+        )
     return Weights(notes.pop("config", ""), tensors, notes, uri, hashlib.sha256(data).hexdigest())
 
 
@@ -130,7 +161,10 @@ def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
 
 
 def check_architecture(weights: Weights) -> AstroMAEConfig:
-    """Return the configuration. Raises InputError unless the tensors have its names, shapes and dtypes."""
+    """Return the configuration.
+
+    Raises InputError unless the tensors have its names, shapes and dtypes, and values that a network can use.
+    """
     config = weights.config
     if config.depth > len(weights.tensors):
         raise InputError(
@@ -149,7 +183,27 @@ def check_architecture(weights: Weights) -> AstroMAEConfig:
         dtype = "int64" if key.endswith("num_batches_tracked") else "float32"
         if tensor.dtype != dtype:
             raise InputError(f"{weights.uri}: tensor {key} is {tensor.dtype}; expected {dtype}, import it again")
+        if problem := _value_problem(key, tensor):
+            raise InputError(
+                f"{weights.uri}: tensor {key} holds {problem}; expected weights of a training that converged"
+            )
     return config
+
+
+def _value_problem(name: str, tensor: NDArray[Any]) -> str | None:
+    """Return what a tensor holds that no network can compute redshifts with, None if there is nothing."""
+    if name.endswith("num_batches_tracked"):
+        return None
+    low, high = float(tensor.min()), float(tensor.max())  # NaN if any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"NaN or infinite values ({np.count_nonzero(~np.isfinite(tensor))} of {tensor.size})"
+    if name.endswith("running_var"):
+        return f"the variance {low:g}, which is negative" if low < 0 else None
+    in_block = name == "class_token" or (name.startswith("blocks.") and ".convolution." not in name)
+    largest = LARGEST_BLOCK_WEIGHT if in_block else LARGEST_WEIGHT
+    if max(-low, high) > largest:
+        return f"the value {low if -low > high else high:g}, and the largest allowed is {largest:g}"
+    return None
 
 
 def build_network(weights: Weights) -> AstroMAE:

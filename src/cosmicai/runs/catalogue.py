@@ -28,6 +28,7 @@ from .part import Part
 from .plan import Plan, WorkItem
 from .store import RunFolder
 
+FITS_KEYWORDS = {"cosmicai.weights": "WEIGHTS", "cosmicai.weights_sha256": "WTSHA256"}  # by names of metadata
 ROW_GROUP = 2**17  # fixed, so that the file does not depend on how the work was cut
 SCHEMA = pa.schema(
     [
@@ -77,7 +78,7 @@ def _write(
     with (
         atomic_write(path) as temporary,
         describe_os_errors(path, "write"),
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema.with_metadata(_describe_provenance(plan)), compression="zstd") as writer,
     ):
         pending: list[pa.Table] = []
         rows = 0
@@ -113,6 +114,18 @@ def _make_table(plan: Plan, item: WorkItem, part: Part, schema: pa.Schema) -> pa
         _number_array(np.arange(item.start, item.stop)),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _describe_provenance(plan: Plan) -> dict[str, str]:
+    """Return the metadata of the file, which has no addresses: they differ between machines."""
+    weights = plan.weights_file
+    return {"cosmicai.weights": weights.label, "cosmicai.weights_sha256": weights.sha256}
+
+
+def _read_provenance(table: pa.Table) -> dict[str, str]:
+    """Return the metadata of a catalogue; one of an earlier version has none."""
+    metadata = table.schema.metadata or {}
+    return {name: metadata[name.encode()].decode() for name in FITS_KEYWORDS if name.encode() in metadata}
 
 
 # Arrays are made from bytes: pyarrow's own conversions would import pandas, if it is installed, to compare types.
@@ -201,6 +214,7 @@ def _to_hdf5(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
         for table in map(_without_nulls, tables):
             for name, kind in zip(schema.names, schema.types, strict=True):
                 values = table[name].to_numpy()
+                file.attrs.update(_read_provenance(table))
                 if name not in file:
                     dtype = h5py.string_dtype() if pa.types.is_string(kind) else values.dtype
                     file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(ROW_GROUP,))
@@ -220,5 +234,8 @@ def _to_fits(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
             columns[name] = columns[name].astype(str)
             if any(not value.isascii() for value in columns[name]):
                 raise InputError(f"{name} has text beyond ASCII, which FITS does not hold; write csv or hdf5")
-    Table(columns).write(path, format="fits")
+    # In ASCII, as FITS demands, and under names of at most 8 letters.
+    found = {name: text.encode("ascii", "backslashreplace").decode() for name, text in _read_provenance(table).items()}
+    meta = {keyword: found[name] for name, keyword in FITS_KEYWORDS.items() if name in found}
+    Table(columns, meta=meta).write(path, format="fits")
     return int(table.num_rows)

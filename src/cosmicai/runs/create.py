@@ -8,6 +8,8 @@ from .. import storage
 from ..engines.registry import choose_engine
 from ..errors import InputError
 from ..models.weights import WeightsFile, find_weights
+from ..surveys.check import check_survey, inspect_survey
+from ..surveys.check_record import require_consistent, warnings
 from ..surveys.survey import Survey
 from .plan import Plan, PlanRequest
 from .precision import select_precision
@@ -23,40 +25,51 @@ def create_run(
     ranks: int = 1,
     approve: Callable[[Plan], None] = lambda plan: None,
     notify: Callable[[str], None] = lambda notice: None,
+    inspect: bool = True,
 ) -> RunFolder:
     """Make the run folder and its plan for a number of ranks, or join the run that is there if it is to be resumed.
 
     `survey` is the opened survey of the request. What the request leaves open is chosen on this machine and reported
     through `notify`; a plan that is there already decides instead. Nothing is written before everything is known to
-    work and `approve` has accepted the plan without raising. Raises InputError if the weights or the engine cannot be
-    used, if a reduced precision changes the redshifts too much, or if the folder belongs to another plan.
+    work and `approve` has accepted the plan without raising. A sample of the survey is checked first (`surveys.check`),
+    unless `inspect` is false. Raises InputError if the weights or the engine cannot be used, if a reduced precision
+    changes the redshifts too much, if the folder belongs to another plan, or if the request is strict and the survey
+    contradicts itself.
     """
     run, weights, planned, has_plan = _validate(request, survey)
     if has_plan:
         return run
+    sample = Survey(survey.uri, planned.shards)
+    check = check_survey(sample) if inspect else None
+    if check and request.strict:
+        require_consistent(check, survey.uri)
     choice, size, notices = choose_engine(
         weights, request.engine, request.precision, request.device, request.batch_size
     )
     for notice in notices:
         notify(notice)
-    sample = Survey(survey.uri, planned.shards)
     selected = select_precision(run, sample, weights, choice, request.precision, request.accept_precision_loss, notify)
     plan = Plan(
         survey.uri, planned.shards, weights.uri, weights.sha256, choice.engine, selected.choice.precision,
         choice.device, size, choice.inner_batch, selected.check, selected.quantized,
-        split_work(planned.shards, size, choice.inner_batch, ranks),
+        split_work(planned.shards, size, choice.inner_batch, ranks), check,
     )  # fmt: skip
     approve(plan)
+    for warning in warnings(check, survey.uri) if check else ():  # last, where it is seen, and not of refused runs
+        notify(warning)
     return run if run.write_plan(plan) else _join(run, planned, request.resume)
 
 
-def validate_request(request: RunRequest, survey: Survey) -> None:
+def validate_request(request: RunRequest, survey: Survey, notify: Callable[[str], None] = lambda notice: None) -> None:
     """Check what can be known about a run that will start on another machine, where other engines may be.
 
-    Nothing is written. Raises InputError if the weights cannot be used, if the survey holds no galaxies, or if the run
+    Nothing is written. What is odd about the survey of a new run is reported through `notify`. Raises InputError if the
+    weights cannot be used, if the survey holds no galaxies or, with a strict request, contradicts itself, or if the run
     folder belongs to another plan or may not be resumed.
     """
-    _validate(request, survey)
+    _, _, planned, has_plan = _validate(request, survey)
+    if not has_plan:
+        inspect_survey(Survey(survey.uri, planned.shards), request.strict, notify)
 
 
 def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFile, PlanRequest, bool]:

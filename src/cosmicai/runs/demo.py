@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from .. import storage
 from ..errors import InputError
 from ..models.weights import DEMO
 from ..storage.s3 import is_s3
+from ..surveys.shard import SUFFIXES
 from ..surveys.survey import Survey, open_survey
 from ..surveys.synthetic import write_synthetic_survey
 from .create import create_run
@@ -41,9 +43,24 @@ def make_demo_survey(folder: str, galaxies: int = 4096) -> Survey:
 def open_named_survey(name: str, out: str) -> Survey:
     """Return the survey at this address; `demo` is a synthetic one in the run folder `out`.
 
-    Raises InputError as `open_survey` and `make_demo_survey` do.
+    Raises InputError as `open_survey` and `make_demo_survey` do, and for a file of a kind that needs `cosmicai ingest`.
     """
-    return make_demo_survey(storage.join(storage.absolute(out), "survey")) if name == DEMO else open_survey(name)
+    if name == DEMO:
+        return make_demo_survey(storage.join(storage.absolute(out), "survey"))
+    if not name.endswith(SUFFIXES) and storage.exists(name) and not storage.is_folder(name):
+        kind = storage.basename(name).lstrip(".").partition(".")[2] or "without a suffix"
+        raise InputError(
+            f"{name} is a single file ({kind}), and a survey is a folder or a file ending in {', '.join(SUFFIXES)}; "
+            f"{_remedy(name)}"
+        )
+    return open_survey(name)
+
+
+def _remedy(name: str) -> str:
+    """Return what to do with a file that is not a survey."""
+    if storage.basename(name) == "survey.json":
+        return "name the folder that holds it"
+    return f"convert it with `cosmicai ingest {shlex.quote(name)} --out SURVEY` and name SURVEY here"
 
 
 def create_demo_run(out: str, galaxies: int) -> RunFolder:

@@ -17,6 +17,7 @@ from ..engines.base import EngineChoice
 from ..errors import InputError
 from ..models.weights import WeightsFile
 from ..records import decode_json
+from ..surveys.check_record import SurveyCheck
 from ..surveys.survey import Count, ShardEntry
 
 FORMAT = "cosmicai-plan/2"
@@ -68,7 +69,10 @@ class PrecisionCheck(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=FORMAT, dict=True):
-    """The content of `plan.json`; see `schedule.split_work` for the items."""
+    """The content of `plan.json`; see `schedule.split_work` for the items.
+
+    `survey_check` is None, and not in the text, for plans that were made without it.
+    """
 
     survey: str
     shards: tuple[ShardEntry, ...]
@@ -82,6 +86,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     precision_check: PrecisionCheck | None
     quantized: QuantizedName | None  # name in the run folder of the network in int8
     items: tuple[WorkItem, ...]
+    survey_check: SurveyCheck | None = None
 
     @property
     def choice(self) -> EngineChoice:
@@ -149,8 +154,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     def _json_pieces(self) -> Iterator[bytes]:
         yield f'{{"format": {json.dumps(FORMAT)}'.encode()
         for name in self.__struct_fields__:
-            yield f', "{name}": '.encode()
             value = getattr(self, name)
+            if name == "survey_check" and value is None:
+                continue
+            yield f', "{name}": '.encode()
             if isinstance(value, tuple):
                 yield from _list_pieces(value)
             else:

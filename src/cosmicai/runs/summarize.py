@@ -21,6 +21,7 @@ from .metrics import compute_metrics
 from .plan import Plan
 from .store import RunFolder
 from .summary import Summary, SummaryMetrics, Totals, add_up, count_coverage
+from .summary_text import describe_weights
 
 
 def summarize(run: RunFolder) -> Summary:
@@ -30,6 +31,7 @@ def summarize(run: RunFolder) -> Summary:
     """
     left_out: list[str] = []
     plan, parts, records = run.plan(), run.parts(), run.records(left_out.append)
+    weights = plan.weights_file
     items = [item for item in plan.items if item in parts]
     phot, spec, flag = write_catalogue(run, plan, items)
     flagged = {bit.name: int(np.count_nonzero(flag & bit)) for bit in Flag if bit.name}
@@ -37,7 +39,7 @@ def summarize(run: RunFolder) -> Summary:
     coverage = structs.replace(count_coverage(plan, parts), flagged=flagged, duplicate_objid=duplicates.ids)
     metrics = compute_metrics(phot, spec)
     with atomic_write(run.plot_path) as temporary, describe_os_errors(run.plot_path, "write"):
-        plot_redshifts(temporary, phot, spec, metrics)
+        plot_redshifts(temporary, phot, spec, metrics, describe_weights(weights.label, weights.sha256))
     totals, reported = add_up(records.values()), SummaryMetrics.from_metrics(metrics) if metrics else None
     cost = cost_of_run(records.values(), run.functions(left_out.append), run.invocations())
     summary = Summary(
@@ -52,7 +54,10 @@ def summarize(run: RunFolder) -> Summary:
         catalogue_sha256=sha256(run.catalogue_path),
         catalogue=run.catalogue_path,
         plot=run.plot_path,
+        weights=weights.label,
+        weights_sha256=weights.sha256,
         left_out=tuple(left_out) or UNSET,
+        survey_check=plan.survey_check or UNSET,
     )
     # The record of an attempt that was killed at once would look like a rank without speed in the published files.
     published = [record for record in records.values() if record.galaxies]

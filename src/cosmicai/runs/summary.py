@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
+from ..surveys.check_record import SurveyCheck
 from ..surveys.survey import Count
 from .cost import RunCost
 from .metrics import Metrics
@@ -82,7 +83,11 @@ class SummaryMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `summary.json`; `left_out` names damaged files that the totals do not include."""
+    """The content of `summary.json`.
+
+    `weights` is what people call the weights, with the word "synthetic" for those of the demo. `left_out` names damaged
+    files that the totals do not include. Summaries of earlier versions have no weights.
+    """
 
     complete: bool
     coverage: Coverage
@@ -95,8 +100,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     catalogue_sha256: str
     catalogue: str
     plot: str
+    weights: str | UnsetType = UNSET
+    weights_sha256: str | UnsetType = UNSET
     left_out: tuple[str, ...] | UnsetType = UNSET
     slurm: dict[str, Any] | UnsetType = UNSET
+    survey_check: SurveyCheck | UnsetType = UNSET
 
 
 def count_coverage(plan: Plan, parts: Collection[WorkItem]) -> Coverage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from msgspec import UNSET
 
+from ..models.weights import SHORT_DIGEST
 from .summary import Summary
 
 
@@ -25,6 +26,8 @@ def print_summary(summary: Summary) -> int:
             ("bias", _format(metrics.bias, "+.6f")),
             ("outliers", f"{_format(metrics.outliers, '.2%')} with |dz| > 0.05"),
         ]
+    if summary.weights is not UNSET and summary.weights_sha256 is not UNSET:
+        lines.append(("weights", describe_weights(summary.weights, summary.weights_sha256)))
     lines += [
         ("galaxies/s", f"{totals.galaxies_per_second:,.0f}"),
         ("peak memory", f"{totals.peak_rss_mb:,.0f} MB in the largest rank"),
@@ -32,6 +35,8 @@ def print_summary(summary: Summary) -> int:
         ("catalogue", summary.catalogue),
         ("plot", summary.plot),
     ]
+    if summary.survey_check is not UNSET:
+        lines += [("WARNING", contradiction) for contradiction in summary.survey_check.contradictions]
     for name, value in lines:
         click.echo(f"{name:<13}{value}")
     for problem in () if summary.left_out is UNSET else summary.left_out:
@@ -46,6 +51,11 @@ def print_summary(summary: Summary) -> int:
     for failure in summary.failures:
         click.echo(f"{failure.item}: {failure.reason}", err=True)
     return 3
+
+
+def describe_weights(label: str, sha256: str) -> str:
+    """Return the weights of a run in one line."""
+    return f"{label}, SHA-256 {sha256[:SHORT_DIGEST]}"
 
 
 def _format(value: float | None, how: str) -> str:

@@ -46,6 +46,7 @@ from .checksums import (
     write_checksums,
 )
 from .hdf5 import explain_hdf5_error, require_own_data, require_plain
+from .hdf5_absence import find_absence
 from .identity import INT64, ObjIds, convert_objids, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
 
@@ -284,9 +285,14 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
 
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         what = "a dataset without values" if isinstance(dataset, h5py.Dataset) else "a group"
-        raise InputError(f"{uri}: {name} is {what}; expected a dataset of numbers")
+        raise InputError(
+            f"{uri}: {name} is {what}; expected a dataset of numbers, "
+            f"convert the file with `cosmicai ingest {uri} --out SURVEY`"
+        )
     offset = dataset.id.get_offset()
     if dataset.size and offset is None:
+        if not dataset.chunks and (problem := find_absence(dataset)):
+            raise InputError(f"{uri}: {name} {problem}")
         raise InputError(
             f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "
             f"convert the file with `cosmicai ingest {uri} --out SURVEY`"

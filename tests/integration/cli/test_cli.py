@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import h5py
@@ -40,7 +41,12 @@ def refused(tmp_path: Path, *arguments: str, module: str = "cosmicai") -> str:
     [
         ("absent", "w.safetensors", "absent does not exist; expected a survey folder"),
         ("survey", "absent.safetensors", "absent.safetensors: it does not exist; check the path"),
-        ("survey/survey.json", "w.safetensors", "survey.json does not exist; expected a survey folder"),
+        (
+            "survey/survey.json",
+            "w.safetensors",
+            "is a single file (json), and a survey is a folder or a file ending in .h5, .hdf5, .pt; "
+            "name the folder that holds it",
+        ),
         ("survey", "survey/000001.h5", "is not a whole safetensors file"),
         ("run", "w.safetensors", "holds no galaxies; expected survey.json or files ending in .h5, .hdf5, .pt"),
     ],
@@ -53,7 +59,36 @@ def test_bad_input_is_one_sentence(tmp_path, job, survey, weights, sentence):
 
 
 def test_launch_refuses_invalid_input_like_infer(tmp_path, job):
-    assert "absent does not exist" in refused(tmp_path, "absent", "--out", str(tmp_path / "run"), module="launch")
+    assert "absent does not exist" in refused(
+        tmp_path, "absent", "--weights", "demo", "--out", str(tmp_path / "run"), module="launch"
+    )
+
+
+@pytest.mark.parametrize("module", ["cosmicai", "launch"])
+def test_weights_are_required(tmp_path, job, module):
+    command = ["infer"] if module == "cosmicai" else []
+    said = refused(tmp_path, *command, str(job / "survey"), "--out", str(tmp_path / "run"), module=module)
+    assert "--weights is missing; name the weights file, since `--weights demo` is for synthetic galaxies only" in said
+
+
+@pytest.mark.parametrize("name", ["a.fits", "a.fits.gz", "a b.npz", "a.npy", "a.H5", "noext"])
+@pytest.mark.parametrize("command", ["infer", "plan"])
+def test_a_file_that_needs_ingest_is_refused_with_the_command(tmp_path, command, name):
+    (tmp_path / "sources").mkdir()
+    (path := tmp_path / "sources" / name).write_bytes(b"galaxies")
+    done = run(command, str(path), "--weights", "demo", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2 and "does not exist" not in done.stderr
+    assert f"convert it with `cosmicai ingest {shlex.quote(str(path))} --out SURVEY`" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("layout", ["other names", "a group"])
+def test_an_hdf5_file_of_another_layout_is_refused_with_the_command(tmp_path, layout):
+    (tmp_path / "sources").mkdir()
+    with h5py.File(path := tmp_path / "sources/a.h5", "w") as file:
+        file["images" if layout == "other names" else "image/u"] = np.zeros((2, 5, 32, 32), np.float32)
+    done = run("infer", str(path), "--weights", "demo", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2 and f"convert the file with `cosmicai ingest {path} --out SURVEY`" in done.stderr
 
 
 def test_a_file_as_run_folder_is_refused(tmp_path, job):

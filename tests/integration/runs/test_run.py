@@ -5,10 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from astropy.io import fits
+from matplotlib.axes import Axes
 from msgspec import structs
 
 from cosmicai import storage
@@ -16,10 +19,14 @@ from cosmicai.errors import InputError, StorageError
 from cosmicai.models.astromae import AstroMAE
 from cosmicai.models.weights import build_network, extract_weights, load_weights
 from cosmicai.ranks.environment import Rank
+from cosmicai.runs.catalogue import convert_catalogue
+from cosmicai.runs.figures import plot_redshifts
+from cosmicai.runs.metrics import compute_metrics
 from cosmicai.runs.record import PUBLISHED_KEYS
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
 from cosmicai.runs.summary import covered_seconds
+from cosmicai.runs.summary_text import print_summary
 from cosmicai.surveys.quality import Flag
 from cosmicai.surveys.shard import Galaxies, Shard
 from cosmicai.surveys.survey import open_survey
@@ -81,7 +88,8 @@ def test_flagged_galaxies_are_counted_and_leave_their_neighbours_bit_identical(t
     assert np.isnan(rows.redshift_phot[bad]).all()
     assert np.array_equal(rows.redshift_phot[good], results["clean"][1].redshift_phot[good])
     assert summary.coverage.flagged == {
-        "NONFINITE_PIXEL": 2, "MISSING_MAGNITUDE": 3, "NONFINITE_PREDICTION": 0,
+        "NONFINITE_PIXEL": 2, "MISSING_MAGNITUDE": 3, "NONFINITE_PREDICTION": 0, "INCOMPLETE_CUTOUT": 0,
+        "IMPLAUSIBLE_REDSHIFT": 0,
     }  # fmt: skip
     assert summary.complete
     assert summary.metrics is not None and summary.metrics.galaxies == 596
@@ -89,12 +97,52 @@ def test_flagged_galaxies_are_counted_and_leave_their_neighbours_bit_identical(t
 
 def test_a_prediction_that_is_not_finite_is_flagged(tmp_path, survey):
     weights = load_weights(tiny_weights(tmp_path / "w.safetensors"))
-    weights.tensors["redshift_head.2.bias"] = np.array([np.nan], np.float32)
-    weights.save(str(tmp_path / "nan.safetensors"))
-    folder = make_run(open_survey(survey), str(tmp_path / "nan.safetensors"), str(tmp_path / "run"))
+    for name in ("magnitude_head.0", "magnitude_head.2", "redshift_head.0", "redshift_head.2"):
+        weights.tensors[f"{name}.weight"][:] = 1e9  # finite, and their sums of products are not
+    weights.save(str(tmp_path / "huge.safetensors"))
+    folder = make_run(open_survey(survey), str(tmp_path / "huge.safetensors"), str(tmp_path / "run"))
     run_worker(folder, Rank())
     assert summarize(folder).coverage.flagged["NONFINITE_PREDICTION"] == 5000  # type: ignore[index]
     assert (read_columns(folder).flag == Flag.NONFINITE_PREDICTION).all()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "reference"])
+def test_weights_that_are_not_finite_are_refused_by_every_engine(tmp_path, survey, engine):
+    weights = load_weights(tiny_weights(tmp_path / "w.safetensors"))
+    weights.tensors["patch.weight"].flat[7] = np.nan
+    weights.save(str(tmp_path / "nan.safetensors"))
+    with pytest.raises(InputError, match=r"tensor patch.weight holds NaN or infinite values \(1 of 5120\)"):
+        make_run(open_survey(survey), str(tmp_path / "nan.safetensors"), str(tmp_path / "run"), engine=engine)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_weights_are_stated_wherever_redshifts_are(tmp_path, survey, weights, capsys):
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
+    run_worker(folder, Rank())
+    summary, digest = summarize(folder), folder.plan().weights_sha256
+    name = Path(weights).name
+    assert (summary.weights, summary.weights_sha256) == (name, digest)
+    metadata = pq.read_schema(folder.catalogue_path).metadata
+    assert metadata == {b"cosmicai.weights": name.encode(), b"cosmicai.weights_sha256": digest.encode()}
+    assert print_summary(summary) == 0
+    assert f"weights      {name}, SHA-256 {digest[:16]}\n" in capsys.readouterr().out
+    for kind, keys in (("fits", ("WEIGHTS", "WTSHA256")), ("hdf5", ("cosmicai.weights", "cosmicai.weights_sha256"))):
+        convert_catalogue(folder, kind, out := str(tmp_path / f"c.{kind}"))
+        if kind == "fits":
+            header = fits.getheader(out, 1)
+        else:
+            with h5py.File(out) as file:
+                header = dict(file.attrs)
+        assert [header[key] for key in keys] == [name, digest]
+
+
+def test_the_plot_shows_the_weights(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **_: titles.append(text))
+    for metrics in (None, compute_metrics(np.ones(50, np.float32), np.linspace(0.1, 1, 50))):
+        plot_redshifts(tmp_path / "a.png", np.ones(50, np.float32), np.linspace(0.1, 1, 50), metrics, "w$a$ " * 30)
+    assert [title.replace("\n", " ") for title in titles] == [("w$a$ " * 30).strip()] * 2
+    assert max(len(line) for title in titles for line in title.splitlines()) <= 90
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])

@@ -50,7 +50,7 @@ def test_several_ranks_share_a_run_on_s3_and_resume_does_the_rest(tmp_path, buck
 
 
 def test_a_missing_bucket_is_one_sentence(tmp_path, bucket):
-    done = run("infer", "s3://no-such-bucket-here/survey", "--out", str(tmp_path / "run"))
+    done = run("infer", "s3://no-such-bucket-here/survey", "--weights", "demo", "--out", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "s3://no-such-bucket-here/survey" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

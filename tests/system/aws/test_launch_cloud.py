@@ -405,7 +405,7 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
     digest = hashlib.sha256((here.folder / "w.safetensors").read_bytes()).hexdigest()[:16]
     payload = {
         "bucket": here.bucket, "result_path": f"runs/{name}", "data_bucket": here.bucket,
-        "data_prefix": f"surveys/{survey}", "weights": f"s3://{here.bucket}/weights/{digest}.safetensors",
+        "data_prefix": f"surveys/{survey}", "weights": f"s3://{here.bucket}/weights/{digest}/w.safetensors",
         "batch_size": BATCH, "precision": "float32", "accept_precision_loss": True, "max_concurrency": 7,
         "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
     }  # fmt: skip

@@ -85,7 +85,7 @@ class Pretended:
     @contextlib.contextmanager
     def started(self, job: str, **more: object) -> Iterator[subprocess.Popen[str]]:
         """A job whose worker is at work."""
-        command: list[str | Path] = [self.project / f"jobs/{job}.sh", "survey", "run"]
+        command: list[str | Path] = [self.project / f"jobs/{job}.sh", "survey", "run", "w"]
         pipe, environment = subprocess.PIPE, self.environment(**more)
         with subprocess.Popen(
             command, cwd=self.project, env=environment, stdout=pipe, stderr=pipe, text=True
@@ -125,10 +125,10 @@ def test_a_task_of_an_array_infers(pretended: Pretended) -> None:
 @pytest.mark.parametrize(("job", "kind", "met"), [("infer_gpus", "none", " met"), ("infer_mpi", "pmix", "")])
 def test_several_ranks_work_on_a_plan(pretended: Pretended, job: str, kind: str, met: str) -> None:
     there = pretended.project
-    done = pretended.run(job, "survey", "run a", COSMICAI_INFER_OPTIONS="--device cpu")
+    done = pretended.run(job, "survey", "run a", "w", COSMICAI_INFER_OPTIONS="--device cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert pretended.called == [
-        f"cosmicai plan {there}/survey --weights demo --out {there}/run a --resume --ranks 4 --device cpu",
+        f"cosmicai plan {there}/survey --weights {there}/w --out {there}/run a --resume --ranks 4 --device cpu",
         f"srun{met} --mpi={kind} --cpus-per-task=1 --kill-on-bad-exit=1 "
         f"{there}/slurm/container.sh cosmicai work {there}/run a",
         f"cosmicai work {there}/run a",
@@ -144,6 +144,7 @@ def test_no_rank_works_without_a_plan(pretended: Pretended) -> None:
 WRONG = {
     "not submitted": ({"SLURM_JOB_ID": ""}, ["survey"], "this is a job; submit it with sbatch"),
     "too many words": ({}, ["a", "b", "c", "d"], "expected SURVEY, RUN and WEIGHTS at most, not 4 arguments"),
+    "no weights": ({}, ["survey", "run"], "WEIGHTS are missing; give SURVEY, RUN and WEIGHTS"),
     "from elsewhere": ({"SLURM_SUBMIT_DIR": "/nowhere"}, [], "submit from the project's folder or set COSMICAI_ROOT"),
     "no image": ({"COSMICAI_IMAGE": "a.sif"}, [], "COSMICAI_IMAGE=a.sif does not exist"),
 }
@@ -161,10 +162,13 @@ def test_what_is_wrong_is_said_in_a_sentence(
 
 
 def test_the_project_may_be_elsewhere(pretended: Pretended, tmp_path: Path) -> None:
-    done = pretended.run("infer_array", "survey", SLURM_SUBMIT_DIR=tmp_path, COSMICAI_ROOT=pretended.project)
+    done = pretended.run(
+        "infer_array", "survey", "run", "w", SLURM_SUBMIT_DIR=tmp_path, COSMICAI_ROOT=pretended.project
+    )
     assert done.returncode == 0
-    run = tmp_path / "runs/infer_array-70"
-    assert pretended.called == [f"cosmicai infer {tmp_path}/survey --weights demo --out {run} --resume"]
+    assert pretended.called == [
+        f"cosmicai infer {tmp_path}/survey --weights {tmp_path}/w --out {tmp_path}/run --resume"
+    ]
 
 
 AT_WORK = """
@@ -263,7 +267,7 @@ def test_a_node_without_a_name_is_met_at_its_address(pretended: Pretended) -> No
 
 def test_a_sweep_is_a_chain_of_jobs(pretended: Pretended) -> None:
     lists = {"PARTITION_MB": "10,25", "BATCH_SIZES": "64", "WORLD_SIZES": "8,16", "REPEATS": 1}
-    done = pretended.run("sweep", "survey", "swéep t", **lists)
+    done = pretended.run("sweep", "survey", "swéep t", "/w.safetensors", **lists)
     assert (done.returncode, done.stderr) == (0, "")
     out = pretended.project / "swéep t"
     calls = pretended.called

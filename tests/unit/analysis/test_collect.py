@@ -114,7 +114,7 @@ def test_an_own_run_is_read_completely(folder):
     assert dict(found.runs.iloc[0].dropna()) == {
         "run": "mine", "source": run.uri, "origin": "ours", "kind": "run", "study": "single", "platform": "laptop",
         "device": "cpu", "machine": MACHINE, "engine": "openvino", "precision": "float32",
-            "weights": "0000000000000000",
+            "weights": "0000000000000000", "weights_name": "weights, SHA-256 0000000000000000",
         "partition_mb": 19.6, "data_gb": 3000 * 20520 / 2**30, "batch_size": 512, "world_size": 3,
         "asked_galaxies": 3000, "ranks": 3, "galaxies": 3000, "duplicate": 0, "complete": True, "wall_seconds": 60.0,
         "working_seconds": 50.0, "rank_seconds": 10.0, "median_rank_seconds": 10.0, "slowest_seconds": 10.0,

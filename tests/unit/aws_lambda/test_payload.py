@@ -14,7 +14,7 @@ LEAST = {"bucket": "b", "result_path": "r", "data_bucket": "d", "data_prefix": "
 KNOWN = (
     "S3_object_name, accept_precision_loss, batch_size, bucket, data_bucket, data_map, data_prefix, file_limit, "
     "fmi_enabled, max_concurrency, memory, object_type, precision, rendezvous_endpoint, result_path, script, "
-    "tolerated_failure_percentage, weights, world_size"
+    "strict, tolerated_failure_percentage, weights, world_size"
 )
 REMEDY = "correct it and start the execution again"
 

@@ -8,9 +8,10 @@ import pytest
 from cosmicai.engines.base import EngineChoice
 from cosmicai.engines.openvino.compiled_cache import cache_folder
 from cosmicai.engines.openvino.export import find_exported_graph
+from cosmicai.engines.openvino.graph import VERSION
 from cosmicai.engines.registry import open_engine
 from cosmicai.errors import InputError
-from cosmicai.models.weights import WeightsFile, find_weights
+from cosmicai.models.weights import WeightsFile, find_weights, load_weights
 from support.helpers import random_galaxies, run, tiny_weights
 
 FLOAT32 = EngineChoice("openvino", "float32", "cpu", 64)
@@ -23,7 +24,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightsFi
     done = run("weights", "export", weights, "--out", str(graphs))
     assert (done.returncode, done.stderr) == (0, "")
     file = find_weights(weights)
-    stems = [f"{file.sha256[:16]}-{part}-{batch}-2" for batch in (64, 128) for part in ("encoder", "rest")]
+    stems = [f"{file.sha256[:16]}-{part}-{batch}-{VERSION}" for batch in (64, 128) for part in ("encoder", "rest")]
     names = [f"{stem}.{kind}" for stem in stems for kind in ("bin", "xml")]
     assert done.stdout.splitlines() == [str(graphs / name) for name in names]
     assert sorted(path.name for path in graphs.iterdir()) == sorted(names)
@@ -68,11 +69,27 @@ def test_weights_and_batches_without_a_graph_are_folded(exported):
 @pytest.mark.parametrize("kind", ["xml", "bin"])
 def test_a_damaged_graph_is_named(exported, part, kind):
     file, graphs = exported
-    path = graphs / f"{file.sha256[:16]}-{part}-64-2.{kind}"
+    path = graphs / f"{file.sha256[:16]}-{part}-64-{VERSION}.{kind}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
-        InputError, match=f"{part}-64-2.xml is not complete; write it again with `cosmicai weights export`"
+        InputError, match=f"{part}-64-{VERSION}.xml is not complete; write it again with `cosmicai weights export`"
     ):
+        open_engine(FLOAT32, file, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["encoder", "rest"])
+def test_a_graph_with_weights_that_are_not_finite_is_refused(exported, part, value):
+    file, graphs = exported
+    path = graphs / f"{file.sha256[:16]}-{part}-64-{VERSION}.bin"
+    data = bytearray(path.read_bytes())
+    kernel = load_weights(file.uri).tensors["patch.weight" if part == "encoder" else "inception.0.weight"].tobytes()
+    assert data.count(kernel) == 1
+    start = data.index(kernel)
+    data[start : start + 4] = np.float32(value).tobytes()
+    path.write_bytes(data)
+    sentence = f"{part}-64-{VERSION}.xml holds weights that are NaN or infinite; write it again with"
+    with pytest.raises(InputError, match=sentence):
         open_engine(FLOAT32, file, 1)
 
 

@@ -15,7 +15,7 @@ from cosmicai.errors import InputError
 from cosmicai.launchers.base import CloudRequest, LaunchRequest, RankRequest, SlurmRequest
 from cosmicai.runs.request import RunRequest
 
-SURVEY = ("sky", "--out", "run")
+SURVEY = ("sky", "--out", "run", "--weights", "w")
 NEEDS_SURVEY = "needs a SURVEY: a folder, an s3:// prefix, a .h5 or .pt file, or `demo` (synthetic galaxies)"
 
 
@@ -37,23 +37,23 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_ranks_on_this_machine(parse):
-    name, request, notices = parse(*SURVEY, "--procs", "3", "--weights", "w", "--batch-size", "7", "--resume")
+    name, request, notices = parse(*SURVEY, "--procs", "3", "--batch-size", "7", "--resume")
     assert name == "local" and not notices
-    run = RunRequest("sky", "run", weights="w", batch_size=7, device="cpu", resume=True)
+    run = RunRequest("sky", "run", "w", batch_size=7, device="cpu", resume=True)
     assert request == LaunchRequest(run, RankRequest(procs=3))
 
 
 def test_every_launcher_has_its_request(parse):
-    assert parse(*SURVEY)[:2] == ("local", LaunchRequest(RunRequest("sky", "run")))
+    assert parse(*SURVEY)[:2] == ("local", LaunchRequest(RunRequest("sky", "run", "w")))
     assert parse(*SURVEY, "--mpi", "--gpus", "4", "--nodes", "2")[:2] == (
-        "mpi", LaunchRequest(RunRequest("sky", "run", device="cuda"), RankRequest(gpus=4, nodes=2)),
+        "mpi", LaunchRequest(RunRequest("sky", "run", "w", device="cuda"), RankRequest(gpus=4, nodes=2)),
     )  # fmt: skip
     assert parse(*SURVEY, "--slurm", "--gpus", "4", "--array", "8", "--wait")[:2] == (
         "slurm",
-        LaunchRequest(RunRequest("sky", "run"), RankRequest(gpus=4), SlurmRequest(tasks=8), wait=True),
+        LaunchRequest(RunRequest("sky", "run", "w"), RankRequest(gpus=4), SlurmRequest(tasks=8), wait=True),
     )
     assert parse(*SURVEY, "--cloud", "--memory", "2048", "--detach")[:2] == (
-        "aws", LaunchRequest(RunRequest("sky", "run"), cloud=CloudRequest(memory=2048), detach=True),
+        "aws", LaunchRequest(RunRequest("sky", "run", "w"), cloud=CloudRequest(memory=2048), detach=True),
     )  # fmt: skip
 
 
@@ -97,6 +97,14 @@ def test_half_of_a_run_is_one_sentence(parse, arguments, sentence):
     with pytest.raises(InputError) as raised:
         parse(*arguments)
     assert str(raised.value) == sentence
+
+
+@pytest.mark.parametrize("options", [(), ("--procs", "2"), ("--slurm",), ("--cloud",), ("--procs", "2", "--resume")])
+def test_weights_are_required_for_galaxies_of_a_user(parse, options):
+    with pytest.raises(click.UsageError, match="--weights is missing; name the weights file, since `--weights demo`"):
+        parse("sky", "--out", "run", *options)
+    assert parse("demo", "--out", "run", *options)[1].run.weights == "demo"
+    assert parse("sky", "--out", "run", "--weights", "demo", *options)[1].run.weights == "demo"
 
 
 def test_the_notice_comes_before_anything_else(monkeypatch):

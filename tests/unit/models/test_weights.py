@@ -19,7 +19,8 @@ from torch import nn
 
 from cosmicai.errors import InputError
 from cosmicai.models.checkpoint_import import import_checkpoint
-from cosmicai.models.weights import Weights, build_network, load_weights
+from cosmicai.models.fold import fold
+from cosmicai.models.weights import Weights, WeightsFile, build_network, find_weights, load_weights
 from cosmicai.surveys.shard import open_shard
 from support.helpers import run
 from support.upstream_network import PUBLISHED, Block, Mlp, Sizes, ViT_Astro, random_network, save_checkpoint
@@ -347,12 +348,15 @@ def save_object(tmp_path: Path, what: object) -> str:
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ({}, "it holds a dict, not a model"),
+        ({}, "holds a dictionary (empty), expected a model"),
         (torch.ones(3), "it holds a TensorRef, not a model"),
         (None, "it holds a NoneType, not a model"),
         (nn.Linear(2, 2), "it holds a Linear"),
         (nn.DataParallel(nn.Linear(2, 2)), "it holds a Linear"),
-        (random_network(Sizes(depth=1)).state_dict(), "it holds a OrderedDict, not a model"),
+        (
+            random_network(Sizes(depth=1)).state_dict(),
+            "holds a dictionary (cls_token, pos_embed, fc_norm.weight), expected a model",
+        ),
         (Mlp(Sizes()), "upstream_network.Mlp, which is not among"),
     ],
     ids=["a dict", "a tensor", "nothing", "a layer", "a wrapped layer", "a state_dict", "a module of another home"],
@@ -506,7 +510,9 @@ def test_a_configuration_with_a_field_missing_is_refused(weights: Weights, tmp_p
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"config": "{}"}], ids=["none", "another", "half"])
 def test_safetensors_of_others_are_refused(weights: Weights, metadata: dict[str, str], tmp_path: Path) -> None:
-    assert 'has no metadata `format` = "cosmicai-weights/1"' in refusal_of(write(tmp_path, weights.tensors, **metadata))
+    assert 'is a safetensors file without the metadata `format` = "cosmicai-weights/1"' in refusal_of(
+        write(tmp_path, weights.tensors, **metadata)
+    )
 
 
 def test_a_configuration_of_our_format_that_is_absent_is_refused(weights: Weights, tmp_path: Path) -> None:
@@ -541,11 +547,71 @@ def test_a_file_of_another_kind_is_refused_as_weights(content: bytes, tmp_path: 
     assert "is not a whole safetensors file" in refusal_of(str(tmp_path / "a.safetensors"))
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_in_place_of_weights_is_refused_with_the_command_to_convert_it(zipped: bool, tmp_path: Path) -> None:
-    uri = str(tmp_path / "a.pt")
-    torch.save({"a": torch.ones(2)}, uri, _use_new_zipfile_serialization=zipped)
+def test_a_checkpoint_in_place_of_weights_is_refused_with_the_command_to_convert_it(tmp_path: Path) -> None:
+    uri = save_checkpoint(tmp_path / "a.pt", random_network(Sizes(depth=1)))
     assert f"cosmicai weights import {uri} WEIGHTS.safetensors" in refusal_of(uri)
+    import_checkpoint(uri)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}], ids=["state dict", "trainer"])
+def test_weights_and_import_refuse_a_pickle_without_a_model_in_the_same_words(
+    wrap: Callable[[dict[str, Any]], Any], zipped: bool, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "a.pt")
+    torch.save(wrap(random_network(Sizes(depth=1)).state_dict()), uri, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError) as refusal:
+        import_checkpoint(uri)
+    assert refusal_of(uri) == str(refusal.value)
+    assert ("a state dict lacks the sizes and constants" if zipped else "save it again with torch.save") in refusal_of(
+        uri
+    )
+
+
+def test_safetensors_are_not_imported(weights: Weights, tmp_path: Path) -> None:
+    uri = str(tmp_path / "w.safetensors")
+    weights.save(uri)
+    with pytest.raises(InputError, match="is a safetensors file, which needs no import; pass it as --weights"):
+        import_checkpoint(uri)
+
+
+def kinds_of_tensors(weights: Weights) -> list[str]:
+    """Return one tensor of each kind: of each name without numbers."""
+    return list({"".join(filter(lambda letter: not letter.isdigit(), name)): name for name in weights.tensors}.values())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -2e9])
+def test_weights_that_no_network_can_use_are_refused_with_the_name_of_the_tensor(
+    weights: Weights, value: float, tmp_path: Path
+) -> None:
+    for name in kinds_of_tensors(weights):
+        if weights.tensors[name].dtype != np.float32 or (name.endswith("running_var") and value == 3e38):
+            continue
+        tensor = weights.tensors[name].copy()
+        tensor.flat[-1] = value
+        uri = write(tmp_path, weights.tensors | {name: tensor}, format="cosmicai-weights/1", config=weights.config_json)
+        said = refusal_of(uri)
+        assert f"tensor {name} holds " in said
+        assert (f"NaN or infinite values (1 of {tensor.size})" in said) == (not np.isfinite(value))
+
+
+def test_products_of_weights_that_overflow_are_refused(weights: Weights) -> None:
+    tensors = {name: tensor.copy() for name, tensor in weights.tensors.items()}
+    eps = weights.config.inception_norm_eps
+    [norm] = [name for name in tensors if name.endswith("2.direct.1.running_var")]
+    tensors[norm][:] = 0  # with an eps of 0 BatchNorm would divide by 0
+    config = weights.config_json.replace(f'"inception_norm_eps": {eps}', '"inception_norm_eps": 0.0')
+    with pytest.raises(InputError, match="products of its weights are infinite or NaN"):
+        fold(replace(weights, tensors=tensors, config_json=config))
+
+
+def test_weights_are_called_by_their_file_name_and_those_of_the_demo_synthetic(tmp_path: Path) -> None:
+    assert WeightsFile("s3://b/some/where/w.safetensors", "0" * 64).label == "w.safetensors"
+    assert WeightsFile("/here/w.safetensors", "0" * 64).label == "w.safetensors"
+    demo = find_weights("demo")
+    assert demo.is_demo and demo.label == "demo weights, trained on synthetic galaxies"
+    copy = WeightsFile(str(tmp_path / "mine.safetensors"), demo.sha256)
+    assert copy.is_demo and copy.label == "mine.safetensors (demo weights, trained on synthetic galaxies)"
 
 
 def test_absent_weights_are_refused(tmp_path: Path) -> None:

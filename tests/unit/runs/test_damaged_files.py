@@ -118,7 +118,7 @@ def test_a_summary_of_sound_files_has_no_such_key(folder):
     summarize(folder)
     assert list(json.loads(Path(folder.summary_path).read_text())) == [
         "complete", "coverage", "metrics", "totals", "cost", "machines", "failures", "plan_sha256", "catalogue_sha256",
-        "catalogue", "plot",
+        "catalogue", "plot", "weights", "weights_sha256", "survey_check",
     ]  # fmt: skip
 
 

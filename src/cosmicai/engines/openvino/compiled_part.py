@@ -24,7 +24,7 @@ from ...models.fold import FoldedWeights
 from ...models.weights import WeightsFile
 from .compiled_cache import get_or_create
 from .export import find_exported_graph, read_folded
-from .graph import PARTS
+from .graph import PARTS, has_finite_constants
 from .processor import cpu_settings, describe_processor, get_core
 
 TOLERANCE = 1e-4  # of a test output, relative to its largest value
@@ -53,10 +53,14 @@ class NetworkGraphs:
         exported = find_exported_graph(self._weights.sha256, part, batch)
         if exported is None:
             return PARTS[part](self._fold(), batch)
+        again = "write it again with `cosmicai weights export`"
         try:
-            return get_core().read_model(exported)
+            model = get_core().read_model(exported)
         except RuntimeError:
-            raise InputError(f"{exported} is not complete; write it again with `cosmicai weights export`") from None
+            raise InputError(f"{exported} is not complete; {again}") from None
+        if not has_finite_constants(model):
+            raise InputError(f"{exported} holds weights that are NaN or infinite; {again}")
+        return model
 
     def _fold(self) -> FoldedWeights:
         with self._lock:

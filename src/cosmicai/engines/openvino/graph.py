@@ -21,9 +21,12 @@ from openvino import opset13 as op
 
 from ...models.fold import Affine, FoldedBlock, FoldedInception, FoldedWeights, merge_groups, merged_products
 
-VERSION = 2  # of the graphs; exports of another version are not used
+VERSION = 3  # of the graphs; exports of another version are not used
 INNER_BATCHES = (64, 128)  # candidates; 64 needs less memory
 MERGED_INPUTS = 16
+# With a slope for negative values ReLU multiplies, which keeps NaN. The products are so small that they change no bit
+# of a redshift, yet far from denormal numbers, with which a slope of 2^-126 is 40 times slower.
+NEGATIVE_SLOPE = 2.0**-100
 
 
 def build_encoder(folded: FoldedWeights, batch: int) -> ov.Model:
@@ -57,6 +60,13 @@ def build_rest(folded: FoldedWeights, batch: int) -> ov.Model:
 PARTS = {"encoder": build_encoder, "rest": build_rest}
 
 
+def has_finite_constants(model: ov.Model) -> bool:
+    """Return whether no constant of a graph from a file is NaN or infinite, as in the graphs that are built here."""
+    constants = (node.data for node in model.get_ops() if node.get_type_name() == "Constant")
+    values = (array for array in constants if array.size and array.dtype.kind == "f")
+    return all(np.isfinite(array.min()) and np.isfinite(array.max()) for array in values)
+
+
 def _image(folded: FoldedWeights, batch: int) -> Node:
     config = folded.config
     return op.parameter([batch, config.bands, config.image_size, config.image_size], np.float32, name="image")
@@ -75,9 +85,13 @@ def _linear(x: Node, layer: Affine) -> Node:
     return op.add(y, _array(layer.bias)) if layer.bias.any() else y
 
 
+def _relu(x: Node) -> Node:
+    return op.prelu(x, _array(np.array([NEGATIVE_SLOPE])))
+
+
 def _perceptron(x: Node, layers: tuple[Affine, ...]) -> Node:
     for layer in layers:
-        x = op.relu(_linear(x, layer))
+        x = _relu(_linear(x, layer))
     return x
 
 
@@ -106,8 +120,10 @@ def _encode(folded: FoldedWeights, image: Node, batch: int) -> Node:  # -> (B, C
     x = _attend(folded, last, x, batch, skip, config.patches)  # (B, P, C)
     hidden = op.gelu(_linear(_normalize(x, config.norm_eps), last.mlp_in), "erf")
     mean = op.reduce_mean(x, _ints(1), False)
-    x = op.add(mean, _linear(op.reduce_mean(hidden, _ints(1), False), last.mlp_out))
-    return _normalize(x, config.final_norm_eps)
+    mean = op.add(mean, _linear(op.reduce_mean(hidden, _ints(1), False), last.mlp_out))
+    # Where the squares of tokens overflow, LayerNorm returns 0 for them; 0 * infinity is NaN.
+    squares = op.reshape(op.reduce_sum(op.multiply(x, x), _ints(1, 2), False), _ints(-1, 1), False)
+    return op.add(_normalize(mean, config.final_norm_eps), op.multiply(squares, op.constant(np.float32(0))))
 
 
 def _attend(folded: FoldedWeights, block: FoldedBlock, x: Node, batch: int, skip: int, queries: int) -> Node:
@@ -185,11 +201,11 @@ def _inception(folded: FoldedWeights, image: Node) -> Node:  # (B, bands, H, W) 
 
 
 def _inception_block(block: FoldedInception, x: Node) -> Node:  # (B, inputs, H, W) -> (B, channels, H, W)
-    joint = op.relu(_convolution(x, block.joint))
+    joint = _relu(_convolution(x, block.joint))
     direct, small, *large = op.variadic_split(joint, op.constant(np.int64(1)), _ints(*block.widths)).outputs()
-    branches = [direct, op.relu(_convolution(small, block.small))]
+    branches = [direct, _relu(_convolution(small, block.small))]
     if block.large is not None:
-        branches.append(op.relu(_convolution(large[0], block.large)))
+        branches.append(_relu(_convolution(large[0], block.large)))
     pooled = op.max_pool(x, [1, 1], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
-    branches.append(op.relu(_convolution(pooled, block.pooled)))
+    branches.append(_relu(_convolution(pooled, block.pooled)))
     return op.concat(branches, 1)

@@ -27,7 +27,7 @@ from openvino import Node
 
 from ...errors import InputError
 from ...models.fold import FoldedWeights
-from .graph import build_encoder
+from .graph import build_encoder, has_finite_constants
 
 FILES = ("model.xml", "model.bin")
 NO_NNCF = "--precision int8 needs nncf; install it with pip install 'cosmicai[int8]', or choose bfloat16"
@@ -72,9 +72,12 @@ def read_quantized(data: bytes) -> ov.Model:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             text, weights = (archive.read(name) for name in FILES)
-        return ov.Core().read_model(text, weights)
+        model = ov.Core().read_model(text, weights)
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError, RuntimeError):
-        raise InputError("the quantized network is damaged; start the run again with --precision int8") from None
+        model = None
+    if model is None or not has_finite_constants(model):
+        raise InputError("the quantized network is damaged; start the run again with --precision int8")
+    return model
 
 
 def _is_linear_over_tokens(node: Node) -> bool:

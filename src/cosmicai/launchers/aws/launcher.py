@@ -21,6 +21,7 @@ from ...errors import InputError, describe_os_errors
 from ...runs.store import RunFolder
 from ...runs.summary import Summary, count_coverage
 from ...storage.s3 import is_s3
+from ...surveys.check import inspect_survey
 from ..base import CloudRequest, LaunchRequest, RemoteStatus, ResumeRequest, Submission
 from ..submission import CloudRun, read_cloud_run
 from . import estimate, execution, stage, transfer
@@ -62,6 +63,9 @@ class AwsLauncher:
         prefix = f".{storage.basename(folder.uri)}.partitions-"
         with TemporaryDirectory(prefix=prefix, dir=_folder_for_partitions(folder, cloud)) as temporary:
             survey = stage.open_survey(request, temporary)
+            # One on S3 is inspected where the run is planned, which is nearer, but only after something was written.
+            if not known and (request.run.strict or not is_s3(survey.uri)):
+                inspect_survey(survey, request.run.strict, notify)
             prepared = stage.prepare(stack, run, survey, request)
             if known:
                 _require_same(folder, known.payload, prepared.payload)

@@ -124,7 +124,8 @@ def prepare(stack: Stack, run: RunFolder, survey: Survey, request: LaunchRequest
     values = {
         "bucket": bucket, "result_path": result_path, "data_bucket": data_bucket, "data_prefix": data_prefix, **source,
         "weights": weights, "batch_size": requested.batch_size, "precision": requested.precision,
-        "accept_precision_loss": requested.accept_precision_loss or None, "max_concurrency": cloud.concurrency,
+        "accept_precision_loss": requested.accept_precision_loss or None, "strict": requested.strict or None,
+        "max_concurrency": cloud.concurrency,
         "tolerated_failure_percentage": cloud.tolerate, "fmi_enabled": cloud.fmi or None,
     }  # fmt: skip
     payload = {name: value for name, value in values.items() if value is not None}
@@ -140,5 +141,6 @@ def _stage_weights(stack: Stack, named: str) -> tuple[str, list[Upload]]:
     check_architecture(file.load())
     if is_s3(file.uri):
         return file.uri, []
-    uri = f"s3://{stack.bucket}/{WEIGHTS}/{file.sha256[:16]}.safetensors"
+    # The file keeps its name, which the catalogue states.
+    uri = f"s3://{stack.bucket}/{WEIGHTS}/{file.sha256[:16]}/{storage.basename(file.uri)}"
     return uri, [Upload(file.uri, uri, Path(file.uri).stat().st_size, file.sha256)]

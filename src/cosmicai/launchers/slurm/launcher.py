@@ -48,7 +48,7 @@ class SlurmLauncher:
         planned = _with_device(request, allocation)
         with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
             survey = open_named_survey(planned.survey, folder)
-            validate_request(planned, survey)
+            validate_request(planned, survey, notify)
             yield from sbatch_texts(RunFolder(storage.absolute(planned.out)), slurm, allocation)
             yield from _estimate(planned, survey, folder, allocation)
 
@@ -60,7 +60,7 @@ class SlurmLauncher:
         slurm, allocation = _slurm_request(request), self._allocate(request.ranks, request.slurm)
         planned = _with_device(request, allocation)
         survey = open_named_survey(planned.survey, planned.out)
-        validate_request(planned, survey)
+        validate_request(planned, survey, notify)
         run = RunFolder(storage.absolute(planned.out))
         _require_idle(run)
         return self._submit(
@@ -214,7 +214,7 @@ def _estimate(request: RunRequest, survey: Survey, folder: str, allocation: Slur
     else:
         run = create_run(
             replace(request, out=storage.join(folder, "run"), resume=False), survey, ranks=allocation.ranks,
-            notify=notify,
+            notify=notify, inspect=False,
         )  # fmt: skip
         threads = min(cores, available_cores())
         found = estimate_run(run, allocation.ranks, threads)
