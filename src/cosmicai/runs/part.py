@@ -19,6 +19,10 @@ WITHOUT_DIGEST = "cosmicai-part/1"
 _AGAIN = "remove it and finish the run with --resume"
 
 
+class DamagedPartError(InputError):
+    """A file is not the part of its item as it was written."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The predictions of one work item: objid (N,) int64 or text as in its shard (see `surveys.identity`),
@@ -48,7 +52,10 @@ def encode_part(plan: Plan, item: WorkItem, part: Part) -> bytes:
 
 
 def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
-    """Return the part in a file. Raises InputError naming `path` if it is damaged or of another plan or item."""
+    """Return the part in a file.
+
+    Raises DamagedPartError naming `path` if it is damaged or of another item, InputError if it is of another plan.
+    """
     import h5py
 
     try:
@@ -59,19 +66,19 @@ def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
                     attributes["shape"] = shape
             columns = {} if "shape" in attributes else {name: file[name][:] for name in PART_COLUMNS}
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); {_AGAIN}") from None
+        raise DamagedPartError(f"{path} is damaged ({error}); {_AGAIN}") from None
     if attributes.get("plan") != plan.digest:
         raise InputError(f"{path} belongs to another plan; {_AGAIN}")
     place = {"shard": plan.shards[item.shard].name, "start": item.start, "stop": item.stop}
     if any(attributes.get(name) != value for name, value in place.items()) or not columns:
-        raise InputError(f"{path} belongs to another item; {_AGAIN}")
+        raise DamagedPartError(f"{path} belongs to another item; {_AGAIN}")
     if any(column.dtype != PART_COLUMNS[name] and name != "objid" for name, column in columns.items()):
-        raise InputError(f"{path} is damaged (a column has another dtype); {_AGAIN}")
+        raise DamagedPartError(f"{path} is damaged (a column has another dtype); {_AGAIN}")
     part, version = Part(**columns), attributes.get("format")
     if version not in (PART_FORMAT, WITHOUT_DIGEST) or (version == WITHOUT_DIGEST and "digest" in attributes):
-        raise InputError(f'{path} is damaged (its format is "{version}", expected "{PART_FORMAT}"); {_AGAIN}')
+        raise DamagedPartError(f'{path} is damaged (its format is "{version}", expected "{PART_FORMAT}"); {_AGAIN}')
     if version == PART_FORMAT and attributes.get("digest") != _digest(plan, item, part):
-        raise InputError(f"{path} is damaged (its columns differ from their digest); {_AGAIN}")
+        raise DamagedPartError(f"{path} is damaged (its columns differ from their digest); {_AGAIN}")
     return part
 
 

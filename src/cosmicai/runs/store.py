@@ -115,9 +115,15 @@ class RunFolder(RunPaths):
         return first
 
     def read_part(self, plan: Plan, item: WorkItem) -> Part:
-        """Return the predictions of an item. Raises InputError if the file is damaged or belongs to another plan."""
+        """Return the predictions of an item; raises as `decode_part`."""
         path = self.part_path(item)
         return decode_part(storage.read_bytes(path), plan, item, path)
+
+    def set_aside_part(self, item: WorkItem) -> None:
+        """Rename the file of a part, so that the item counts as not done."""
+        path = self.part_path(item)
+        storage.write_bytes(f"{path}.damaged", storage.read_bytes(path))
+        storage.remove(path)
 
     def has_failure(self, item: WorkItem) -> bool:
         """Return whether the item was tried without success."""

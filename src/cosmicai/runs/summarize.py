@@ -18,7 +18,8 @@ from .catalogue import read_catalogue_objids, write_catalogue
 from .cost import cost_of_run
 from .figures import plot_redshifts
 from .metrics import compute_metrics
-from .plan import Plan
+from .part import DamagedPartError
+from .plan import Plan, WorkItem
 from .store import RunFolder
 from .summary import Summary, SummaryMetrics, Totals, add_up, count_coverage
 from .summary_text import describe_weights
@@ -27,13 +28,19 @@ from .summary_text import describe_weights
 def summarize(run: RunFolder) -> Summary:
     """Write catalogue, plot, published outputs and summary.json from the parts that exist, and return the summary.
 
-    A record that cannot be read is left out and named in the summary. Raises InputError if a part is damaged.
+    A record or part that is damaged is left out and named in the summary; such a part is set aside, so that its item is
+    done again by --resume. Raises InputError if a part is of another plan.
     """
     left_out: list[str] = []
     plan, parts, records = run.plan(), run.parts(), run.records(left_out.append)
     weights = plan.weights_file
     items = [item for item in plan.items if item in parts]
-    phot, spec, flag = write_catalogue(run, plan, items)
+    try:
+        phot, spec, flag = write_catalogue(run, plan, items)
+    except DamagedPartError:
+        parts -= _set_aside_damaged(run, plan, items, left_out)
+        items = [item for item in items if item in parts]
+        phot, spec, flag = write_catalogue(run, plan, items)
     flagged = {bit.name: int(np.count_nonzero(flag & bit)) for bit in Flag if bit.name}
     duplicates = count_duplicates(partial(read_catalogue_objids, run))
     coverage = structs.replace(count_coverage(plan, parts), flagged=flagged, duplicate_objid=duplicates.ids)
@@ -65,6 +72,19 @@ def summarize(run: RunFolder) -> Summary:
     run.write_json(run.results_path, published_results(plan, totals, reported))
     run.write_json(run.summary_path, summary)
     return summary
+
+
+def _set_aside_damaged(run: RunFolder, plan: Plan, items: list[WorkItem], left_out: list[str]) -> set[WorkItem]:
+    """Set the damaged parts of these items aside, name each in `left_out`, and return their items."""
+    damaged = set()
+    for item in items:
+        try:
+            run.read_part(plan, item)
+        except DamagedPartError as error:
+            run.set_aside_part(item)
+            left_out.append(str(error).partition(";")[0] + "; it was set aside, finish the run with --resume")
+            damaged.add(item)
+    return damaged
 
 
 def published_results(plan: Plan, totals: Totals, metrics: SummaryMetrics | None) -> dict[str, Any]:

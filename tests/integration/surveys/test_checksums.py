@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -143,7 +144,7 @@ def test_a_run_counts_what_it_checked_and_names_a_damaged_item(tmp_path, kind):
         (tmp_path / "s").mkdir()
         path = write_pt(tmp_path / "s" / "1.pt")
         survey = open_survey(str(tmp_path / "s"))
-    options = {"engine": "reference", "batch_size": 50}
+    options: dict[str, Any] = {"engine": "reference", "batch_size": 50}
     record = run_worker(make_run(survey, weights, str(tmp_path / "good"), **options), Rank(threads=1))
     assert record.checked == ROWS and record.unchecked == 0
     with open_shard(str(path)) as opened:
