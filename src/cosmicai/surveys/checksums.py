@@ -77,7 +77,7 @@ class ChecksumWriter:
             count = min(rows - done, (block + 1) * BLOCK_ROWS - self._row)
             self._row += count
             for number, (digest, values) in enumerate(zip(self._hashes, columns, strict=True)):
-                digest.update(memoryview(np.ascontiguousarray(values[done : done + count]).view(np.uint8)))
+                digest.update(np.ascontiguousarray(values[done : done + count]).data)
                 if self._row == min((block + 1) * BLOCK_ROWS, self._galaxies):
                     self.table[block, number] = digest.intdigest()
                     digest.reset()

@@ -27,6 +27,7 @@ def refusal(run: RunFolder) -> str:
     """Return why the summary leaves a part out, whose galaxies it counts as missing."""
     summary = summarize(run)
     assert not summary.complete and summary.coverage.missing == 20
+    assert isinstance(summary.left_out, tuple)
     (problem,) = summary.left_out
     assert problem.endswith("; it was set aside, finish the run with --resume")
     return problem
