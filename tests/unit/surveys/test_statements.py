@@ -321,12 +321,13 @@ def test_a_mask_that_is_absent_or_unclear_is_refused(tmp_path):
 # Packed values.
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "i8", "u2", "u4", "i1"])
-@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "compressed"),
+    [*((dtype, False) for dtype in ("u1", "i2", "i4", "i8", "u2", "u4", "i1")),
+     *((dtype, True) for dtype in ("u1", "i2", "i4", "u2", "u4"))],  # the others cannot be compressed
+)  # fmt: skip
 @pytest.mark.parametrize("scaled", [False, True])
 def test_blank_pixels_are_nan_in_every_kind_of_fits_integers(tmp_path, dtype, compressed, scaled):
-    if compressed and dtype in ("i8", "i1"):
-        pytest.skip("there is no such compression")
     values = RNG.integers(2, 100, (ROWS, 5, 32, 32)).astype(dtype)
     values[0, 0, 5, 5] = 77
     offset = {"u2": 2**15, "u4": 2**31, "i1": -128}.get(dtype, 0)

@@ -69,7 +69,8 @@ def ingest_files(
     for source in sources:  # everything is checked before anything is written
         with _open_source(source, options) as opened:
             readings.append(_decide(source, opened, options, tally))
-    dtypes = {source: reading.objid for source, reading in zip(sources, readings, strict=True) if reading.objid is not None}
+    pairs = zip(sources, readings, strict=True)
+    dtypes = {source: reading.objid for source, reading in pairs if reading.objid is not None}
     objid_dtype = combine_sources(dtypes) if dtypes else None
 
     def batches() -> Iterator[Galaxies]:
