@@ -19,6 +19,7 @@ from ..storage import basename
 from ..storage.ranges import RangeReader, open_ranges
 from .checkpoint_modules import ALLOWED_CLASSES, Checkpoint, Module
 from .config import AstroMAEConfig
+from .pickle_scan import CHECKPOINT_LIMITS
 from .torch_archive import StandIn, read_archive
 from .weights import Weights, check_architecture
 
@@ -248,7 +249,7 @@ def _read_model(uri: str, reader: RangeReader) -> StandIn:
             f"{uri} is a safetensors file, which needs no import; pass it as --weights, and if that is refused, import "
             "the checkpoint that it was made from"
         )
-    root = read_archive(uri, reader, ALLOWED_CLASSES).root
+    root = read_archive(uri, reader, ALLOWED_CLASSES, CHECKPOINT_LIMITS).root
     if isinstance(root, StandIn):
         return root
     if isinstance(root, Mapping):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..storage.ranges import RangeReader
-from .torch_archive import StandIn, TensorRef
+from .torch_archive import StandIn, TensorRef, describe
 
 _NN = {
     "activation": ("GELU", "ReLU", "SiLU"),
@@ -38,6 +38,7 @@ ALLOWED_CLASSES = frozenset(
         "torch.nn.parallel.data_parallel.DataParallel",
     }
 )
+_PLAIN = bool | int | float | str | None  # values that can be compared and shown whatever they are
 _INACTIVE = ("Dropout", "DropPath", "Identity")  # layers that do nothing in evaluation mode
 
 
@@ -94,16 +95,19 @@ class Module:
         return [child for child in self.children().values() if child.kind not in _INACTIVE]
 
     def attribute(self, name: str) -> Any:
-        """Return an attribute. Raises InputError if it is absent."""
+        """Return an attribute: a plain value or a tuple of such. Raises InputError if it is absent or anything else."""
         if name not in self.stand_in.state:
             raise self.checkpoint.mismatch(f"{self.path or 'the model'} has no attribute {name}")
-        return self.stand_in.state[name]
+        value = self.stand_in.state[name]
+        if not all(isinstance(part, _PLAIN) for part in (value if isinstance(value, tuple) else (value,))):
+            raise self.checkpoint.mismatch(f"{self.path}.{name} is {describe(value)}, not a plain value")
+        return value
 
     def require(self, **expected: Any) -> None:
         """Raise InputError unless these attributes have these values."""
         for name, value in expected.items():
             if (found := self.attribute(name)) != value:
-                raise self.checkpoint.mismatch(f"{self.path}.{name} is {found!r}, not {value!r}")
+                raise self.checkpoint.mismatch(f"{self.path}.{name} is {repr(found)[:80]}, not {value!r}")
 
     def tensor_refs(self) -> dict[str, TensorRef]:
         """Return its own parameters and buffers by name."""
