@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import click
 
 from ..errors import InputError
+from . import printable
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 # The group of optional dependencies (pyproject.toml) that installs each module.
@@ -89,7 +90,7 @@ def exit_with_sentence(name: str) -> Iterator[None]:
         yield
         return
     except InputError as error:
-        click.echo(f"{name}: {error}", err=True)
+        click.echo(printable(f"{name}: {error}"), err=True)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in GROUPS:
@@ -100,8 +101,9 @@ def exit_with_sentence(name: str) -> Iterator[None]:
             err=True,
         )
     except OSError as error:
-        click.echo(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+        click.echo(printable(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}"), err=True)
     except click.ClickException as error:
+        error.message = printable(error.message)
         error.show()
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"{name}: interrupted; a run keeps what is finished and continues with --resume", err=True)
