@@ -168,7 +168,7 @@ def figures(runs: Sequence[str], out: str) -> None:
 @_add_runs_argument
 @click.option("--out", required=True, help="Folder for index.html, the tables as CSV and the figures.")
 @_add_job_options
-@click.option("--title", default="Cosmic AI: what ran, and what it cost", show_default=True)
+@click.option("--title", default="Cosmic AI: what ran, and what it cost", show_default=True, help="Title of the page.")
 def report(runs: Sequence[str], out: str, title: str, **job: Any) -> None:
     """Write a self-contained page without scripts, and its tables and figures as files."""
     from .report import write_report

@@ -28,7 +28,7 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _numbers_option(name: str, kind: type[int] | type[float], default: str) -> Callable[..., Any]:
+def _numbers_option(name: str, kind: type[int] | type[float], default: str, text: str) -> Callable[..., Any]:
     def parse(context: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
         try:
             values = tuple(kind(part) for part in text.split(","))
@@ -38,7 +38,7 @@ def _numbers_option(name: str, kind: type[int] | type[float], default: str) -> C
             raise click.BadParameter(f"{text!r} is not a list of numbers above 0, separated by commas")
         return values
 
-    return click.option(name, default=default, show_default=True, callback=parse, metavar="NUMBER,...")
+    return click.option(name, default=default, show_default=True, callback=parse, metavar="NUMBER,...", help=text)
 
 
 def _weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +48,8 @@ def _weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _repeats_option(default: int) -> Callable[..., Any]:
-    return click.option("--repeats", default=default, show_default=True, type=click.IntRange(1))
+    text = "Number of measurements of each row; figures are their medians."
+    return click.option("--repeats", default=default, show_default=True, type=click.IntRange(1), help=text)
 
 
 def _engines_option(default: str) -> Callable[..., Any]:
@@ -65,7 +66,9 @@ def bench() -> None:
 @bench.command()
 @_weights_option
 @click.option("--survey", "--partition", "survey", help="Survey whose galaxies are used; default synthetic galaxies.")
-@click.option("--galaxies", "count", default=2048, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--galaxies", "count", default=2048, show_default=True, type=click.IntRange(1), help="Number of galaxies."
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Galaxies per batch; default as in a run.")
 @_repeats_option(5)
 @_engines_option("reference,openvino,cuda")
@@ -94,8 +97,11 @@ def start(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command()
 @_weights_option
-@_numbers_option("--partition-mb", float, "25,50,75,100")
-@click.option("--survey-mb", default=1000.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@_numbers_option("--partition-mb", float, "25,50,75,100", "Sizes of the partitions in MB.")
+@click.option(
+    "--survey-mb", default=1000.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    help="Size of the survey in MB.",
+)  # fmt: skip
 @_engines_option("openvino:float32,openvino:bfloat16,reference")
 @_output_options
 def memory(as_json: bool, out: str | None, **options: Any) -> None:
@@ -107,7 +113,7 @@ def memory(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command()
 @_weights_option
-@click.option("--galaxies", default=20000, show_default=True, type=click.IntRange(1))
+@click.option("--galaxies", default=20000, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
 @_repeats_option(3)
 @_engines_option("openvino:float32,openvino:bfloat16")
 @_output_options
@@ -120,8 +126,8 @@ def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command()
 @_weights_option
-@click.option("--galaxies", default=16384, show_default=True, type=click.IntRange(1))
-@_numbers_option("--ranks", int, "1,2,4,8")
+@click.option("--galaxies", default=16384, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
+@_numbers_option("--ranks", int, "1,2,4,8", "Numbers of ranks.")
 @_repeats_option(3)
 @_engines_option("openvino:float32")
 @click.option(
@@ -140,8 +146,8 @@ def ranks(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command()
 @_weights_option
-@click.option("--galaxies", default=65536, show_default=True, type=click.IntRange(1))
-@click.option("--tasks", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--galaxies", default=65536, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
+@click.option("--tasks", default=64, show_default=True, type=click.IntRange(1), help="Number of tasks of the array.")
 @click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Cores per task.")
 @_repeats_option(3)
 @click.option(
@@ -182,7 +188,10 @@ def container(as_json: bool, out: str | None, **options: Any) -> None:
 @bench.command("lambda")
 @click.argument("folder")
 @_weights_option
-@click.option("--partition-mb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option(
+    "--partition-mb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    help="Size of the partition in MB.",
+)  # fmt: skip
 @click.option(
     "--memory", default=3538, show_default=True, type=click.IntRange(128), help="MB of memory that are billed."
 )
@@ -197,7 +206,7 @@ def lambda_(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_numbers_option("--ranks", int, "2,8,32")
+@_numbers_option("--ranks", int, "2,8,32", "Numbers of ranks.")
 @click.option(
     "--joining",
     default=64,
@@ -216,7 +225,7 @@ def fmi(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@click.option("--runs", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Number of runs.")
 @click.option("--ranks", default=10000, show_default=True, type=click.IntRange(1), help="Ranks per run.")
 @_repeats_option(3)
 @_output_options
@@ -248,9 +257,9 @@ def survey_check(as_json: bool, out: str | None, **options: Any) -> None:
     help="Folder for surveys, runs and sweep.json; a sweep that is there is continued.",
 )
 @_weights_option
-@_numbers_option("--batch-sizes", int, "1,2,4,8,16,32,64,128,256,512")
-@_numbers_option("--world-sizes", int, "1,2,4")
-@_numbers_option("--partition-mb", float, "10,25,50,75,100")
+@_numbers_option("--batch-sizes", int, "1,2,4,8,16,32,64,128,256,512", "Batch sizes.")
+@_numbers_option("--world-sizes", int, "1,2,4", "Numbers of ranks.")
+@_numbers_option("--partition-mb", float, "10,25,50,75,100", "Sizes of the partitions in MB.")
 @_repeats_option(3)
 @click.option("--engine", type=click.Choice(ENGINES), help="Inference engine; default as in a run.")
 @click.option(

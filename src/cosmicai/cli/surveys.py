@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console import echo, notify
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..surveys.survey import Survey
 
 _PARTITION_MB = click.option(
     "--partition-mb", default=25.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
@@ -70,7 +73,7 @@ def ingest(
     except InputError:
         shutil.rmtree(survey.uri)
         raise
-    echo(f"{survey.galaxies} galaxies in {len(survey.shards)} shards in {survey.uri}")
+    echo(f"{survey.galaxies} galaxies in {_count_shards(survey)} in {survey.uri}")
 
 
 @click.command()
@@ -82,7 +85,7 @@ def split(survey: str, out: str, partition_mb: float) -> None:
     from ..surveys.survey import galaxies_per_partition, open_survey, resplit_survey
 
     written = resplit_survey(open_survey(survey), out, galaxies_per_partition(partition_mb))
-    echo(f"{written.galaxies} galaxies in {len(written.shards)} shards in {written.uri}")
+    echo(f"{written.galaxies} galaxies in {_count_shards(written)} in {written.uri}")
 
 
 @click.command()
@@ -96,7 +99,7 @@ def synthetic(galaxies: int, seed: int, out: str, partition_mb: float) -> None:
     from ..surveys.synthetic import write_synthetic_survey
 
     survey = write_synthetic_survey(out, galaxies, seed, galaxies_per_partition(partition_mb))
-    echo(f"{survey.galaxies} synthetic galaxies in {len(survey.shards)} shards in {survey.uri}")
+    echo(f"{survey.galaxies} synthetic galaxies in {_count_shards(survey)} in {survey.uri}")
 
 
 @click.group()
@@ -114,7 +117,8 @@ def info(folder: str) -> None:
     sizes = [shard.galaxies for shard in opened.shards]
     echo(f"survey     {opened.uri}")
     echo(f"galaxies   {opened.galaxies}")
-    echo(f"shards     {len(sizes)} of {min(sizes)} to {max(sizes)} galaxies")
+    each = f"{sizes[0]}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
+    echo(f"shards     {len(sizes)} of {each} galaxies")
     echo(f"size       {opened.bytes / 2**20:,.1f} MB")
     with opened.open(opened.shards[0]) as shard:
         echo(f"fields     {', '.join(f'{name} {field.dtype}' for name, field in shard.fields.items())}")
@@ -172,6 +176,10 @@ def verify(folder: str) -> None:
             f"{opened.uri}: {len(problems)} of {len(opened.shards)} shards are not as written; copy them again"
         )
     echo(f"{len(opened.shards)} shards, {opened.galaxies} galaxies, all as written")
+
+
+def _count_shards(survey: Survey) -> str:
+    return "1 shard" if len(survey.shards) == 1 else f"{len(survey.shards)} shards"
 
 
 COMMANDS = (ingest, split, synthetic, survey)

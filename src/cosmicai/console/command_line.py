@@ -27,6 +27,8 @@ GROUPS = {
     "prometheus_client": "fmi",
     "nncf": "int8",
 }
+# How commands that are not installed as programs are called.
+CALLS = {"launch": "python -m launch", "analysis": "python -m analysis", "deploy": "python aws/deploy.py"}
 # The page below docs/ that explains each command; a command that is not here shares the page of its group.
 PAGES = {
     "cosmicai": "index.md",
@@ -63,7 +65,7 @@ def run_command(command: click.Command, name: str, context: object = None) -> No
     """
     add_page(command, name)
     with exit_with_sentence(name):
-        sys.exit(command.main(prog_name=name, standalone_mode=False, obj=context))
+        sys.exit(command.main(prog_name=CALLS.get(name, name), standalone_mode=False, obj=context))
 
 
 def add_page(command: click.Command, name: str) -> None:

@@ -161,8 +161,8 @@ def render_status(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> Ren
     lock = status.launcher
     lines = [
         f"{status.run}: {'complete' if status.is_complete else 'not complete'}",
-        f"{status.completed:,} of {status.planned:,} galaxies done, {status.missing:,} missing, "
-        f"{status.failed:,} of them failed",
+        f"{status.completed:,} of {status.planned:,} galaxies done, {status.missing:,} missing"
+        + (f", {status.failed:,} of them failed" if status.missing else ""),
     ]
     if lock:
         lines.append(f"launcher: process {lock.pid} on {lock.host}, since {lock.started_at}")

@@ -158,6 +158,7 @@ def read_catalogue(run: RunFolder, columns: list[str] | None = None) -> Iterator
 @contextmanager
 def _open_catalogue(run: RunFolder) -> Iterator[pq.ParquetFile]:
     if not exists(run.catalogue_path):
+        run.plan()  # raises for what is not a run folder
         raise InputError(f"{run.uri} has no catalogue yet; make it with `cosmicai summarize {run.uri}`")
     with open_ranges(run.catalogue_path) as reader, pq.ParquetFile(as_file(reader)) as file:
         yield file

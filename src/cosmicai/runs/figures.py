@@ -15,6 +15,7 @@ from ..surveys.quality import is_usable_redshift
 from .metrics import Metrics
 
 TITLE_WIDTH = 90  # characters in a line above the plot
+TRIMMED = 0.0005  # share of the values beyond each end of the axes
 
 
 def plot_redshifts(
@@ -41,10 +42,8 @@ def plot_redshifts(
         axes.text(0.5, 0.5, "no spectroscopic redshifts", ha="center", transform=axes.transAxes)
     else:
         known = np.isfinite(redshift_phot) & is_usable_redshift(redshift_spec)
-        phot, spec = redshift_phot[known], redshift_spec[known]
-        both = np.concatenate([phot, spec])
-        low, high = np.quantile(both, [0.0005, 0.9995])  # a few catastrophic outliers must not shrink the plot
-        low, high = (float(low), float(high)) if high > low else (float(low) - 0.05, float(high) + 0.05)
+        phot, spec = redshift_phot[known].astype(np.float64), redshift_spec[known]
+        low, high = _axis_limits(np.concatenate([phot, spec]))
         *_, image = axes.hist2d(spec, phot, bins=150, range=[[low, high]] * 2, norm=LogNorm(), cmap="viridis")
         figure.colorbar(image, label="galaxies per cell", shrink=0.85)
         axes.plot([low, high], [low, high], color="crimson", linewidth=1, label="1:1")
@@ -55,3 +54,10 @@ def plot_redshifts(
         axes.text(0.03, 0.97, text, va="top", transform=axes.transAxes, bbox={"facecolor": "white", "alpha": 0.8})
         axes.legend(loc="lower right")
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+
+
+def _axis_limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the limits of both axes, without a few catastrophic outliers among many values, which would shrink all."""
+    trimmed = TRIMMED if len(values) * TRIMMED >= 1 else 0
+    low, high = map(float, np.quantile(values, [trimmed, 1 - trimmed]))
+    return (low, high) if high > low else (low - 0.05, high + 0.05)

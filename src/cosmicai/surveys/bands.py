@@ -12,33 +12,47 @@ from numpy.typing import NDArray
 from ..errors import InputError
 
 BANDS = "ugriz"
+_SHOWN = 10  # bands that a message lists
 # Names under which files state their bands, as attributes, header cards or datasets; letter case does not matter.
-BAND_NAMES = ("bands", "band", "filters", "filter", "image_bands", "image_band", "band_names")
+BAND_NAMES = (
+    "bands", "band", "filters", "filter", "image_bands", "image_band", "band_names", "band_order", "bandpasses",
+    "passbands", "filter_names", "image_filters", "channels", "channel_names",
+)  # fmt: skip
 
 
 def parse_bands(value: Any) -> tuple[str, ...]:
     """Return the names of bands that a header card, an attribute or an array states, as they are written there.
 
-    `value` is one text ("ugriz", "u,g,r,i,z", "DES-G DES-R") or a sequence of texts, str or bytes. An array (N, bands)
-    with a row per galaxy counts as its row, if all are the same. Empty if it states nothing.
-    Raises ValueError if rows differ.
+    `value` is one text ("ugriz", "u,g,r,i,z", "DES-G DES-R") or a sequence of texts, str or bytes. An array with a row
+    per galaxy, of one text (N,) or one per band (N, bands), counts as its row, if all are the same. Empty if it states
+    nothing, as numbers in ascending order do, or a number of bands.
+    Raises ValueError if rows differ, or for numbers in another order, as of wavelengths from red to blue.
     """
     if isinstance(value, str | bytes):
         text = _text(value)
         names = [name for name in re.split(r"[\s,;:|/]+", text) if name]
         return tuple(names[0] if len(names) == 1 and re.fullmatch(r"[a-zA-Z]{2,}", names[0]) else names)
     array = np.asarray(value)
-    if array.ndim == 0:
-        return parse_bands(array.item()) if array.dtype.kind in "SUO" else ()
-    if array.dtype.kind not in "SUO":
+    if array.dtype.kind in "iuf" and array.ndim:
+        if array.shape[-1] == len(BANDS) and not (np.diff(array.astype(np.float64), axis=-1) > 0).all():
+            raise ValueError("bands as numbers that do not ascend, which may be any order")
         return ()
-    if array.ndim == 2:
-        rows = {tuple(map(_text, row)) for row in array.tolist()}
-        if len(rows) != 1:
-            raise ValueError(f"{len(rows)} different orders of bands in one file")
-        return rows.pop()
-    texts = tuple(map(_text, array.ravel().tolist()))
-    return parse_bands(texts[0]) if len(texts) == 1 else texts
+    if array.dtype.kind not in "SUO" or not array.size:
+        return ()
+    if array.ndim == 0:
+        return parse_bands(array.item()) if isinstance(array.item(), str | bytes) else ()
+    rows = set(map(tuple, array.reshape(-1, array.shape[-1]).tolist())) if array.ndim > 1 else {tuple(array.tolist())}
+    orders = set().union(*map(_parse_row, rows))
+    if len(orders) > 1:
+        raise ValueError(f"{len(orders)} different orders of bands")
+    return orders.pop()
+
+
+def _parse_row(row: tuple[Any, ...]) -> set[tuple[str, ...]]:
+    """Return the orders that a row of texts states: the row is one, or every text of it is."""
+    orders = {parse_bands(text) for text in set(map(_text, row))}
+    several = len(row) == 1 or all(len(order) >= len(BANDS) for order in orders)
+    return orders if several else {tuple(map(_text, row))}
 
 
 def _text(value: Any) -> str:
@@ -63,8 +77,9 @@ def order_to_ugriz(where: str, stated: Iterable[str]) -> tuple[int, ...]:
     other = [name for name, letter in zip(names, letters, strict=True) if letter not in BANDS]
     if missing or other or len(letters) != len(BANDS):
         details = [f"{', '.join(missing)} missing"] * bool(missing) + [f"{', '.join(other)} not usable"] * bool(other)
+        shown = f"{' '.join(names[:_SHOWN])}{' ...' * (len(names) > _SHOWN)}"
         raise InputError(
-            f"{where}: its bands are {' '.join(names)} ({'; '.join(details) or 'one of them twice'}); expected the "
+            f"{where}: its bands are {shown} ({'; '.join(details) or 'one of them twice'}); expected the "
             "five SDSS bands u g r i z in any order, the only ones that the network knows"
         )
     return tuple(letters.index(band) for band in BANDS)

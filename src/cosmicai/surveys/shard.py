@@ -30,6 +30,7 @@ from ..storage.s3 import is_s3
 from . import published_partition
 from .bands import BANDS as BANDS
 from .hdf5 import explain_hdf5_error, require_own_data, require_plain
+from .hdf5_absence import find_absence
 from .identity import INT64, ObjIds, convert_objids, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
 
@@ -215,6 +216,8 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
         )
     offset = dataset.id.get_offset()
     if dataset.size and offset is None:
+        if not dataset.chunks and (problem := find_absence(dataset)):
+            raise InputError(f"{uri}: {name} {problem}")
         raise InputError(
             f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "
             f"convert the file with `cosmicai ingest {uri} --out SURVEY`"

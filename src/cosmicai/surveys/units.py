@@ -44,6 +44,8 @@ NO_UNIT = FluxUnit("")
 def nanomaggies_per_unit(where: str, unit: FluxUnit) -> float | None:
     """Return by what pixels are multiplied to be nanomaggies: 1 if they are, None if the file states no unit.
 
+    A zero point without a unit is that of counts; beside a unit of flux it says nothing more.
+
     Raises InputError naming `where` for units that cannot be converted exactly.
     """
     text = re.sub(r"\s*(/|\bper\b)\s*(pix|pixel|pixels)$|\s*(pix|pixel)\^?-1$", "", unit.text.strip(), flags=re.I)
@@ -52,20 +54,24 @@ def nanomaggies_per_unit(where: str, unit: FluxUnit) -> float | None:
         scale, text = 10.0 ** int(match[1]), match[2]
     lower = text.lower()
     if lower in _UNSTATED and scale == 1:
-        return None
+        return None if unit.zero_point is None else _nanomaggies_per_count(unit.zero_point)
     jansky = _EXACT_CASE.get(text.replace("μ", "u").replace("µ", "u"), _JANSKY.get(lower))
     if jansky is not None:
         return scale * jansky * _NANOMAGGIES_PER_JANSKY
     if lower in _MAGGIES:
         return scale * _MAGGIES[lower]
     if lower in _COUNTS and unit.zero_point is not None:
-        return float(scale * 10 ** (0.4 * (22.5 - unit.zero_point)))
+        return scale * _nanomaggies_per_count(unit.zero_point)
     names = ", ".join(name.upper() for name in ZERO_POINT_NAMES[:4])
     remedy = f"state the zero point of the counts (as {names}), or " if lower in _COUNTS else ""
     raise InputError(
         f"{where}: pixels are in {unit.text!r}; expected nanomaggies, maggies, Jy, mJy, uJy, nJy or counts with a zero "
         f"point; {remedy}convert the pixels to nanomaggies"
     )
+
+
+def _nanomaggies_per_count(zero_point: float) -> float:
+    return float(10 ** (0.4 * (22.5 - zero_point)))
 
 
 def require_magnitudes(where: str, unit: str) -> None:
@@ -85,6 +91,8 @@ def check_pixel_scale(where: str, pixel_scale: float | None, accept: bool, resam
     Raises InputError if the scale is not that of SDSS and neither accepted nor to be resampled, or is unknown where it
     is to be resampled.
     """
+    if pixel_scale is not None and not 1e-4 < pixel_scale < 1e4:
+        raise InputError(f"{where}: it states pixels of {pixel_scale:g} arcsec; expected about {SDSS_PIXEL_SCALE}")
     if pixel_scale is None:
         if resample:
             raise InputError(f"{where}: its pixel scale is unknown, so that it cannot be resampled; add a WCS to it")

@@ -20,6 +20,16 @@ _ALL_ONES = 2**32 - 1
 
 def verify_checksums(source: str, file: Any) -> None:
     """Raise InputError naming the HDU if data of the open FITS file differ from a checksum that the file states."""
+    from astropy.io import fits
+
+    if any(isinstance(hdu, fits.CompImageHDU) for hdu in file):  # whose headers are those of the images before
+        with fits.open(source, memmap=False, disable_image_compression=True) as raw:
+            _verify(source, raw)
+    else:
+        _verify(source, file)
+
+
+def _verify(source: str, file: Any) -> None:
     stating = [hdu for hdu in file if "CHECKSUM" in hdu.header or "DATASUM" in hdu.header]
     if not stating:
         return

@@ -10,21 +10,23 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from math import hypot, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..bands import BAND_NAMES, BANDS, parse_bands
-from ..units import ZERO_POINT_NAMES, FluxUnit
+from ..bands import BANDS
 from .fits_checksum import verify_checksums
+from .fits_headers import stated_bands, stated_flux_unit, stated_pixel_scale
+from .fits_tables import read_columns
 from .source import (
+    ALIASES,
     READ_ERRORS,
     IngestOptions,
     Source,
     SourceArray,
+    ambiguous,
     check_dtype,
     find_fields,
     from_sliceable,
@@ -35,7 +37,7 @@ from .source import (
 
 _IMAGE_NAMES = ("image", "images", "sci", "science", "img", "cutout", "cutouts", "cube", "flux")
 _DTYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}  # by BITPIX
-_BAND_COLUMNS = [f"MAG_{band.upper()}" for band in BANDS]
+_BAND_COLUMNS = tuple(tuple(f"{prefix}{band.upper()}" for band in BANDS) for prefix in ("MAG_", "MAG", ""))
 
 
 @contextmanager
@@ -62,44 +64,99 @@ def open_fits(source: str, options: IngestOptions) -> Iterator[Source]:
 
 
 def _find_in_fits(source: str, file: Any, options: IngestOptions) -> Source:
+    for name in options.hdus:
+        if not any(_is_called(file, hdu, name) for hdu in file):
+            raise InputError(f"{source} has no HDU {name}; it has {_list_hdus(file, file)}")
     image = _select_image(source, file, options)
-    headers = [image.header, file[0].header]
+    headers = [image.header, *[file[0].header] * (image is not file[0])]
     single = len(image.shape) == 3
+    table = None if single else _select_table(source, file, image.shape[0], options)
     if single:
-        bands, unit, galaxies = _stated_bands(source, headers), _flux_unit(headers), 1
-        columns = {name.upper(): value for name, value in image.header.items() if name}
-        table, available = None, ["image", *(name for name in columns if _is_field_name(name))]
+        columns = {name.upper(): name for name in image.header if name}
+        available = ["image", *(name for name in columns if _is_field_name(name))]
     else:
-        bands, unit, galaxies = _stated_bands(source, headers), _flux_unit(headers), image.shape[0]
-        table = _select_table(source, file, galaxies, options)
         columns = {} if table is None else {name.upper(): name for name in table.columns.names}
         available = ["image", *columns]
-    has_columns = all(name in columns for name in _BAND_COLUMNS)
-    names = {name: given for name, given in options.names.items() if name != "image"}
-    found = find_fields(source, [*available, *["MAGNITUDE"] * (has_columns and "MAGNITUDE" not in columns)], names)
-    require_fields(source, found, available)
+    found = _find_columns(source, columns, available, options)
+    wanted = {field: [columns[part] for part in parts] for field, parts in found.items()}
+    if table is None:
+        values = {name: np.array([_card(image.header, name)]) for parts in wanted.values() for name in parts}
+    else:
+        values = read_columns(source, table, dict.fromkeys(name for parts in wanted.values() for name in parts))
     fields, units = {"image": _image_array(image, single)}, set()
-    for field, name in found.items():
-        if field == "image":
-            continue
-        parts = _BAND_COLUMNS if field == "magnitude" and has_columns and "magnitude" not in names else [name]
-        if table is None:
-            values = np.array([columns[part] for part in parts])[None]
-        else:
-            values = np.stack([_column(table, columns[part]) for part in parts], axis=-1)
-            units |= {str(table.columns[columns[part]].unit or "") for part in parts if field == "magnitude"}
-        values = values if len(parts) > 1 else values[..., 0]
-        check_dtype(source, field, values.dtype)
-        fields[field] = from_sliceable(values)
+    for field, parts in wanted.items():
+        arrays = [values[name] if field == "objid" else _floating(values[name]) for name in parts]
+        array = np.stack(arrays, axis=-1) if len(arrays) > 1 else arrays[0]
+        check_dtype(source, field, array.dtype)
+        fields[field] = from_sliceable(array)
+        if table is not None and field == "magnitude":
+            units |= {str(table.columns[name].unit or "") for name in parts}
     return Source(
         fields,
-        bands=bands,
-        magnitude_bands=tuple(BANDS) if has_columns and "magnitude" not in names else (),
-        flux_unit=unit,
+        bands=stated_bands(source, headers),
+        magnitude_bands=tuple(BANDS) if len(found["magnitude"]) > 1 else (),
+        flux_unit=stated_flux_unit(headers),
         magnitude_unit=next((text for text in sorted(units, reverse=True) if text), ""),
-        pixel_scale=_pixel_scale(image.header),
-        masks={hdu.name: _image_array(hdu, single) for hdu in file if _is_mask_of(hdu, image)},
+        pixel_scale=stated_pixel_scale(source, headers),
+        masks=_masks(file, image, single),
+        notices=_unused(source, file, table, found),
     )
+
+
+def _find_columns(source: str, columns: Any, available: list[str], options: IngestOptions) -> dict[str, list[str]]:
+    """Return the columns or cards of each field but the image: one, or one per band of the magnitudes."""
+    names = {field: name for field, name in options.names.items() if field != "image"}
+    given = [part.strip().upper() for part in names.get("magnitude", "").split(",")]
+    if len(given) == len(BANDS) and all(part in columns for part in given):
+        sets, searched = [given], [field for field in ALIASES if field != "magnitude"]
+    else:
+        complete = [list(each) for each in _BAND_COLUMNS if all(name in columns for name in each)]
+        sets, searched = [] if "magnitude" in names else complete, list(ALIASES)
+    fields = find_fields(source, available, names, searched)
+    candidates = [",".join(each) for each in sets] + [name for field, name in fields.items() if field == "magnitude"]
+    if len(candidates) > 1:
+        raise ambiguous(source, "magnitude", candidates)
+    found = {field: [name] for field, name in fields.items() if field != "image"}
+    if sets:
+        found["magnitude"] = sets[0]
+    require_fields(source, ["image", *found], available)
+    return found
+
+
+def _card(header: Any, name: str) -> Any:
+    """Return the value of a header card, NaN if it has none."""
+    from astropy.io import fits
+
+    return np.nan if isinstance(header[name], fits.card.Undefined) else header[name]
+
+
+def _floating(values: NDArray[Any]) -> NDArray[Any]:
+    """Return integers with nulls as floating point with NaN; other values as they are."""
+    return np.ma.filled(values.astype(np.float64), np.nan) if isinstance(values, np.ma.MaskedArray) else values
+
+
+def _masks(file: Any, image: Any, single: bool) -> dict[str, SourceArray]:
+    """Return the masks beside an image by their names, or by name and number where a name occurs twice."""
+    masks = [hdu for hdu in file if _is_mask_of(hdu, image)]
+    names = [hdu.name for hdu in masks]
+    return {
+        hdu.name if names.count(hdu.name) == 1 else f"{hdu.name}-{file.index_of(hdu)}": _image_array(hdu, single)
+        for hdu in masks
+    }
+
+
+def _unused(source: str, file: Any, table: Any, found: dict[str, list[str]]) -> tuple[str, ...]:
+    """Return a sentence about redshifts and ids in other tables than the one of the magnitudes."""
+    unused = [
+        f"{name} of {_list_hdus(file, [hdu])}"
+        for hdu in file
+        if table is not None and not hdu.is_image and hdu is not table
+        for name in hdu.columns.names
+        for field in ("redshift", "objid")
+        if field not in found and name.lower() in ALIASES[field][0]
+    ]
+    text = f"{source}: {', '.join(unused)} is in another table than the magnitudes and not used; join the tables"
+    return (text,) if unused else ()
 
 
 def _is_field_name(name: str) -> bool:
@@ -113,6 +170,7 @@ def _select_image(source: str, file: Any, options: IngestOptions) -> Any:
     chosen_names = [*options.hdus, *(name for field, name in options.names.items() if field == "image")]
     for name in chosen_names:
         if chosen := [hdu for hdu in file if _is_called(file, hdu, name) and hdu.is_image]:
+            _require_one(source, file, name, chosen)
             if chosen[0] not in cubes:
                 raise InputError(f"{source}: HDU {name} has the shape {chosen[0].shape}; expected a cube of cutouts")
             return chosen[0]
@@ -136,9 +194,8 @@ def _select_table(source: str, file: Any, galaxies: int, options: IngestOptions)
     tables = [hdu for hdu in file if not hdu.is_image]
     for name in options.hdus:
         if chosen := [hdu for hdu in tables if _is_called(file, hdu, name)]:
+            _require_one(source, file, name, chosen)
             return chosen[0]
-    if unknown := [name for name in options.hdus if not any(_is_called(file, hdu, name) for hdu in file)]:
-        raise InputError(f"{source} has no HDU {unknown[0]}; it has {_list_hdus(file, file)}")
     fitting = [hdu for hdu in tables if hdu.header["NAXIS2"] == galaxies] or tables
     with_magnitudes = [hdu for hdu in fitting if _has_magnitudes(source, hdu, options)]
     if len(with_magnitudes) > 1:
@@ -153,16 +210,22 @@ def _select_table(source: str, file: Any, galaxies: int, options: IngestOptions)
 
 def _has_magnitudes(source: str, table: Any, options: IngestOptions) -> bool:
     names = [name.upper() for name in table.columns.names]
-    if options.names.get("magnitude", "").upper() in names:
-        return True
+    if (given := options.names.get("magnitude")) is not None:
+        return all(part.strip().upper() in names for part in given.split(","))
     try:
-        return "magnitude" in find_fields(source, names, {}) or all(name in names for name in _BAND_COLUMNS)
+        has_bands = any(all(name in names for name in each) for each in _BAND_COLUMNS)
+        return has_bands or "magnitude" in find_fields(source, names, {}, ["magnitude"])
     except InputError:  # several candidates: said when the table is read
         return True
 
 
 def _is_called(file: Any, hdu: Any, name: str) -> bool:
     return hdu.name.lower() == name.lower() or (name.isdecimal() and file.index_of(hdu) == int(name))
+
+
+def _require_one(source: str, file: Any, name: str, chosen: list[Any]) -> None:
+    if len(chosen) > 1:
+        raise InputError(f"{source} has several HDUs {name}: {_list_hdus(file, chosen)}; choose one with --hdu NUMBER")
 
 
 def _list_hdus(file: Any, hdus: Any) -> str:
@@ -196,56 +259,3 @@ class _ScaledRows:
 
 def _image_array(hdu: Any, single: bool) -> SourceArray:
     return from_sliceable(_ScaledRows(hdu, single))
-
-
-def _column(table: Any, name: str) -> NDArray[Any]:
-    """Return a column's values, masked where its stored integers are TNULL, which astropy compares after scaling."""
-    column = table.columns[name]
-    values = np.asarray(table.data[name])
-    if column.null in (None, "") or not re.fullmatch(r"\d*[BIJK]", str(column.format)):
-        return values
-    raw = table.data.view(np.ndarray)[name]
-    missing = raw == int(column.null)
-    if values.dtype.kind == "f":
-        return np.where(missing, np.nan, values)
-    return np.ma.MaskedArray(values, missing)
-
-
-def _stated_bands(source: str, headers: list[Any]) -> tuple[str, ...]:
-    """Return the bands that the headers state, by BAND0, BAND1, ... or by BANDS, FILTERS and the like."""
-    for header in headers:
-        numbered = sorted((int(match[1]), name) for name in header if (match := re.fullmatch(r"BAND(\d+)", name)))
-        if numbered:
-            return tuple(str(header[name]).strip() for _, name in numbered)
-        for name in BAND_NAMES:
-            if len(name) <= 8 and name.upper() in header and (stated := parse_bands(str(header[name.upper()]))):
-                return stated
-    return ()
-
-
-def _flux_unit(headers: list[Any]) -> FluxUnit:
-    text = next((str(header["BUNIT"]) for header in headers if header.get("BUNIT")), "")
-    zero_points = (header.get(name.upper()) for header in headers for name in ZERO_POINT_NAMES)
-    zero_point = next((float(value) for value in zero_points if isinstance(value, int | float)), None)
-    return FluxUnit(text, zero_point)
-
-
-def _pixel_scale(header: Any) -> float | None:
-    """Return the side of a pixel in arcsec from CD, or PC and CDELT, None if there is no WCS in degrees or arcsec."""
-    units = {"deg": 3600.0, "degree": 3600.0, "degrees": 3600.0, "arcsec": 1.0, "": 3600.0}
-    arcsec = units.get(str(header.get("CUNIT1", "")).strip().lower())
-    if arcsec is None:
-        return None
-    if any(f"CD{i}_{j}" in header for i in (1, 2) for j in (1, 2)):
-        (a, b), (c, d) = ([float(header.get(f"CD{i}_{j}", 0)) for j in (1, 2)] for i in (1, 2))
-        determinant = abs(a * d - b * c)
-        return sqrt(determinant) * arcsec if determinant else hypot(a, c) * arcsec or None
-    if (
-        "CDELT1" not in header
-        or "CDELT2" not in header
-        or not str(header.get("CTYPE1", "RA")).startswith(("RA", "DEC", "GLON"))
-    ):
-        return None
-    pc = [[float(header.get(f"PC{i}_{j}", float(i == j))) for j in (1, 2)] for i in (1, 2)]
-    determinant = abs(pc[0][0] * pc[1][1] - pc[0][1] * pc[1][0])
-    return sqrt(abs(float(header["CDELT1"]) * float(header["CDELT2"])) * determinant) * arcsec or None

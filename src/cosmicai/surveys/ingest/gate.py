@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..bands import BANDS, agreement, order_to_ugriz
-from ..identity import INT64, combine_sources, convert_objids, no_objids, objids
+from ..bands import BANDS, agreement, order_to_ugriz, parse_bands
+from ..identity import INT64, combine_sources, convert_objids, no_objids, objids, widest
 from ..quality import known_redshifts
 from ..shard import Galaxies
 from ..survey import write_survey
@@ -34,7 +34,9 @@ from .source import READ_ERRORS, IngestOptions, Source, SourceArray
 
 MAX_BATCH = 256  # galaxies in memory at once
 BATCH_BYTES = 32 * 2**20
-_LARGEST_GALAXY = 64 * 2**20  # bytes of one galaxy's image in a source
+_ID_BYTES = 4 * 2**20
+_LONGEST_ID = 1024  # bytes
+_LARGEST_GALAXY = 32 * 2**20  # bytes of one galaxy's image in a source
 OPENERS: dict[str, Callable[[str, IngestOptions], AbstractContextManager[Source]]] = {
     ".npz": open_npz, ".npy": open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".pt": open_partition,
     ".fits": open_fits, ".fit": open_fits, ".fz": open_fits,
@@ -67,7 +69,8 @@ def ingest_files(
     for source in sources:  # everything is checked before anything is written
         with _open_source(source, options) as opened:
             readings.append(_decide(source, opened, options, tally))
-    dtypes = {source: reading.objid for source, reading in zip(sources, readings, strict=True) if reading.objid}
+    pairs = zip(sources, readings, strict=True)
+    dtypes = {source: reading.objid for source, reading in pairs if reading.objid is not None}
     objid_dtype = combine_sources(dtypes) if dtypes else None
 
     def batches() -> Iterator[Galaxies]:
@@ -132,7 +135,7 @@ def _decide(source: str, opened: Source, options: IngestOptions, tally: Tally) -
     factor = nanomaggies_per_unit(source, opened.flux_unit)
     if factor is not None and factor != 1:
         tally.notices.append(
-            f"{source}: pixels are converted from {opened.flux_unit.text} to nanomaggies (times {factor:g})"
+            f"{source}: pixels are converted from {opened.flux_unit.text or 'counts'} to nanomaggies (times {factor:g})"
         )
     if opened.bands and order != tuple(range(len(BANDS))):
         tally.notices.append(f"{source}: bands are reordered from {' '.join(opened.bands)} to {' '.join(BANDS)}")
@@ -147,19 +150,25 @@ def _decide(source: str, opened: Source, options: IngestOptions, tally: Tally) -
         )
     if mask is not None:
         tally.notices.append(f"{source}: pixels are blanked where {mask.describe()}")
-    ids = _read_ids(source, opened)
     return _Reading(
-        shape[0], "redshift" in fields, None if ids is None else ids.dtype, conversion,
+        shape[0], "redshift" in fields, _objid_dtype(source, opened), conversion,
         _magnitude_order(source, opened, order, conversion, options, tally), mask,
     )  # fmt: skip
 
 
-def _read_ids(source: str, opened: Source) -> NDArray[Any] | None:
-    """Return all ids of a source, since the longest text among them decides how they are written."""
+def _objid_dtype(source: str, opened: Source) -> np.dtype[Any] | None:
+    """Return the dtype for all ids of a source, since the longest text among them decides how they are written."""
     if "objid" not in opened.fields:
         return None
-    array = opened.fields["objid"]
-    return objids(_read(source, "objid", array, array.shape[0]), f"{source}: objid")
+    array, dtypes = opened.fields["objid"], set()
+    rows = max(1, _ID_BYTES // (array.dtype.itemsize or 1)) if not array.dtype.hasobject else MAX_BATCH
+    for start in range(0, array.shape[0], rows):
+        values = _read(source, "objid", array, min(rows, array.shape[0] - start))
+        dtypes.add(objids(values, f"{source}: objid").dtype)
+    found = widest(dtypes)
+    if found.itemsize > _LONGEST_ID:
+        raise InputError(f"{source}: objid holds ids of {found.itemsize} bytes; expected at most {_LONGEST_ID}")
+    return found
 
 
 def _magnitude_order(
@@ -176,10 +185,19 @@ def _magnitude_order(
     alone: the totals of the cutouts tell. Raises InputError if they do not.
     """
     plain = tuple(range(len(BANDS)))
-    if opened.magnitude_bands:
-        return order_to_ugriz(f"{source}: magnitude", opened.magnitude_bands)
+    requested = None
     if options.magnitude_bands is not None:
-        return order_to_ugriz("--magnitude-bands", options.magnitude_bands.replace(",", ""))
+        requested = order_to_ugriz("--magnitude-bands", parse_bands(options.magnitude_bands))
+    if opened.magnitude_bands:
+        stated = order_to_ugriz(f"{source}: magnitude", opened.magnitude_bands)
+        if requested not in (None, stated):
+            raise InputError(
+                f"{source}: its magnitudes are in the order {' '.join(opened.magnitude_bands)}, which contradicts "
+                "--magnitude-bands; leave the option out"
+            )
+        return stated
+    if requested is not None:
+        return requested
     if order == plain:
         return plain
     with _reopened(source, options) as again:

@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..bands import BAND_NAMES
 from ..hdf5 import (
     explain_hdf5_error,
-    find_absence,
-    find_external,
     find_unknown_filter,
     read_attribute,
     stated_bands,
     stated_flux_unit,
     stated_magnitude_unit,
     stated_pixel_scale,
+    to_number,
 )
+from ..hdf5_absence import RawRows, files_of, find_absence, find_external
 from ..shard import HDF5_ERRORS
 from .hdf5_members import Member, list_members, select_members
 from .source import (
@@ -70,20 +71,19 @@ def _describe(
     source: str, file: Any, members: list[Member], found: dict[str, Member], options: IngestOptions
 ) -> Source:
     for field, member in found.items():
-        where = f"{source}: {field} ({member.full_name})"
-        if problem := find_external(member.dataset, member.external, options.allow_external):
-            raise InputError(f"{where} {problem}")
-        if problem := find_unknown_filter(member.dataset) or find_absence(member.dataset):
-            raise InputError(f"{where} {problem}")
-        _check_chunks(where, member.dataset)
-    image, group = found["image"], file[found["image"].group or "/"] if not found["image"].column else file
+        _check(f"{source}: {field} ({member.full_name})", member, options)
+    image = found["image"]
+    shape = _Column(image).shape
     beside = [member for member in members if member.group == image.group and member not in found.values()]
     masks = {
-        member.full_name: from_sliceable(member.dataset)
+        member.full_name: _Column(member)
         for member in beside
-        if is_mask(member.name) and not member.column and member.dataset.shape == image.dataset.shape
+        if is_mask(member.name) and _Column(member).shape == shape and _Column(member).dtype.kind in "biuf"
     }
-    scopes, notices = [image.dataset.attrs, group.attrs, file.attrs], []
+    groups = _groups_of(image.dataset, file)
+    scopes, notices = [image.dataset.attrs, *(group.attrs for group in groups)], []
+    for name in masks:
+        _check(f"{source}: {name}", next(member for member in beside if member.full_name == name), options)
     unused = sorted(
         member.full_name
         for member in members
@@ -97,22 +97,80 @@ def _describe(
         )
     return Source(
         {field: _array(source, field, member) for field, member in found.items()},
-        bands=stated_bands(source, scopes, {member.name: member.dataset for member in beside if not member.column}),
+        bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
+        magnitude_bands=stated_bands(f"{source}: magnitude", [found["magnitude"].dataset.attrs], {})
+        if found["magnitude"].dataset != image.dataset
+        else (),
         flux_unit=stated_flux_unit(scopes),
         magnitude_unit=stated_magnitude_unit(found["magnitude"].dataset.attrs),
         pixel_scale=stated_pixel_scale(scopes),
-        masks=masks,
+        masks={name: from_sliceable(column) for name, column in masks.items()},
         notices=tuple(notices),
     )
 
 
-def _check_chunks(where: str, dataset: Any) -> None:
-    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _LARGEST_CHUNK:
-        size = math.prod(dataset.chunks) * dataset.dtype.itemsize / 2**20
-        raise InputError(
-            f"{where} is in chunks of {size:,.0f} MB; expected at most {_LARGEST_CHUNK / 2**20:.0f} MB, rewrite it "
-            "with h5repack -l CHUNK=..."
-        )
+def _check(where: str, member: Member, options: IngestOptions) -> None:
+    """Raise InputError unless all values of a dataset are there and can be decoded."""
+    problem = (
+        find_unknown_filter(member.dataset)
+        or find_external(member.dataset, member.external, options.allow_external)
+        or _find_huge_chunk(member.dataset)
+        or find_absence(member.dataset)
+    )
+    if problem:
+        raise InputError(f"{where} {problem}")
+
+
+def _groups_of(dataset: Any, file: Any) -> list[Any]:
+    """Return the groups that hold a dataset, from the innermost to the root, and the root of the opened file."""
+    groups = [dataset.parent]
+    while groups[-1].name not in (None, "/"):
+        groups.append(groups[-1].parent)
+    return groups if groups[-1] == file["/"] else [*groups, file]
+
+
+def _band_datasets(source: str, image: Member, groups: list[Any]) -> dict[str, Any]:
+    """Return what states bands by its name: datasets in the innermost group that has any, or fields of a compound."""
+    if image.column:
+        names = [name for name in image.dataset.dtype.names if name.lower() in BAND_NAMES]
+        if names:
+            return {name: _Texts(image.dataset, name) for name in names}
+    for group in groups:
+        found = {name: group.get(name) for name in group if name.lower() in BAND_NAMES}
+        found = {name: item for name, item in found.items() if isinstance(item, h5py.Dataset) and not item.dtype.names}
+        for name, item in found.items():
+            if problem := _find_elsewhere(group, name, item) or find_unknown_filter(item):
+                raise InputError(f"{source}: {name} {problem}")
+        if found:
+            return found
+    return {}
+
+
+def _find_elsewhere(group: Any, name: str, dataset: Any) -> str | None:
+    is_elsewhere = isinstance(group.get(name, getlink=True), h5py.ExternalLink) or files_of(dataset)
+    return "lies in other files; write the bands into this one" if is_elsewhere else None
+
+
+class _Texts:
+    """A field of a compound dataset of texts by rows."""
+
+    def __init__(self, dataset: Any, column: str) -> None:
+        self._rows, self.shape = dataset.fields(column), dataset.shape
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: slice) -> Any:
+        return self._rows[rows]
+
+
+def _find_huge_chunk(dataset: Any) -> str | None:
+    if not dataset.chunks or (size := math.prod(dataset.chunks) * dataset.dtype.itemsize) <= _LARGEST_CHUNK:
+        return None
+    return (
+        f"is in chunks of {size / 2**20:,.0f} MB; expected at most {_LARGEST_CHUNK / 2**20:.0f} MB, rewrite it with "
+        "h5repack -l CHUNK=..."
+    )
 
 
 class _Column:
@@ -120,26 +178,56 @@ class _Column:
 
     def __init__(self, member: Member) -> None:
         dataset, attributes = member.dataset, member.dataset.attrs
-        self._rows = dataset.fields(member.column) if member.column else dataset
+        if dataset.external:
+            self._rows = RawRows(dataset)
+        else:
+            self._rows = dataset.fields(member.column) if member.column else dataset
+        self._column = member.column if dataset.external else ""
         dtype = dataset.dtype[member.column] if member.column else dataset.dtype
         base, inner = dtype.subdtype if dtype.subdtype else (dtype, ())
         self.shape = (*dataset.shape, *inner)
-        self._scale = read_attribute([attributes], ("scale_factor",))
-        self._offset = read_attribute([attributes], ("add_offset",))
-        fills = (read_attribute([attributes], (name,)) for name in ("_fillvalue", "missing_value"))
-        self._fills = [fill for fill in fills if isinstance(fill, int | float) and fill == fill]
-        self.packed = any(value is not None for value in (self._scale, self._offset)) or bool(self._fills)
+        self._scale, self._offset = _factor(dataset, "scale_factor", 1), _factor(dataset, "add_offset", 0)
+        self._fills = _fill_values(attributes)
+        self._unsigned = base.kind == "i" and str(read_attribute([attributes], ("_unsigned",))).lower() == "true"
+        self.packed = (self._scale, self._offset) != (1, 0) or bool(self._fills) or self._unsigned
         self.dtype = np.dtype(np.float64) if self.packed and base.kind in "iuf" else base
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
+    def _read(self, rows: slice) -> NDArray[Any]:
         raw = np.asarray(self._rows[rows])
+        return raw[self._column] if self._column else raw
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        raw = self._read(rows)
         if not self.packed or raw.dtype.kind not in "iuf":
             return raw
-        missing = np.zeros(raw.shape, np.bool_)
-        for fill in self._fills:
-            missing |= raw == fill
-        scale, offset = self._scale if self._scale is not None else 1, self._offset if self._offset is not None else 0
-        return np.where(missing, np.nan, raw * float(scale) + float(offset))
+        raw = raw.view(raw.dtype.str.replace("i", "u")) if self._unsigned else raw
+        missing = _find_missing(raw, self._fills)
+        values = raw.astype(np.float64) * self._scale + self._offset
+        values[missing] = np.nan
+        return values
+
+
+def _factor(dataset: Any, name: str, default: float) -> float:
+    value = read_attribute([dataset.attrs], (name,))
+    if value is None:
+        return default
+    if (number := to_number(value)) is None:
+        raise InputError(f"{dataset.file.filename}: {dataset.name} states {name} = {value}; expected one number")
+    return number
+
+
+def _fill_values(attributes: Any) -> list[Any]:
+    """Return the numbers other than NaN that stand for missing values."""
+    stated = [attributes[name] for name in attributes if name.lower() in ("_fillvalue", "missing_value")]
+    return [value for values in stated for value in np.ravel(values).tolist() if isinstance(value, int | float)]
+
+
+def _find_missing(raw: NDArray[Any], fills: list[Any]) -> NDArray[np.bool_]:
+    """Return where raw values are one of the fill values, stated in floating point or with another sign."""
+    missing = np.zeros(raw.shape, np.bool_)
+    for fill in fills:
+        missing |= raw == (fill if raw.dtype.kind == "i" else np.asarray(fill).astype(raw.dtype))
+    return missing
 
 
 class _Ids(_Column):
@@ -148,11 +236,15 @@ class _Ids(_Column):
     def __init__(self, member: Member) -> None:
         super().__init__(member)
         self.dtype = member.dataset.dtype[member.column] if member.column else member.dataset.dtype
+        if self._unsigned or (self._scale, self._offset) != (1, 0):
+            raise InputError(
+                f"{member.dataset.file.filename}: objid ({member.full_name}) is packed; expected ids as int64 or text"
+            )
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        raw = np.asarray(self._rows[rows])
-        missing = [raw == fill for fill in self._fills] if raw.dtype.kind in "iuf" else []
-        return np.ma.MaskedArray(raw, np.any(missing, axis=0)) if missing else raw
+        raw = self._read(rows)
+        is_number = bool(self._fills) and raw.dtype.kind in "iuf"
+        return np.ma.MaskedArray(raw, _find_missing(raw, self._fills)) if is_number else raw
 
 
 def _array(source: str, field: str, member: Member) -> SourceArray:

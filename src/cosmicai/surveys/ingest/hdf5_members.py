@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from posixpath import basename, dirname
 from typing import Any
 
@@ -41,27 +42,47 @@ class Member:
 def list_members(file: Any) -> tuple[list[Member], dict[str, str]]:
     """Return all datasets of an open file, and the links that lead nowhere with where they lead.
 
-    Links to groups are not followed.
+    Every group is listed once, however many links lead to it; soft links to groups are not followed, since such a group
+    is listed where it is, or is in another file.
     """
     members: list[Member] = []
     dangling: dict[str, str] = {}
-    groups: list[tuple[str, Any]] = [("", file)]
+    groups: list[tuple[str, Any, str]] = [("", file, "")]
+    seen: set[tuple[int, int]] = set()
     while groups:
-        prefix, group = groups.pop()
+        prefix, group, origin = groups.pop()
+        if (place := _place(group)) in seen:
+            continue
+        seen.add(place)
         for name in group:
             path, link = f"{prefix}/{name}".lstrip("/"), group.get(name, getlink=True)
-            external = str(link.filename) if isinstance(link, h5py.ExternalLink) else ""
+            external = str(link.filename) if isinstance(link, h5py.ExternalLink) else origin
             try:
+                if isinstance(link, h5py.ExternalLink):
+                    _require_file(Path(group.file.filename).parent, external)
                 item = group[name]
             except (KeyError, OSError, RuntimeError):
-                dangling[path] = f"{external}:{link.path}" if external else str(getattr(link, "path", "nowhere"))
+                is_external = isinstance(link, h5py.ExternalLink)
+                dangling[path] = f"{external}:{link.path}" if is_external else str(getattr(link, "path", "nowhere"))
                 continue
-            if isinstance(item, h5py.Group) and isinstance(link, h5py.HardLink):
-                groups.append((path, item))
+            if isinstance(item, h5py.Group) and not isinstance(link, h5py.SoftLink):
+                groups.append((path, item, external))
             elif isinstance(item, h5py.Dataset):
                 columns = item.dtype.names or ("",)
                 members += [Member(path, item, column, external) for column in columns]
     return sorted(members, key=lambda member: member.full_name), dangling
+
+
+def _require_file(folder: Path, name: str) -> None:
+    """Raise FileNotFoundError unless HDF5 finds a regular file: to open a pipe would wait for ever."""
+    if not ((folder / name).is_file() or Path(name).is_file()):
+        raise FileNotFoundError(name)
+
+
+def _place(group: Any) -> tuple[int, int]:
+    """Return what is the same for two groups only if they are one."""
+    information = h5py.h5o.get_info(group.id)
+    return information.fileno, information.addr
 
 
 def select_members(

@@ -13,7 +13,7 @@ from .source import SourceArray
 
 _ZERO_IS_BAD = ("ivar", "invvar", "wht", "weight")
 _NONZERO_IS_BAD = ("dq", "badpix", "flags")
-_SAMPLE = 64  # galaxies
+_SAMPLE_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,15 @@ def select_mask(source: str, masks: Mapping[str, SourceArray], requested: str | 
     if any(word in _NONZERO_IS_BAD for word in words):
         return Mask(matches[0], False)
     array = masks[matches[0]]
-    share = float(np.count_nonzero(array.read_next(min(_SAMPLE, array.shape[0]))) / max(1, _sample_size(array)))
+    row = int(np.prod(array.shape[1:]))
+    count = min(array.shape[0], max(1, _SAMPLE_PIXELS // max(1, row)))
+    share = np.count_nonzero(array.read_next(count)) / max(1, count * row)
     if 0.4 < share < 0.6:
         raise InputError(
             f"{source}: {matches[0]} is zero for as many pixels as not; say which are bad with --mask {name}=zero or "
             f"--mask {name}=nonzero"
         )
-    return Mask(matches[0], share > 0.5)
-
-
-def _sample_size(array: SourceArray) -> int:
-    return int(np.prod([min(_SAMPLE, array.shape[0]), *array.shape[1:]]))
+    return Mask(matches[0], bool(share > 0.5))
 
 
 def apply_mask(image: NDArray[np.generic], values: NDArray[np.generic], mask: Mask) -> NDArray[np.floating]:

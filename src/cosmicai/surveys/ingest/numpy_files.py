@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..bands import BAND_NAMES, parse_bands
+from ..bands import BAND_NAMES, band_letter, parse_bands
+from ..hdf5 import PIXEL_SCALE_NAMES, plain_value, to_number
+from ..units import ZERO_POINT_NAMES, FluxUnit
 from .source import (
     ALIASES,
+    MASK_WORDS,
     NUMPY_ERRORS,
     READ_ERRORS,
     IngestOptions,
@@ -28,6 +31,10 @@ from .source import (
     require_fields,
 )
 
+_FLUX_UNIT_NAMES = ("bunit", "flux_unit", "flux_units", "image_unit", "image_units", "unit", "units")
+_PIECE_BYTES = 16 * 2**20
+_LARGEST_STATEMENT = 2**16  # elements
+
 
 @contextmanager
 def open_npz(source: str, options: IngestOptions) -> Iterator[Source]:
@@ -39,26 +46,62 @@ def open_npz(source: str, options: IngestOptions) -> Iterator[Source]:
     with archive:
         available = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         found = find_fields(source, available, options.names)
-        bands = _stated_bands(source, archive, available)
         require_fields(source, found, available)
         fields = {field: _npz_array(source, archive, name) for field, name in found.items()}
         for field, array in fields.items():
             check_dtype(source, field, array.dtype)
-        masks = {name: _npz_array(source, archive, name) for name in available if is_mask(name)}
-        shape = fields["image"].shape
-        masks = {name: array for name, array in masks.items() if array.shape == shape}
-        yield Source(fields, bands=bands, masks=masks)
+        beside = {name: _npz_array(source, archive, name) for name in available if _is_told(name, found)}
+        yield _describe(source, fields, beside)
 
 
-def _stated_bands(source: str, archive: zipfile.ZipFile, available: Iterable[str]) -> tuple[str, ...]:
-    for name in available:
-        if name.lower() in BAND_NAMES:
+def _is_told(name: str, found: dict[str, str]) -> bool:
+    """Return whether an array that is no field of ours tells something about them by its name."""
+    names = (*BAND_NAMES, *_FLUX_UNIT_NAMES, *ZERO_POINT_NAMES, *PIXEL_SCALE_NAMES)
+    return name not in found.values() and (name.lower() in names or is_mask(name))
+
+
+def _describe(source: str, fields: dict[str, SourceArray], beside: dict[str, SourceArray]) -> Source:
+    """Return a source with what arrays beside its fields state: bands, unit, zero point, pixel scale, masks."""
+    lower = {name.lower(): array for name, array in beside.items()}
+    texts = {name: array for name, array in lower.items() if not is_mask(name)}
+    orders = [
+        order for name, array in texts.items() if name in BAND_NAMES and (order := _read_bands(source, name, array))
+    ]
+    if len({tuple(map(band_letter, order)) for order in orders}) > 1:
+        raise InputError(f"{source}: it states several orders of bands; expected one, leave the others out")
+    unit = _read_value(source, texts, _FLUX_UNIT_NAMES)
+    masks = {name: array for name, array in beside.items() if is_mask(name) and array.dtype.kind in "biuf"}
+    return Source(
+        fields,
+        bands=orders[0] if orders else (),
+        flux_unit=FluxUnit("" if unit is None else str(unit), to_number(_read_value(source, texts, ZERO_POINT_NAMES))),
+        pixel_scale=to_number(_read_value(source, texts, PIXEL_SCALE_NAMES)),
+        masks={name: array for name, array in masks.items() if array.shape == fields["image"].shape},
+    )
+
+
+def _read_bands(source: str, name: str, array: SourceArray) -> tuple[str, ...]:
+    """Return the one order of bands that an array states, for all galaxies or for each."""
+    rows = max(1, _PIECE_BYTES // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
+    length = array.shape[0] if array.shape else 1
+    try:
+        found = {parse_bands(array.read_next(min(rows, length - start))) for start in range(0, length, rows)} - {()}
+        if len(found) > 1:
+            raise ValueError(f"{len(found)} different orders of bands")
+    except READ_ERRORS as error:
+        raise InputError(f"{source}: {name} does not state one order of bands ({error})") from None
+    return found.pop() if found else ()
+
+
+def _read_value(source: str, arrays: dict[str, SourceArray], names: Iterable[str]) -> Any | None:
+    """Return the first small array with one of these names as a plain value, None if there is none."""
+    for name in names:
+        if (array := arrays.get(name)) is not None and math.prod(array.shape) <= _LARGEST_STATEMENT:
             try:
-                with archive.open(f"{name}.npy") as stream:
-                    return parse_bands(np.lib.format.read_array(stream, allow_pickle=False))
+                return plain_value(array.read_next(array.shape[0] if array.shape else 1))
             except READ_ERRORS as error:
-                raise InputError(f"{source}: {name} does not state one order of bands ({error})") from None
-    return ()
+                raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
+    return None
 
 
 def _npz_array(source: str, archive: zipfile.ZipFile, name: str) -> SourceArray:
@@ -75,8 +118,11 @@ def _npz_array(source: str, archive: zipfile.ZipFile, name: str) -> SourceArray:
     if fortran and len(shape) > 1:
         raise InputError(f"{source}: {name} is in Fortran order; expected C order (np.ascontiguousarray)")
 
+    if any(length < 0 for length in shape):
+        raise InputError(f"{source}: {name} is damaged (its shape is {shape}); write the file again")
+
     def read_next(count: int) -> NDArray[Any]:
-        row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
         data = stream.read(count * row_bytes)
         return np.frombuffer(data[: len(data) // row_bytes * row_bytes], dtype).reshape(-1, *shape[1:])
 
@@ -94,7 +140,8 @@ def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
     if array.dtype.names:
         found = find_fields(source, array.dtype.names, options.names)
         require_fields(source, found, array.dtype.names)
-        yield _numbers(source, {field: _NpyRows(path, name) for field, name in found.items()})
+        beside = {name: _NpyRows(path, name) for name in array.dtype.names if _is_told(name, found)}
+        yield _numbers(source, {field: _NpyRows(path, name) for field, name in found.items()}, beside)
         return
     if "image" not in path.name:
         raise InputError(
@@ -102,15 +149,22 @@ def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
             "fields in files of the same folder"
         )
     siblings = {field: path.with_name(path.name.replace("image", field)) for field in ALIASES}
-    if not siblings["magnitude"].exists():
+    if not siblings["magnitude"].is_file():
         raise InputError(f"{source} has no magnitudes; expected them in {siblings['magnitude']}")
-    yield _numbers(source, {field: _NpyRows(file) for field, file in siblings.items() if file.exists()})
+    names = (*BAND_NAMES, *_FLUX_UNIT_NAMES, *ZERO_POINT_NAMES, *PIXEL_SCALE_NAMES, *MASK_WORDS)
+    told = {name: path.with_name(path.name.replace("image", name)) for name in names if "image" not in name}
+    yield _numbers(
+        source,
+        {field: _NpyRows(file) for field, file in siblings.items() if file.is_file()},
+        {name: _NpyRows(file) for name, file in told.items() if file.is_file()},
+    )
 
 
-def _numbers(source: str, rows: dict[str, _NpyRows]) -> Source:
+def _numbers(source: str, rows: dict[str, _NpyRows], beside: dict[str, _NpyRows]) -> Source:
     for field, array in rows.items():
         check_dtype(source, field, array.dtype)
-    return Source({field: from_sliceable(array) for field, array in rows.items()})
+    fields = {field: from_sliceable(array) for field, array in rows.items()}
+    return _describe(source, fields, {name: from_sliceable(array) for name, array in beside.items()})
 
 
 class _NpyRows:
@@ -129,5 +183,12 @@ class _NpyRows:
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         row = np.dtype(self._row)
-        whole = np.fromfile(self._path, row, rows.stop - rows.start, offset=self._offset + rows.start * row.itemsize)
-        return whole[self._field] if self._field else whole
+        if not self._field:
+            return self._read(row, rows.start, rows.stop)
+        step = max(1, _PIECE_BYTES // max(1, row.itemsize))  # other fields may be far larger than this one
+        starts = range(rows.start, rows.stop, step)
+        pieces = [self._read(row, first, min(first + step, rows.stop))[self._field] for first in starts]
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.ascontiguousarray(piece) for piece in pieces])
+
+    def _read(self, row: np.dtype[Any], first: int, last: int) -> NDArray[Any]:
+        return np.fromfile(self._path, row, last - first, offset=self._offset + first * row.itemsize)

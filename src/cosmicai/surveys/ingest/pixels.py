@@ -32,18 +32,32 @@ def bands_first(image: NDArray[np.generic]) -> NDArray[np.generic]:
 
 def to_cutouts(image: NDArray[np.generic], conversion: PixelConversion) -> NDArray[np.float32]:
     """Return cutouts (N, 5, 32, 32) float32 of images (N, 5, H, W): converted, resampled, cropped to their centre."""
-    size = IMAGE_SHAPE[-1]
-    ordered = image if conversion.order == (0, 1, 2, 3, 4) else image[:, list(conversion.order)]
+    size, pixels = IMAGE_SHAPE[-1], image.shape[-1]
+    margin, weights = (pixels - size) // 2, None
+    inside = slice(margin, margin + size)
     if conversion.resample_from is not None:
-        weights = overlap_weights(ordered.shape[-1], size, SDSS_PIXEL_SCALE / conversion.resample_from)
-        ordered = np.matmul(np.matmul(weights, ordered.astype(np.float64)), weights.T)
-    margin = (ordered.shape[-1] - size) // 2
-    centre = slice(margin, margin + size)
-    cutout = ordered[..., centre, centre]
+        weights = overlap_weights(pixels, size, SDSS_PIXEL_SCALE / conversion.resample_from)
+        touched = np.flatnonzero(weights.any(axis=0))
+        inside = slice(touched[0], touched[-1] + 1)
+    cutout = image[..., inside, inside]  # first of all: the rest would only fill the memory
+    if conversion.order != (0, 1, 2, 3, 4):
+        cutout = cutout[:, list(conversion.order)]
+    if weights is not None:
+        cutout = _resample(cutout.astype(np.float64), weights[:, inside])
     if conversion.factor != 1:
         cutout = cutout.astype(np.float64) * conversion.factor
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is flagged
         return np.ascontiguousarray(cutout, dtype=np.float32)
+
+
+def _resample(image: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return images (..., pixels, pixels) on the grid of `weights`, NaN where an old pixel that is not finite lies."""
+    finite = np.isfinite(image)
+    whole = bool(finite.all())
+    resampled = weights @ (image if whole else np.where(finite, image, 0)) @ weights.T
+    if not whole:
+        resampled[weights @ (~finite).astype(np.float64) @ weights.T > 0] = np.nan
+    return np.asarray(resampled)
 
 
 def smallest_side(resample_from: float | None) -> float:
@@ -57,8 +71,7 @@ def overlap_weights(pixels: int, size: int, ratio: float) -> NDArray[np.float64]
 
     `ratio` is the side of a new pixel in old ones. Grids are parallel, so that the area that two pixels share is the
     product of what they share along both axes: new = weights @ old @ weights.T keeps all flux exactly, as drizzling
-    with full pixels does (Fruchter & Hook 2002). NaN spreads to every new pixel of its row and column of old ones that
-    a new one touches.
+    with full pixels does (Fruchter & Hook 2002).
     """
     edges = pixels / 2 + ratio * (np.arange(size + 1) - size / 2)
     old = np.arange(pixels)

@@ -134,9 +134,14 @@ def require_fields(source: str, found: Iterable[str], available: Iterable[str]) 
 
 def missing_field(source: str, name: str, available: list[str], field_: str) -> InputError:
     """Return the error for a field that is not among the names that a source has."""
+    shape = (
+        ", an array (N, 5) in the order u g r i z, or in FITS five columns as U,G,R,I,Z"
+        if field_ == "magnitude"
+        else ""
+    )
     return InputError(
         f"{source} has no {name}, it holds {', '.join(available) or 'nothing'}; "
-        f"name the field with --field {field_}=NAME"
+        f"name the field with --field {field_}=NAME{shape}"
     )
 
 
