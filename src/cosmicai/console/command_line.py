@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -105,8 +106,9 @@ def exit_with_sentence(name: str) -> Iterator[None]:
     except OSError as error:
         click.echo(printable(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}"), err=True)
     except click.ClickException as error:
-        error.message = printable(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable(shown.getvalue()), err=True, nl=False)
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"{name}: interrupted; a run keeps what is finished and continues with --resume", err=True)
         # Exit without the interpreter's cleanup, which would wait for threads and engines that the interrupt may have

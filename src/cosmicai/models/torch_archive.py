@@ -106,15 +106,16 @@ class TensorRef:
 
 
 class StandIn:
-    """An inert object in place of one of the archive: it holds its state and does nothing."""
+    """An inert object in place of one of the archive: it holds its arguments and its state, and does nothing."""
 
     qualified_name = ""
 
+    arguments: tuple[object, ...]
     state: dict[str, Any]
 
-    def __new__(cls, *_: object) -> StandIn:  # not __init__: a pickle may make an object without calling that
+    def __new__(cls, *arguments: object) -> StandIn:  # not __init__: a pickle may make an object without calling that
         stand_in = super().__new__(cls)
-        stand_in.state = {}
+        stand_in.arguments, stand_in.state = arguments, {}
         return stand_in
 
     def __setstate__(self, state: object) -> None:
