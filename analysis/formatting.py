@@ -10,7 +10,7 @@ import click
 import pandas as pd
 
 from cosmicai import storage
-from cosmicai.console import make_console
+from cosmicai.console import make_console, printable
 
 FORMATS: Mapping[str, str] = {
     "partition_mb": ",.4g",
@@ -64,7 +64,7 @@ def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) ->
         number = pd.api.types.is_numeric_dtype(table[name])
         shown.add_column(headings.get(str(name), str(name)), justify="right" if number else "left", overflow="fold")
     for row in format_table(table[filled]).itertuples(index=False):
-        shown.add_row(*row)
+        shown.add_row(*map(printable, row))
     make_console().print(shown)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -174,6 +175,13 @@ class NormalCell(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+class Format(StrEnum):
+    """The enumeration that an attribute of PatchEmbed is of since timm 0.9."""
+
+    NCHW = "NCHW"
+    NHWC = "NHWC"
+
+
 class PatchEmbed(nn.Module):
     def __init__(self, s: Sizes) -> None:
         super().__init__()
@@ -290,6 +298,7 @@ _HOMES = {
     "NormalCell": (NormalCell, Attention, Mlp),
     "timm.models.layers.patch_embed": (PatchEmbed,),
     "timm.models.layers.drop": (DropPath,),
+    "timm.layers.format": (Format,),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..console import echo
 from ..console.command_line import COMPLETE, INCOMPLETE
 from ..errors import InputError
 from .launch_options import (
@@ -42,7 +43,7 @@ def run(dry_run: bool, **options: Any) -> int:
     launcher = launcher_by_name(name)
     if dry_run:
         for line in launcher.estimate(request):
-            click.echo(line)
+            echo(line)
         return COMPLETE
     return _report(launcher.submit(request))
 
@@ -89,7 +90,7 @@ def cancel(run: str) -> None:
 
     folder = _run_folder(run)
     stopped = [what for launcher in launchers_of(folder) for what in launcher.cancel(folder)]
-    click.echo(f"stopped {', '.join(stopped)}" if stopped else f"nothing is at work on {folder.uri}")
+    echo(f"stopped {', '.join(stopped)}" if stopped else f"nothing is at work on {folder.uri}")
 
 
 def _run_folder(run: str) -> RunFolder:
@@ -102,16 +103,16 @@ def _run_folder(run: str) -> RunFolder:
 def _report(submission: Submission) -> int:
     """Print what became of a run and return the exit code."""
     for line in submission.lines:
-        click.echo(line)
+        echo(line)
     if not submission.has_ended:
         return COMPLETE
     if submission.incomplete:
-        click.echo(submission.incomplete, err=True)
+        echo(submission.incomplete, err=True)
         return INCOMPLETE
     from ..runs.summarize import summarize
     from ..runs.summary_text import print_summary
 
     code = print_summary(submission.summary or summarize(submission.run))
     for line in submission.closing:
-        click.echo(line)
+        echo(line)
     return code

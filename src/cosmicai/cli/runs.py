@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import notify
+from ..console import echo, notify
 from .options import require_weights, run_options, schedule_option
 
 # Commands import what they need when they run, so that `cosmicai --help` and each command start without the others'
@@ -68,7 +68,7 @@ def plan(survey: str, weights: str | None, ranks: int, **options: Any) -> int:
     request = RunRequest(survey, weights=require_weights(survey, weights), **options)
     run = create_run(request, open_named_survey(survey, request.out), ranks=ranks, notify=notify)
     written = run.plan()
-    click.echo(f"{written.galaxies} galaxies in {len(written.items)} items; do them with `cosmicai work {run.uri}`")
+    echo(f"{written.galaxies} galaxies in {len(written.items)} items; do them with `cosmicai work {run.uri}`")
     return 0
 
 
@@ -114,7 +114,7 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
     folder = RunFolder(storage.absolute(run))
     target = out or folder.path(f"catalogue.{kind}")
     rows = convert_catalogue(folder, kind, target)
-    click.echo(f"{rows} galaxies in {target}")
+    echo(f"{rows} galaxies in {target}")
 
 
 @click.command()
@@ -139,7 +139,7 @@ def selftest(as_json: bool) -> int:
     print_measurements(report, as_json, None)
     failed = [row["name"] for row in report.rows if not row["passed"]]
     if failed:
-        click.echo(f"the redshifts of {', '.join(failed)} are wrong", err=True)
+        echo(f"the redshifts of {', '.join(failed)} are wrong", err=True)
     return 3 if failed else 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import notify
+from ..console import echo, notify
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def ingest(
     except InputError:
         shutil.rmtree(survey.uri)
         raise
-    click.echo(f"{survey.galaxies} galaxies in {_count_shards(survey)} in {survey.uri}")
+    echo(f"{survey.galaxies} galaxies in {_count_shards(survey)} in {survey.uri}")
 
 
 @click.command()
@@ -85,7 +85,7 @@ def split(survey: str, out: str, partition_mb: float) -> None:
     from ..surveys.survey import galaxies_per_partition, open_survey, resplit_survey
 
     written = resplit_survey(open_survey(survey), out, galaxies_per_partition(partition_mb))
-    click.echo(f"{written.galaxies} galaxies in {_count_shards(written)} in {written.uri}")
+    echo(f"{written.galaxies} galaxies in {_count_shards(written)} in {written.uri}")
 
 
 @click.command()
@@ -99,7 +99,7 @@ def synthetic(galaxies: int, seed: int, out: str, partition_mb: float) -> None:
     from ..surveys.synthetic import write_synthetic_survey
 
     survey = write_synthetic_survey(out, galaxies, seed, galaxies_per_partition(partition_mb))
-    click.echo(f"{survey.galaxies} synthetic galaxies in {_count_shards(survey)} in {survey.uri}")
+    echo(f"{survey.galaxies} synthetic galaxies in {_count_shards(survey)} in {survey.uri}")
 
 
 @click.group()
@@ -115,16 +115,16 @@ def info(folder: str) -> None:
 
     opened = open_survey(folder)
     sizes = [shard.galaxies for shard in opened.shards]
-    click.echo(f"survey     {opened.uri}")
-    click.echo(f"galaxies   {opened.galaxies}")
+    echo(f"survey     {opened.uri}")
+    echo(f"galaxies   {opened.galaxies}")
     each = f"{sizes[0]}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
-    click.echo(f"shards     {len(sizes)} of {each} galaxies")
-    click.echo(f"size       {opened.bytes / 2**20:,.1f} MB")
+    echo(f"shards     {len(sizes)} of {each} galaxies")
+    echo(f"size       {opened.bytes / 2**20:,.1f} MB")
     with opened.open(opened.shards[0]) as shard:
-        click.echo(f"fields     {', '.join(f'{name} {field.dtype}' for name, field in shard.fields.items())}")
-    click.echo(f"ids        {inspect_ids(opened).describe()}")
+        echo(f"fields     {', '.join(f'{name} {field.dtype}' for name, field in shard.fields.items())}")
+    echo(f"ids        {inspect_ids(opened).describe()}")
     with_checksum = sum(bool(shard.sha256) for shard in opened.shards)
-    click.echo(f"checksums  {with_checksum} of {len(sizes)} shards")
+    echo(f"checksums  {with_checksum} of {len(sizes)} shards")
 
 
 @survey.command()
@@ -154,7 +154,7 @@ def check(folder: str, weights: str | None, strict: bool, as_json: bool) -> None
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
     for line in describe_table(found, opened):
-        click.echo(line, err=as_json)
+        echo(line, err=as_json)
     if strict:
         require_consistent(found, opened.uri)
     for line in warnings(found, opened.uri):
@@ -170,12 +170,12 @@ def verify(folder: str) -> None:
     opened = open_survey(folder)
     problems = [(shard.name, problem) for shard, problem in verify_survey(opened) if problem]
     for name, problem in problems:
-        click.echo(f"{name}: {problem}", err=True)
+        echo(f"{name}: {problem}", err=True)
     if problems:
         raise InputError(
             f"{opened.uri}: {len(problems)} of {len(opened.shards)} shards are not as written; copy them again"
         )
-    click.echo(f"{len(opened.shards)} shards, {opened.galaxies} galaxies, all as written")
+    echo(f"{len(opened.shards)} shards, {opened.galaxies} galaxies, all as written")
 
 
 def _count_shards(survey: Survey) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..console import echo
 from ..errors import InputError
 
 
@@ -26,10 +27,14 @@ from ..errors import InputError
 @click.option("--seed", type=click.IntRange(0), help="Seed of initial weights, batches and validation galaxies.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device to train on.")
 @click.option("--resume", is_flag=True, help="Continue after the last completed epoch.")
-def train(survey: str, out: str, initial: str | None, network: str, resume: bool, **options_given: Any) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
+def train(
+    survey: str, out: str, initial: str | None, network: str, resume: bool, overwrite: bool, **options_given: Any
+) -> None:  # fmt: skip
     """Train a network on the spectroscopic redshifts of SURVEY, a new one or --from existing weights."""
     from msgspec.structs import replace
 
+    from .. import storage
     from ..models.config import AstroMAEConfig
     from ..models.weights import load_weights
     from ..ranks.cores import available_cores
@@ -39,18 +44,19 @@ def train(survey: str, out: str, initial: str | None, network: str, resume: bool
 
     if initial and network == "demo":
         raise InputError("--from determines the network; leave out --network demo")
+    storage.require_new(out, overwrite=overwrite)
     initial_weights = load_weights(initial) if initial else None
     new_config = DEMO_CONFIG if network == "demo" else AstroMAEConfig()
     config = initial_weights.config if initial_weights else new_config
     options = DEMO_OPTIONS if network == "demo" else TrainingOptions(threads=available_cores())
     options = replace(options, **{name: value for name, value in options_given.items() if value is not None})
     fit(open_survey(survey), out, config, options, initial_weights, resume, _print_epoch)
-    click.echo(out)
+    echo(out)
 
 
 def _print_epoch(epoch: Any) -> None:
     metrics = epoch.metrics
-    click.echo(
+    echo(
         f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.loss:.5f}  R2 {metrics.r2:.4f}  MAE {metrics.mae:.5f}  "
         f"NMAD {metrics.precision:.5f}  outliers {metrics.outliers:.2%}  {epoch.seconds:.1f} s  "
         f"({epoch.trained} galaxies, {epoch.validated} for validation, {epoch.left_out} left out)",

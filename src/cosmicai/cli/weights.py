@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ..console import echo
+
 
 @click.group()
 def weights() -> None:
@@ -13,13 +15,16 @@ def weights() -> None:
 @weights.command("import")
 @click.argument("checkpoint")
 @click.argument("out")
-def import_(checkpoint: str, out: str) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def import_(checkpoint: str, out: str, overwrite: bool) -> None:
     """Convert a published CHECKPOINT (.pt) to safetensors, without executing its pickle."""
+    from .. import storage
     from ..models.checkpoint_import import import_checkpoint
 
+    storage.require_new(out, overwrite=overwrite)
     imported = import_checkpoint(checkpoint)
     imported.save(out)
-    click.echo(f"{imported.parameters} parameters in {out}")
+    echo(f"{imported.parameters} parameters in {out}")
 
 
 @weights.command()
@@ -34,7 +39,7 @@ def info(file: str) -> None:
     config = check_architecture(loaded)
     facts = {"parameters": loaded.parameters, "sha256": loaded.sha256}
     for name, value in {**facts, **loaded.notes, **msgspec.to_builtins(config)}.items():
-        click.echo(f"{name:24} {value}")
+        echo(f"{name:24} {value}")
 
 
 @weights.command()
@@ -45,7 +50,7 @@ def fetch(out: str, base_url: str | None) -> None:
     from ..models.download import PUBLISHED_URL, fetch_published
 
     for path in fetch_published(out, base_url or PUBLISHED_URL):
-        click.echo(path)
+        echo(path)
 
 
 @weights.command()
@@ -58,7 +63,7 @@ def export(files: tuple[str, ...], out: str) -> None:
 
     for file in files:
         for path in export_graphs(find_weights(file), out):
-            click.echo(path)
+            echo(path)
 
 
 COMMANDS = (weights,)

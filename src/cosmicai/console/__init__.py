@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING
 
 import click
@@ -9,12 +10,33 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+_CONTROLS = ("Cc", "Cf", "Cs")  # controls, invisible formats such as those that reverse text, and lone surrogates
 PLAIN_WIDTH = 180  # characters per line of output that does not go to a terminal
 
 
 def notify(notice: str) -> None:
     """Print a notice for the user on standard error."""
-    click.echo(notice, err=True)
+    echo(notice, err=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line on standard output, or on standard error, as `printable` shows it."""
+    click.echo(printable(text), err=err)
+
+
+def printable(text: str) -> str:
+    """Return text in which control characters other than line ends and tabs are shown as Python writes them.
+
+    Names of files and what files say can hold escape sequences, which a terminal would obey.
+    """
+    return "".join(
+        letter if letter in "\n\t" or unicodedata.category(letter) not in _CONTROLS else _escape(letter)
+        for letter in text
+    )
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import click
 
 from ..errors import InputError
+from . import printable
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 # The group of optional dependencies (pyproject.toml) that installs each module.
@@ -91,7 +93,7 @@ def exit_with_sentence(name: str) -> Iterator[None]:
         yield
         return
     except InputError as error:
-        click.echo(f"{name}: {error}", err=True)
+        click.echo(printable(f"{name}: {error}"), err=True)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in GROUPS:
@@ -102,9 +104,11 @@ def exit_with_sentence(name: str) -> Iterator[None]:
             err=True,
         )
     except OSError as error:
-        click.echo(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+        click.echo(printable(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}"), err=True)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable(shown.getvalue()), err=True, nl=False)
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"{name}: interrupted; a run keeps what is finished and continues with --resume", err=True)
         # Exit without the interpreter's cleanup, which would wait for threads and engines that the interrupt may have

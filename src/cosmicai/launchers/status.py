@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..console import make_console
+from ..console import make_console, printable
 from ..runs.record import Failure, Record
 from ..runs.store import RunFolder
 from ..runs.summary import count_coverage
@@ -157,7 +157,7 @@ def render_status(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> Ren
     """Return the status of a run as lines and a table, with those of remote work; all words are shown as they are."""
     if isinstance(status, UnplannedRun):
         lines = [f"{status.run}: not begun; {status.next_step}", *remote.working, *remote.ended]
-        return Group(*map(Text, lines))
+        return Group(*_texts(lines))
     lock = status.launcher
     lines = [
         f"{status.run}: {'complete' if status.is_complete else 'not complete'}",
@@ -177,7 +177,7 @@ def render_status(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> Ren
     lines += [*remote.working, *remote.ended]
     lines += [f"failed: {failure.item}: {failure.reason}" for failure in status.failures]
     lines += [f"left out: {problem}" for problem in status.problems]
-    return Group(*map(Text, lines), _rank_table(status.ranks)) if status.ranks else Group(*map(Text, lines))
+    return Group(*_texts(lines), _rank_table(status.ranks)) if status.ranks else Group(*_texts(lines))
 
 
 def _read_status(run: RunFolder, remote: RemoteStatus) -> RunStatus | UnplannedRun:
@@ -201,8 +201,12 @@ def _rank_table(ranks: Iterable[RankStatus]) -> Table:
             str(rank.rank), str(rank.attempt), rank.state, rank.host, str(rank.items), f"{rank.galaxies:,}",
             f"{rank.galaxies_per_second:,.0f}", f"{rank.silent_seconds:,.0f} s ago",
         )  # fmt: skip
-        table.add_row(*map(Text, cells))
+        table.add_row(*_texts(cells))
     return table
+
+
+def _texts(lines: Iterable[str]) -> list[Text]:
+    return [Text(printable(line)) for line in lines]
 
 
 def _rank_status(record: Record, now: datetime) -> RankStatus:

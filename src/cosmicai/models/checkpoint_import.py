@@ -19,6 +19,7 @@ from ..storage import basename
 from ..storage.ranges import RangeReader, open_ranges
 from .checkpoint_modules import ALLOWED_CLASSES, Checkpoint, Module
 from .config import AstroMAEConfig
+from .pickle_scan import CHECKPOINT_LIMITS
 from .torch_archive import StandIn, read_archive
 from .weights import Weights, check_architecture
 
@@ -103,7 +104,7 @@ class _Importer:
         self.import_norm(f"{name}.norm2", module.child("norm2", "LayerNorm"), "norm_eps")
         self.import_attention(f"{name}.attention", module.child("attn"))
         mlp = module.child("mlp")
-        mlp.child("act", "GELU").require(approximate="none")
+        mlp.child("act", "GELU").require_if_present(approximate="none")  # which torch before 1.12 does not have
         self.import_layer(f"{name}.mlp.0", mlp.child("fc1", "Linear"), "mlp_in")
         self.import_layer(f"{name}.mlp.2", mlp.child("fc2", "Linear"), "mlp_out")
         self.record_constant("mlp_width", mlp.child("fc1").shape("weight")[0], mlp)
@@ -190,6 +191,8 @@ class _Importer:
         image_size = math.isqrt(patches) * size
         embed.require(img_size=(image_size, image_size))
         embed.child("norm", "Identity")
+        # In timm 0.9 or newer. All of these keep the order of the patches, and refuse cutouts of another size.
+        embed.require_if_present(flatten=True, output_fmt="NCHW", dynamic_img_pad=False)
         blocks = list(model.child("blocks").children().values())
         for index, block in enumerate(blocks):
             self.import_block(f"blocks.{index}", block, class_token)
@@ -248,17 +251,31 @@ def _read_model(uri: str, reader: RangeReader) -> StandIn:
             f"{uri} is a safetensors file, which needs no import; pass it as --weights, and if that is refused, import "
             "the checkpoint that it was made from"
         )
-    root = read_archive(uri, reader, ALLOWED_CLASSES).root
+    root = read_archive(uri, reader, ALLOWED_CLASSES, CHECKPOINT_LIMITS).root
     if isinstance(root, StandIn):
         return root
     if isinstance(root, Mapping):
-        names = ", ".join(str(name) for name in list(root)[:3])
         raise InputError(
-            f"{uri} holds a dictionary ({names or 'empty'}), expected a model: a state dict lacks the sizes and "
+            f"{uri} holds {_describe_dictionary(root)}, expected a model: a state dict lacks the sizes and "
             "constants of its network; load it into the published ViT_Astro, save that whole with "
             "torch.save(model, FILE), and import FILE with `cosmicai weights import`"
         )
     raise Checkpoint(uri, reader).mismatch(f"it holds a {type(root).__name__}, not a model")
+
+
+def _describe_dictionary(root: Mapping[Any, Any]) -> str:
+    """Return what a dictionary is that was saved in place of a model, with the prefix of its names that torch added."""
+    names = [str(name) for name in root]
+    shown = ", ".join(names[:3])[:120] or "empty"
+    if "pytorch-lightning_version" in root:
+        return f"a checkpoint of Lightning ({shown}), whose network is the dictionary state_dict"
+    inner = [name for name in names if isinstance(root.get(name), Mapping)]
+    if networks := [name for name in inner if name in ("state_dict", "model", "model_state_dict", "ema", "model_ema")]:
+        return f"a training's checkpoint ({shown}), whose network is the dictionary {' or '.join(networks)}"
+    for prefix, origin in (("module.", "DataParallel"), ("_orig_mod.", "torch.compile")):
+        if names and all(name.startswith(prefix) for name in names):
+            return f"a dictionary ({shown}), a state dict from {origin}, which put {prefix} before all names"
+    return f"a dictionary ({shown})"
 
 
 def import_checkpoint(uri: str) -> Weights:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..storage.ranges import RangeReader
-from .torch_archive import StandIn, TensorRef
+from .torch_archive import StandIn, TensorRef, describe
 
 _NN = {
     "activation": ("GELU", "ReLU", "SiLU"),
@@ -30,6 +30,7 @@ ALLOWED_CLASSES = frozenset(
     | {f"blocks.photoz.{name}" for name in ("ConvBlock", "InceptionBlock", "Input_Mix_Model")}
     | {f"timm.{module}.patch_embed.PatchEmbed" for module in ("models.layers", "layers")}
     | {f"timm.{module}.drop.DropPath" for module in ("models.layers", "layers")}
+    | {f"timm.{module}.format.Format" for module in ("models.layers", "layers")}  # an enumeration, of timm 0.9 or newer
     | {
         "__builtin__.set",
         "builtins.set",
@@ -38,6 +39,7 @@ ALLOWED_CLASSES = frozenset(
         "torch.nn.parallel.data_parallel.DataParallel",
     }
 )
+_PLAIN = bool | int | float | str | None  # values that can be compared and shown whatever they are
 _INACTIVE = ("Dropout", "DropPath", "Identity")  # layers that do nothing in evaluation mode
 
 
@@ -94,16 +96,25 @@ class Module:
         return [child for child in self.children().values() if child.kind not in _INACTIVE]
 
     def attribute(self, name: str) -> Any:
-        """Return an attribute. Raises InputError if it is absent."""
+        """Return an attribute: a plain value or a tuple of such. Raises InputError if it is absent or anything else."""
         if name not in self.stand_in.state:
             raise self.checkpoint.mismatch(f"{self.path or 'the model'} has no attribute {name}")
-        return self.stand_in.state[name]
+        value = self.stand_in.state[name]
+        if isinstance(value, StandIn) and value.qualified_name.endswith(".Format") and len(value.arguments) == 1:
+            value = value.arguments[0]  # the value of an enumeration, which is text
+        if not all(isinstance(part, _PLAIN) for part in (value if isinstance(value, tuple) else (value,))):
+            raise self.checkpoint.mismatch(f"{self.path}.{name} is {describe(value)}, not a plain value")
+        return value
 
     def require(self, **expected: Any) -> None:
         """Raise InputError unless these attributes have these values."""
         for name, value in expected.items():
             if (found := self.attribute(name)) != value:
-                raise self.checkpoint.mismatch(f"{self.path}.{name} is {found!r}, not {value!r}")
+                raise self.checkpoint.mismatch(f"{self.path}.{name} is {repr(found)[:80]}, not {value!r}")
+
+    def require_if_present(self, **expected: Any) -> None:
+        """Do as `require` for those attributes that it has; older versions of its class lacked them."""
+        self.require(**{name: value for name, value in expected.items() if name in self.stand_in.state})
 
     def tensor_refs(self) -> dict[str, TensorRef]:
         """Return its own parameters and buffers by name."""

@@ -1,8 +1,9 @@
 """Read the files that torch.save writes, without torch and without executing their content.
 
 Such a file is a zip archive: `NAME/data.pkl`, a pickle that describes objects and tensors, and one stored
-(uncompressed) entry `NAME/data/KEY` per storage. The pickle is loaded by an unpickler that accepts an explicit list of
-globals, replaces every class by an inert stand-in and every tensor by a `TensorRef`, and refuses any other global.
+(uncompressed) entry `NAME/data/KEY` per storage. The pickle is checked as a whole (`pickle_scan`) and then loaded by an
+unpickler that accepts an explicit list of globals, replaces every class by an inert stand-in and every tensor by a
+`TensorRef`, and refuses any other global.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UnsafePickleError
+from ..errors import InputError
 from ..storage import basename
 from ..storage.ranges import RangeReader, as_file
+from .pickle_scan import PickleLimits, check_pickle, damaged_pickle, unsafe_global
 
 # bfloat16 has no numpy type: its two bytes are read as an integer and widened (`TensorRef.read`).
 STORAGE_DTYPES = {
@@ -49,7 +51,7 @@ TENSOR_GLOBALS = frozenset(
     }
 )
 _LOCAL_HEADER = struct.Struct("<26xHH")
-_LARGEST_PICKLE = 256 * 2**20
+_DIMENSIONS = 64  # of a tensor; torch allows no more
 _ENCRYPTED = 0x1  # of a zip entry's flags
 
 
@@ -109,15 +111,16 @@ class TensorRef:
 
 
 class StandIn:
-    """An inert object in place of one of the archive: it holds its state and does nothing."""
+    """An inert object in place of one of the archive: it holds its arguments and its state, and does nothing."""
 
     qualified_name = ""
 
+    arguments: tuple[object, ...]
     state: dict[str, Any]
 
-    def __new__(cls, *_: object) -> StandIn:  # not __init__: a pickle may make an object without calling that
+    def __new__(cls, *arguments: object) -> StandIn:  # not __init__: a pickle may make an object without calling that
         stand_in = super().__new__(cls)
-        stand_in.state = {}
+        stand_in.arguments, stand_in.state = arguments, {}
         return stand_in
 
     def __setstate__(self, state: object) -> None:
@@ -133,12 +136,19 @@ class TorchArchive:
     root: Any
 
 
-def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) -> TorchArchive:
+def describe(value: object) -> str:
+    """Return a plain value as Python writes it, and the kind of any other, of which the text may have no end."""
+    return repr(value)[:80] if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str], limits: PickleLimits) -> TorchArchive:
     """Read the description of a torch.save file, with a `TensorRef` in place of every tensor.
 
     Raises UnsafePickleError if the pickle names a global that is neither in `allowed_classes` (replaced by an inert
-    stand-in) nor in `TENSOR_GLOBALS`, InputError if the file is empty, truncated or of another format.
+    stand-in) nor in `TENSOR_GLOBALS`, InputError if the file is empty, truncated or of another format, or if its
+    pickle is larger than the limits.
     """
+    classes = frozenset(allowed_classes)
     if reader.size == 0:
         raise InputError(f"{uri} is empty; expected a file written by torch.save, copy it again")
     head = bytearray(min(4, reader.size))
@@ -157,11 +167,14 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise InputError(f"{uri} holds no data.pkl; expected a file written by torch.save")
-        if entries[pickles[0]].file_size > _LARGEST_PICKLE:
-            raise InputError(f"{uri}: its data.pkl is larger than any model or partition needs; refused")
+        if (size := entries[pickles[0]].file_size) > limits.size:
+            raise InputError(
+                f"{uri} is refused: its data.pkl has {size} bytes, which is larger than any model or partition needs "
+                f"({limits.size}); save it again with torch.save"
+            )
         prefix = pickles[0].removesuffix("data.pkl")
         byteorder = entries.get(f"{prefix}byteorder")
-        if byteorder is not None and _read_entry(uri, archive, byteorder) != b"little":
+        if byteorder is not None and (byteorder.file_size > 8 or _read_entry(uri, archive, byteorder) != b"little"):
             raise InputError(f"{uri} was saved on a big-endian machine; expected little-endian, save it again")
         description = _read_entry(uri, archive, entries[pickles[0]])
 
@@ -178,13 +191,14 @@ def read_archive(uri: str, reader: RangeReader, allowed_classes: Iterable[str]) 
             raise InputError(f"{uri} is damaged: storage {key} ends past the end of the file; copy it again")
         return offset, entry.file_size, entry.CRC
 
-    unpickler = _AllowListUnpickler(uri, description, frozenset(allowed_classes), storage_offset)
+    check_pickle(uri, description, TENSOR_GLOBALS | classes, limits)
+    unpickler = _AllowListUnpickler(uri, description, classes, storage_offset)
     try:
         return TorchArchive(uri, unpickler.load())
     except InputError:
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise InputError(f"{uri} is damaged: its pickle cannot be read ({error}); copy it again") from None
+        raise damaged_pickle(uri, error) from None
 
 
 def _require_stored(uri: str, entry: zipfile.ZipInfo) -> None:
@@ -201,6 +215,18 @@ def _read_entry(uri: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> b
         raise InputError(f"{uri} is damaged (the checksum of its {name} is wrong); copy it again") from None
 
 
+def _describe_metadata(metadata: object) -> str:
+    names = sorted(map(str, metadata)) if isinstance(metadata, dict) else []
+    return f"metadata {', '.join(names)}"[:80] if names else f"metadata of the kind {describe(metadata)}"
+
+
+def _make_set(items: object) -> set[str | int]:
+    """Return a set of text and integers, whose hash takes no time."""
+    if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
+        raise ValueError("a set of other things than text and integers")
+    return set(items)
+
+
 # Python's unpickler, not the one in C, which allocates 16 bytes for every number below the largest memo index of a
 # pickle: 64 GiB for a pickle of eight bytes.
 class _AllowListUnpickler(pickle._Unpickler):
@@ -211,7 +237,7 @@ class _AllowListUnpickler(pickle._Unpickler):
         self._uri, self._classes, self._storage_offset = uri, classes, storage_offset
         # Created for every file: a pickle can set attributes of every object that it receives.
         self._known: dict[str, Any] = {
-            "collections.OrderedDict": OrderedDict,
+            "collections.OrderedDict": lambda: OrderedDict(),  # which takes no items: their keys are not checked
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
             "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
@@ -222,20 +248,25 @@ class _AllowListUnpickler(pickle._Unpickler):
         qualified = f"{module}.{name}"
         if qualified not in self._known:
             if qualified in ("__builtin__.set", "builtins.set") and qualified in self._classes:
-                self._known[qualified] = set
+                self._known[qualified] = _make_set
             elif qualified in self._classes:
                 self._known[qualified] = type("StandIn", (StandIn,), {"qualified_name": qualified})
             else:
-                raise UnsafePickleError(
-                    f"{self._uri} names {qualified}, which is not among the globals such a file needs; "
-                    "nothing of it was executed, and it must not be trusted"
-                )
+                raise unsafe_global(self._uri, qualified)
         return self._known[qualified]
 
     def persistent_load(self, pid: Any) -> tuple[str, int, int, int]:
         kind, storage, key, _location, count = pid
         if kind != "storage":
-            raise ValueError(f"unknown persistent id {kind!r}")
+            raise ValueError(f"unknown persistent id {describe(kind)}")
+        if not (isinstance(storage, type) and issubclass(storage, StandIn)):
+            raise ValueError(f"the type of a storage is {describe(storage)}")
+        if not isinstance(key, str | int):
+            raise InputError(
+                f"{self._uri} is damaged: its storage of the name {describe(key)} is missing; copy it again"
+            )
+        if not isinstance(count, int):
+            raise ValueError(f"the number of values in a storage is {describe(count)}")
         dtype = STORAGE_DTYPES[storage.qualified_name]
         offset, length, crc = self._storage_offset(str(key))
         if count * TensorRef(0, dtype, (), ()).itemsize > length:
@@ -248,12 +279,17 @@ class _AllowListUnpickler(pickle._Unpickler):
         if not metadata:
             return tensor
         if not isinstance(metadata, dict) or not metadata.keys() <= {"neg", "conj"}:  # a real tensor is its conjugate
-            raise InputError(f"{self._uri} holds a tensor with {metadata!r}, which is unknown; save a copy of it")
+            raise InputError(
+                f"{self._uri} holds a tensor with {_describe_metadata(metadata)}, which is unknown; save a copy of it"
+            )
         return replace(tensor, negated=bool(metadata.get("neg")))
 
     def _tensor(self, storage: object, first: object, shape: object, strides: object) -> TensorRef:
         dtype, offset, length, crc = cast(tuple[str, int, int, int], storage)
-        numbers = [first, *cast(tuple[object, ...], shape), *cast(tuple[object, ...], strides)]
+        shape, strides = cast(tuple[object, ...], shape), cast(tuple[object, ...], strides)
+        if max(len(shape), len(strides)) > _DIMENSIONS:
+            raise ValueError(f"a tensor has more than {_DIMENSIONS} dimensions")
+        numbers = [first, *shape, *strides]
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError("a tensor has a negative or non-integer size")
         tensor = TensorRef(offset, dtype, tuple(cast(Any, shape)), tuple(cast(Any, strides)))

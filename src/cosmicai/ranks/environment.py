@@ -15,6 +15,7 @@ Environment = Mapping[str, str]
 
 RENDEZVOUS = "COSMICAI_RENDEZVOUS"  # HOST:PORT of the server through which ranks find each other
 MAX_RANKS = 1_000_000  # of one run; a larger number is a mistake, and would be paid for in memory
+MAX_THREADS = 4096  # of one rank; likewise
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def rank_from_environment(environment: Environment = os.environ) -> Rank:
     The innermost launcher decides, in this order: `python -m launch`, torchrun, mpirun, srun, a SLURM array, Lambda,
     none. COSMICAI_WORLD_SIZE is the number of ranks that the user or a launcher has requested, COSMICAI_THREADS the
     number of threads per rank. Raises InputError if a variable is missing or is not a sensible number, if there are
-    more than MAX_RANKS, or if the number of ranks differs from the requested one.
+    more than MAX_RANKS ranks or MAX_THREADS threads, or if the number of ranks differs from the requested one.
     """
     rank = next(found for read in _LAUNCHERS if (found := read(environment)))
     if "SLURM_JOB_ID" in environment:
@@ -230,7 +231,13 @@ def _tasks_on_node(environment: Environment, world_size: int) -> int:
 def _threads_per_rank(environment: Environment, local_size: int) -> int:
     """Return the number of cores for one rank: those it is bound to, at most its share of the machine."""
     if "COSMICAI_THREADS" in environment:
-        return _read_integer(environment, "COSMICAI_THREADS")
+        threads = _read_integer(environment, "COSMICAI_THREADS")
+        if threads > MAX_THREADS:
+            raise InputError(
+                f"the environment has COSMICAI_THREADS={threads}; expected at most {MAX_THREADS}, the number of cores "
+                "for this rank"
+            )
+        return threads
     if "SLURM_STEP_ID" in environment and "SLURM_CPUS_PER_TASK" in environment:
         share = _read_integer(environment, "SLURM_CPUS_PER_TASK")
     else:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import InputError, describe_os_errors
-from ..storage import atomic_write, exists
+from ..storage import atomic_write, exists, require_replaceable
 from ..storage.parallel import map_in_order
 from ..storage.ranges import as_file, open_ranges
 from ..storage.s3 import reader_threads
@@ -182,8 +182,9 @@ def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:
     """Write the catalogue as "csv", "hdf5" or "fits", whole or not at all, and return its number of rows.
 
     CSV and HDF5 are written a row group at a time; FITS is written in one piece. Raises InputError if the catalogue
-    does not exist yet, or if it has text that FITS does not hold.
+    does not exist yet, if it has text that FITS does not hold, or if `out` is not a file that may be replaced.
     """
+    require_replaceable(out)
     writer = {"csv": _to_csv, "hdf5": _to_hdf5, "fits": _to_fits}[kind]
     with _open_catalogue(run) as file, atomic_write(out) as temporary, describe_os_errors(out, "write"):
         return writer(file.schema_arrow, _read_groups(file), temporary)
@@ -202,9 +203,20 @@ def _to_csv(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
     rows = 0
     with csv.CSVWriter(path, schema) as writer:
         for table in tables:
-            writer.write_table(table)
+            writer.write_table(_as_plain_text(table))
             rows += table.num_rows
     return rows
+
+
+def _as_plain_text(table: pa.Table) -> pa.Table:
+    """Return the table with a quote before text that a spreadsheet would compute as a formula."""
+    from pyarrow import compute
+
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            quoted = compute.replace_substring_regex(table.column(index), r"^([=+\-@\t\r])", r"'\1")
+            table = table.set_column(index, field, quoted)
+    return table
 
 
 def _to_hdf5(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:

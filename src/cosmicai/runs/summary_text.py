@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import click
 from msgspec import UNSET
 
+from ..console import echo
 from ..models.weights import SHORT_DIGEST
 from .summary import Summary
 
@@ -38,18 +38,18 @@ def print_summary(summary: Summary) -> int:
     if summary.survey_check is not UNSET:
         lines += [("WARNING", contradiction) for contradiction in summary.survey_check.contradictions]
     for name, value in lines:
-        click.echo(f"{name:<13}{value}")
+        echo(f"{name:<13}{value}")
     for problem in () if summary.left_out is UNSET else summary.left_out:
-        click.echo(f"left out: {problem}", err=True)
+        echo(f"left out: {problem}", err=True)
     if summary.complete:
         return 0
-    click.echo(
+    echo(
         f"incomplete: {coverage.missing} galaxies missing in the items {', '.join(coverage.missing_items)}; "
         "finish the run with --resume",
         err=True,
     )
     for failure in summary.failures:
-        click.echo(f"{failure.item}: {failure.reason}", err=True)
+        echo(f"{failure.item}: {failure.reason}", err=True)
     return 3
 
 

@@ -12,6 +12,7 @@ import errno
 import io
 import mmap
 import os
+import stat
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -61,17 +62,31 @@ def _ends_early(uri: str, size: int) -> StorageError:
     return StorageError(f"{uri} ends at byte {size} where more was expected; it was truncated, copy it again")
 
 
+def open_regular(path: str | Path) -> int:
+    """Return the descriptor of a regular file that is open for reading.
+
+    Raises StorageError if it is anything else: a pipe would be waited for until somebody writes to it, and a device
+    may have no end. Raises OSError as `os.open`.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which has no effect on regular files
+    mode = os.fstat(file).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    os.close(file)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "", str(path))
+    kind = "pipe" if stat.S_ISFIFO(mode) else "device"
+    raise StorageError(f"cannot read {path}: it is a {kind} where a file was expected; copy its content to a file")
+
+
 class _LocalReader:
     etag = ""
 
     def __init__(self, path: str) -> None:
         self.uri = path
         with describe_os_errors(path, "read"):
-            self._file = os.open(path, os.O_RDONLY)
+            self._file = open_regular(path)
             self.size = os.fstat(self._file).st_size
-            if Path(path).is_dir():
-                os.close(self._file)
-                raise IsADirectoryError(errno.EISDIR, "", path)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0

@@ -87,9 +87,7 @@ class ChecksumWriter:
 def damaged_rows(uri: str, problem: str) -> str:
     """Return the message on a file some of whose bytes are not those that were written."""
     folder = uri.rpartition("/")[0] or "."
-    return (
-        f"{uri} is damaged: {problem}; copy it again, and check the others with `cosmicai survey verify {folder}`"
-    )
+    return f"{uri} is damaged: {problem}; copy it again, and check the others with `cosmicai survey verify {folder}`"
 
 
 def content_digest(header: Mapping[str, Any], table: bytes = b"") -> str:

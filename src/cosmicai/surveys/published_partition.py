@@ -6,6 +6,7 @@ They are read in place: the pickle only gives the positions of the values in the
 from __future__ import annotations
 
 from ..errors import InputError
+from ..models.pickle_scan import PARTITION_LIMITS
 from ..models.torch_archive import StandIn, TensorRef, read_archive
 from ..storage.ranges import RangeReader
 
@@ -19,7 +20,7 @@ def locate_fields(uri: str, reader: RangeReader) -> dict[str, TensorRef]:
     Raises UnsafePickleError if the pickle names any other global than a TensorDataset needs, InputError if the file
     is damaged or holds something else.
     """
-    root = read_archive(uri, reader, ALLOWED_CLASSES).root
+    root = read_archive(uri, reader, ALLOWED_CLASSES, PARTITION_LIMITS).root
     tensors = root.state.get("tensors") if isinstance(root, StandIn) else None
     if not isinstance(tensors, tuple) or not all(isinstance(tensor, TensorRef) for tensor in tensors):
         raise InputError(f"{uri} holds no TensorDataset; expected one of image, magnitude and redshift")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,17 @@ def test_text_ids_are_in_every_format_of_the_catalogue(tmp_path, weights):
     assert table["objid"].dtype.kind == "S" and [str(text) for text in table["objid"].filled("")] == empty
     with h5py.File(tmp_path / "c.hdf5") as file:
         assert file["objid"].asstr()[:].tolist() == empty
+
+
+def test_a_formula_in_text_ids_is_text_in_csv_and_unchanged_in_the_catalogue(tmp_path, weights):
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "a=1", "1-2", "'=1"]
+    ids = np.array([texts[row % len(texts)] for row in range(ROWS)], np.bytes_)
+    folder = predict(make_shards(tmp_path / "s", ids), weights, tmp_path / "run")
+    assert read_ids(folder)[1] == [text.decode() for text in ids]
+    convert_catalogue(folder, "csv", str(tmp_path / "c.csv"))
+    with (tmp_path / "c.csv").open(newline="") as file:
+        found = [row[0] for row in csv.reader(file)][1:]
+    assert found[:8] == ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "a=1", "1-2", "'=1"]
 
 
 def test_the_catalogue_of_text_ids_does_not_depend_on_ranks_and_resumes(tmp_path, weights):

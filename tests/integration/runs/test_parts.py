@@ -59,9 +59,7 @@ def test_a_changed_value_dtype_or_format_is_named(run):
         file[name] = values
 
     for name in ("objid", "redshift_phot", "redshift_spec", "flag"):
-        assert "differ from their digest" in change(
-            lambda file, name=name: file[name].write_direct(file[name][:] + 1)
-        )
+        assert "differ from their digest" in change(lambda file, name=name: file[name].write_direct(file[name][:] + 1))
     assert "another dtype" in change(lambda file: replace(file, "redshift_phot", file["redshift_phot"][:].astype("f8")))
     assert "another item" in change(lambda file: replace(file, "flag", file["flag"][:-1]))
     assert "its format is" in change(lambda file: file.attrs.modify("format", "cosmicai-part/1"))

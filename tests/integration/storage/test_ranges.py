@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from cosmicai import storage
-from cosmicai.errors import StorageError
+from cosmicai.errors import InputError, StorageError
+from cosmicai.models.weights import load_weights
 from cosmicai.storage import ranges
 from cosmicai.storage.ranges import LARGEST_PAGE, open_ranges
 from cosmicai.surveys.shard import Galaxies, Shard, open_shard, write_shard
@@ -121,6 +122,28 @@ def test_a_file_that_was_cut_off_since_it_was_opened_is_refused_and_never_touche
             assert str(caught.value) == (
                 f"{path} ends at byte {PAGE + 10} where more was expected; it was truncated, copy it again"
             )
+
+
+@pytest.mark.parametrize("read", [storage.read_bytes, storage.sha256, open_shard, load_weights])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("pipe", "it is a pipe where a file was expected; copy its content to a file"),
+        ("device", "it is a device where a file was expected; copy its content to a file"),
+        ("folder", "it is a folder where a file was expected"),
+        ("absent", "it does not exist"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, read, kind, says):
+    path = tmp_path / "a.h5"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(InputError, match=says):
+        read(str(path))
 
 
 def test_a_page_that_cannot_be_loaded_is_one_sentence_and_no_sigbus(tmp_path, monkeypatch):

@@ -105,7 +105,10 @@ def test_survey_json_has_the_documented_content(survey):
         "galaxies": 100,
         "shards": [
             {
-                "name": shard.name, "galaxies": shard.galaxies, "bytes": shard.bytes, "sha256": shard.sha256,
+                "name": shard.name,
+                "galaxies": shard.galaxies,
+                "bytes": shard.bytes,
+                "sha256": shard.sha256,
                 "digest": shard.digest,
             }
             for shard in survey.shards

@@ -23,7 +23,7 @@ from cosmicai.models.fold import fold
 from cosmicai.models.weights import Weights, WeightsFile, build_network, find_weights, load_weights
 from cosmicai.surveys.shard import open_shard
 from support.helpers import run
-from support.upstream_network import PUBLISHED, Block, Mlp, Sizes, ViT_Astro, random_network, save_checkpoint
+from support.upstream_network import PUBLISHED, Block, Format, Mlp, Sizes, ViT_Astro, random_network, save_checkpoint
 
 ALL_BIASES = ("patch", "proj", "fc1", "fc2", "pcm", "head", "vit", "stem", "inception", "magnitude", "concat")
 
@@ -87,6 +87,58 @@ def assert_same_network(model: ViT_Astro, weights: Weights, sizes: Sizes) -> Non
             assert found.shape == expected.shape == (len(image),)
             assert expected.std() > 0.01, "a network that hardly looks at its input proves nothing"
             assert (found - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("wrap", "says"),
+    [
+        (lambda state: state, "holds a dictionary (cls_token, pos_embed, "),
+        (lambda state: {f"module.{name}": value for name, value in state.items()},
+         "a state dict from DataParallel, which put module. before all names, expected a model"),
+        (lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+         "a state dict from torch.compile, which put _orig_mod. before all names, expected a model"),
+        (lambda state: {"state_dict": state, "epoch": 3, "pytorch-lightning_version": "2.0"},
+         "a checkpoint of Lightning (state_dict, epoch, pytorch-lightning_version), whose network is the dictionary "
+         "state_dict, expected a model"),
+        (lambda state: {"model": state, "ema": state, "optimizer": {"state": {}}},
+         "a training's checkpoint (model, ema, optimizer), whose network is the dictionary model or ema, expected"),
+        (lambda state: {1: state}, "holds a dictionary (1), expected a model"),
+    ],
+)  # fmt: skip
+def test_what_is_saved_in_place_of_a_model_is_named(wrap: Callable[[Any], Any], says: str, tmp_path: Path) -> None:
+    torch.save(wrap(random_network(Sizes(depth=1)).state_dict()), tmp_path / "a.pt")
+    with pytest.raises(InputError) as refused:
+        import_checkpoint(str(tmp_path / "a.pt"))
+    assert says in str(refused.value) and "torch.save(model, FILE), and import FILE with" in str(refused.value)
+
+
+def test_the_attributes_of_newer_timm_and_older_torch_keep_the_network(tmp_path: Path) -> None:
+    sizes = Sizes(depth=1)
+    model: Any = random_network(sizes)
+    model.patch_embed.output_fmt = Format.NCHW
+    model.patch_embed.strict_img_size, model.patch_embed.dynamic_img_pad = True, False
+    del model.blocks[0].mlp.act.approximate  # as in torch before 1.12
+    imported = import_checkpoint(save_checkpoint(tmp_path / "a.pt", model))
+    model.blocks[0].mlp.act.approximate = "none"
+    assert_same_network(model, imported, sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("output_fmt", "NHWC", "patch_embed.output_fmt is 'NHWC', not 'NCHW'"),
+        ("flatten", False, "patch_embed.flatten is False, not True"),
+        ("dynamic_img_pad", True, "patch_embed.dynamic_img_pad is True, not False"),
+    ],
+)
+def test_attributes_of_newer_timm_that_change_the_network_are_refused(
+    name: str, value: Any, says: str, tmp_path: Path
+) -> None:
+    model: Any = random_network(Sizes(depth=1))
+    setattr(model.patch_embed, name, Format(value) if name == "output_fmt" else value)
+    with pytest.raises(InputError) as refused:
+        import_checkpoint(save_checkpoint(tmp_path / "a.pt", model))
+    assert says in str(refused.value)
 
 
 @pytest.mark.parametrize("sizes", VARIANTS.values(), ids=VARIANTS.keys())

@@ -282,6 +282,10 @@ ERRORS = {
         step(0, 2, 0, 0, "2(xx)"),
         "the environment has SLURM_STEP_TASKS_PER_NODE=2(xx); expected a list such as 2(x3),1, as SLURM sets it",
     ),
+    "too many threads": (
+        {"COSMICAI_THREADS": "4097"},
+        "the environment has COSMICAI_THREADS=4097; expected at most 4096, the number of cores for this rank",
+    ),
     "no thread": ({"COSMICAI_THREADS": "0"}, impossible(0, 1, 0)),
 }  # fmt: skip
 
