@@ -81,6 +81,8 @@ def find_errors(line: str) -> list[str]:
             if tuple(words[start : start + len(name)]) == name:
                 return _check_arguments(program, words[start + len(name) :])
         script = ROOT / words[start]
+        if words[start] == "slurm/container.sh":  # it runs the command behind it
+            continue
         if words[start].startswith(("jobs/", "slurm/", "containers/")) and script.is_file():
             known = _read_script_options(script)
             return [

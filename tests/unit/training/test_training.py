@@ -206,13 +206,9 @@ def test_no_galaxy_left_is_an_error(survey: Survey, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_an_error(survey: Survey, tmp_path: Path) -> None:
-    def spoil(galaxies: Galaxies) -> Galaxies:
-        galaxies.redshift[galaxies.objid % 50 == 3] = 1e39  # beyond float32
-        return galaxies
-
-    extreme = changed(survey, tmp_path / "extreme", spoil)
-    with pytest.raises(InputError, match=r"the loss became inf in epoch 1; train again with a learning rate below"):
-        train(extreme, str(tmp_path / "w.safetensors"), TINY, OPTIONS)
+    options = structs.replace(OPTIONS, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"the loss became (inf|nan) in epoch 1; train again with a learning rate"):
+        train(survey, str(tmp_path / "w.safetensors"), TINY, options)
     assert not (tmp_path / "w.safetensors").exists()
 
 
