@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -289,15 +290,19 @@ def write_survey(
     if galaxies == 0:
         raise InputError(f"nothing to write to {target}: the source holds no galaxies")
     fields = tuple(fields)
-    with atomic_folder(target) as temporary:
-        stream = _BatchStream(batches)
-        shards = []
+    # The digest of a file is taken beside the writing of the next one.
+    with atomic_folder(target) as temporary, ThreadPoolExecutor(1, "sha256") as hasher:
+        stream, written = _BatchStream(batches), []
         for number, start in enumerate(range(0, galaxies, galaxies_per_shard), start=1):
             path, count = temporary / f"{number:06d}.h5", min(galaxies_per_shard, galaxies - start)
             digest = write_shard(path, stream.read(count), count, fields, objid_dtype)
-            shards.append(ShardEntry(path.name, count, path.stat().st_size, storage.sha256(str(path)), digest))
+            written.append((path, count, hasher.submit(storage.sha256, str(path)), digest))
+        shards = tuple(
+            ShardEntry(path.name, count, path.stat().st_size, sha256.result(), digest)
+            for path, count, sha256, digest in written
+        )
         storage.write_bytes(str(temporary / "survey.json"), describe_shards(shards))
-    return Survey(str(target), tuple(shards))
+    return Survey(str(target), shards)
 
 
 def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:

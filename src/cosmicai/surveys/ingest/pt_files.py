@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InputError
 from ...models.torch_archive import TensorRef
 from ...storage.ranges import RangeReader, open_ranges
 from ..published_partition import locate_fields
@@ -20,20 +22,30 @@ from .source import IngestOptions, Source, check_dtype, from_sliceable
 def open_partition(source: str, _options: IngestOptions) -> Iterator[Source]:
     """Open a pickled TensorDataset(image, magnitude, redshift), known by their order; raises as `locate_fields`."""
     with open_ranges(source) as reader:
-        rows = {field: _TensorRows(tensor, reader) for field, tensor in locate_fields(source, reader).items()}
+        rows = {field: _TensorRows(source, tensor, reader) for field, tensor in locate_fields(source, reader).items()}
         for field, array in rows.items():
             check_dtype(source, field, np.dtype(array.dtype))
         yield Source({field: from_sliceable(array) for field, array in rows.items()})
 
 
 class _TensorRows:
-    """A tensor of any dtype and strides as something that can be sliced by rows."""
+    """A tensor of any dtype and strides as something that can be sliced by rows, from the first to the last one.
 
-    def __init__(self, tensor: TensorRef, reader: RangeReader) -> None:
+    The checksum of a tensor that lies in the file as it is read is compared with its last row.
+    """
+
+    def __init__(self, source: str, tensor: TensorRef, reader: RangeReader) -> None:
         self.shape, self.dtype = tensor.shape, "<f4" if tensor.dtype == "bfloat16" else tensor.dtype
-        self._tensor, self._reader = tensor, reader
+        self._source, self._tensor, self._reader = source, replace(tensor, crc32=None), reader
+        as_read = tensor.is_contiguous and not tensor.negated and tensor.dtype != "bfloat16"
+        self._expected, self._crc = tensor.crc32 if as_read else None, 0
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         whole, stride = self._tensor, self._tensor.strides[0] * self._tensor.itemsize
         shape = (rows.stop - rows.start, *whole.shape[1:])
-        return replace(whole, offset=whole.offset + rows.start * stride, shape=shape).read(self._reader)
+        values = replace(whole, offset=whole.offset + rows.start * stride, shape=shape).read(self._reader)
+        if self._expected is not None:
+            self._crc = zlib.crc32(values.tobytes(), self._crc)
+            if rows.stop == whole.shape[0] and self._crc != self._expected:
+                raise InputError(f"{self._source} is damaged (the checksum of a tensor is wrong); copy it again")
+        return values
