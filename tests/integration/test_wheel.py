@@ -178,7 +178,7 @@ def test_a_cpu_infers_from_local_files_without_any_group(base: Installed, tmp_pa
     [
         ("torch", "cosmicai infer demo --engine reference --out RUN"),
         ("torch", "cosmicai train demo --out weights.safetensors"),
-        ("aws", "cosmicai infer s3://bucket/survey --out RUN"),
+        ("aws", "cosmicai infer s3://bucket/survey --weights demo --out RUN"),
         ("aws", "launch --cloud demo --out RUN"),
         ("slurm", f"launch --slurm demo --site {PROJECT}/slurm/local.toml --account a --out RUN"),
         ("fits", "cosmicai ingest FILE.fits --out SURVEY"),

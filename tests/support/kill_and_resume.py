@@ -20,7 +20,20 @@ from cosmicai.storage import sha256
 
 def infer_command(survey: Path, out: Path, *more: str) -> list[str]:
     """Return the command of a run with small items, so that some are completed before it is killed."""
-    return [sys.executable, "-m", "cosmicai", "infer", str(survey), "--out", str(out), "--batch-size", "64", *more]
+    return [
+        sys.executable,
+        "-m",
+        "cosmicai",
+        "infer",
+        str(survey),
+        "--weights",
+        "demo",
+        "--out",
+        str(out),
+        "--batch-size",
+        "64",
+        *more,
+    ]
 
 
 def kill_and_resume(folder: Path, kills: int, galaxies: int, seed: int = 0) -> dict[str, int]:

@@ -175,7 +175,7 @@ def read_catalogue_objids(run: RunFolder) -> Iterator[ObjIds]:
         if pa.types.is_string(column.type):
             yield np.array([b"" if text is None else text.encode() for text in column.to_pylist()], np.bytes_)
         else:
-            yield column.to_numpy()
+            yield np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column)]
 
 
 def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:

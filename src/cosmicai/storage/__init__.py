@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, StorageError, describe_os_errors
@@ -28,11 +28,11 @@ _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a folder: its name, its size in bytes and, on S3, its ETag."""
+    """A file in a folder: its name, its size in bytes and, on S3, its ETag, which says nothing of other copies."""
 
     name: str
     bytes: int
-    etag: str = ""
+    etag: str = field(default="", compare=False)
 
 
 def join(uri: str, *names: str) -> str:

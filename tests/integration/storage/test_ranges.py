@@ -190,7 +190,7 @@ def test_fields_are_mapped_pages_and_writing_to_them_leaves_the_file_unchanged(t
     with open_shard(str(path)) as shard:
         for name in shard.fields:
             rows = shard.read_field(name, 3, 17)
-            assert maps(rows, path), name
+            assert maps(rows, path) == (name == "image" or suffix == "h5"), name
             assert rows.flags.c_contiguous and rows.flags.aligned and rows.flags.writeable, name
             rows[...] = 0
             assert not rows.any()
@@ -223,7 +223,8 @@ def test_values_are_aligned_and_copied_only_if_necessary(tmp_path):
             for name, where in shard.fields.items():
                 rows = shard.read_field(name, 3, 17)
                 assert rows.flags.aligned and rows.flags.writeable
-                assert maps(rows, path) == (where.offset % rows.itemsize == 0), (shift, name)
+                # Fields other than the image are read whole, to compare their checksum.
+                assert maps(rows, path) == (name == "image" and where.offset % rows.itemsize == 0), (shift, name)
                 np.testing.assert_array_equal(rows, getattr(GALAXIES, name)[3:17])
                 seen.add((name, where.offset % rows.itemsize))
     assert seen == {("image", n) for n in range(4)} | {
@@ -326,9 +327,9 @@ def test_reading_rows_does_not_load_what_lies_before_them(large):
     with open_shard(str(large)) as shard:
         shard.drop_cached(0, 1000)
         shard.read_field("image", 500, 600)
-        now, first = cached(large), page_of(shard, 500)
-    assert now[first : page_of(shard, 600)].all()
-    assert not now[:first].any()
+        now = cached(large)
+        assert now[page_of(shard, 500) : page_of(shard, 600)].all()
+        assert not now[: page_of(shard, 448)].any()  # where the block of rows begins whose checksum is compared
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 21), (-1, 3), (5, 4)])

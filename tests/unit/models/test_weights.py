@@ -357,7 +357,7 @@ REFUSED: dict[str, tuple[Callable[[ViT_Astro], Any], str]] = {
         lambda m: [setattr(block.attn, "scale", float("inf")) for block in m.blocks],  # type: ignore[func-returns-value]
         "field attention_scale: expected `float` <= ",
     ),
-    "an eps that is a list": (change("fc_norm.eps", constant([1])), "another architecture: float() argument"),
+    "an eps that is a list": (change("fc_norm.eps", constant([1])), "another architecture: fc_norm.eps is list"),
     "two predictions": (change("concat_block.2", constant(nn.Linear(16, 2))), "it predicts more than one number"),
     "another shape": (change("head.weight", constant(nn.Parameter(torch.ones(24, 23)))), "weight is (24, 23)"),
     "a flat weight": (change("head.weight", constant(nn.Parameter(torch.ones(24)))), "projection.weight is (24,)"),
