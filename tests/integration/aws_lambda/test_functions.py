@@ -61,7 +61,8 @@ RECORD_KEYS = {
     *PUBLISHED_KEYS, *PUBLISHED_S3_KEYS, "rank", "world_size", "attempt", "state", "platform", "job", "restarts",
     "local_rank", "threads", "host", "pid", "cpu_model", "gpu_model", "cuda_visible_devices", "image_digest",
     "git_commit", "engine", "precision", "inner_batch", "precision_check", "started_at", "working_at", "updated_at",
-    "seconds", "peak_rss_mb", "peak_gpu_mb", "galaxies", "items", "repeated", "checked", "unchecked", "s3_requests", "lambda",
+    "seconds", "peak_rss_mb", "peak_gpu_mb", "galaxies", "items", "repeated", "checked", "unchecked",
+    "s3_requests", "lambda",
 }  # fmt: skip
 
 
