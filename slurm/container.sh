@@ -2,7 +2,7 @@
 # Runs the worker of a job: with this project's .venv, if there is one, or in a container.
 #
 #   slurm/container.sh COMMAND ARG...
-#   COSMICAI_IMAGE=cosmicai.sif slurm/container.sh cosmicai infer /data/survey --out /data/run
+#   COSMICAI_IMAGE=cosmicai.sif slurm/container.sh cosmicai infer /data/survey --weights W --out /data/run
 #
 # COSMICAI_IMAGE   Apptainer image, or a folder with an unpacked one; without it there is no container
 # COSMICAI_BIND    further folders to mount in the container, separated by ':'; the working directory and the folders

@@ -322,7 +322,8 @@ def test_an_unsuitable_image_is_refused_before_submission(image, jobs, survey, t
     assert site.read_text() != text
     no_image = tmp_path / "x.sif"
     no_image.write_bytes(b"no image")
-    asked = ("--slurm", str(survey / "survey"), "--out", str(tmp_path / "run"), "--site", str(site))
+    weights = ("--weights", str(survey / "w.safetensors"))
+    asked = ("--slurm", str(survey / "survey"), *weights, "--out", str(tmp_path / "run"), "--site", str(site))
     for image_file, why in (
         (image.sif, "was built without CUDA and --gpus 1 asks for GPUs; build another with "),
         (no_image, "is not an image of Apptainer; make one with containers/sif.sh"),
