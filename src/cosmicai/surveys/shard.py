@@ -19,35 +19,29 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, describe_os_errors
+from ..errors import InputError
 from ..models.torch_archive import TensorRef
-from ..storage import atomic_write
 from ..storage.ranges import LARGEST_PAGE, RangeReader, as_file, open_ranges
 from ..storage.s3 import is_s3
 from . import published_partition
 from .bands import BANDS as BANDS
 from .checksums import (
     DATASET,
-    ChecksumWriter,
     RowChecksums,
     content_digest,
-    create_checksums,
     has_checksums,
     read_checksums,
-    write_checksums,
 )
 from .hdf5 import explain_hdf5_error, require_own_data, require_plain
 from .hdf5_absence import find_absence
-from .identity import INT64, ObjIds, convert_objids, is_text, join_objids, no_objids, objids
+from .identity import ObjIds, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
 
 IMAGE_SHAPE = (5, 32, 32)
@@ -325,67 +319,3 @@ def _check_fields(uri: str, size: int, fields: dict[str, TensorRef]) -> None:
             raise InputError(f"{uri}: {name} is {'negated' if found.negated else 'not contiguous'}; {convert}")
         if found.offset + found.span > size:
             raise InputError(f"{uri} is truncated: {name} ends past the end of the file; copy it again")
-
-
-def write_shard(
-    path: Path,
-    batches: Iterable[Galaxies],
-    galaxies: int,
-    fields: Iterable[str],
-    objid_dtype: np.dtype[Any] = INT64,
-) -> str:
-    """Write a shard of exactly `galaxies` galaxies from batches, holding one batch in memory; whole or not at all.
-
-    Return its digest. `fields` names the datasets to write, `objid_dtype` is int64 or `S<n>`. Raises StorageError if
-    there is no space or no permission, ValueError if the batches hold another number of galaxies, or ids that do not
-    fit.
-    """
-    import h5py
-
-    row, fields = 0, tuple(fields)
-    checksums = ChecksumWriter(galaxies, fields)
-    with atomic_write(str(path)) as temporary:
-        with _describe_hdf5_errors(path):
-            # Since HDF5 1.8 headers have checksums of their own. No other process knows of the file: it needs no lock.
-            file = h5py.File(temporary, "w", locking=False, libver=("v108", "v108"))
-        try:
-            with _describe_hdf5_errors(path):
-                file.attrs["format"], file.attrs["bands"] = FORMAT, BANDS
-                create_checksums(file, galaxies, fields)
-                dtypes = {name: dtype for name, (_, (dtype, *_), _) in FIELDS.items()}
-                if is_text(objid_dtype):
-                    dtypes["objid"] = h5py.string_dtype("utf-8", objid_dtype.itemsize)
-                datasets = {
-                    name: file.create_dataset(name, (galaxies, *FIELDS[name][0]), dtypes[name]) for name in fields
-                }
-            for batch in batches:  # outside the handler below: an error of the source is not one of writing
-                if row + len(batch) <= galaxies:
-                    columns = {name: getattr(batch, name) for name in datasets}
-                    if "objid" in columns:
-                        columns["objid"] = convert_objids(batch.objid, objid_dtype)
-                    # Copied, since an array of text else keeps a dtype that h5py does not know as text.
-                    for name, values in columns.items():
-                        columns[name] = values.astype(dtypes[name], copy=is_text(values.dtype))
-                    checksums.add(list(columns.values()))
-                    with _describe_hdf5_errors(path):
-                        for name, dataset in datasets.items():
-                            dataset[row : row + len(batch)] = columns[name]
-                row += len(batch)
-            with _describe_hdf5_errors(path):
-                digest = write_checksums(file, fields, checksums.table)
-        finally:
-            with _describe_hdf5_errors(path):
-                file.close()
-        if row != galaxies:
-            raise ValueError(f"{path}: {row} galaxies were given, {galaxies} announced")
-    return digest
-
-
-@contextmanager
-def _describe_hdf5_errors(path: Path) -> Iterator[None]:
-    """Do as `describe_os_errors` for writing with HDF5, which may raise RuntimeError for the system's errors."""
-    with describe_os_errors(str(path), "write"):
-        try:
-            yield
-        except RuntimeError as error:
-            raise OSError(str(error)) from error

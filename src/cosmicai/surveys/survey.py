@@ -28,7 +28,8 @@ from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3, reader_threads
 from .copies import find_copies
 from .identity import INT64, Duplicates, ObjIds, convert_objids, count_duplicates, is_text, widest
-from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard, write_shard
+from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard
+from .shard_writing import write_shard
 
 FORMAT = "cosmicai-survey/1"
 # Size of one galaxy in the published split: cutout and five magnitudes as float32, the redshift as float64.

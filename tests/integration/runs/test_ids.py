@@ -22,7 +22,7 @@ from cosmicai.runs.precision import sample_galaxies
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.identity import INT64, ObjIds
-from cosmicai.surveys.shard import write_shard
+from cosmicai.surveys.shard_writing import write_shard
 from cosmicai.surveys.survey import open_survey, write_survey
 from cosmicai.training.recipe import TrainingOptions
 from cosmicai.training.sample import read_training_batches, scan_survey

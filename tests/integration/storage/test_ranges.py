@@ -21,7 +21,8 @@ from cosmicai.errors import InputError, StorageError
 from cosmicai.models.weights import load_weights
 from cosmicai.storage import ranges
 from cosmicai.storage.ranges import LARGEST_PAGE, open_ranges
-from cosmicai.surveys.shard import Galaxies, Shard, open_shard, write_shard
+from cosmicai.surveys.shard import Galaxies, Shard, open_shard
+from cosmicai.surveys.shard_writing import write_shard
 from support.helpers import FIELDS, random_galaxies
 from support.s3 import bucket_fixture  # noqa: F401
 

@@ -13,7 +13,8 @@ from torch.utils.data import TensorDataset
 
 from cosmicai.errors import InputError
 from cosmicai.ranks.environment import Rank
-from cosmicai.surveys.shard import Galaxies, open_shard, write_shard
+from cosmicai.surveys.shard import Galaxies, open_shard
+from cosmicai.surveys.shard_writing import write_shard
 from cosmicai.surveys.survey import open_survey
 from support.helpers import FIELDS, make_run, make_survey, random_galaxies, run_worker, tiny_weights
 

@@ -24,7 +24,8 @@ from cosmicai.storage.ranges import open_ranges
 from cosmicai.storage.s3 import RequestStatistics
 from cosmicai.surveys import published_partition
 from cosmicai.surveys.quality import Flag, flag_inputs
-from cosmicai.surveys.shard import Galaxies, Shard, open_shard, write_shard
+from cosmicai.surveys.shard import Galaxies, Shard, open_shard
+from cosmicai.surveys.shard_writing import write_shard
 from support.helpers import FIELDS, random_galaxies
 from support.s3 import bucket_fixture  # noqa: F401
 

@@ -21,7 +21,8 @@ from cosmicai import storage
 from cosmicai.errors import InputError, StorageError
 from cosmicai.storage.s3 import MAX_REQUESTS, RequestStatistics
 from cosmicai.surveys import survey as surveys
-from cosmicai.surveys.shard import Galaxies, open_shard, write_shard
+from cosmicai.surveys.shard import Galaxies, open_shard
+from cosmicai.surveys.shard_writing import write_shard
 from cosmicai.surveys.survey import (
     ShardEntry,
     Survey,
