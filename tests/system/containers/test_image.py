@@ -163,7 +163,7 @@ tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '
 python -c 'import socket; socket.create_connection(("192.0.2.1", 80), 1)' 2>&1 | tail -n 1
 cosmicai demo --out /own/demo --galaxies 300
 cosmicai catalogue /own/demo/run --to fits >/dev/null
-cosmicai infer /own/demo/survey --out /own/int8 --precision int8 --accept-precision-loss >/dev/null
+cosmicai infer /own/demo/survey --weights demo --out /own/int8 --precision int8 --accept-precision-loss >/dev/null
 find /tmp /dev/shm -type f
 """
 

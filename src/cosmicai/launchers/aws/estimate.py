@@ -22,6 +22,7 @@ from ...runs.prices import FREE_EPHEMERAL_MB
 from ...runs.provenance import cpu_model
 from ...runs.schedule import split_work
 from ...runs.store import RunFolder
+from ...surveys.check_sample import select_rows
 from ...surveys.survey import PUBLISHED_BYTES_PER_GALAXY, ShardEntry, Survey, galaxies_per_partition
 from ...worker.prefetch import rows_per_fetch
 from ..base import CloudRequest, LaunchRequest
@@ -133,9 +134,11 @@ def estimate_run(
         heapq.heapreplace(ends, ends[0] + seconds)
         requests = count_rank_requests(math.ceil(shard.galaxies / piece), items[number])
         ranks.append(_note("infer", number, stack.memory_mb, stack.ephemeral_mb, stack, region, seconds, requests))
+    sampled = list(select_rows(shards))
+    opened = len({shard.name for shard, _ in sampled})
     planners = [
         _note(name, name, PLANNER_MB, FREE_EPHEMERAL_MB, stack, region, speed.start_seconds, requests)
-        for name, requests in count_planner_requests(len(shards), sum(items)).items()
+        for name, requests in count_planner_requests(len(shards), sum(items), opened, len(sampled)).items()
     ]
     cost = cost_of_run(ranks, planners, ())
     assert cost
@@ -150,10 +153,14 @@ def count_rank_requests(pieces: int, items: int) -> dict[str, int]:
     return {"ListObjectsV2": 1, "HeadObject": 1, "GetObject": 5 + pieces, "PutObject": 3 + 2 * items}
 
 
-def count_planner_requests(ranks: int, items: int) -> dict[str, dict[str, int]]:
-    """Return the requests to S3 of the functions that plan and summarize; the latter reads all records and items."""
+def count_planner_requests(ranks: int, items: int, opened: int = 0, ranges: int = 0) -> dict[str, dict[str, int]]:
+    """Return the requests to S3 of the functions that plan and summarize; the latter reads all records and items.
+
+    The check of the survey opens `opened` shards for their headers, magnitudes and redshifts, and reads `ranges` ranges
+    of cutouts.
+    """
     return {
-        "initialize": {"ListObjectsV2": 4, "HeadObject": 1, "GetObject": 3, "PutObject": 4},
+        "initialize": {"ListObjectsV2": 4, "HeadObject": 1, "GetObject": 3 + 3 * opened + ranges, "PutObject": 4},
         "summarize": {"ListObjectsV2": 6, "HeadObject": 1, "GetObject": 4 + ranks + items, "PutObject": 6 + ranks},
     }
 
