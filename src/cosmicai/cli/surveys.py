@@ -41,7 +41,7 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.option(
     "--mask",
     metavar="NAME[=zero|=nonzero]",
-    help="Array beside the image whose bad pixels become NaN, and which values are bad.",
+    help="Array of the shape of the image whose bad pixels become NaN, and which values are bad.",
 )
 @click.option(
     "--magnitude-bands",
