@@ -58,7 +58,8 @@ def ingest(
     """Ingest .npz, .npy, HDF5, FITS or .pt files into a survey; larger cutouts are cropped to their central 32x32."""
     from ..surveys.check import inspect_survey
     from ..surveys.ingest.gate import ingest_files
-    from ..surveys.ingest.source import ALIASES, IngestOptions
+    from ..surveys.ingest.names import ALIASES
+    from ..surveys.ingest.source import IngestOptions
     from ..surveys.survey import galaxies_per_partition
 
     names = dict(field.partition("=")[::2] for field in fields)

@@ -34,8 +34,8 @@ COLUMNS: dict[str, Any] = {
 }
 assert ROWS > MAX_BATCH
 NAME_MAGNITUDES = (
-    "name the field with --field magnitude=NAME, an array (N, 5) in the order u g r i z, or in FITS five columns as "
-    "U,G,R,I,Z"
+    "name the field with --magnitudes NAME, an array (N, 5) in the order u g r i z; or five columns, as U,G,R,I,Z or "
+    "as NAME_{band}"
 )
 
 
@@ -298,7 +298,7 @@ def test_the_named_field_wins_and_must_be_there(tmp_path):
     source = write_npz(tmp_path, **COLUMNS, photo_z=GALAXIES.redshift + 1)
     assert refusal(tmp_path, source, redshift="nowhere") == (
         "SOURCE has no nowhere, it holds image, magnitude, redshift, objid, photo_z; "
-        "name the field with --field redshift=NAME"
+        "name the field with --redshift NAME"
     )
     np.testing.assert_array_equal(ingest_and_read(tmp_path, source, redshift="photo_z").redshift, GALAXIES.redshift + 1)
 
@@ -620,7 +620,7 @@ def test_the_command_line_reports_a_problem_in_one_sentence_and_writes_nothing(t
         "expected (N, 5, H, W) or (N, H, W, 5), bands u g r i z\n"
     )
     assert fails(tmp_path, "ingest", str(source), *out, "--field", "colour=red") == (
-        "cosmicai: --field expects FIELD=NAME with FIELD one of image, magnitude, redshift, objid\n"
+        "cosmicai: --field expects FIELD=NAME with FIELD one of image, magnitude, redshift, objid, ra, dec\n"
     )
     none = tmp_path / "none"
     assert fails(tmp_path, "split", str(none), *out) == (

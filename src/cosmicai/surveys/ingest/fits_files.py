@@ -20,24 +20,20 @@ from ..bands import BANDS
 from .fits_checksum import verify_checksums
 from .fits_headers import stated_bands, stated_flux_unit, stated_pixel_scale
 from .fits_tables import read_columns
+from .names import ALIASES, Found, find_fields, require_fields
 from .source import (
-    ALIASES,
     READ_ERRORS,
     IngestOptions,
     Source,
     SourceArray,
-    ambiguous,
     check_dtype,
-    find_fields,
     from_sliceable,
     is_auxiliary,
     is_mask,
-    require_fields,
 )
 
 _IMAGE_NAMES = ("image", "images", "sci", "science", "img", "cutout", "cutouts", "cube", "flux")
 _DTYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}  # by BITPIX
-_BAND_COLUMNS = tuple(tuple(f"{prefix}{band.upper()}" for band in BANDS) for prefix in ("MAG_", "MAG", ""))
 
 
 @contextmanager
@@ -77,7 +73,7 @@ def _find_in_fits(source: str, file: Any, options: IngestOptions) -> Source:
     else:
         columns = {} if table is None else {name.upper(): name for name in table.columns.names}
         available = ["image", *columns]
-    found = _find_columns(source, columns, available, options)
+    found = _find_columns(source, available, options)
     wanted = {field: [columns[part] for part in parts] for field, parts in found.items()}
     if table is None:
         values = {name: np.array([_card(image.header, name)]) for parts in wanted.values() for name in parts}
@@ -94,7 +90,7 @@ def _find_in_fits(source: str, file: Any, options: IngestOptions) -> Source:
     return Source(
         fields,
         bands=stated_bands(source, headers),
-        magnitude_bands=tuple(BANDS) if len(found["magnitude"]) > 1 else (),
+        magnitude_bands=tuple(BANDS) if len(found.get("magnitude", ())) > 1 else (),
         flux_unit=stated_flux_unit(headers),
         magnitude_unit=next((text for text in sorted(units, reverse=True) if text), ""),
         pixel_scale=stated_pixel_scale(source, headers),
@@ -103,23 +99,11 @@ def _find_in_fits(source: str, file: Any, options: IngestOptions) -> Source:
     )
 
 
-def _find_columns(source: str, columns: Any, available: list[str], options: IngestOptions) -> dict[str, list[str]]:
+def _find_columns(source: str, available: list[str], options: IngestOptions) -> Found:
     """Return the columns or cards of each field but the image: one, or one per band of the magnitudes."""
     names = {field: name for field, name in options.names.items() if field != "image"}
-    given = [part.strip().upper() for part in names.get("magnitude", "").split(",")]
-    if len(given) == len(BANDS) and all(part in columns for part in given):
-        sets, searched = [given], [field for field in ALIASES if field != "magnitude"]
-    else:
-        complete = [list(each) for each in _BAND_COLUMNS if all(name in columns for name in each)]
-        sets, searched = [] if "magnitude" in names else complete, list(ALIASES)
-    fields = find_fields(source, available, names, searched)
-    candidates = [",".join(each) for each in sets] + [name for field, name in fields.items() if field == "magnitude"]
-    if len(candidates) > 1:
-        raise ambiguous(source, "magnitude", candidates)
-    found = {field: [name] for field, name in fields.items() if field != "image"}
-    if sets:
-        found["magnitude"] = sets[0]
-    require_fields(source, ["image", *found], available)
+    found = find_fields(source, available, names, [field for field in options.wanted if field != "image"])
+    require_fields(source, ["image", *found], available, options.required)
     return found
 
 
@@ -145,7 +129,7 @@ def _masks(file: Any, image: Any, single: bool) -> dict[str, SourceArray]:
     }
 
 
-def _unused(source: str, file: Any, table: Any, found: dict[str, list[str]]) -> tuple[str, ...]:
+def _unused(source: str, file: Any, table: Any, found: Found) -> tuple[str, ...]:
     """Return a sentence about redshifts and ids in other tables than the one of the magnitudes."""
     unused = [
         f"{name} of {_list_hdus(file, [hdu])}"
@@ -210,13 +194,11 @@ def _select_table(source: str, file: Any, galaxies: int, options: IngestOptions)
 
 def _has_magnitudes(source: str, table: Any, options: IngestOptions) -> bool:
     names = [name.upper() for name in table.columns.names]
-    if (given := options.names.get("magnitude")) is not None:
-        return all(part.strip().upper() in names for part in given.split(","))
+    given = {field: name for field, name in options.names.items() if field == "magnitude"}
     try:
-        has_bands = any(all(name in names for name in each) for each in _BAND_COLUMNS)
-        return has_bands or "magnitude" in find_fields(source, names, {}, ["magnitude"])
-    except InputError:  # several candidates: said when the table is read
-        return True
+        return "magnitude" in find_fields(source, names, given, ["magnitude"])
+    except InputError:  # several candidates, said when the table is read; or the names that are given are elsewhere
+        return not given
 
 
 def _is_called(file: Any, hdu: Any, name: str) -> bool:

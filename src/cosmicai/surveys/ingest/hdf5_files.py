@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..bands import BAND_NAMES
+from ..bands import BAND_NAMES, BANDS
 from ..hdf5 import (
     explain_hdf5_error,
     find_unknown_filter,
@@ -26,14 +26,15 @@ from ..hdf5 import (
 from ..hdf5_absence import RawRows, files_of, find_absence, find_external
 from ..shard import HDF5_ERRORS
 from .hdf5_members import Member, list_members, select_members
+from .names import ALIASES
 from .source import (
-    ALIASES,
     IngestOptions,
     Source,
     SourceArray,
     check_dtype,
     from_sliceable,
     is_mask,
+    stack_columns,
 )
 
 _CHUNK_CACHE = 64 * 2**20  # bytes per dataset: a chunk of many rows is decompressed once
@@ -51,7 +52,7 @@ def open_hdf5(source: str, options: IngestOptions) -> Iterator[Source]:
         try:
             file = stack.enter_context(_open_file(source))
             members, dangling = list_members(file)
-            found = select_members(source, members, dangling, options.names)
+            found = select_members(source, members, dangling, options)
             opened = _describe(source, file, members, found, options)
         except HDF5_ERRORS as error:
             raise InputError(explain_hdf5_error(source, error)) from None
@@ -68,13 +69,14 @@ def _open_file(source: str) -> Any:
 
 
 def _describe(
-    source: str, file: Any, members: list[Member], found: dict[str, Member], options: IngestOptions
+    source: str, file: Any, members: list[Member], found: dict[str, list[Member]], options: IngestOptions
 ) -> Source:
-    for field, member in found.items():
-        _check(f"{source}: {field} ({member.full_name})", member, options)
-    image = found["image"]
+    for field, columns in found.items():
+        for member in columns:
+            _check(f"{source}: {field} ({member.full_name})", member, options)
+    image, used = found["image"][0], [member for columns in found.values() for member in columns]
     shape = _Column(image).shape
-    beside = [member for member in members if member.group == image.group and member not in found.values()]
+    beside = [member for member in members if member.group == image.group and member not in used]
     masks = {
         member.full_name: _Column(member)
         for member in beside
@@ -96,17 +98,30 @@ def _describe(
             "--field"
         )
     return Source(
-        {field: _array(source, field, member) for field, member in found.items()},
+        {
+            field: stack_columns([_array(source, field, member) for member in columns])
+            for field, columns in found.items()
+        },
         bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
-        magnitude_bands=stated_bands(f"{source}: magnitude", [found["magnitude"].dataset.attrs], {})
-        if found["magnitude"].dataset != image.dataset
-        else (),
+        magnitude_bands=_magnitude_bands(source, found.get("magnitude", []), image),
         flux_unit=stated_flux_unit(scopes),
-        magnitude_unit=stated_magnitude_unit(found["magnitude"].dataset.attrs),
+        magnitude_unit=next(filter(None, map(_magnitude_unit, found.get("magnitude", []))), ""),
         pixel_scale=stated_pixel_scale(scopes),
         masks={name: from_sliceable(column) for name, column in masks.items()},
         notices=tuple(notices),
     )
+
+
+def _magnitude_bands(source: str, columns: list[Member], image: Member) -> tuple[str, ...]:
+    """Return the bands of the magnitudes where the file states them, or the names of five columns do."""
+    if len(columns) > 1:
+        return tuple(BANDS)
+    own = [member.dataset.attrs for member in columns if member.dataset != image.dataset]
+    return stated_bands(f"{source}: magnitude", own, {}) if own else ()
+
+
+def _magnitude_unit(member: Member) -> str:
+    return stated_magnitude_unit(member.dataset.attrs)
 
 
 def _check(where: str, member: Member, options: IngestOptions) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import h5py
 
 from ...errors import InputError
-from .source import ALIASES, ambiguous, find_fields, is_auxiliary, missing_field, require_fields
+from .names import ALIASES, ambiguous, band_sets, find_fields, last_part, match_field, require_fields
+from .source import IngestOptions, is_auxiliary
 
 
 @dataclass(frozen=True)
@@ -86,39 +87,31 @@ def _place(group: Any) -> tuple[int, int]:
 
 
 def select_members(
-    source: str, members: list[Member], dangling: Mapping[str, str], names: Mapping[str, str]
-) -> dict[str, Member]:
-    """Return the dataset of each field: named by the user, else from the one group that has image and magnitudes.
+    source: str, members: list[Member], dangling: Mapping[str, str], options: IngestOptions
+) -> dict[str, list[Member]]:
+    """Return the datasets of each field: named by the user, else from the one group that has image and magnitudes.
 
     Raises InputError naming the candidates if there are several such groups, or if a field is missing.
     """
     by_name = {member.full_name: member for member in members if member.dataset.shape}
-    found = {field: _find_named(source, field, name, by_name, dangling) for field, name in names.items()}
-    groups: dict[str, dict[str, Member]] = {}
-    for member in by_name.values():
-        groups.setdefault(member.group, {})[member.name] = member
-    home = groups.get(_find_home(groups, found, source) or "", {})
-    rest = [field for field in ALIASES if field not in found]
-    taken = [member.full_name for member in found.values()]
-    available = [name for name, member in home.items() if member.full_name not in taken]
-    found |= {field: home[name] for field, name in find_fields(source, available, {}, rest).items()}
-    for field in ("image", "magnitude"):
+    found: dict[str, tuple[str, ...]] = {}
+    for field, name in options.names.items():
+        if field in options.wanted:
+            _refuse_dangling(source, field, (name.strip("/").lower(),), dangling)
+            found[field] = match_field(source, by_name, field, name)
+    groups: dict[str, list[str]] = {}
+    for name, member in by_name.items():
+        groups.setdefault(member.group, []).append(name)
+    given = {field: by_name[names[0]] for field, names in found.items()}
+    home = groups.get(_find_home(groups, given, source, options) or "", [])
+    taken = {name for names in found.values() for name in names}
+    rest = [field for field in options.wanted if field not in found]
+    found |= find_fields(source, [name for name in home if name not in taken], {}, rest)
+    for field in options.required:
         if field not in found:
             _refuse_dangling(source, field, ALIASES[field][0], dangling)
-    require_fields(source, found, by_name)
-    return found
-
-
-def _find_named(
-    source: str, field: str, name: str, by_name: Mapping[str, Member], dangling: Mapping[str, str]
-) -> Member:
-    wanted = name.strip("/")
-    matches = [member for full_name, member in by_name.items() if full_name.lower() == wanted.lower()]
-    exact = [member for member in matches if member.full_name == wanted]
-    if not matches:
-        _refuse_dangling(source, field, (wanted.lower(),), dangling)
-        raise missing_field(source, name, list(by_name), field)
-    return (exact or matches)[0]
+    require_fields(source, found, by_name, options.required)
+    return {field: [by_name[name] for name in names] for field, names in found.items()}
 
 
 def _refuse_dangling(source: str, field: str, names: tuple[str, ...], dangling: Mapping[str, str]) -> None:
@@ -127,23 +120,25 @@ def _refuse_dangling(source: str, field: str, names: tuple[str, ...], dangling: 
             raise InputError(f"{source}: {field} ({path}) is a link to {target}, which does not exist; restore it")
 
 
-def _find_home(groups: Mapping[str, Mapping[str, Member]], given: Mapping[str, Member], source: str) -> str | None:
+def _find_home(
+    groups: Mapping[str, list[str]], given: Mapping[str, Member], source: str, options: IngestOptions
+) -> str | None:
     """Return the group whose datasets belong together: the given image's, else the only one with all that is needed."""
     if "image" in given:
         return given["image"].group
-    needed = [field for field in ("image", "magnitude") if field not in given]
 
-    def candidates(group: str, field: str) -> list[Member]:
+    def candidates(group: str, field: str) -> list[str]:
         strong, weak = ALIASES[field]
-        return [
-            member
-            for member in groups[group].values()
-            if member.name.lower() in (*strong, *weak) and not is_auxiliary(member.name)
+        fitting = [
+            name
+            for name in groups[group]
+            if last_part(name).lower() in (*strong, *weak) and not is_auxiliary(last_part(name))
         ]
+        return fitting or (list(band_sets(groups[group])) if field == "magnitude" else [])
 
+    needed = [field for field in options.required if field not in given]
     complete = [group for group in groups if all(candidates(group, field) for field in needed)]
     homes = complete or [group for group in groups if candidates(group, "image")]
     if len(homes) > 1:
-        images = [member.full_name for group in homes for member in candidates(group, "image")]
-        raise ambiguous(source, "image", images)
+        raise ambiguous(source, "image", [name for group in homes for name in candidates(group, "image")])
     return homes[0] if homes else None

@@ -16,8 +16,8 @@ from ...errors import InputError
 from ..bands import BAND_NAMES, band_letter, parse_bands
 from ..hdf5 import PIXEL_SCALE_NAMES, plain_value, to_number
 from ..units import ZERO_POINT_NAMES, FluxUnit
+from .names import Found, find_fields, require_fields
 from .source import (
-    ALIASES,
     MASK_WORDS,
     NUMPY_ERRORS,
     READ_ERRORS,
@@ -25,10 +25,9 @@ from .source import (
     Source,
     SourceArray,
     check_dtype,
-    find_fields,
     from_sliceable,
     is_mask,
-    require_fields,
+    stack_columns,
 )
 
 _FLUX_UNIT_NAMES = ("bunit", "flux_unit", "flux_units", "image_unit", "image_units", "unit", "units")
@@ -45,19 +44,22 @@ def open_npz(source: str, options: IngestOptions) -> Iterator[Source]:
         raise InputError(f"{source} is not a whole .npz file; copy it again") from None
     with archive:
         available = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        found = find_fields(source, available, options.names)
-        require_fields(source, found, available)
-        fields = {field: _npz_array(source, archive, name) for field, name in found.items()}
-        for field, array in fields.items():
-            check_dtype(source, field, array.dtype)
+        found = find_fields(source, available, options.names, options.wanted)
+        require_fields(source, found, available, options.required)
+        fields = {}
+        for field, names in found.items():
+            arrays = [_npz_array(source, archive, name) for name in names]
+            for array in arrays:
+                check_dtype(source, field, array.dtype)
+            fields[field] = stack_columns(arrays)
         beside = {name: _npz_array(source, archive, name) for name in available if _is_told(name, found)}
         yield _describe(source, fields, beside)
 
 
-def _is_told(name: str, found: dict[str, str]) -> bool:
+def _is_told(name: str, found: Found) -> bool:
     """Return whether an array that is no field of ours tells something about them by its name."""
     names = (*BAND_NAMES, *_FLUX_UNIT_NAMES, *ZERO_POINT_NAMES, *PIXEL_SCALE_NAMES)
-    return name not in found.values() and (name.lower() in names or is_mask(name))
+    return all(name not in used for used in found.values()) and (name.lower() in names or is_mask(name))
 
 
 def _describe(source: str, fields: dict[str, SourceArray], beside: dict[str, SourceArray]) -> Source:
@@ -138,32 +140,34 @@ def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
     """
     path, array = Path(source), _NpyRows(Path(source))
     if array.dtype.names:
-        found = find_fields(source, array.dtype.names, options.names)
-        require_fields(source, found, array.dtype.names)
+        found = find_fields(source, array.dtype.names, options.names, options.wanted)
+        require_fields(source, found, array.dtype.names, options.required)
         beside = {name: _NpyRows(path, name) for name in array.dtype.names if _is_told(name, found)}
-        yield _numbers(source, {field: _NpyRows(path, name) for field, name in found.items()}, beside)
+        columns = {field: [_NpyRows(path, name) for name in names] for field, names in found.items()}
+        yield _numbers(source, columns, beside)
         return
     if "image" not in path.name:
         raise InputError(
             f"{source} is a single array; expected a structured one, or a name with `image` in it and the other "
             "fields in files of the same folder"
         )
-    siblings = {field: path.with_name(path.name.replace("image", field)) for field in ALIASES}
-    if not siblings["magnitude"].is_file():
+    siblings = {field: path.with_name(path.name.replace("image", field)) for field in options.wanted}
+    if "magnitude" in siblings and not siblings["magnitude"].is_file():
         raise InputError(f"{source} has no magnitudes; expected them in {siblings['magnitude']}")
     names = (*BAND_NAMES, *_FLUX_UNIT_NAMES, *ZERO_POINT_NAMES, *PIXEL_SCALE_NAMES, *MASK_WORDS)
     told = {name: path.with_name(path.name.replace("image", name)) for name in names if "image" not in name}
     yield _numbers(
         source,
-        {field: _NpyRows(file) for field, file in siblings.items() if file.is_file()},
+        {field: [_NpyRows(file)] for field, file in siblings.items() if file.is_file()},
         {name: _NpyRows(file) for name, file in told.items() if file.is_file()},
     )
 
 
-def _numbers(source: str, rows: dict[str, _NpyRows], beside: dict[str, _NpyRows]) -> Source:
-    for field, array in rows.items():
-        check_dtype(source, field, array.dtype)
-    fields = {field: from_sliceable(array) for field, array in rows.items()}
+def _numbers(source: str, rows: dict[str, list[_NpyRows]], beside: dict[str, _NpyRows]) -> Source:
+    for field, arrays in rows.items():
+        for array in arrays:
+            check_dtype(source, field, array.dtype)
+    fields = {field: stack_columns([from_sliceable(array) for array in arrays]) for field, arrays in rows.items()}
     return _describe(source, fields, {name: from_sliceable(array) for name, array in beside.items()})
 
 

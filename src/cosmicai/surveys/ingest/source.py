@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,19 +15,11 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..shard import HDF5_ERRORS
 from ..units import NO_UNIT, FluxUnit
+from .names import ALIASES, REQUIRED
 
 # What numpy, and what any of the libraries raises at damaged files.
 NUMPY_ERRORS = (ValueError, OverflowError, EOFError, SyntaxError, tokenize.TokenError)
 READ_ERRORS = (*HDF5_ERRORS, *NUMPY_ERRORS, zipfile.BadZipFile, zlib.error)
-# Names of the fields in other surveys; letter case does not matter. A name of the second group counts only where there
-# is none of the first: `z` and `id` may mean anything.
-ALIASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "image": (("image", "images", "img", "cutout", "cutouts", "cube"), ("image_array", "flux")),
-    "magnitude": (("magnitude", "magnitudes", "mag", "mags"), ()),
-    "redshift": (("redshift", "redshifts", "redshift_spec", "z_spec", "zspec", "specz"), ("z",)),
-    "objid": (("objid", "object_id"), ("id",)),
-}
-REQUIRED = ("image", "magnitude")
 # Arrays that lie beside an image and have its shape, but are not one.
 _AUXILIARY = (
     "wht", "weight", "weights", "ivar", "invvar", "var", "variance", "err", "error", "sigma", "rms", "unc", "uncert",
@@ -50,8 +42,10 @@ class SourceArray:
 class Source:
     """A source: its fields by our names, and what it states about them.
 
-    `bands` are those of the image as the file names them, in its order, and `magnitude_bands` those of the magnitudes
-    where they are known by name; both are empty where nothing is stated. `pixel_scale` is in arcsec. `masks` are arrays
+    `fields` are image, magnitude and, where they are known, redshift, objid, ra and dec in degrees. `columns` are those
+    that the user asked to keep, by their names, and `column_units` their units where the source states them. `bands`
+    are those of the image as the file names them, in its order, and `magnitude_bands` those of the magnitudes where
+    they are known by name; both are empty where nothing is stated. `pixel_scale` is in arcsec. `masks` are arrays
     beside the image that say which of its pixels are sound, by their names in the source, and `notices` are sentences
     that the user should read.
     """
@@ -63,6 +57,8 @@ class Source:
     magnitude_unit: str = ""
     pixel_scale: float | None = None
     masks: dict[str, SourceArray] = field(default_factory=dict)
+    columns: dict[str, SourceArray] = field(default_factory=dict)
+    column_units: dict[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
 
@@ -73,6 +69,8 @@ class IngestOptions:
     `names` gives a source's own name of a field, where that is not one of `ALIASES`; `hdus` selects HDUs of FITS files
     by name or number. `mask` names the array whose bad pixels become NaN, with `=zero` or `=nonzero` behind it where it
     is to be said which values are bad. `magnitude_bands` is the order of the magnitudes where the file does not tell.
+    `keep` names the columns that are carried into the survey, or is `("all",)`. With `image_only` everything but the
+    image comes from a catalogue, and nothing else is looked for in the sources.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +80,18 @@ class IngestOptions:
     accept_pixel_scale: bool = False
     resample: bool = False
     allow_external: bool = False
+    keep: tuple[str, ...] = ()
+    image_only: bool = False
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The fields to look for in a source."""
+        return ("image",) if self.image_only else tuple(ALIASES)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The fields that a source must have."""
+        return ("image",) if self.image_only else REQUIRED
 
 
 def from_sliceable(array: Any) -> SourceArray:
@@ -96,66 +106,16 @@ def from_sliceable(array: Any) -> SourceArray:
     return SourceArray(tuple(array.shape), np.dtype(array.dtype), read_next)
 
 
-def find_fields(
-    source: str, available: Iterable[str], names: Mapping[str, str], fields: Iterable[str] = tuple(ALIASES)
-) -> dict[str, str]:
-    """Return the source's name of each of these `fields` of ours, by the given `names` or else by `ALIASES`.
+def stack_columns(columns: Sequence[SourceArray]) -> SourceArray:
+    """Return the array (N, k) of k columns (N,): one itself, several in floating point with NaN for what is masked."""
+    if len(columns) == 1:
+        return columns[0]
 
-    Raises InputError if a field in `names` is not among the `available` ones, or if several names fit one field. An
-    image or magnitude that is not found is left to `require_fields`.
-    """
-    available = list(available)
-    found = {}
-    for field_ in fields:
-        aliases, weak = ALIASES[field_]
-        if field_ in names:
-            exact = [name for name in available if name == names[field_]]
-            fitting = exact or [name for name in available if name.lower() == names[field_].lower()]
-            if not fitting:
-                raise missing_field(source, names[field_], available, field_)
-        else:
-            fitting = [name for name in available if name.lower() in aliases]
-            if not fitting and not (field_ == "redshift" and has_band_columns(available)):
-                fitting = [name for name in available if name.lower() in weak]
-        if len(fitting) > 1:
-            raise ambiguous(source, field_, fitting)
-        if fitting:
-            found[field_] = fitting[0]
-    return found
+    def read_next(count: int) -> NDArray[Any]:
+        parts = [column.read_next(count) for column in columns]
+        return np.stack([np.ma.filled(part.astype(np.float64), np.nan) for part in parts], axis=-1)
 
-
-def require_fields(source: str, found: Iterable[str], available: Iterable[str]) -> None:
-    """Raise InputError unless image and magnitude are among the fields that were found."""
-    found = set(found)
-    for name in REQUIRED:
-        if name not in found:
-            raise missing_field(source, name, list(available), name)
-
-
-def missing_field(source: str, name: str, available: list[str], field_: str) -> InputError:
-    """Return the error for a field that is not among the names that a source has."""
-    shape = (
-        ", an array (N, 5) in the order u g r i z, or in FITS five columns as U,G,R,I,Z"
-        if field_ == "magnitude"
-        else ""
-    )
-    return InputError(
-        f"{source} has no {name}, it holds {', '.join(available) or 'nothing'}; "
-        f"name the field with --field {field_}=NAME{shape}"
-    )
-
-
-def ambiguous(source: str, field_: str, candidates: Iterable[str]) -> InputError:
-    """Return the error for several arrays that could be one field."""
-    return InputError(
-        f"{source} has several candidates for {field_}: {', '.join(candidates)}; name the right one with "
-        f"--field {field_}=NAME"
-    )
-
-
-def has_band_columns(names: Iterable[str]) -> bool:
-    """Return whether these are columns named by bands, so that `z` is the band and not a redshift."""
-    return len({name.lower() for name in names} & set("ugri")) >= 2
+    return SourceArray((*columns[0].shape, len(columns)), np.dtype(np.float64), read_next)
 
 
 def is_auxiliary(name: str) -> bool:
