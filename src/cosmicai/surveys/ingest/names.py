@@ -134,9 +134,7 @@ def missing_field(source: str, name: str, available: Collection[str], field: str
     remedy = f"name the field with {OPTIONS.get(field, f'--field {field}=')}"
     if field == "magnitude":
         sets = [pattern for pattern in band_sets(available) if pattern != "{band}"]
-        remedy += (
-            " NAME, an array (N, 5) in the order u g r i z, or five columns as U,G,R,I,Z or as a pattern with {band}"
-        )
+        remedy += " NAME, an array (N, 5) in the order u g r i z; or five columns, as U,G,R,I,Z or as NAME_{band}"
         remedy += f", here {' or '.join(sets[:5])}" if sets else ""
     else:
         remedy += "NAME" if remedy.endswith("=") else " NAME"
