@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType, structs
+from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import InputError, describe_os_errors
@@ -26,6 +27,7 @@ from ..records import decode_json
 from ..storage.folder import atomic_folder
 from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3, reader_threads
+from .columns import ColumnSpec, join_specs
 from .copies import find_copies
 from .identity import INT64, Duplicates, ObjIds, convert_objids, count_duplicates, is_text, widest
 from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard
@@ -129,13 +131,18 @@ class Survey:
             )
         return opened
 
-    def read_batches(self, size: int) -> Iterator[Galaxies]:
-        """Read all galaxies in order, at most `size` at a time, never across shards."""
+    def read_batches(self, size: int, columns: Mapping[str, ColumnSpec] | None = None) -> Iterator[Galaxies]:
+        """Read all galaxies in order, at most `size` at a time, never across shards.
+
+        With `columns` also these, with missing values where a shard has none.
+        """
         for entry in self.shards:
             with self.open(entry) as shard:
                 images = shard.check_images()
                 for start in range(0, entry.galaxies, size):
                     galaxies = shard.read(start, min(start + size, entry.galaxies))
+                    for name, spec in (columns or {}).items():
+                        galaxies.columns[name] = _read_column(shard, name, spec, start, start + len(galaxies))
                     if images:
                         images.add(galaxies.image)
                     yield galaxies
@@ -267,6 +274,16 @@ def _read_objids(survey: Survey, entry: ShardEntry) -> ObjIds:
         return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, which keeps no file mapped
 
 
+def _read_column(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: int) -> NDArray[Any]:
+    """Return rows of a column of one shard as they are stored in a survey whose shards may differ."""
+    own = shard.columns.get(name)
+    if own is None:
+        return spec.missing(stop - start)
+    values = shard.read_column(name, start, stop)
+    missing = None if own.null is None or own.null == spec.null else values == own.null
+    return spec.store(values if missing is None else np.ma.MaskedArray(values, missing), f"{shard.uri}: {name}")
+
+
 def write_survey(
     out: str,
     batches: Iterable[Galaxies],
@@ -274,10 +291,12 @@ def write_survey(
     galaxies_per_shard: int,
     fields: Iterable[str],
     objid_dtype: np.dtype[Any] = INT64,
+    columns: Mapping[str, ColumnSpec] | None = None,
 ) -> Survey:
     """Write a survey folder of `galaxies` galaxies, whole or not at all, holding one batch in memory.
 
-    `fields` names the datasets of its shards, and `objid_dtype` is int64 or `S<n>` for ids of at most n bytes.
+    `fields` names the datasets of its shards, `objid_dtype` is int64 or `S<n>` for ids of at most n bytes, and
+    `columns` are those that the batches carry.
     Raises InputError if `out` is on S3 or holds files already, at the beginning or, because another process wrote them
     meanwhile, at the end; StorageError if it cannot be written.
     """
@@ -296,7 +315,7 @@ def write_survey(
         stream, written = _BatchStream(batches), []
         for number, start in enumerate(range(0, galaxies, galaxies_per_shard), start=1):
             path, count = temporary / f"{number:06d}.h5", min(galaxies_per_shard, galaxies - start)
-            digest = write_shard(path, stream.read(count), count, fields, objid_dtype)
+            digest = write_shard(path, stream.read(count), count, fields, objid_dtype, columns)
             written.append((path, count, hasher.submit(storage.sha256, str(path)), digest))
         shards = tuple(
             ShardEntry(path.name, count, path.stat().st_size, sha256.result(), digest)
@@ -309,17 +328,20 @@ def write_survey(
 def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
     """Write the galaxies of a survey as a new one with shards of this size; raises as `write_survey`.
 
-    Ids become text if those of any shard are.
+    Ids become text if those of any shard are; columns that only some shards have are missing in the others' rows.
     """
     found: set[str] = set()
-    dtypes = []
+    dtypes, specs = [], []
     for entry in survey.shards:  # the shards may come from several sources
         with survey.open(entry) as shard:
             found |= shard.fields.keys()
             dtypes.append(shard.objid_dtype)
+            specs.append((shard.uri, shard.columns))
+    columns = join_specs(specs)
     fields = [name for name in FIELDS if name in found]
     objid_dtype = widest(dtype for dtype in dtypes if dtype is not None)
-    return write_survey(out, survey.read_batches(COPY_BATCH), survey.galaxies, galaxies_per_shard, fields, objid_dtype)
+    batches = survey.read_batches(COPY_BATCH, columns)
+    return write_survey(out, batches, survey.galaxies, galaxies_per_shard, fields, objid_dtype, columns)
 
 
 class _BatchStream:
