@@ -34,6 +34,7 @@ from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard
 from .shard_writing import write_shard
 
 FORMAT = "cosmicai-survey/1"
+UNFINISHED = "survey-unfinished"  # an object that is there while a survey is copied to S3
 # Size of one galaxy in the published split: cutout and five magnitudes as float32, the redshift as float64.
 # floor(MB * 2^20 / 20508) gives its files of 511, 1278, 2556, 3834 and 5113 galaxies for 10, 25, 50, 75 and 100 MB.
 PUBLISHED_BYTES_PER_GALAXY = 5 * 32 * 32 * 4 + 5 * 4 + 8
@@ -161,6 +162,8 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     if not storage.is_folder(uri):
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
     files = {entry.name: entry for entry in storage.list_files(uri)}
+    if UNFINISHED in files:
+        raise InputError(f"{uri} was not copied entirely; remove it and ingest again")
     if "survey.json" in files:
         described = _read_description(uri, files)
         return Survey(uri, described.shards[:limit])
@@ -284,6 +287,18 @@ def _read_column(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: in
     return spec.store(values if missing is None else np.ma.MaskedArray(values, missing), f"{shard.uri}: {name}")
 
 
+def require_new_survey(out: str) -> Path:
+    """Return the path of a survey folder to write. Raises InputError if it is on S3, or holds files already."""
+    if is_s3(out):
+        raise InputError(f"{out}: surveys are written to a local folder; write one there and copy it to S3")
+    target = Path(out).absolute()
+    with describe_os_errors(str(target), "write"):
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken:
+        raise InputError(f"{target} exists and is not empty; choose another --out or remove it")
+    return target
+
+
 def write_survey(
     out: str,
     batches: Iterable[Galaxies],
@@ -300,13 +315,7 @@ def write_survey(
     Raises InputError if `out` is on S3 or holds files already, at the beginning or, because another process wrote them
     meanwhile, at the end; StorageError if it cannot be written.
     """
-    if is_s3(out):
-        raise InputError(f"{out}: surveys are written to a local folder; write one there and copy it to S3")
-    target = Path(out).absolute()
-    with describe_os_errors(str(target), "write"):
-        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    if taken:
-        raise InputError(f"{target} exists and is not empty; choose another --out or remove it")
+    target = require_new_survey(out)
     if galaxies == 0:
         raise InputError(f"nothing to write to {target}: the source holds no galaxies")
     fields = tuple(fields)
