@@ -19,14 +19,28 @@ _ALL_ONES = 2**32 - 1
 
 
 def verify_checksums(source: str, file: Any) -> None:
-    """Raise InputError naming the HDU if data of the open FITS file differ from a checksum that the file states."""
+    """Raise InputError naming the HDU if data of the open FITS file differ from a checksum that the file states.
+
+    It is raised too if a header is so damaged that the HDUs have no end.
+    """
     from astropy.io import fits
 
+    _require_progress(source, file)
     if any(isinstance(hdu, fits.CompImageHDU) for hdu in file):  # whose headers are those of the images before
         with fits.open(source, memmap=False, disable_image_compression=True) as raw:
             _verify(source, raw)
     else:
         _verify(source, file)
+
+
+def _require_progress(source: str, file: Any) -> None:
+    """Raise InputError if HDUs do not follow each other: after a damaged header astropy may begin again, for ever."""
+    last = -1
+    for hdu in file:
+        start = hdu.fileinfo()["hdrLoc"]
+        if start <= last:
+            raise InputError(f"{source} has a damaged header of an HDU at byte {last}; copy it again")
+        last = start
 
 
 def _verify(source: str, file: Any) -> None:

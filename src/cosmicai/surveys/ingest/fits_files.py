@@ -116,7 +116,9 @@ def _card(header: Any, name: str) -> Any:
 
 def _floating(values: NDArray[Any]) -> NDArray[Any]:
     """Return integers with nulls as floating point with NaN; other values as they are."""
-    return np.ma.filled(values.astype(np.float64), np.nan) if isinstance(values, np.ma.MaskedArray) else values
+    if not isinstance(values, np.ma.MaskedArray) or values.dtype.kind == "b":  # which is no number: refused later
+        return values
+    return np.ma.filled(values.astype(np.float64), np.nan)
 
 
 def _masks(file: Any, image: Any, single: bool) -> dict[str, SourceArray]:

@@ -14,7 +14,7 @@ from ...errors import InputError
 _PIECE = 16 * 2**20  # bytes
 _LARGEST_TEXT_TABLE = 64 * 2**20
 _WIDTHS = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
-_DTYPES = {"L": "?", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_DTYPES = {"L": "u1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _UNSIGNED_64 = 2**63  # TZERO of a column of uint64
 
 
@@ -77,6 +77,8 @@ def _dtype(source: str, name: str, kind: str, repeat: int) -> Any:
 
 def _physical(source: str, header: Any, number: int, raw: NDArray[Any]) -> NDArray[Any]:
     """Return the values that stored ones stand for."""
+    if re.match(r"\d*L", str(header[f"TFORM{number}"]).strip()):
+        return _logical(source, number, raw)
     scale, zero = header.get(f"TSCAL{number}", 1), header.get(f"TZERO{number}", 0)
     if raw.dtype.kind not in "iuf":
         return raw
@@ -95,6 +97,15 @@ def _physical(source: str, header: Any, number: int, raw: NDArray[Any]) -> NDArr
     if missing is None:
         return values
     return np.where(missing, np.nan, values) if values.dtype.kind == "f" else np.ma.MaskedArray(values, missing)
+
+
+def _logical(source: str, number: int, raw: NDArray[Any]) -> NDArray[Any]:
+    """Return stored letters T and F as booleans, masked where a byte of zero says that the value is not known."""
+    missing = raw == 0
+    if not (missing | (raw == ord("T")) | (raw == ord("F"))).all():
+        raise InputError(f"{source}: column {number} holds logical values other than T and F; write the table again")
+    values = raw == ord("T")
+    return np.ma.MaskedArray(values, missing) if missing.any() else values
 
 
 def _text_column(source: str, table: Any, name: str, number: int) -> NDArray[Any]:
