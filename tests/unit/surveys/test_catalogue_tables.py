@@ -176,7 +176,7 @@ def test_a_table_without_rows_has_its_columns(tmp_path, kind):
         (["9007199254740992", "1.5"], np.array([2.0**53, 1.5])), (["1d5", "2"], np.array([b"1d5", b"2"])),
         (["0x10", "2"], np.array([b"0x10", b"2"])), (["1", "x"], np.array([b"1", b"x"])),
         (["true", "False", "null"], np.ma.MaskedArray([True, False, False], [False, False, True])),
-        (["true", "1"], np.array([b"true", b"1"])), (["1", "NULL", "--"], np.ma.MaskedArray([1, 0, 0], [0, 1, 1])),
+        (["true", "1"], np.array([b"true", b"1"])), (["1", "NULL", "--"], np.ma.MaskedArray([1, 0, 0], [False, True, True])),
         (["a", "NaN", "nan", "null"], np.array([b"a", b"", b"", b""])), (["NaN", "null"], np.array([np.nan] * 2)),
         (["1.5", "", "nan"], np.array([1.5, np.nan, np.nan])), ([" 12", "13 "], np.array([12, 13])),
         (['"007"', '"a,""b"'], np.array([b"007", b'a,"b'])), (["١٢", "3"], np.array(["١٢".encode(), b"3"])),
@@ -318,10 +318,10 @@ def test_columns_of_parquet_of_every_kind_of_text_and_vector_are_read_and_others
     same(found["dict"], np.array([b"x", b"", b"yy"]))
     same(found["large"], np.array([b"x", b"", b""]))
     same(found["binary"], np.array([b"x", b"y", b""]))
-    same(found["vector"], np.ma.MaskedArray([[1, 2], [0, 0], [3, 0]], [[0, 0], [1, 1], [0, 1]]))
+    same(found["vector"], np.ma.MaskedArray([[1, 2], [0, 0], [3, 0]], np.array([[0, 0], [1, 1], [0, 1]], bool)))
     same(found["half"], np.array([1.5, np.nan, 2], np.float16))
     same(found["null"], np.array([np.nan] * 3))
-    same(found["u.64"], np.ma.MaskedArray(np.array([2**64 - 1, 0, 0], np.uint64), [0, 0, 1]))
+    same(found["u.64"], np.ma.MaskedArray(np.array([2**64 - 1, 0, 0], np.uint64), [False, False, True]))
     assert "decimal is of type decimal128(20, 2); expected numbers" in refusal(path, ["decimal"])
     assert "list is of type list" in refusal(path, ["list"])
     assert "date is of type date32" in refusal(path, ["date"])

@@ -18,7 +18,8 @@ from astropy.io import fits
 from torch.utils.data import TensorDataset
 
 from cosmicai.errors import InputError
-from cosmicai.surveys.ingest.gate import MAX_BATCH, ingest_files
+from cosmicai.surveys.ingest.gate import ingest_files
+from cosmicai.surveys.ingest.reading import MAX_BATCH
 from cosmicai.surveys.ingest.source import IngestOptions
 from cosmicai.surveys.shard import Galaxies
 from cosmicai.surveys.survey import open_survey

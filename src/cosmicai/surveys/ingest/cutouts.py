@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,29 +39,25 @@ def list_sources(sources: Sequence[str]) -> list[SourceFile]:
     for source in sources:
         if is_s3(source):
             found += _list_s3(source)
-        elif os.path.isdir(source):
+        elif Path(source).is_dir():
             found += _list_folder(source)
         elif not os.path.lexists(source) and glob.has_magic(source):
-            names = sorted(glob.glob(source, recursive=True), key=storage.natural_key)
+            names = sorted(glob.glob(source, recursive=True), key=storage.natural_key)  # noqa: PTH207 - as the shell does
             if not names:
                 raise InputError(f"no file has a name like {source}; check the pattern")
-            found += [_describe(name, os.path.basename(name)) for name in names if os.path.isfile(name)]
+            found += [_describe(name, storage.basename(name)) for name in names if Path(name).is_file()]
         else:
-            found.append(_describe(source, os.path.basename(source)))
-    twice = next((file.uri for file, other in _neighbours(found) if file.uri == other.uri), None)
+            found.append(_describe(source, storage.basename(source)))
+    ordered = sorted(file.uri for file in found)
+    twice = next((uri for uri, other in pairwise(ordered) if uri == other), None)
     if twice:
         raise InputError(f"{twice} is named twice; its galaxies would count twice, name it once")
     return found
 
 
-def _neighbours(files: list[SourceFile]) -> Iterator[tuple[SourceFile, SourceFile]]:
-    ordered = sorted(files, key=lambda file: file.uri)
-    return zip(ordered, ordered[1:], strict=False)
-
-
 def _describe(path: str, name: str) -> SourceFile:
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError:  # said when it is opened
         return SourceFile(path, name, 0, "")
     return SourceFile(path, name, status.st_size, str(status.st_mtime_ns))
@@ -72,9 +69,8 @@ def _list_folder(folder: str) -> list[SourceFile]:
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=storage.natural_key)
         own = sorted((name for name in names if _is_galaxies(name)), key=storage.natural_key)
         _refuse_copies(path, own, names)
-        found += [
-            _describe(os.path.join(path, name), os.path.relpath(os.path.join(path, name), folder)) for name in own
-        ]
+        below = Path(path)
+        found += [_describe(str(below / name), str((below / name).relative_to(folder))) for name in own]
     return _require_some(folder, found)
 
 

@@ -17,7 +17,7 @@ from .fits_files import open_fits
 from .hdf5_files import open_hdf5
 from .numpy_files import open_npy, open_npz
 from .pt_files import open_partition
-from .reading import Reading, decide, read_batches
+from .reading import decide, read_batches
 from .report import IngestReport, Tally
 from .source import IngestOptions, Source
 

@@ -28,7 +28,7 @@ class IngestRequest:
     """
 
     sources: Sequence[str]
-    options: IngestOptions = IngestOptions()
+    options: IngestOptions
     catalogue: str | None = None
     file: str | None = None
     per_band: str | None = None
@@ -50,8 +50,7 @@ def ingest(
         options = replace(options, image_only=True, keep=())
     if request.per_band is None and not _hold_one_galaxy(files, options):
         with local_copies([file.uri for file in files]) as paths:
-            report = ingest_files(paths, out, galaxies_per_shard, options, catalogue)
-        return report
+            return ingest_files(paths, out, galaxies_per_shard, options, catalogue)
     cutouts, notices = group_cutouts(files, request.per_band)
     if catalogue is not None:
         matches = match_cutouts(cutouts, catalogue)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ...storage import basename
 from ..bands import BANDS
 from ..identity import has_objid, is_text, objids
 from .catalogue import Catalogue
@@ -55,7 +55,7 @@ def group_cutouts(files: Sequence[SourceFile], per_band: str | None) -> tuple[li
     bands: dict[str, dict[str, SourceFile]] = {}
     others = []
     for file in files:
-        found = pattern.fullmatch(file.name if "/" in per_band else os.path.basename(file.name))
+        found = pattern.fullmatch(file.name if "/" in per_band else basename(file.name))
         if found is None:
             others.append(file.name)
             continue
@@ -132,7 +132,7 @@ def match_cutouts(cutouts: Sequence[Cutout], catalogue: Catalogue) -> Matches:
 
 def _find(cutout: Cutout, rows: Mapping[str, int], by_file: bool) -> str | None:
     if by_file:
-        names = (cutout.files[0].name, cutout.uri, os.path.basename(cutout.files[0].name), cutout.id)
+        names = (cutout.files[0].name, cutout.uri, basename(cutout.files[0].name), cutout.id)
         return next((name for name in names if name in rows), None)
     if cutout.id in rows:
         return cutout.id
@@ -170,7 +170,7 @@ def _texts(values: NDArray[Any], where: str) -> Iterable[tuple[int, str]]:
 
 def _stem(name: str) -> str:
     """Return the name of a file without folder and ending: `123` of `a/123.fits.gz`."""
-    base = os.path.basename(name)
+    base = basename(name)
     base = base[:-3] if base.lower().endswith(".gz") else base
     return base[: len(base) - len(ending(base))]
 
