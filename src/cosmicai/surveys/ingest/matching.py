@@ -118,14 +118,9 @@ def match_cutouts(cutouts: Sequence[Cutout], catalogue: Catalogue) -> Matches:
     without = [name for name, row in rows.items() if row not in matched]
     notices = []
     if missing := catalogue.rows - len(found):
-        notices.append(
-            f"rows of {catalogue.path} left out, since they have no cutout: {missing:,}, as {_examples(without)}"
-        )
+        notices.append(f"rows left out, since they have no cutout: {missing:,}, as {_examples(without)}")
     if unmatched:
-        notices.append(
-            f"cutouts left out, since {catalogue.path} has no row for them: {len(unmatched):,}, as "
-            f"{_examples(unmatched)}"
-        )
+        notices.append(f"cutouts left out, since they have no row: {len(unmatched):,}, as {_examples(unmatched)}")
     order = sorted(found)
     return Matches(tuple(found[row] for row in order), tuple(order), tuple(notices))
 

@@ -160,6 +160,8 @@ def _magnitude_order(
     alone: the totals of the cutouts tell. Raises InputError if they do not.
     """
     plain = tuple(range(len(BANDS)))
+    if "magnitude" not in opened.fields:  # they are in a catalogue
+        return plain
     requested = None
     if options.magnitude_bands is not None:
         requested = order_to_ugriz("--magnitude-bands", parse_bands(options.magnitude_bands))

@@ -31,7 +31,7 @@ from ..shard_writing import write_shard
 from ..survey import ShardEntry, Survey, describe_shards, require_new_survey
 from .catalogue import Catalogue
 from .cutouts import local_copies
-from .fits_files import open_band_files
+from .fits_band_files import open_band_files
 from .gate import open_source
 from .matching import Cutout
 from .reading import Reading, decide, read_batches, read_cutouts
