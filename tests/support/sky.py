@@ -37,9 +37,9 @@ class Sky:
 
 
 def make_sky(galaxies: int, seed: int = 5) -> Sky:
-    """Return synthetic galaxies with text ids, positions, magnitudes of which 3% are sentinels, and two more columns."""
+    """Return synthetic galaxies with text ids and positions, magnitudes of which 3% are sentinels, and two columns."""
     rng = np.random.default_rng(seed)
-    good = [batch for batch in generate_batches(galaxies, seed)]
+    good = list(generate_batches(galaxies, seed))
     image = rng.normal(0, 0.02, (galaxies, 5, SIDE, SIDE)).astype(np.float32)
     image[..., 16:48, 16:48] = np.concatenate([batch.image for batch in good])
     magnitude = np.concatenate([batch.magnitude for batch in good])

@@ -37,6 +37,11 @@ class Catalogue:
     def describe(self, opened: Source, row: int = 0) -> Source:
         """Return a source of images with the fields and columns of the catalogue's rows from `row` on."""
         rows = slice(row, row + opened.fields["image"].shape[0])
+        if rows.stop > self.rows:
+            raise InputError(
+                f"{self.path} has {self.rows:,} rows, there are {rows.stop:,} galaxies or more; expected one row for each "
+                "galaxy, in their order"
+            )
         fields = {name: stack_columns([_rows(column, rows) for column in own]) for name, own in self.fields.items()}
         return replace(
             opened,

@@ -50,8 +50,8 @@ def ingest_files(
             row += readings[-1].galaxies
     if catalogue is not None and row != catalogue.rows:
         raise InputError(
-            f"{catalogue.path} has {catalogue.rows:,} rows, the cutouts are of {row:,} galaxies; expected one row for "
-            "each galaxy, in their order"
+            f"{catalogue.path} has {catalogue.rows:,} rows, there are {row:,} galaxies; expected one row for each "
+            "galaxy, in their order"
         )
     pairs = list(zip(sources, readings, strict=True))
     dtypes = {source: reading.objid for source, reading in pairs if reading.objid is not None}
