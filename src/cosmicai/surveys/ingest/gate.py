@@ -7,6 +7,7 @@ first (N, 5, H, W) or last (N, H, W, 5), any float or integer dtype, and H = W o
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import InputError, describe_os_errors
+from ...storage.ranges import open_regular
 from ..bands import BANDS, agreement, order_to_ugriz, parse_bands
 from ..identity import INT64, combine_sources, convert_objids, no_objids, objids, widest
 from ..quality import known_redshifts
@@ -97,11 +99,13 @@ def _open_source(source: str, options: IngestOptions) -> Iterator[Source]:
     kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else suffixes[-1] if suffixes else ""
     if kind not in OPENERS or (suffixes[-1] == ".gz" and OPENERS[kind] is not open_fits):
         raise InputError(f"{source} is of an unknown kind; expected a file ending in {', '.join(OPENERS)}, .fits.gz")
-    if not path.is_file():
-        problem = "is not a regular file" if path.exists() else "does not exist"
-        raise InputError(f"{source} {problem}; check the path")
-    if path.stat().st_size == 0:
-        raise InputError(f"{source} is empty; expected galaxies, copy it again")
+    with describe_os_errors(source, "read"):  # here, since every library says in another way that it may not read
+        if not path.is_file():
+            problem = "is not a regular file" if path.exists() else "does not exist"
+            raise InputError(f"{source} {problem}; check the path")
+        if path.stat().st_size == 0:
+            raise InputError(f"{source} is empty; expected galaxies, copy it again")
+        os.close(open_regular(path))
     with OPENERS[kind](source, options) as opened:
         yield opened
 
@@ -248,7 +252,7 @@ def _read_batches(
         count = min(rows, reading.galaxies - start)
         image = bands_first(_read(source, "image", fields["image"], count))
         if mask is not None and reading.mask is not None:
-            image = apply_mask(image, bands_first(_read(source, reading.mask.name, mask, count)), reading.mask)
+            image = apply_mask(image, _read(source, reading.mask.name, mask, count), reading.mask)
         magnitude = _read(source, "magnitude", fields["magnitude"], count).astype(np.float64, copy=False)
         redshift = (
             _read(source, "redshift", fields["redshift"], count) if "redshift" in fields else np.full(count, np.nan)

@@ -24,6 +24,7 @@ from ..hdf5 import (
     to_number,
 )
 from ..hdf5_absence import RawRows, files_of, find_absence, find_external
+from ..mask_arrays import fits_image, is_mask
 from ..shard import HDF5_ERRORS
 from .hdf5_members import Member, list_members, select_members
 from .source import (
@@ -33,7 +34,6 @@ from .source import (
     SourceArray,
     check_dtype,
     from_sliceable,
-    is_mask,
 )
 
 _CHUNK_CACHE = 64 * 2**20  # bytes per dataset: a chunk of many rows is decompressed once
@@ -78,7 +78,7 @@ def _describe(
     masks = {
         member.full_name: _Column(member)
         for member in beside
-        if is_mask(member.name) and _Column(member).shape == shape and _Column(member).dtype.kind in "biuf"
+        if is_mask(member.name) and fits_image(_Column(member).shape, shape) and _Column(member).dtype.kind in "biuf"
     }
     groups = _groups_of(image.dataset, file)
     scopes, notices = [image.dataset.attrs, *(group.attrs for group in groups)], []

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import InputError, describe_os_errors
 from ..bands import BAND_NAMES, band_letter, parse_bands
 from ..hdf5 import PIXEL_SCALE_NAMES, plain_value, to_number
+from ..mask_arrays import MASK_WORDS, fits_image, is_mask
 from ..units import ZERO_POINT_NAMES, FluxUnit
 from .source import (
     ALIASES,
-    MASK_WORDS,
     NUMPY_ERRORS,
     READ_ERRORS,
     IngestOptions,
@@ -27,7 +27,6 @@ from .source import (
     check_dtype,
     find_fields,
     from_sliceable,
-    is_mask,
     require_fields,
 )
 
@@ -76,7 +75,7 @@ def _describe(source: str, fields: dict[str, SourceArray], beside: dict[str, Sou
         bands=orders[0] if orders else (),
         flux_unit=FluxUnit("" if unit is None else str(unit), to_number(_read_value(source, texts, ZERO_POINT_NAMES))),
         pixel_scale=to_number(_read_value(source, texts, PIXEL_SCALE_NAMES)),
-        masks={name: array for name, array in masks.items() if array.shape == fields["image"].shape},
+        masks={name: array for name, array in masks.items() if fits_image(array.shape, fields["image"].shape)},
     )
 
 
@@ -172,7 +171,8 @@ class _NpyRows:
 
     def __init__(self, path: Path, field: str = "") -> None:
         try:
-            array = np.lib.format.open_memmap(path, mode="r")
+            with describe_os_errors(str(path), "read"):
+                array = np.lib.format.open_memmap(path, mode="r")
         except NUMPY_ERRORS as error:
             raise InputError(f"{path} is not a whole .npy file of numbers ({error}); write it again") from None
         if not array.flags.c_contiguous:

@@ -34,7 +34,6 @@ _AUXILIARY = (
     "mask", "dq", "flags", "badpix", "psf", "bkg", "background", "sky", "model", "resid", "residual", "exp", "nexp",
     "seg",
 )  # fmt: skip
-MASK_WORDS = ("mask", "dq", "ivar", "invvar", "badpix", "wht", "weight", "flags")
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,6 @@ def is_auxiliary(name: str) -> bool:
     """Return whether an array of this name lies beside an image: weights, masks, errors, PSFs."""
     words = name.lower().replace("-", "_").split("_")
     return any(word in _AUXILIARY for word in (name.lower(), *words))
-
-
-def is_mask(name: str) -> bool:
-    """Return whether an array of this name says which pixels of an image are sound."""
-    words = name.lower().replace("-", "_").split("_")
-    return any(word in MASK_WORDS for word in (name.lower(), *words))
 
 
 def check_dtype(source: str, field_: str, dtype: np.dtype[Any]) -> None:
