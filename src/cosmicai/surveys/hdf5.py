@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import NO_READ_PERMISSION, InputError
 from .bands import BAND_NAMES, BANDS, band_letter, order_to_ugriz, parse_bands
 from .hdf5_absence import EXAMPLES, files_of, find_absence
+from .mask_arrays import fits_image, is_mask
 from .units import ZERO_POINT_NAMES, FluxUnit, check_pixel_scale, nanomaggies_per_unit, require_magnitudes
 
 _FLUX_UNIT_NAMES = ("bunit", "flux_unit", "flux_units", "image_unit", "image_units")
@@ -27,7 +28,7 @@ def explain_hdf5_error(uri: str, error: Exception) -> str:
     text = str(error).replace("\n", " ")
     number = getattr(error, "errno", None) or _errno_in(text)
     if number in (errno.EACCES, errno.EPERM) or isinstance(error, PermissionError):
-        return f"{uri} cannot be read: permission denied; change its permissions"
+        return f"cannot read {uri}: {NO_READ_PERMISSION}"
     if number in (errno.EAGAIN, errno.EWOULDBLOCK) or "unable to lock file" in text:
         return (
             f"{uri} is locked: another program has it open for writing, or the file system has no locks; wait until it "
@@ -150,6 +151,19 @@ def require_own_data(uri: str, file: Any, fields: list[str]) -> None:
                 f"{uri}: {name} lies in other files ({', '.join(others[:EXAMPLES])}); "
                 f"{_convert(uri, ' --allow-external')}"
             )
+
+
+def find_masks(file: Any, image: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of the datasets beside the image of an HDF5 file that say which of its pixels are sound."""
+    import h5py
+
+    def is_one(name: str) -> bool:
+        if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+            return True  # which is not followed: it could lead to any file of this machine
+        item = file.get(name)
+        return isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf" and fits_image(item.shape or (), image)
+
+    return tuple(sorted(name for name in file if is_mask(name) and is_one(name)))
 
 
 def require_plain(uri: str, file: Any, fields: list[str]) -> None:

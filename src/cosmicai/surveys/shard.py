@@ -39,7 +39,7 @@ from .checksums import (
     has_checksums,
     read_checksums,
 )
-from .hdf5 import explain_hdf5_error, require_own_data, require_plain
+from .hdf5 import explain_hdf5_error, find_masks, find_unknown_filter, require_own_data, require_plain
 from .hdf5_absence import find_absence
 from .identity import ObjIds, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
@@ -92,7 +92,8 @@ class Galaxies:
 class Shard:
     """An open shard: where each field lies in the file, and how its rows are checked.
 
-    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none.
+    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none. `masks`
+    names the arrays beside the image that say which of its pixels are sound, which nothing here applies.
     """
 
     uri: str
@@ -100,6 +101,7 @@ class Shard:
     fields: dict[str, TensorRef]
     checksums: RowChecksums | None = None
     digest: str = ""
+    masks: tuple[str, ...] = ()
     _fetched: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fetching: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -257,11 +259,12 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
             require_own_data(uri, file, names)
             fields = {name: _locate_dataset(uri, name, file[name]) for name in names}
             _check_fields(uri, reader.size, fields)
+            masks = find_masks(file, fields["image"].shape)
             found = file.attrs.get("format")
             if found == FORMAT or has_checksums(file):
                 require_own_data(uri, file, [DATASET] if DATASET in file else [])
                 checksums = read_checksums(uri, file, names, fields["image"].shape[0])
-                return Shard(uri, reader, fields, checksums, checksums.digest)
+                return Shard(uri, reader, fields, checksums, checksums.digest, masks)
             if str(found).startswith(FORMAT.rpartition("/")[0]) and found != WITHOUT_CHECKSUMS:
                 raise InputError(
                     f'{uri}: attribute format is "{found}", expected "{FORMAT}"; copy it again, or use the version of '
@@ -269,7 +272,7 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
                 )
             if found != WITHOUT_CHECKSUMS:
                 require_plain(uri, file, names)
-            return Shard(uri, reader, fields)
+            return Shard(uri, reader, fields, masks=masks)
     except HDF5_ERRORS as error:
         raise InputError(explain_hdf5_error(uri, error)) from None
 
@@ -285,7 +288,7 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
         )
     offset = dataset.id.get_offset()
     if dataset.size and offset is None:
-        if not dataset.chunks and (problem := find_absence(dataset)):
+        if problem := find_unknown_filter(dataset) or (None if dataset.chunks else find_absence(dataset)):
             raise InputError(f"{uri}: {name} {problem}")
         raise InputError(
             f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,10 +90,15 @@ def describe_shards(shards: Sequence[ShardEntry]) -> bytes:
 
 @dataclass(frozen=True)
 class Survey:
-    """An ordered set of shards in one folder or S3 prefix."""
+    """An ordered set of shards in one folder or S3 prefix.
+
+    `notices` are sentences about what its files hold and nothing here uses, which the user should read; there are none
+    where a `survey.json` describes the shards, which this program wrote then.
+    """
 
     uri: str
     shards: tuple[ShardEntry, ...]
+    notices: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def galaxies(self) -> int:
@@ -150,7 +155,7 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     uri = storage.absolute(uri)
     if uri.endswith(SUFFIXES) and storage.exists(uri):
         folder = uri.rsplit("/", 1)[0] or "/"
-        return Survey(folder, (_describe_file(folder, storage.basename(uri)),))
+        return describe_files(folder, [storage.basename(uri)])
     if not storage.is_folder(uri):
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
     files = {entry.name: entry for entry in storage.list_files(uri)}
@@ -165,18 +170,32 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
             f"{uri} holds {' and '.join(copies)}, by their names the same galaxies more than once; remove all but one, "
             "or rename them if they hold different galaxies"
         )
-    return Survey(uri, describe_files(uri, names))
+    return describe_files(uri, names)
 
 
-def describe_files(folder: str, names: Iterable[str]) -> tuple[ShardEntry, ...]:
-    """Return the entries of shards in a folder, from their headers. Raises InputError if a file is not a shard."""
-    return tuple(map_in_order(partial(_describe_file, folder), names, reader_threads(folder)))
+def describe_files(folder: str, names: Iterable[str]) -> Survey:
+    """Return the survey of these shards in a folder, from their headers. Raises InputError if a file is not a shard."""
+    described = tuple(map_in_order(partial(_describe_file, folder), names, reader_threads(folder)))
+    return Survey(folder, tuple(entry for entry, _ in described), tuple(_describe_masks(folder, described)))
 
 
-def _describe_file(folder: str, name: str) -> ShardEntry:
+def _describe_masks(folder: str, described: Sequence[tuple[ShardEntry, tuple[str, ...]]]) -> Iterator[str]:
+    """Yield a sentence about the masks beside the images of shards, if there are any, which only ingest uses."""
+    if masked := [(entry.name, masks) for entry, masks in described if masks]:
+        names = sorted({name for _, masks in masked for name in masks})
+        files = storage.join(folder, masked[0][0])
+        files += f" and {len(masked) - 1:,} more of its folder" if len(masked) > 1 else ""
+        yield (
+            f"{files}: {', '.join(names)} beside the image is not used where a file is read in place; blank the pixels "
+            "it marks with `cosmicai ingest FILES --out SURVEY --mask NAME`"
+        )
+
+
+def _describe_file(folder: str, name: str) -> tuple[ShardEntry, tuple[str, ...]]:
+    """Return the entry of a shard, and the names of the masks beside its images."""
     with open_shard(storage.join(folder, name)) as shard:
-        etag = shard.reader.etag or UNSET
-        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=shard.digest or UNSET, etag=etag)
+        digest, etag = shard.digest or UNSET, shard.reader.etag or UNSET
+        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=digest, etag=etag), shard.masks
 
 
 def _read_description(uri: str, files: dict[str, storage.Entry]) -> Survey:
@@ -309,7 +328,8 @@ def write_survey(
 def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
     """Write the galaxies of a survey as a new one with shards of this size; raises as `write_survey`.
 
-    Ids become text if those of any shard are.
+    Ids become text if those of any shard are. What is not used of the survey is not in the new one, and its notices say
+    so.
     """
     found: set[str] = set()
     dtypes = []
@@ -319,7 +339,9 @@ def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
             dtypes.append(shard.objid_dtype)
     fields = [name for name in FIELDS if name in found]
     objid_dtype = widest(dtype for dtype in dtypes if dtype is not None)
-    return write_survey(out, survey.read_batches(COPY_BATCH), survey.galaxies, galaxies_per_shard, fields, objid_dtype)
+    batches = survey.read_batches(COPY_BATCH)
+    written = write_survey(out, batches, survey.galaxies, galaxies_per_shard, fields, objid_dtype)
+    return replace(written, notices=survey.notices)
 
 
 class _BatchStream:
