@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import NO_READ_PERMISSION
 
 EXAMPLES = 3  # names that a message lists
 _BLANK_BYTES = 16 * 2**20
@@ -66,6 +69,8 @@ def find_missing_part(dataset: Any, depth: int) -> str | None:
     for name in files_of(dataset):
         if not (folder / name).is_file():  # an absolute name stays as it is
             return f"needs the file {name}, which does not exist beside it; restore it"
+        if not os.access(folder / name, os.R_OK):
+            return f"needs the file {name}; {NO_READ_PERMISSION}"
     if dataset.external:
         held = sum(_held_bytes(folder / name, offset, length) for name, offset, length in dataset.external)
         needed = int(dataset.size) * int(dataset.dtype.itemsize)
