@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ from .checksums import (
     has_checksums,
     read_checksums,
 )
-from .hdf5 import explain_hdf5_error, find_masks, find_unknown_filter, require_own_data, require_plain
+from .hdf5 import explain_hdf5_error, find_unknown_filter, find_unused, require_own_data, require_plain
 from .hdf5_absence import find_absence
 from .identity import ObjIds, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
@@ -92,8 +92,8 @@ class Galaxies:
 class Shard:
     """An open shard: where each field lies in the file, and how its rows are checked.
 
-    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none. `masks`
-    names the arrays beside the image that say which of its pixels are sound, which nothing here applies.
+    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none. `unused`
+    names what lies beside the fields and may be a "mask", a "redshift" or an "objid", which only ingest uses.
     """
 
     uri: str
@@ -101,7 +101,7 @@ class Shard:
     fields: dict[str, TensorRef]
     checksums: RowChecksums | None = None
     digest: str = ""
-    masks: tuple[str, ...] = ()
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _fetched: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fetching: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -259,12 +259,12 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
             require_own_data(uri, file, names)
             fields = {name: _locate_dataset(uri, name, file[name]) for name in names}
             _check_fields(uri, reader.size, fields)
-            masks = find_masks(file, fields["image"].shape)
+            unused = find_unused(file, names, fields["image"].shape)
             found = file.attrs.get("format")
             if found == FORMAT or has_checksums(file):
                 require_own_data(uri, file, [DATASET] if DATASET in file else [])
                 checksums = read_checksums(uri, file, names, fields["image"].shape[0])
-                return Shard(uri, reader, fields, checksums, checksums.digest, masks)
+                return Shard(uri, reader, fields, checksums, checksums.digest, unused)
             if str(found).startswith(FORMAT.rpartition("/")[0]) and found != WITHOUT_CHECKSUMS:
                 raise InputError(
                     f'{uri}: attribute format is "{found}", expected "{FORMAT}"; copy it again, or use the version of '
@@ -272,7 +272,7 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
                 )
             if found != WITHOUT_CHECKSUMS:
                 require_plain(uri, file, names)
-            return Shard(uri, reader, fields, masks=masks)
+            return Shard(uri, reader, fields, unused=unused)
     except HDF5_ERRORS as error:
         raise InputError(explain_hdf5_error(uri, error)) from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +43,7 @@ def galaxies_per_partition(partition_mb: float) -> int:
     return max(1, int(partition_mb * 2**20) // PUBLISHED_BYTES_PER_GALAXY)
 
 
+Unused = Mapping[str, tuple[str, ...]]  # by kind, see `Shard`
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -176,26 +177,30 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
 def describe_files(folder: str, names: Iterable[str]) -> Survey:
     """Return the survey of these shards in a folder, from their headers. Raises InputError if a file is not a shard."""
     described = tuple(map_in_order(partial(_describe_file, folder), names, reader_threads(folder)))
-    return Survey(folder, tuple(entry for entry, _ in described), tuple(_describe_masks(folder, described)))
+    return Survey(folder, tuple(entry for entry, _ in described), tuple(_describe_unused(folder, described)))
 
 
-def _describe_masks(folder: str, described: Sequence[tuple[ShardEntry, tuple[str, ...]]]) -> Iterator[str]:
-    """Yield a sentence about the masks beside the images of shards, if there are any, which only ingest uses."""
-    if masked := [(entry.name, masks) for entry, masks in described if masks]:
-        names = sorted({name for _, masks in masked for name in masks})
-        files = storage.join(folder, masked[0][0])
-        files += f" and {len(masked) - 1:,} more of its folder" if len(masked) > 1 else ""
-        yield (
-            f"{files}: {', '.join(names)} beside the image is not used where a file is read in place; blank the pixels "
-            "it marks with `cosmicai ingest FILES --out SURVEY --mask NAME`"
-        )
+def _describe_unused(folder: str, described: Sequence[tuple[ShardEntry, Unused]]) -> Iterator[str]:
+    """Yield a sentence each about masks, redshifts and ids in shards, if there are any that only ingest uses."""
+    for kind in ("mask", "redshift", "objid"):
+        having = [(entry.name, unused[kind]) for entry, unused in described if kind in unused]
+        if not having:
+            continue
+        names = ", ".join(sorted({name for _, names in having for name in names}))
+        files = storage.join(folder, having[0][0])
+        files += f" and {len(having) - 1:,} more of its folder" if len(having) > 1 else ""
+        if kind == "mask":
+            remedy = "blank the pixels it marks with `cosmicai ingest FILES --out SURVEY --mask NAME`"
+        else:
+            remedy = f"if it is the {kind}, use it with `cosmicai ingest FILES --out SURVEY --field {kind}=NAME`"
+        yield f"{files}: {names} beside the image is not used where a file is read in place; {remedy}"
 
 
-def _describe_file(folder: str, name: str) -> tuple[ShardEntry, tuple[str, ...]]:
-    """Return the entry of a shard, and the names of the masks beside its images."""
+def _describe_file(folder: str, name: str) -> tuple[ShardEntry, Unused]:
+    """Return the entry of a shard, and what of it is not used."""
     with open_shard(storage.join(folder, name)) as shard:
         digest, etag = shard.digest or UNSET, shard.reader.etag or UNSET
-        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=digest, etag=etag), shard.masks
+        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=digest, etag=etag), shard.unused
 
 
 def _read_description(uri: str, files: dict[str, storage.Entry]) -> Survey:

@@ -97,6 +97,7 @@ def _find_in_fits(source: str, file: Any, options: IngestOptions) -> Source:
         magnitude_unit=next((text for text in sorted(units, reverse=True) if text), ""),
         pixel_scale=stated_pixel_scale(source, headers),
         masks=_masks(file, image, single),
+        others=tuple(name for name in columns if not any(name in parts for parts in found.values())),
         notices=_unused(source, file, table, found),
     )
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ...errors import InputError, describe_os_errors
 from ...storage.ranges import open_regular
 from ..bands import BANDS, agreement, order_to_ugriz, parse_bands
+from ..field_names import find_likely
 from ..identity import INT64, combine_sources, convert_objids, no_objids, objids, widest
 from ..quality import known_redshifts
 from ..shard import Galaxies
@@ -154,6 +155,12 @@ def _decide(source: str, opened: Source, options: IngestOptions, tally: Tally) -
         )
     if mask is not None:
         tally.notices.append(f"{source}: pixels are blanked where {mask.describe()}")
+    for field in ("redshift", "objid"):
+        if field not in fields and (likely := find_likely(field, opened.others)):
+            tally.notices.append(
+                f"{source} has no {field} by a known name, and {', '.join(likely)} is not used; name it with "
+                f"--field {field}=NAME if it is one"
+            )
     return _Reading(
         shape[0], "redshift" in fields, _objid_dtype(source, opened), conversion,
         _magnitude_order(source, opened, order, conversion, options, tally), mask,

@@ -105,6 +105,7 @@ def _describe(
         magnitude_unit=stated_magnitude_unit(found["magnitude"].dataset.attrs),
         pixel_scale=stated_pixel_scale(scopes),
         masks={name: from_sliceable(column) for name, column in masks.items()},
+        others=tuple(member.full_name for member in beside),
         notices=tuple(notices),
     )
 

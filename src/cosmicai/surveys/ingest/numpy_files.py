@@ -6,6 +6,7 @@ import math
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def open_npz(source: str, options: IngestOptions) -> Iterator[Source]:
         for field, array in fields.items():
             check_dtype(source, field, array.dtype)
         beside = {name: _npz_array(source, archive, name) for name in available if _is_told(name, found)}
-        yield _describe(source, fields, beside)
+        others = tuple(name for name in available if name not in found.values())
+        yield replace(_describe(source, fields, beside), others=others)
 
 
 def _is_told(name: str, found: dict[str, str]) -> bool:
@@ -140,7 +142,9 @@ def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
         found = find_fields(source, array.dtype.names, options.names)
         require_fields(source, found, array.dtype.names)
         beside = {name: _NpyRows(path, name) for name in array.dtype.names if _is_told(name, found)}
-        yield _numbers(source, {field: _NpyRows(path, name) for field, name in found.items()}, beside)
+        others = tuple(name for name in array.dtype.names if name not in found.values())
+        numbers = _numbers(source, {field: _NpyRows(path, name) for field, name in found.items()}, beside)
+        yield replace(numbers, others=others)
         return
     if "image" not in path.name:
         raise InputError(

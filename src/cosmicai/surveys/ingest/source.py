@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ..field_names import has_band_columns
 from ..shard import HDF5_ERRORS
 from ..units import NO_UNIT, FluxUnit
 
@@ -51,8 +52,8 @@ class Source:
 
     `bands` are those of the image as the file names them, in its order, and `magnitude_bands` those of the magnitudes
     where they are known by name; both are empty where nothing is stated. `pixel_scale` is in arcsec. `masks` are arrays
-    beside the image that say which of its pixels are sound, by their names in the source, and `notices` are sentences
-    that the user should read.
+    beside the image that say which of its pixels are sound, by their names in the source, `others` are the names of
+    what lies beside the fields, and `notices` are sentences that the user should read.
     """
 
     fields: dict[str, SourceArray]
@@ -62,6 +63,7 @@ class Source:
     magnitude_unit: str = ""
     pixel_scale: float | None = None
     masks: dict[str, SourceArray] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -150,11 +152,6 @@ def ambiguous(source: str, field_: str, candidates: Iterable[str]) -> InputError
         f"{source} has several candidates for {field_}: {', '.join(candidates)}; name the right one with "
         f"--field {field_}=NAME"
     )
-
-
-def has_band_columns(names: Iterable[str]) -> bool:
-    """Return whether these are columns named by bands, so that `z` is the band and not a redshift."""
-    return len({name.lower() for name in names} & set("ugri")) >= 2
 
 
 def is_auxiliary(name: str) -> bool:
