@@ -84,6 +84,16 @@ def test_one_mask_for_all_bands_in_a_file_of_one_galaxy(tmp_path):
     np.testing.assert_array_equal(images(tmp_path, source, mask="DQ"), BLANKED[:1])
 
 
+@pytest.mark.parametrize("write", [write_h5, write_npz, write_npy])
+def test_a_mask_without_bad_pixels_at_its_end_is_whole(tmp_path, write):
+    """Zeros at the end of an image mean that it was not written, but of a mask that the last galaxies are sound."""
+    first = np.where(np.arange(GALAXIES)[:, None, None] < 3, BAD, False).astype("u1")
+    blanked = np.where(first[:, None], np.nan, GOOD.image)
+    np.testing.assert_array_equal(images(tmp_path, write(tmp_path, mask=first), mask="mask"), blanked)
+    np.testing.assert_array_equal(images(tmp_path, write(tmp_path, mask=first * 0), mask="mask"), GOOD.image)
+    np.testing.assert_array_equal(images(tmp_path, write(tmp_path, mask=first * 0)), GOOD.image)
+
+
 @pytest.mark.parametrize("with_redshift", [True, False])
 def test_a_tensor_behind_the_fields_of_a_partition_is_a_mask(tmp_path, with_redshift):
     for values, blanked in ((BAD, BLANKED), (~BAD, BLANKED), (EACH.astype("u1"), np.where(EACH, np.nan, GOOD.image))):

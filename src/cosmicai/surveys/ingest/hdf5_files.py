@@ -83,7 +83,9 @@ def _describe(
     groups = _groups_of(image.dataset, file)
     scopes, notices = [image.dataset.attrs, *(group.attrs for group in groups)], []
     for name in masks:
-        _check(f"{source}: {name}", next(member for member in beside if member.full_name == name), options)
+        _check(
+            f"{source}: {name}", next(member for member in beside if member.full_name == name), options, is_mask=True
+        )
     unused = sorted(
         member.full_name
         for member in members
@@ -110,13 +112,13 @@ def _describe(
     )
 
 
-def _check(where: str, member: Member, options: IngestOptions) -> None:
+def _check(where: str, member: Member, options: IngestOptions, *, is_mask: bool = False) -> None:
     """Raise InputError unless all values of a dataset are there and can be decoded."""
     problem = (
         find_unknown_filter(member.dataset)
         or find_external(member.dataset, member.external, options.allow_external)
         or _find_huge_chunk(member.dataset)
-        or find_absence(member.dataset)
+        or find_absence(member.dataset, may_be_blank=is_mask)
     )
     if problem:
         raise InputError(f"{where} {problem}")
