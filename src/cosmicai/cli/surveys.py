@@ -59,7 +59,7 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.option(
     "--mask",
     metavar="NAME[=zero|=nonzero]",
-    help="Array beside the image whose bad pixels become NaN, and which values are bad.",
+    help="Array with one value per pixel, for each band or for all, whose bad pixels become NaN, and which are bad.",
 )
 @click.option(
     "--magnitude-bands",
@@ -143,6 +143,8 @@ def split(survey: str, out: str, partition_mb: float) -> None:
     from ..surveys.survey import galaxies_per_partition, open_survey, resplit_survey
 
     written = resplit_survey(open_survey(survey), out, galaxies_per_partition(partition_mb))
+    for notice in written.notices:
+        notify(notice)
     echo(f"{written.galaxies} galaxies in {_count_shards(written)} in {written.uri}")
 
 
@@ -215,7 +217,7 @@ def check(folder: str, weights: str | None, strict: bool, as_json: bool) -> None
         echo(line, err=as_json)
     if strict:
         require_consistent(found, opened.uri)
-    for line in warnings(found, opened.uri):
+    for line in (*opened.notices, *warnings(found, opened.uri)):
         notify(line)
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ..errors import InputError, describe_os_errors
 
+_ATTEMPTS = 8  # to lock a new folder
+
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
@@ -81,14 +83,23 @@ def _host() -> str:
 
 def _create_locked(parent: Path, begin: str) -> tuple[Path, int]:
     """Return a new folder and the descriptor that holds its lock, where the file system has locks."""
-    while True:
-        path = parent / f"{begin}{secrets.token_hex(4)}"
-        path.mkdir()
+    for _ in range(_ATTEMPTS):
+        path = _create_folder(parent, begin)
         with suppress(FileNotFoundError):  # another process may take it for an abandoned one until it is locked
             lock = os.open(path, os.O_RDONLY)
             if _acquire(lock) is not False and path.exists():
                 return path, lock
             os.close(lock)
+            shutil.rmtree(path, ignore_errors=True)
+    # A file system that says of every new folder that somebody else has locked it has no locks: nobody can have one.
+    path = _create_folder(parent, begin)
+    return path, os.open(path, os.O_RDONLY)
+
+
+def _create_folder(parent: Path, begin: str) -> Path:
+    path = parent / f"{begin}{secrets.token_hex(4)}"
+    path.mkdir()
+    return path
 
 
 def _remove_abandoned(parent: Path, begin: str) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ from .checksums import (
     read_checksums,
 )
 from .columns import FOLDER, POSITION, ColumnSpec
-from .hdf5 import explain_hdf5_error, require_own_data, require_plain
+from .hdf5 import explain_hdf5_error, find_unknown_filter, find_unused, require_own_data, require_plain
 from .hdf5_absence import find_absence
 from .identity import ObjIds, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
@@ -101,7 +101,8 @@ class Galaxies:
 class Shard:
     """An open shard: where each field lies in the file, how its rows are checked, and how its columns are stored.
 
-    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none.
+    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none. `unused`
+    names what lies beside the fields and may be a "mask", a "redshift" or an "objid", which only ingest uses.
     """
 
     uri: str
@@ -110,6 +111,7 @@ class Shard:
     checksums: RowChecksums | None = None
     digest: str = ""
     columns: dict[str, ColumnSpec] = field(default_factory=dict)
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _fetched: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fetching: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -280,13 +282,14 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
             require_own_data(uri, file, names)
             fields = {name: _locate_dataset(uri, name, file[name]) for name in names}
             _check_fields(uri, reader.size, fields)
+            unused = find_unused(file, names, fields["image"].shape)
             found = file.attrs.get("format")
             if found == FORMAT or has_checksums(file):
                 require_own_data(uri, file, [DATASET] if DATASET in file else [])
                 columns = _locate_columns(uri, reader.size, file, fields)
                 checksums = read_checksums(uri, file, [*names, *columns], fields["image"].shape[0])
                 columns = {name: columns[name] for name in checksums.fields if name in columns}  # as they were written
-                return Shard(uri, reader, fields, checksums, checksums.digest, columns)
+                return Shard(uri, reader, fields, checksums, checksums.digest, columns, unused)
             if str(found).startswith(FORMAT.rpartition("/")[0]) and found != WITHOUT_CHECKSUMS:
                 raise InputError(
                     f'{uri}: attribute format is "{found}", expected "{FORMAT}"; copy it again, or use the version of '
@@ -294,7 +297,7 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
                 )
             if found != WITHOUT_CHECKSUMS:
                 require_plain(uri, file, names)
-            return Shard(uri, reader, fields)
+            return Shard(uri, reader, fields, unused=unused)
     except HDF5_ERRORS as error:
         raise InputError(explain_hdf5_error(uri, error)) from None
 
@@ -332,7 +335,7 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
         )
     offset = dataset.id.get_offset()
     if dataset.size and offset is None:
-        if not dataset.chunks and (problem := find_absence(dataset)):
+        if problem := find_unknown_filter(dataset) or (None if dataset.chunks else find_absence(dataset)):
             raise InputError(f"{uri}: {name} {problem}")
         raise InputError(
             f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +46,7 @@ def galaxies_per_partition(partition_mb: float) -> int:
     return max(1, int(partition_mb * 2**20) // PUBLISHED_BYTES_PER_GALAXY)
 
 
+Unused = Mapping[str, tuple[str, ...]]  # by kind, see `Shard`
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -93,10 +94,15 @@ def describe_shards(shards: Sequence[ShardEntry]) -> bytes:
 
 @dataclass(frozen=True)
 class Survey:
-    """An ordered set of shards in one folder or S3 prefix."""
+    """An ordered set of shards in one folder or S3 prefix.
+
+    `notices` are sentences about what its files hold and nothing here uses, which the user should read; there are none
+    where a `survey.json` describes the shards, which this program wrote then.
+    """
 
     uri: str
     shards: tuple[ShardEntry, ...]
+    notices: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def galaxies(self) -> int:
@@ -158,7 +164,7 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     uri = storage.absolute(uri)
     if uri.endswith(SUFFIXES) and storage.exists(uri):
         folder = uri.rsplit("/", 1)[0] or "/"
-        return Survey(folder, (_describe_file(folder, storage.basename(uri)),))
+        return describe_files(folder, [storage.basename(uri)])
     if not storage.is_folder(uri):
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
     files = {entry.name: entry for entry in storage.list_files(uri)}
@@ -175,18 +181,36 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
             f"{uri} holds {' and '.join(copies)}, by their names the same galaxies more than once; remove all but one, "
             "or rename them if they hold different galaxies"
         )
-    return Survey(uri, describe_files(uri, names))
+    return describe_files(uri, names)
 
 
-def describe_files(folder: str, names: Iterable[str]) -> tuple[ShardEntry, ...]:
-    """Return the entries of shards in a folder, from their headers. Raises InputError if a file is not a shard."""
-    return tuple(map_in_order(partial(_describe_file, folder), names, reader_threads(folder)))
+def describe_files(folder: str, names: Iterable[str]) -> Survey:
+    """Return the survey of these shards in a folder, from their headers. Raises InputError if a file is not a shard."""
+    described = tuple(map_in_order(partial(_describe_file, folder), names, reader_threads(folder)))
+    return Survey(folder, tuple(entry for entry, _ in described), tuple(_describe_unused(folder, described)))
 
 
-def _describe_file(folder: str, name: str) -> ShardEntry:
+def _describe_unused(folder: str, described: Sequence[tuple[ShardEntry, Unused]]) -> Iterator[str]:
+    """Yield a sentence each about masks, redshifts and ids in shards, if there are any that only ingest uses."""
+    for kind in ("mask", "redshift", "objid"):
+        having = [(entry.name, unused[kind]) for entry, unused in described if kind in unused]
+        if not having:
+            continue
+        names = ", ".join(sorted({name for _, names in having for name in names}))
+        files = storage.join(folder, having[0][0])
+        files += f" and {len(having) - 1:,} more of its folder" if len(having) > 1 else ""
+        if kind == "mask":
+            remedy = "blank the pixels it marks with `cosmicai ingest FILES --out SURVEY --mask NAME`"
+        else:
+            remedy = f"if it is the {kind}, use it with `cosmicai ingest FILES --out SURVEY --field {kind}=NAME`"
+        yield f"{files}: {names} beside the image is not used where a file is read in place; {remedy}"
+
+
+def _describe_file(folder: str, name: str) -> tuple[ShardEntry, Unused]:
+    """Return the entry of a shard, and what of it is not used."""
     with open_shard(storage.join(folder, name)) as shard:
-        etag = shard.reader.etag or UNSET
-        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=shard.digest or UNSET, etag=etag)
+        digest, etag = shard.digest or UNSET, shard.reader.etag or UNSET
+        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=digest, etag=etag), shard.unused
 
 
 def _read_description(uri: str, files: dict[str, storage.Entry]) -> Survey:
@@ -337,7 +361,8 @@ def write_survey(
 def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
     """Write the galaxies of a survey as a new one with shards of this size; raises as `write_survey`.
 
-    Ids become text if those of any shard are; columns that only some shards have are missing in the others' rows.
+    Ids become text if those of any shard are; columns that only some shards have are missing in the others' rows. What
+    is not used of the survey is not in the new one, and its notices say so.
     """
     found: set[str] = set()
     dtypes, specs = [], []
@@ -350,7 +375,8 @@ def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
     fields = [name for name in FIELDS if name in found]
     objid_dtype = widest(dtype for dtype in dtypes if dtype is not None)
     batches = survey.read_batches(COPY_BATCH, columns)
-    return write_survey(out, batches, survey.galaxies, galaxies_per_shard, fields, objid_dtype, columns)
+    written = write_survey(out, batches, survey.galaxies, galaxies_per_shard, fields, objid_dtype, columns)
+    return replace(written, notices=survey.notices)
 
 
 class _BatchStream:

@@ -39,8 +39,8 @@ class Catalogue:
         rows = slice(row, row + opened.fields["image"].shape[0])
         if rows.stop > self.rows:
             raise InputError(
-                f"{self.path} has {self.rows:,} rows, there are {rows.stop:,} galaxies or more; expected one row for each "
-                "galaxy, in their order"
+                f"{self.path} has {self.rows:,} rows, there are {rows.stop:,} galaxies or more; expected one row for "
+                "each galaxy, in their order"
             )
         fields = {name: stack_columns([_rows(column, rows) for column in own]) for name, own in self.fields.items()}
         return replace(

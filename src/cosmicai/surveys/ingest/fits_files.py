@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..bands import BANDS
+from ..mask_arrays import fits_image, is_mask
 from .fits_checksum import verify_checksums
 from .fits_headers import stated_bands, stated_flux_unit, stated_pixel_scale
 from .fits_tables import read_columns
@@ -29,7 +30,6 @@ from .source import (
     check_dtype,
     from_sliceable,
     is_auxiliary,
-    is_mask,
 )
 
 _IMAGE_NAMES = ("image", "images", "sci", "science", "img", "cutout", "cutouts", "cube", "flux")
@@ -52,8 +52,6 @@ def open_fits(source: str, options: IngestOptions) -> Iterator[Source]:
                 file = stack.enter_context(fits.open(source, memmap=False, do_not_scale_image_data=True))
                 verify_checksums(source, file)
                 found = _find_in_fits(source, file, options)
-        except PermissionError:
-            raise InputError(f"{source} cannot be read: permission denied; change its permissions") from None
         except (*READ_ERRORS, UserWarning) as error:
             raise InputError(f"{source} is not a FITS file or is damaged ({error}); copy it again") from None
         yield found
@@ -95,6 +93,7 @@ def _find_in_fits(source: str, file: Any, options: IngestOptions) -> Source:
         magnitude_unit=next((text for text in sorted(units, reverse=True) if text), ""),
         pixel_scale=stated_pixel_scale(source, headers),
         masks=_masks(file, image, single),
+        others=tuple(name for name in columns if not any(name in parts for parts in found.values())),
         notices=_unused(source, file, table, found),
     )
 
@@ -123,7 +122,7 @@ def _floating(values: NDArray[Any]) -> NDArray[Any]:
 
 def _masks(file: Any, image: Any, single: bool) -> dict[str, SourceArray]:
     """Return the masks beside an image by their names, or by name and number where a name occurs twice."""
-    masks = [hdu for hdu in file if _is_mask_of(hdu, image)]
+    masks = [hdu for hdu in file if _is_mask_of(hdu, image, single)]
     names = [hdu.name for hdu in masks]
     return {
         hdu.name if names.count(hdu.name) == 1 else f"{hdu.name}-{file.index_of(hdu)}": _image_array(hdu, single)
@@ -217,8 +216,11 @@ def _list_hdus(file: Any, hdus: Any) -> str:
     return ", ".join(names[id(hdu)] for hdu in hdus)
 
 
-def _is_mask_of(hdu: Any, image: Any) -> bool:
-    return hdu is not image and hdu.is_image and hdu.shape == image.shape and is_mask(hdu.name)
+def _is_mask_of(hdu: Any, image: Any, single: bool) -> bool:
+    if hdu is image or not hdu.is_image or not is_mask(hdu.name):
+        return False
+    galaxies = (1,) if single else ()
+    return fits_image((*galaxies, *hdu.shape), (*galaxies, *image.shape))
 
 
 class _ScaledRows:

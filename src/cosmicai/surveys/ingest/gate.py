@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-from ...errors import InputError
+from ...errors import InputError, describe_os_errors
+from ...storage.ranges import open_regular
 from ..columns import join_specs
 from ..identity import INT64, combine_sources
 from ..shard import Galaxies
@@ -88,11 +90,13 @@ def open_source(source: str, options: IngestOptions) -> Iterator[Source]:
     if kind not in OPENERS:
         raise InputError(f"{source} is of an unknown kind; expected a file ending in {', '.join(OPENERS)}, .fits.gz")
     path = Path(source)
-    if not path.is_file():
-        problem = "is not a regular file" if path.exists() else "does not exist"
-        raise InputError(f"{source} {problem}; check the path")
-    if path.stat().st_size == 0:
-        raise InputError(f"{source} is empty; expected galaxies, copy it again")
+    with describe_os_errors(source, "read"):  # here, since every library says in another way that it may not read
+        if not path.is_file():
+            problem = "is not a regular file" if path.exists() else "does not exist"
+            raise InputError(f"{source} {problem}; check the path")
+        if path.stat().st_size == 0:
+            raise InputError(f"{source} is empty; expected galaxies, copy it again")
+        os.close(open_regular(path))
     with OPENERS[kind](source, options) as opened:
         yield opened
 

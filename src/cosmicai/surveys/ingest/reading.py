@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..bands import BANDS, agreement, order_to_ugriz, parse_bands
 from ..columns import DEGREES, FOLDER, POSITION, ColumnSpec, check_name, inspect_column, read_pieces
+from ..field_names import find_likely
 from ..identity import convert_objids, no_objids, objids, widest
 from ..quality import known_redshifts
 from ..shard import Galaxies
 from ..units import check_pixel_scale, nanomaggies_per_unit, require_degrees, require_magnitudes
 from .masks import Mask, apply_mask, select_mask
+from .names import OPTIONS
 from .pixels import PixelConversion, bands_first, smallest_side, to_cutouts
 from .source import READ_ERRORS, IngestOptions, Source, SourceArray
 
@@ -101,6 +103,12 @@ def decide(
         )
     if mask is not None:
         notices.append(f"{source}: pixels are blanked where {mask.describe()}")
+    for field in ("redshift", "objid"):
+        if field not in fields and (likely := find_likely(field, opened.others)):
+            notices.append(
+                f"{source} has no {field} by a known name, and {', '.join(likely)} is not used; name it with "
+                f"{OPTIONS[field]} NAME if it is one"
+            )
     return Reading(
         shape[0], "redshift" in fields, _objid_dtype(source, opened), _columns(source, opened, notices), conversion,
         _magnitude_order(source, opened, order, conversion, options, reopen, notices), mask, tuple(notices),
@@ -248,7 +256,7 @@ def read_cutouts(source: str, opened: Source, reading: Reading, count: int) -> N
     """Return the next `count` cutouts (count, 5, 32, 32) of a source, NaN where the chosen mask marks bad pixels."""
     image = bands_first(_read(source, "image", opened.fields["image"], count))
     if reading.mask is not None:
-        mask = bands_first(_read(source, reading.mask.name, opened.masks[reading.mask.name], count))
+        mask = _read(source, reading.mask.name, opened.masks[reading.mask.name], count)
         image = apply_mask(image, mask, reading.mask)
     return to_cutouts(image, reading.conversion)
 
