@@ -3,6 +3,7 @@
 import gzip
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +177,7 @@ def test_a_table_without_rows_has_its_columns(tmp_path, kind):
         (["9007199254740992", "1.5"], np.array([2.0**53, 1.5])), (["1d5", "2"], np.array([b"1d5", b"2"])),
         (["0x10", "2"], np.array([b"0x10", b"2"])), (["1", "x"], np.array([b"1", b"x"])),
         (["true", "False", "null"], np.ma.MaskedArray([True, False, False], [False, False, True])),
-        (["true", "1"], np.array([b"true", b"1"])), (["1", "NULL", "--"], np.ma.MaskedArray([1, 0, 0], [0, 1, 1])),
+        (["true", "1"], np.array([b"true", b"1"])), (["1", "NULL", "--"], np.ma.masked_equal([1, 0, 0], 0)),
         (["a", "NaN", "nan", "null"], np.array([b"a", b"", b"", b""])), (["NaN", "null"], np.array([np.nan] * 2)),
         (["1.5", "", "nan"], np.array([1.5, np.nan, np.nan])), ([" 12", "13 "], np.array([12, 13])),
         (['"007"', '"a,""b"'], np.array([b"007", b'a,"b'])), (["١٢", "3"], np.array(["١٢".encode(), b"3"])),
@@ -284,7 +285,9 @@ def test_compressed_and_doubled_and_edited_tables_are_refused(tmp_path):
     hdu = fits.table_to_hdu(Table({"a": [1]}))
     hdu.header["ZTABLE"] = True
     assert "uncompress it with funpack" in refusal(write_hdus(tmp_path / "t.fits.fz", hdu))
-    del hdu.header["ZTABLE"]
+    hdu = fits.table_to_hdu(Table({"a": [5]}))
+    image = fits.CompImageHDU(np.arange(10000, dtype="i4").reshape(100, 100))
+    same(open_catalogue(str(write_hdus(tmp_path / "i.fz", image, hdu))).read(["a"])["a"], np.array([5]))
     path = write_hdus(tmp_path / "t.fits", fits.table_to_hdu(Table({"a": [1], "b": [2]})))
     path.write_bytes(path.read_bytes().replace(b"'b       '", b"'a       '"))
     assert "two columns" in refusal(path)
@@ -294,6 +297,12 @@ def test_compressed_and_doubled_and_edited_tables_are_refused(tmp_path):
     data[-2880] ^= 1
     path.write_bytes(data)
     assert "differs from the DATASUM" in refusal(path)
+
+
+def test_a_header_after_which_astropy_begins_again_for_ever_is_refused(tmp_path):
+    path = write_hdus(tmp_path / "t.fits", fits.table_to_hdu(Table({"a": [1]})))
+    path.write_bytes(path.read_bytes().replace(b"'BINTABLE'", b"'BINTABLE "))
+    assert "the header of HDU 1 is damaged" in refusal(path)
 
 
 # Parquet, ECSV, VOTable.
@@ -306,7 +315,8 @@ def test_columns_of_parquet_of_every_kind_of_text_and_vector_are_read_and_others
             "dict": pa.array(["x", None, "yy"]).dictionary_encode(),
             "large": pa.array(["x", "", None], pa.large_string()),
             "binary": pa.array([b"x", b"y", None]), "vector": vectors, "half": pa.array([1.5, None, 2], pa.float16()),
-            "null": pa.nulls(3), "decimal": pa.array([1, 2, 3], pa.decimal128(20, 2)),
+            "flag": pa.array([True, None, False]), "null": pa.nulls(3),
+            "decimal": pa.array([1, 2, 3], pa.decimal128(20, 2)),
             "list": pa.array([[1], [2], [3]]), "date": pa.array([1, 2, 3], pa.date32()), "bad": pa.array([b"\xff"] * 3),
             "struct": pa.array([{"a": 1}] * 3), "u.64": pa.array([2**64 - 1, 0, None], pa.uint64()),
         }
@@ -314,14 +324,15 @@ def test_columns_of_parquet_of_every_kind_of_text_and_vector_are_read_and_others
     path = tmp_path / "t.parquet"
     parquet.write_table(table, path)
     opened = open_catalogue(str(path))
-    found = opened.read(["dict", "large", "binary", "vector", "half", "null", "u.64"])
+    found = opened.read(["dict", "large", "binary", "vector", "half", "null", "u.64", "flag"])
     same(found["dict"], np.array([b"x", b"", b"yy"]))
     same(found["large"], np.array([b"x", b"", b""]))
     same(found["binary"], np.array([b"x", b"y", b""]))
-    same(found["vector"], np.ma.MaskedArray([[1, 2], [0, 0], [3, 0]], [[0, 0], [1, 1], [0, 1]]))
+    same(found["vector"], np.ma.masked_equal([[1, 2], [0, 0], [3, 0]], 0))
     same(found["half"], np.array([1.5, np.nan, 2], np.float16))
     same(found["null"], np.array([np.nan] * 3))
-    same(found["u.64"], np.ma.MaskedArray(np.array([2**64 - 1, 0, 0], np.uint64), [0, 0, 1]))
+    same(found["flag"], np.ma.MaskedArray([True, False, False], [False, True, False]))
+    same(found["u.64"], np.ma.MaskedArray(np.array([2**64 - 1, 0, 0], np.uint64), [False, False, True]))
     assert "decimal is of type decimal128(20, 2); expected numbers" in refusal(path, ["decimal"])
     assert "list is of type list" in refusal(path, ["list"])
     assert "date is of type date32" in refusal(path, ["date"])
@@ -365,14 +376,20 @@ def test_every_layout_of_a_votable_is_read(tmp_path, layout):
     same(found["s"], np.array([each.encode() for each in TEXTS]))
     same(found["z"], np.array(FLOATS))
     same(found["v"], VECTORS)
+    if layout != "tabledata":
+        before, rows, after = re.split(rb"(?<=base64.>)|(?=</STREAM>)", path.read_bytes())
+        before = before.replace(b"<TABLE>", b'<TABLE nrows="4">')
+        path.write_bytes(before + b"".join(rows.split())[:-80] + after)
+        assert "rows where it states 4" in refusal(path)
 
 
 def test_tables_of_a_votable_are_chosen_and_what_lies_elsewhere_is_refused(tmp_path):
     path = tmp_path / "t.xml"
     one = (
         '<TABLE name="{0}"><FIELD name="a" datatype="int"/><FIELD name="a b" datatype="short" unit="mag"/><FIELD '
-        'name="r" datatype="int" arraysize="*"/><DATA><TABLEDATA><TR><TD>{1}</TD><TD></TD><TD>1 2</TD></TR></TABLEDATA>'
-        "</DATA></TABLE>"
+        'name="r" datatype="int" arraysize="*"/><FIELD name="f" datatype="boolean"/><FIELD name="c" datatype="char" '
+        'arraysize="*"/><DATA><TABLEDATA><TR><TD>{1}</TD><TD></TD><TD>1 2</TD><TD>?</TD><TD/></TR></TABLEDATA></DATA>'
+        "</TABLE>"
     )
     start = '<?xml version="1.0"?><VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE>'
     path.write_text(start + one.format("X", 1) + one.format("Y", 2) + "</RESOURCE></VOTABLE>")
@@ -380,6 +397,8 @@ def test_tables_of_a_votable_are_chosen_and_what_lies_elsewhere_is_refused(tmp_p
     table = open_catalogue(str(path), hdu="Y")
     same(table.read(["a"])["a"], np.array([2], "i4"))
     same(table.read(["a b"])["a b"], np.ma.MaskedArray(np.array([0], "i2"), [True]))
+    same(table.read(["f"])["f"], np.ma.MaskedArray([False], [True]))
+    same(table.read(["c"])["c"], np.array([b""]))
     assert table.columns["a b"].unit == "mag"
     assert "r holds object" in refusal(path, ["r"], hdu="1")
     stream = (
