@@ -15,6 +15,8 @@ from pyarrow import parquet
 
 from cosmicai.errors import InputError
 from cosmicai.surveys.ingest.catalogue_tables import TableColumn, open_catalogue
+from cosmicai.surveys.ingest.fits_files import open_fits
+from cosmicai.surveys.ingest.source import IngestOptions
 
 IDS = [1237648720693755918, -(2**63), 2**63 - 1, 2**53 + 1]
 TEXTS = ["GALAXY", "", "Größe", "a b"]
@@ -212,7 +214,8 @@ def test_broken_csv_is_refused_with_its_line(tmp_path):
     for content, words in [
         (b"a,b\n1,2\n3\n", "Row #3: Expected 2 columns, got 1"), (b"a,b\n1,2,3\n", "Row #2: Expected 2 columns"),
         (b"a,b\n1,\xff\n", "invalid UTF8"), (b"\xff,b\n1,2\n", "utf-8"), (b'a,b\n1,"2\n3,4\n', "close the quote"),
-        (b'a,b\n1,"2\n' + b"3,4\n" * 2**21, "straddling"), (b"#Table1\n", "Empty CSV file"),
+        (b'a,b\n1,"2\n' + b"3,4\n" * 2**21, "a row of more than 4194304 bytes; close the quote"),
+        (b"#Table1\n", "Empty CSV file"), (b"#T\na,b\n1,2\n3\n", "Row #4"),
         (b"a,b,a\n1,2,3\n", "two columns 'a'"), (b"", "is empty"), ("a\n1\n".encode("utf-16"), "utf-8"),
     ]:  # fmt: skip
         path.write_bytes(content)
@@ -299,6 +302,16 @@ def test_compressed_and_doubled_and_edited_tables_are_refused(tmp_path):
     assert "differs from the DATASUM" in refusal(path)
 
 
+@pytest.mark.parametrize("stored", [b"T", b"\0"])
+def test_logical_values_are_no_magnitudes_of_cutouts(tmp_path, stored):
+    columns = [fits.Column(f"MAG_{band}", "L", array=[True]) for band in "UGRIZ"]
+    hdus = fits.ImageHDU(np.zeros((1, 5, 32, 32), "f4"), name="IMAGE"), fits.BinTableHDU.from_columns(columns)
+    path = write_hdus(tmp_path / "t.fits", *hdus)
+    path.write_bytes(path.read_bytes().replace(b"TTTTT", stored * 5))
+    with pytest.raises(InputError, match="magnitude is of dtype bool"), open_fits(str(path), IngestOptions()):
+        pass
+
+
 def test_a_header_after_which_astropy_begins_again_for_ever_is_refused(tmp_path):
     path = write_hdus(tmp_path / "t.fits", fits.table_to_hdu(Table({"a": [1]})))
     path.write_bytes(path.read_bytes().replace(b"'BINTABLE'", b"'BINTABLE "))
@@ -317,7 +330,7 @@ def test_columns_of_parquet_of_every_kind_of_text_and_vector_are_read_and_others
             "binary": pa.array([b"x", b"y", None]), "vector": vectors, "half": pa.array([1.5, None, 2], pa.float16()),
             "flag": pa.array([True, None, False]), "null": pa.nulls(3),
             "decimal": pa.array([1, 2, 3], pa.decimal128(20, 2)),
-            "list": pa.array([[1], [2], [3]]), "date": pa.array([1, 2, 3], pa.date32()), "bad": pa.array([b"\xff"] * 3),
+            "list": pa.array([[1], [2], [3]]), "date": pa.array([1, 2, 3], pa.date32()),
             "struct": pa.array([{"a": 1}] * 3), "u.64": pa.array([2**64 - 1, 0, None], pa.uint64()),
         }
     )  # fmt: skip
@@ -337,7 +350,16 @@ def test_columns_of_parquet_of_every_kind_of_text_and_vector_are_read_and_others
     assert "list is of type list" in refusal(path, ["list"])
     assert "date is of type date32" in refusal(path, ["date"])
     assert "struct is of type struct" in refusal(path, ["struct"])
+    parquet.write_table(pa.table([[1], [2]], ["a", "a"]), path)
+    assert "two columns 'a'" in refusal(path, ["a"])
+
+
+def test_text_of_parquet_that_is_not_utf8_or_too_long_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"bad": pa.array([b"\xff"])}), path)
     assert "bad holds text that is not UTF-8" in refusal(path, ["bad"])
+    parquet.write_table(pa.table({"long": pa.array(["x" * 2**20, *[""] * 1024])}), path)
+    assert "long holds a text of 1048576 bytes" in refusal(path, ["long"])
 
 
 def test_units_of_parquet_that_astropy_wrote_are_found(tmp_path):
@@ -408,6 +430,24 @@ def test_tables_of_a_votable_are_chosen_and_what_lies_elsewhere_is_refused(tmp_p
     assert "refers to another file" in refusal(path)
     path.write_bytes(gzip.compress(path.read_bytes()))
     assert "is not a VOTable in UTF-8" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "cell", "version"),
+    [
+        ('datatype="long"', "9223372036854775808", "1.4"), ('datatype="short"', "-32769", "1.4"),
+        ('datatype="int"', "", "1.1"), ('datatype="char" arraysize="2"', "abc", "1.4"),
+        ('datatype="unicodeChar"', "abc", "1.4"), ('datatype="int"', "1.5", "1.4"), ('datatype="float"', "x", "1.4"),
+    ],
+)  # fmt: skip
+def test_cells_of_a_votable_that_astropy_would_change_are_refused(tmp_path, field, cell, version):
+    path = tmp_path / "t.vot"
+    path.write_text(
+        f'<VOTABLE version="{version}"><RESOURCE><TABLE><FIELD name="a" {field}/><DATA><TABLEDATA><TR><TD>{cell}</TD>'
+        "</TR></TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>"
+    )
+    problem = "has a value that its column cannot hold" if cell != "1.5" else "invalid literal for int"
+    assert problem in refusal(path, ["a"])
 
 
 # Files that are none.

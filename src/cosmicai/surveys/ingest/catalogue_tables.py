@@ -213,10 +213,19 @@ def _open_votable(path: str, _: Collection[str], name: str | None) -> CatalogueT
 def _parse_votable(path: str, columns: list[int] | None = None, table_number: int | None = None) -> list[Any]:
     """Return the tables of a VOTable, with the rows of these columns, or of all."""
     from astropy.io import votable
+    from astropy.io.votable import exceptions
 
+    # Where astropy changes a value: no number becomes NaN, text is cut, an empty cell is 0, an integer the largest.
+    changes = (exceptions.W30, exceptions.W46, exceptions.W49, exceptions.W51)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # astropy warns of every deviation from the standard, however small
-        parsed = votable.parse(path, columns=columns, table_number=table_number, verify="ignore")
+        for each in changes:
+            warnings.simplefilter("error", each)
+        try:
+            parsed = votable.parse(path, columns=columns, table_number=table_number, verify="warn")
+        except changes as error:
+            reason = first_line(error).removesuffix("  Treating as empty.")
+            raise InputError(f"{path} has a value that its column cannot hold ({reason}); correct it") from None
     return list(parsed.iter_tables())
 
 
