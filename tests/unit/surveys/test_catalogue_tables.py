@@ -3,6 +3,8 @@
 import gzip
 import os
 import random
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from pyarrow import parquet
 
 from cosmicai.errors import InputError
 from cosmicai.surveys.ingest.catalogue_tables import TableColumn, open_catalogue
+from cosmicai.surveys.ingest.fits_files import open_fits
+from cosmicai.surveys.ingest.source import IngestOptions
 
 IDS = [1237648720693755918, -(2**63), 2**63 - 1, 2**53 + 1]
 TEXTS = ["GALAXY", "", "Größe", "a b"]
@@ -142,11 +146,16 @@ def test_integers_are_text_where_this_is_requested(tmp_path, kind):
     assert "no column other" in refusal(path, text=["other"])
 
 
-@pytest.mark.parametrize("kind", ["fits", "ecsv", "parquet"])
-@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (kind, dtype)
+        for kind in ("fits", "ecsv", "parquet")
+        for dtype in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8")
+        if (kind, dtype) != ("fits", "i1")  # which astropy writes as logical
+    ],
+)
 def test_numbers_keep_their_width(tmp_path, kind, dtype):
-    if (kind, dtype) == ("fits", "i1"):
-        pytest.skip("astropy writes it as logical; see the columns of FITS below")
     limits = np.finfo(dtype) if dtype[0] == "f" else np.iinfo(dtype)
     values = np.array([limits.min, 0, 1, limits.max], dtype)
     found = open_catalogue(write(tmp_path / f"t.{kind}", Table({"a": values}))).read(["a"])["a"]
@@ -176,7 +185,7 @@ def test_a_table_without_rows_has_its_columns(tmp_path, kind):
         (["9007199254740992", "1.5"], np.array([2.0**53, 1.5])), (["1d5", "2"], np.array([b"1d5", b"2"])),
         (["0x10", "2"], np.array([b"0x10", b"2"])), (["1", "x"], np.array([b"1", b"x"])),
         (["true", "False", "null"], np.ma.MaskedArray([True, False, False], [False, False, True])),
-        (["true", "1"], np.array([b"true", b"1"])), (["1", "NULL", "--"], np.ma.MaskedArray([1, 0, 0], [False, True, True])),
+        (["true", "1"], np.array([b"true", b"1"])), (["1", "NULL", "--"], np.ma.masked_equal([1, 0, 0], 0)),
         (["a", "NaN", "nan", "null"], np.array([b"a", b"", b"", b""])), (["NaN", "null"], np.array([np.nan] * 2)),
         (["1.5", "", "nan"], np.array([1.5, np.nan, np.nan])), ([" 12", "13 "], np.array([12, 13])),
         (['"007"', '"a,""b"'], np.array([b"007", b'a,"b'])), (["١٢", "3"], np.array(["١٢".encode(), b"3"])),
@@ -211,7 +220,8 @@ def test_broken_csv_is_refused_with_its_line(tmp_path):
     for content, words in [
         (b"a,b\n1,2\n3\n", "Row #3: Expected 2 columns, got 1"), (b"a,b\n1,2,3\n", "Row #2: Expected 2 columns"),
         (b"a,b\n1,\xff\n", "invalid UTF8"), (b"\xff,b\n1,2\n", "utf-8"), (b'a,b\n1,"2\n3,4\n', "close the quote"),
-        (b'a,b\n1,"2\n' + b"3,4\n" * 2**21, "straddling"), (b"#Table1\n", "Empty CSV file"),
+        (b'a,b\n1,"2\n' + b"3,4\n" * 2**21, "a row of more than 4194304 bytes; close the quote"),
+        (b"#Table1\n", "Empty CSV file"), (b"#T\na,b\n1,2\n3\n", "Row #4"),
         (b"a,b,a\n1,2,3\n", "two columns 'a'"), (b"", "is empty"), ("a\n1\n".encode("utf-16"), "utf-8"),
     ]:  # fmt: skip
         path.write_bytes(content)
@@ -284,7 +294,9 @@ def test_compressed_and_doubled_and_edited_tables_are_refused(tmp_path):
     hdu = fits.table_to_hdu(Table({"a": [1]}))
     hdu.header["ZTABLE"] = True
     assert "uncompress it with funpack" in refusal(write_hdus(tmp_path / "t.fits.fz", hdu))
-    del hdu.header["ZTABLE"]
+    hdu = fits.table_to_hdu(Table({"a": [5]}))
+    image = fits.CompImageHDU(np.arange(10000, dtype="i4").reshape(100, 100))
+    same(open_catalogue(str(write_hdus(tmp_path / "i.fz", image, hdu))).read(["a"])["a"], np.array([5]))
     path = write_hdus(tmp_path / "t.fits", fits.table_to_hdu(Table({"a": [1], "b": [2]})))
     path.write_bytes(path.read_bytes().replace(b"'b       '", b"'a       '"))
     assert "two columns" in refusal(path)
@@ -294,6 +306,22 @@ def test_compressed_and_doubled_and_edited_tables_are_refused(tmp_path):
     data[-2880] ^= 1
     path.write_bytes(data)
     assert "differs from the DATASUM" in refusal(path)
+
+
+@pytest.mark.parametrize("stored", [b"T", b"\0"])
+def test_logical_values_are_no_magnitudes_of_cutouts(tmp_path, stored):
+    columns = [fits.Column(f"MAG_{band}", "L", array=[True]) for band in "UGRIZ"]
+    hdus = fits.ImageHDU(np.zeros((1, 5, 32, 32), "f4"), name="IMAGE"), fits.BinTableHDU.from_columns(columns)
+    path = write_hdus(tmp_path / "t.fits", *hdus)
+    path.write_bytes(path.read_bytes().replace(b"TTTTT", stored * 5))
+    with pytest.raises(InputError, match="magnitude is of dtype bool"), open_fits(str(path), IngestOptions()):
+        pass
+
+
+def test_a_header_after_which_astropy_begins_again_for_ever_is_refused(tmp_path):
+    path = write_hdus(tmp_path / "t.fits", fits.table_to_hdu(Table({"a": [1]})))
+    path.write_bytes(path.read_bytes().replace(b"'BINTABLE'", b"'BINTABLE "))
+    assert "the header of HDU 1 is damaged" in refusal(path)
 
 
 # Parquet, ECSV, VOTable.
@@ -306,27 +334,38 @@ def test_columns_of_parquet_of_every_kind_of_text_and_vector_are_read_and_others
             "dict": pa.array(["x", None, "yy"]).dictionary_encode(),
             "large": pa.array(["x", "", None], pa.large_string()),
             "binary": pa.array([b"x", b"y", None]), "vector": vectors, "half": pa.array([1.5, None, 2], pa.float16()),
-            "null": pa.nulls(3), "decimal": pa.array([1, 2, 3], pa.decimal128(20, 2)),
-            "list": pa.array([[1], [2], [3]]), "date": pa.array([1, 2, 3], pa.date32()), "bad": pa.array([b"\xff"] * 3),
+            "flag": pa.array([True, None, False]), "null": pa.nulls(3),
+            "decimal": pa.array([1, 2, 3], pa.decimal128(20, 2)),
+            "list": pa.array([[1], [2], [3]]), "date": pa.array([1, 2, 3], pa.date32()),
             "struct": pa.array([{"a": 1}] * 3), "u.64": pa.array([2**64 - 1, 0, None], pa.uint64()),
         }
     )  # fmt: skip
     path = tmp_path / "t.parquet"
     parquet.write_table(table, path)
     opened = open_catalogue(str(path))
-    found = opened.read(["dict", "large", "binary", "vector", "half", "null", "u.64"])
+    found = opened.read(["dict", "large", "binary", "vector", "half", "null", "u.64", "flag"])
     same(found["dict"], np.array([b"x", b"", b"yy"]))
     same(found["large"], np.array([b"x", b"", b""]))
     same(found["binary"], np.array([b"x", b"y", b""]))
-    same(found["vector"], np.ma.MaskedArray([[1, 2], [0, 0], [3, 0]], np.array([[0, 0], [1, 1], [0, 1]], bool)))
+    same(found["vector"], np.ma.masked_equal([[1, 2], [0, 0], [3, 0]], 0))
     same(found["half"], np.array([1.5, np.nan, 2], np.float16))
     same(found["null"], np.array([np.nan] * 3))
+    same(found["flag"], np.ma.MaskedArray([True, False, False], [False, True, False]))
     same(found["u.64"], np.ma.MaskedArray(np.array([2**64 - 1, 0, 0], np.uint64), [False, False, True]))
     assert "decimal is of type decimal128(20, 2); expected numbers" in refusal(path, ["decimal"])
     assert "list is of type list" in refusal(path, ["list"])
     assert "date is of type date32" in refusal(path, ["date"])
     assert "struct is of type struct" in refusal(path, ["struct"])
+    parquet.write_table(pa.table([[1], [2]], ["a", "a"]), path)
+    assert "two columns 'a'" in refusal(path, ["a"])
+
+
+def test_text_of_parquet_that_is_not_utf8_or_too_long_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"bad": pa.array([b"\xff"])}), path)
     assert "bad holds text that is not UTF-8" in refusal(path, ["bad"])
+    parquet.write_table(pa.table({"long": pa.array(["x" * 2**20, *[""] * 1024])}), path)
+    assert "long holds a text of 1048576 bytes" in refusal(path, ["long"])
 
 
 def test_units_of_parquet_that_astropy_wrote_are_found(tmp_path):
@@ -365,14 +404,20 @@ def test_every_layout_of_a_votable_is_read(tmp_path, layout):
     same(found["s"], np.array([each.encode() for each in TEXTS]))
     same(found["z"], np.array(FLOATS))
     same(found["v"], VECTORS)
+    if layout != "tabledata":
+        before, rows, after = re.split(rb"(?<=base64.>)|(?=</STREAM>)", path.read_bytes())
+        before = before.replace(b"<TABLE>", b'<TABLE nrows="4">')
+        path.write_bytes(before + b"".join(rows.split())[:-80] + after)
+        assert "rows where it states 4" in refusal(path)
 
 
 def test_tables_of_a_votable_are_chosen_and_what_lies_elsewhere_is_refused(tmp_path):
     path = tmp_path / "t.xml"
     one = (
         '<TABLE name="{0}"><FIELD name="a" datatype="int"/><FIELD name="a b" datatype="short" unit="mag"/><FIELD '
-        'name="r" datatype="int" arraysize="*"/><DATA><TABLEDATA><TR><TD>{1}</TD><TD></TD><TD>1 2</TD></TR></TABLEDATA>'
-        "</DATA></TABLE>"
+        'name="r" datatype="int" arraysize="*"/><FIELD name="f" datatype="boolean"/><FIELD name="c" datatype="char" '
+        'arraysize="*"/><DATA><TABLEDATA><TR><TD>{1}</TD><TD></TD><TD>1 2</TD><TD>?</TD><TD/></TR></TABLEDATA></DATA>'
+        "</TABLE>"
     )
     start = '<?xml version="1.0"?><VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE>'
     path.write_text(start + one.format("X", 1) + one.format("Y", 2) + "</RESOURCE></VOTABLE>")
@@ -380,6 +425,8 @@ def test_tables_of_a_votable_are_chosen_and_what_lies_elsewhere_is_refused(tmp_p
     table = open_catalogue(str(path), hdu="Y")
     same(table.read(["a"])["a"], np.array([2], "i4"))
     same(table.read(["a b"])["a b"], np.ma.MaskedArray(np.array([0], "i2"), [True]))
+    same(table.read(["f"])["f"], np.ma.MaskedArray([False], [True]))
+    same(table.read(["c"])["c"], np.array([b""]))
     assert table.columns["a b"].unit == "mag"
     assert "r holds object" in refusal(path, ["r"], hdu="1")
     stream = (
@@ -389,6 +436,24 @@ def test_tables_of_a_votable_are_chosen_and_what_lies_elsewhere_is_refused(tmp_p
     assert "refers to another file" in refusal(path)
     path.write_bytes(gzip.compress(path.read_bytes()))
     assert "is not a VOTable in UTF-8" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "cell", "version"),
+    [
+        ('datatype="long"', "9223372036854775808", "1.4"), ('datatype="short"', "-32769", "1.4"),
+        ('datatype="int"', "", "1.1"), ('datatype="char" arraysize="2"', "abc", "1.4"),
+        ('datatype="unicodeChar"', "abc", "1.4"), ('datatype="int"', "1.5", "1.4"), ('datatype="float"', "x", "1.4"),
+    ],
+)  # fmt: skip
+def test_cells_of_a_votable_that_astropy_would_change_are_refused(tmp_path, field, cell, version):
+    path = tmp_path / "t.vot"
+    path.write_text(
+        f'<VOTABLE version="{version}"><RESOURCE><TABLE><FIELD name="a" {field}/><DATA><TABLEDATA><TR><TD>{cell}</TD>'
+        "</TR></TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>"
+    )
+    problem = "has a value that its column cannot hold" if cell != "1.5" else "invalid literal for int"
+    assert problem in refusal(path, ["a"])
 
 
 # Files that are none.
@@ -418,6 +483,15 @@ def test_an_unknown_ending_is_refused_with_those_that_are_known():
         "x.dat is of an unknown kind; expected a catalogue ending in .fits, .fit, .fits.gz, .fz, .csv, .csv.gz, .tsv, "
         ".ecsv, .parquet, .pq, .vot, .votable, .xml"
     )
+
+
+@pytest.mark.parametrize("kind", ["fits", "ecsv", "vot"])
+def test_a_missing_astropy_is_left_to_the_command_line_which_says_what_to_install(tmp_path, monkeypatch, kind):
+    path = write(tmp_path / f"t.{kind}", example(False, ["a", "b", "c", "d"]))
+    for name in [each for each in sys.modules if each.partition(".")[0] == "astropy"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match="astropy"):
+        open_catalogue(path)
 
 
 def damage(random_, data):

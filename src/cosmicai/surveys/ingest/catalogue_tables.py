@@ -104,9 +104,8 @@ def _normalize(values: NDArray[Any], where: str, is_text: bool) -> NDArray[Any]:
     """Return a column in the byte order of the machine, with a mask only where something is null."""
     if values.ndim > 2:
         raise InputError(f"{where} holds an array of {values.shape[1:]} per row; expected a number, text or a vector")
-    masked = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
-    if masked is not None and not masked.any():
-        values, masked = np.ma.getdata(values), None
+    if not np.ma.is_masked(values):
+        values = np.ma.getdata(values)
     if not is_text or values.dtype.kind == "S":
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind not in "iu" or values.ndim > 1:
@@ -203,18 +202,30 @@ def _open_votable(path: str, _: Collection[str], name: str | None) -> CatalogueT
             for each in fields
         ],
     )
+    rows, stated = len(tables[number].array), tables[number].nrows
+    if stated not in (None, rows):  # a stream of binary rows may end anywhere
+        raise InputError(f"{path} holds {rows} rows where it states {stated}; it was cut off, copy it again")
     places = {name: place for place, name in enumerate(columns)}
     read = partial(_read_votable, path, number if len(tables) > 1 else None, places)
-    return CatalogueTable(path, len(tables[number].array), columns, read)
+    return CatalogueTable(path, rows, columns, read)
 
 
 def _parse_votable(path: str, columns: list[int] | None = None, table_number: int | None = None) -> list[Any]:
     """Return the tables of a VOTable, with the rows of these columns, or of all."""
     from astropy.io import votable
+    from astropy.io.votable import exceptions
 
+    # Where astropy changes a value: no number becomes NaN, text is cut, an empty cell is 0, an integer the largest.
+    changes = (exceptions.W30, exceptions.W46, exceptions.W49, exceptions.W51)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # astropy warns of every deviation from the standard, however small
-        parsed = votable.parse(path, columns=columns, table_number=table_number, verify="ignore")
+        for each in changes:
+            warnings.simplefilter("error", each)
+        try:
+            parsed = votable.parse(path, columns=columns, table_number=table_number, verify="warn")
+        except changes as error:
+            reason = first_line(error).removesuffix("  Treating as empty.")
+            raise InputError(f"{path} has a value that its column cannot hold ({reason}); correct it") from None
     return list(parsed.iter_tables())
 
 

@@ -21,11 +21,11 @@ _ALL_ONES = 2**32 - 1
 def verify_checksums(source: str, file: Any) -> None:
     """Raise InputError naming the HDU if data of the open FITS file differ from a checksum that the file states.
 
-    It is raised too if a header is so damaged that the HDUs have no end.
+    It is raised too if a header is unreadable.
     """
     from astropy.io import fits
 
-    _require_progress(source, file)
+    _require_headers(source, file)
     if any(isinstance(hdu, fits.CompImageHDU) for hdu in file):  # whose headers are those of the images before
         with fits.open(source, memmap=False, disable_image_compression=True) as raw:
             _verify(source, raw)
@@ -33,14 +33,11 @@ def verify_checksums(source: str, file: Any) -> None:
         _verify(source, file)
 
 
-def _require_progress(source: str, file: Any) -> None:
-    """Raise InputError if HDUs do not follow each other: after a damaged header astropy may begin again, for ever."""
-    last = -1
-    for hdu in file:
-        start = hdu.fileinfo()["hdrLoc"]
-        if start <= last:
-            raise InputError(f"{source} has a damaged header of an HDU at byte {last}; copy it again")
-        last = start
+def _require_headers(source: str, file: Any) -> None:
+    """Raise InputError if a header is unreadable: astropy may begin again at the first HDU after it, for ever."""
+    for number, hdu in enumerate(file):
+        if not hasattr(hdu, "fileinfo"):  # an HDU of which astropy knows no more than that it is corrupted
+            raise InputError(f"{source}: the header of HDU {number} is damaged; copy it again")
 
 
 def _verify(source: str, file: Any) -> None:

@@ -102,6 +102,7 @@ def _open_rows(layout: _Layout, names: Sequence[str] | None = None) -> Iterator[
     if names is not None:
         convert |= {"include_columns": list(names), "column_types": dict.fromkeys(names, pa.string())}
     with (
+        _explain_long_rows(layout.path),
         pa.input_stream(layout.path, compression="gzip" if _is_gzip(layout.path) else None) as stream,
         csv.open_csv(
             stream,
@@ -112,6 +113,17 @@ def _open_rows(layout: _Layout, names: Sequence[str] | None = None) -> Iterator[
         ) as rows,
     ):
         yield rows
+
+
+@contextmanager
+def _explain_long_rows(path: str) -> Iterator[None]:
+    """Raise InputError for a row that does not end, which Arrow describes by its blocks."""
+    try:
+        yield
+    except ValueError as error:
+        if "straddling" not in str(error):
+            raise
+        raise InputError(f"{path} has a row of more than {_BLOCK} bytes; close the quote that is open in it") from None
 
 
 def _header(layout: _Layout) -> list[str]:
