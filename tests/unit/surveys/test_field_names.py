@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 
 from cosmicai.surveys.field_names import find_likely
+from cosmicai.surveys.ingest.names import OPTIONS
 from cosmicai.surveys.survey import open_survey
 from support.gate import GOOD, ingest, table, write_fits, write_h5, write_npz
 
@@ -45,7 +46,7 @@ def test_z_among_the_bands_is_no_redshift():
 
 
 @pytest.mark.parametrize(
-    ("field", "name", "values"), [("objid", "specobjid", IDS), ("redshift", "z_best", GOOD.redshift)]
+    ("field", "name", "values"), [("objid", "targetid", IDS), ("redshift", "z_best", GOOD.redshift)]
 )
 def test_ingest_names_an_id_or_a_redshift_of_another_name(tmp_path, field, name, values):
     columns = {"magnitude": GOOD.magnitude, name: values}
@@ -63,7 +64,7 @@ def test_ingest_names_an_id_or_a_redshift_of_another_name(tmp_path, field, name,
         found, notices = ingest(tmp_path, source)
         expected = np.arange(len(values)) if field == "objid" else np.full(len(values), np.nan)
         np.testing.assert_array_equal(getattr(found, field), expected)
-        remedy = f"name it with --field {field}=NAME if it is one"
+        remedy = f"name it with {OPTIONS[field]} NAME if it is one"
         assert f"{source} has no {field} by a known name, and {shown} is not used; {remedy}" in notices
         found, notices = ingest(tmp_path, source, names={field: name})
         np.testing.assert_array_equal(getattr(found, field), values)
