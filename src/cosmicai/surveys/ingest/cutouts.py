@@ -18,7 +18,7 @@ from ..copies import find_copies
 from .gate import OPENERS, ending
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file of galaxies: its address, its path below the folder that the user named, and what tells its version."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from .gate import ending
 _EXAMPLES = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cutout:
     """The files of one galaxy's cutout, one or five in the order of the bands, and what their names say of its id."""
 
@@ -85,37 +84,39 @@ def group_cutouts(files: Sequence[SourceFile], per_band: str | None) -> tuple[li
 def match_cutouts(cutouts: Sequence[Cutout], catalogue: Catalogue) -> Matches:
     """Return the cutout of each row of a catalogue, by the names of its column of files, else by the ids.
 
-    A file belongs to an id if it is called so, or if the id is the only one among the words of its name. Rows without a
-    cutout and cutouts without a row are left out and counted. Raises InputError if a match is not clear.
+    A file belongs to an id if it is called so, or if the id is the only one among the words of its name and the rest of
+    the name is the same for all files. Rows without a cutout and cutouts without a row are left out and counted. Raises
+    InputError if a match is not clear.
     """
-    wanted = _file_names(catalogue) if catalogue.files is not None else _ids(catalogue)
-    rows: dict[str, int] = {}
-    for row, name in wanted:
-        if (first := rows.setdefault(name, row)) != row:
-            raise InputError(
-                f"{catalogue.path}: rows {first} and {row} both have {name}; expected one row for each cutout, remove "
-                "one"
-            )
+    by_file = catalogue.files is not None
+    rows, without = _find_rows(catalogue, {name for cutout in cutouts for name in _names(cutout, by_file)})
     found: dict[int, Cutout] = {}
+    patterns: dict[str, Cutout] = {}
     unmatched: list[str] = []
     for cutout in cutouts:
-        fitting = _find(cutout, rows, catalogue.files is not None)
-        if fitting is None:
+        names = [name for name in _names(cutout, by_file) if name in rows]
+        if not names:
             unmatched.append(cutout.files[0].name)
             continue
-        if (first_cutout := found.setdefault(rows[fitting], cutout)) is not cutout:
+        if not by_file:
+            patterns.setdefault(_pattern(cutout, names), cutout)
+        if (first := found.setdefault(rows[names[0]], cutout)) is not cutout:
             raise InputError(
-                f"{first_cutout.uri} and {cutout.uri} both fit {fitting} of {catalogue.path}; remove one, "
-                "or name the right one in a column with --file COLUMN"
+                f"{first.uri} and {cutout.uri} both fit {names[0]} of {catalogue.path}; remove one, or name the right "
+                "one in a column with --file COLUMN"
             )
+    if len(patterns) > 1:
+        (one, first), (other, second), *_ = patterns.items()
+        raise InputError(
+            f"{first.uri} has its id as {one} and {second.uri} as {other}, so that either may be a chance; expected the "
+            "ids at one place in all names, or a column with the file names, --file COLUMN"
+        )
     if not found:
-        names = ", ".join(islice(rows, 3)) or "none"
         raise InputError(
             f"no cutout fits a row of {catalogue.path}: files are called as {cutouts[0].files[0].name}, ids are as "
-            f"{names}; name the column of ids with --id or that of file names with --file"
+            f"{', '.join(without[:3]) or 'none'}; name the column of ids with --id or that of file names with --file"
         )
-    matched = set(found)
-    without = [name for name, row in rows.items() if row not in matched]
+    without += [name for name, row in rows.items() if row not in found][: _EXAMPLES - len(without)]
     notices = []
     if missing := catalogue.rows - len(found):
         notices.append(f"rows left out, since they have no cutout: {missing:,}, as {_examples(without)}")
@@ -125,19 +126,40 @@ def match_cutouts(cutouts: Sequence[Cutout], catalogue: Catalogue) -> Matches:
     return Matches(tuple(found[row] for row in order), tuple(order), tuple(notices))
 
 
-def _find(cutout: Cutout, rows: Mapping[str, int], by_file: bool) -> str | None:
+def _find_rows(catalogue: Catalogue, names: set[str]) -> tuple[dict[str, int], list[str]]:
+    """Return the rows that have one of these names, and the first names that no cutout has."""
+    rows: dict[str, int] = {}
+    others: list[str] = []
+    for row, name in _file_names(catalogue) if catalogue.files is not None else _ids(catalogue):
+        if name not in names:
+            if len(others) < _EXAMPLES:
+                others.append(name)
+        elif (first := rows.setdefault(name, row)) != row:
+            raise InputError(
+                f"{catalogue.path}: rows {first} and {row} both have {name}; expected one row for each cutout, remove "
+                "one"
+            )
+    return rows, others
+
+
+def _names(cutout: Cutout, by_file: bool) -> tuple[str, ...]:
+    """Return what may name a cutout in a catalogue, the surest first."""
     if by_file:
-        names = (cutout.files[0].name, cutout.uri, basename(cutout.files[0].name), cutout.id)
-        return next((name for name in names if name in rows), None)
-    if cutout.id in rows:
-        return cutout.id
-    words = {word for word in re.split(r"[^0-9A-Za-z]+", cutout.id) if word in rows}
-    if len(words) > 1:
+        name = cutout.files[0].name
+        return (name, cutout.uri, basename(name), cutout.id)
+    return (cutout.id, *dict.fromkeys(re.split(r"[^0-9A-Za-z]+", cutout.id)))
+
+
+def _pattern(cutout: Cutout, names: Sequence[str]) -> str:
+    """Return the name of a cutout with `{id}` in place of its id. Raises InputError if it has several ids."""
+    if names[0] == cutout.id:
+        return "{id}"
+    if len(set(names)) > 1:
         raise InputError(
-            f"{cutout.uri} has the ids {' and '.join(sorted(words))} in its name; name the file of each row in a "
-            "column with --file COLUMN"
+            f"{cutout.uri} has the ids {' and '.join(names)} in its name; name the file of each row in a column with "
+            "--file COLUMN"
         )
-    return words.pop() if words else None
+    return re.sub(rf"(?<![0-9A-Za-z]){re.escape(names[0])}(?![0-9A-Za-z])", "{id}", cutout.id)
 
 
 def _ids(catalogue: Catalogue) -> Iterable[tuple[int, str]]:
