@@ -65,7 +65,7 @@ def test_ingest_names_an_id_or_a_redshift_of_another_name(tmp_path, field, name,
         expected = np.arange(len(values)) if field == "objid" else np.full(len(values), np.nan)
         np.testing.assert_array_equal(getattr(found, field), expected)
         remedy = f"name it with {OPTIONS[field]} NAME if it is one"
-        assert f"{source} has no {field} by a known name, and {shown} is not used; {remedy}" in notices
+        assert f"{source}: it has no {field} by a known name, and {shown} is not used; {remedy}" in notices
         found, notices = ingest(tmp_path, source, names={field: name})
         np.testing.assert_array_equal(getattr(found, field), values)
         assert not [notice for notice in notices if f"has no {field}" in notice]

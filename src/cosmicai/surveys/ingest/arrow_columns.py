@@ -206,6 +206,8 @@ def _open_parquet(path: str) -> Iterator[Any]:
 
 
 def _read_parquet(path: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    import pyarrow
+
     pieces: dict[str, list[Any]] = {name: [] for name in names}
     with _open_parquet(path) as file:
         rows = file.metadata.num_rows
@@ -215,4 +217,6 @@ def _read_parquet(path: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         if not rows:  # which has no batches, but types
             empty = file.schema_arrow.empty_table()
             pieces = {name: [to_numpy(empty.column(name).combine_chunks(), f"{path}: {name}")] for name in names}
-    return {name: cast(NDArray[Any], join(pieces.pop(name), f"{path}: {name}")) for name in names}
+    columns = {name: cast(NDArray[Any], join(pieces.pop(name), f"{path}: {name}")) for name in names}
+    pyarrow.default_memory_pool().release_unused()  # of a million rows, as much again as the columns
+    return columns

@@ -106,7 +106,7 @@ def decide(
     for field in ("redshift", "objid"):
         if field not in fields and (likely := find_likely(field, opened.others)):
             notices.append(
-                f"{source} has no {field} by a known name, and {', '.join(likely)} is not used; name it with "
+                f"{source}: it has no {field} by a known name, and {', '.join(likely)} is not used; name it with "
                 f"{OPTIONS[field]} NAME if it is one"
             )
     return Reading(
