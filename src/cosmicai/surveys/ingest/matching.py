@@ -108,8 +108,8 @@ def match_cutouts(cutouts: Sequence[Cutout], catalogue: Catalogue) -> Matches:
     if len(patterns) > 1:
         (one, first), (other, second), *_ = patterns.items()
         raise InputError(
-            f"{first.uri} has its id as {one} and {second.uri} as {other}, so that either may be a chance; expected the "
-            "ids at one place in all names, or a column with the file names, --file COLUMN"
+            f"{first.uri} has its id as {one} and {second.uri} as {other}, so that either may be a chance; expected "
+            "the ids at one place in all names, or a column with the file names, --file COLUMN"
         )
     if not found:
         raise InputError(
