@@ -15,17 +15,28 @@ from ...errors import InputError
 from ...models.torch_archive import TensorRef
 from ...storage.ranges import RangeReader, open_ranges
 from ..published_partition import locate_fields
+from .kept import find_problem, select_columns
 from .source import IngestOptions, Source, check_dtype, from_sliceable
 
 
 @contextmanager
-def open_partition(source: str, _options: IngestOptions) -> Iterator[Source]:
+def open_partition(source: str, options: IngestOptions) -> Iterator[Source]:
     """Open a pickled TensorDataset(image, magnitude, redshift), known by their order; raises as `locate_fields`."""
     with open_ranges(source) as reader:
-        rows = {field: _TensorRows(source, tensor, reader) for field, tensor in locate_fields(source, reader).items()}
+        tensors = locate_fields(source, reader)
+        rows = {field: _TensorRows(source, tensor, reader) for field, tensor in tensors.items()}
         for field, array in rows.items():
             check_dtype(source, field, np.dtype(array.dtype))
-        yield Source({field: from_sliceable(array) for field, array in rows.items()})
+        galaxies = rows["image"].shape[0] if rows["image"].shape else 0
+        problems = {name: find_problem(array.shape, np.dtype(array.dtype), galaxies) for name, array in rows.items()}
+        kept, notices = select_columns(source, problems, rows, options)
+        yield Source(
+            {field: from_sliceable(array) for field, array in rows.items() if field in options.wanted},
+            columns={
+                short: from_sliceable(_TensorRows(source, tensors[name], reader)) for short, name in kept.items()
+            },
+            notices=notices,
+        )
 
 
 class _TensorRows:
