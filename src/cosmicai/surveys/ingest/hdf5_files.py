@@ -25,7 +25,8 @@ from ..hdf5 import (
 )
 from ..hdf5_absence import RawRows, files_of, find_absence, find_external
 from ..shard import HDF5_ERRORS
-from .hdf5_members import Member, list_members, select_members
+from .hdf5_members import Member, Selection, list_members, select_members
+from .kept import find_problem, select_columns
 from .names import ALIASES
 from .source import (
     IngestOptions,
@@ -52,8 +53,8 @@ def open_hdf5(source: str, options: IngestOptions) -> Iterator[Source]:
         try:
             file = stack.enter_context(_open_file(source))
             members, dangling = list_members(file)
-            found = select_members(source, members, dangling, options)
-            opened = _describe(source, file, members, found, options)
+            selection = select_members(source, members, dangling, options)
+            opened = _describe(source, file, members, selection, options)
         except HDF5_ERRORS as error:
             raise InputError(explain_hdf5_error(source, error)) from None
         yield opened
@@ -68,48 +69,69 @@ def _open_file(source: str) -> Any:
         return h5py.File(source, "r", rdcc_nbytes=_CHUNK_CACHE, locking=False)
 
 
-def _describe(
-    source: str, file: Any, members: list[Member], found: dict[str, list[Member]], options: IngestOptions
-) -> Source:
-    for field, columns in found.items():
-        for member in columns:
-            _check(f"{source}: {field} ({member.full_name})", member, options)
-    image, used = found["image"][0], [member for columns in found.values() for member in columns]
+def _describe(source: str, file: Any, members: list[Member], selection: Selection, options: IngestOptions) -> Source:
+    found = selection.found
+    image, used = found["image"][0], {member.full_name for columns in found.values() for member in columns}
     shape = _Column(image).shape
-    beside = [member for member in members if member.group == image.group and member not in used]
-    masks = {
-        member.full_name: _Column(member)
-        for member in beside
-        if is_mask(member.name) and _Column(member).shape == shape and _Column(member).dtype.kind in "biuf"
+    beside = {
+        member.full_name: member
+        for member in members
+        if member.group == image.group and is_mask(member.name) and member.full_name not in used
     }
+    masks = {name: _Column(member) for name, member in beside.items()}
+    masks = {name: array for name, array in masks.items() if array.shape == shape and array.dtype.kind in "biuf"}
+    problems = {name: _find_problem(member, image) for name, member in selection.home.items()}
+    kept, notices = select_columns(source, problems, {*used, *masks}, options)
+    columns = {short: selection.home[name] for short, name in kept.items()}
+    checked = [(field, member) for field, parts in found.items() for member in parts]
+    checked += [("", beside[name]) for name in masks] + [("", member) for member in columns.values()]
+    _check(source, checked, options)
     groups = _groups_of(image.dataset, file)
-    scopes, notices = [image.dataset.attrs, *(group.attrs for group in groups)], []
-    for name in masks:
-        _check(f"{source}: {name}", next(member for member in beside if member.full_name == name), options)
+    scopes = [image.dataset.attrs, *(group.attrs for group in groups)]
+    return Source(
+        {field: stack_columns([_array(source, field, member) for member in parts]) for field, parts in found.items()},
+        bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
+        magnitude_bands=_magnitude_bands(source, found.get("magnitude", []), image),
+        flux_unit=stated_flux_unit(scopes),
+        magnitude_unit=next(filter(None, map(_unit, found.get("magnitude", []))), ""),
+        pixel_scale=stated_pixel_scale(scopes),
+        masks={name: from_sliceable(array) for name, array in masks.items()},
+        columns={short: _kept_array(member) for short, member in columns.items()},
+        column_units={
+            short: unit for short, member in columns.items() if not member.column and (unit := _unit(member))
+        },
+        notices=(*notices, *_unused(source, members, selection, options)),
+    )
+
+
+def _unused(source: str, members: list[Member], selection: Selection, options: IngestOptions) -> list[str]:
+    """Return a sentence on redshifts and ids in other groups than those of the image and the magnitudes."""
     unused = sorted(
         member.full_name
         for member in members
         for field in ("redshift", "objid")
-        if field not in found and member.name.lower() in ALIASES[field][0] and member.group != image.group
+        if field in options.wanted
+        and field not in selection.found
+        and member.name.lower() in ALIASES[field][0]
+        and member.full_name not in selection.home
+        and not member.alias
     )
-    if unused:
-        notices.append(
-            f"{source}: {', '.join(unused)} lie in another group than the image and are not used; name them with "
-            "--field"
-        )
-    return Source(
-        {
-            field: stack_columns([_array(source, field, member) for member in columns])
-            for field, columns in found.items()
-        },
-        bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
-        magnitude_bands=_magnitude_bands(source, found.get("magnitude", []), image),
-        flux_unit=stated_flux_unit(scopes),
-        magnitude_unit=next(filter(None, map(_magnitude_unit, found.get("magnitude", []))), ""),
-        pixel_scale=stated_pixel_scale(scopes),
-        masks={name: from_sliceable(column) for name, column in masks.items()},
-        notices=tuple(notices),
-    )
+    said = "lie in another group than the image and are not used; name them with --field"
+    return [f"{source}: {', '.join(unused)} {said}"] if unused else []
+
+
+def _find_problem(member: Member, image: Member) -> str:
+    """Return why a member cannot be kept as a column; variable-length text can."""
+    dtype = member.dataset.dtype[member.column] if member.column else member.dataset.dtype
+    base, inner = dtype.subdtype or (dtype, ())
+    is_text = h5py.check_string_dtype(base) is not None
+    return find_problem((*member.dataset.shape, *inner), base, image.dataset.shape[0], is_text)
+
+
+def _kept_array(member: Member) -> SourceArray:
+    """Return a column to keep: integers and text stay what they are, missing ones masked; packed ones are unpacked."""
+    column = _Column(member)
+    return from_sliceable(column if column.scaled else _Ids(member))
 
 
 def _magnitude_bands(source: str, columns: list[Member], image: Member) -> tuple[str, ...]:
@@ -120,20 +142,29 @@ def _magnitude_bands(source: str, columns: list[Member], image: Member) -> tuple
     return stated_bands(f"{source}: magnitude", own, {}) if own else ()
 
 
-def _magnitude_unit(member: Member) -> str:
+def _unit(member: Member) -> str:
     return stated_magnitude_unit(member.dataset.attrs)
 
 
-def _check(where: str, member: Member, options: IngestOptions) -> None:
-    """Raise InputError unless all values of a dataset are there and can be decoded."""
-    problem = (
-        find_unknown_filter(member.dataset)
-        or find_external(member.dataset, member.external, options.allow_external)
-        or _find_huge_chunk(member.dataset)
-        or find_absence(member.dataset)
-    )
-    if problem:
-        raise InputError(f"{where} {problem}")
+def _check(source: str, members: list[tuple[str, Member]], options: IngestOptions) -> None:
+    """Raise InputError unless all values of the datasets of fields, and of other members, are there and can be decoded.
+
+    A compound dataset is checked once: to look for chunks that were never written takes long.
+    """
+    sound: set[str] = set()
+    for field, member in members:
+        if member.path in sound:
+            continue
+        problem = (
+            find_unknown_filter(member.dataset)
+            or find_external(member.dataset, member.external, options.allow_external)
+            or _find_huge_chunk(member.dataset)
+            or find_absence(member.dataset)
+        )
+        if problem:
+            where = f"{field} ({member.full_name})" if field else member.full_name
+            raise InputError(f"{source}: {where} {problem}")
+        sound.add(member.path)
 
 
 def _groups_of(dataset: Any, file: Any) -> list[Any]:
@@ -204,6 +235,7 @@ class _Column:
         self._scale, self._offset = _factor(dataset, "scale_factor", 1), _factor(dataset, "add_offset", 0)
         self._fills = _fill_values(attributes)
         self._unsigned = base.kind == "i" and str(read_attribute([attributes], ("_unsigned",))).lower() == "true"
+        self.scaled = self._unsigned or (self._scale, self._offset) != (1, 0)
         self.packed = (self._scale, self._offset) != (1, 0) or bool(self._fills) or self._unsigned
         self.dtype = np.dtype(np.float64) if self.packed and base.kind in "iuf" else base
 
@@ -251,7 +283,7 @@ class _Ids(_Column):
     def __init__(self, member: Member) -> None:
         super().__init__(member)
         self.dtype = member.dataset.dtype[member.column] if member.column else member.dataset.dtype
-        if self._unsigned or (self._scale, self._offset) != (1, 0):
+        if self.scaled:
             raise InputError(
                 f"{member.dataset.file.filename}: objid ({member.full_name}) is packed; expected ids as int64 or text"
             )

@@ -32,9 +32,7 @@ def open_partition(source: str, options: IngestOptions) -> Iterator[Source]:
         kept, notices = select_columns(source, problems, rows, options)
         yield Source(
             {field: from_sliceable(array) for field, array in rows.items() if field in options.wanted},
-            columns={
-                short: from_sliceable(_TensorRows(source, tensors[name], reader)) for short, name in kept.items()
-            },
+            columns={short: from_sliceable(_TensorRows(source, tensors[name], reader)) for short, name in kept.items()},
             notices=notices,
         )
 
