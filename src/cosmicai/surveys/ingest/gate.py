@@ -27,6 +27,7 @@ from .fits_files import open_fits
 from .hdf5_files import open_hdf5
 from .masks import Mask, apply_mask, select_mask
 from .numpy_files import open_npy, open_npz
+from .parquet_files import open_parquet
 from .pixels import PixelConversion, bands_first, smallest_side, to_cutouts
 from .pt_files import open_partition
 from .report import IngestReport, Tally
@@ -39,7 +40,7 @@ _LONGEST_ID = 1024  # bytes
 _LARGEST_GALAXY = 32 * 2**20  # bytes of one galaxy's image in a source
 OPENERS: dict[str, Callable[[str, IngestOptions], AbstractContextManager[Source]]] = {
     ".npz": open_npz, ".npy": open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".pt": open_partition,
-    ".fits": open_fits, ".fit": open_fits, ".fz": open_fits,
+    ".fits": open_fits, ".fit": open_fits, ".fz": open_fits, ".parquet": open_parquet, ".pq": open_parquet,
 }  # fmt: skip
 
 
