@@ -139,3 +139,9 @@ def check_dtype(source: str, field_: str, dtype: np.dtype[Any]) -> None:
     """Raise InputError unless a field of this dtype holds numbers; an objid may be text (`surveys.identity`)."""
     if field_ != "objid" and (dtype.hasobject or dtype.kind not in "fiu"):
         raise InputError(f"{source}: {field_} is of dtype {dtype}; expected numbers (pickled objects are never loaded)")
+
+
+def check_degrees(source: str, field_: str, unit: str) -> None:
+    """Raise InputError if a position, ra or dec, states another unit than degrees; no unit is degrees."""
+    if field_ in ("ra", "dec") and unit.strip().lower() not in ("", "deg", "degree", "degrees"):
+        raise InputError(f"{source}: {field_} is in {unit!r}; expected degrees, convert it")
