@@ -8,30 +8,28 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..bands import BAND_NAMES, BANDS
 from ..hdf5 import (
     explain_hdf5_error,
     find_unknown_filter,
-    read_attribute,
     stated_bands,
     stated_flux_unit,
     stated_magnitude_unit,
     stated_pixel_scale,
-    to_number,
 )
-from ..hdf5_absence import RawRows, files_of, find_absence, find_external
+from ..hdf5_absence import files_of, find_absence, find_external
 from ..shard import HDF5_ERRORS
 from .hdf5_members import Member, Selection, list_members, select_members
+from .hdf5_rows import MemberRows, UnscaledRows
 from .kept import find_problem, select_columns
 from .names import ALIASES
 from .source import (
     IngestOptions,
     Source,
     SourceArray,
+    check_degrees,
     check_dtype,
     from_sliceable,
     is_mask,
@@ -72,17 +70,19 @@ def _open_file(source: str) -> Any:
 def _describe(source: str, file: Any, members: list[Member], selection: Selection, options: IngestOptions) -> Source:
     found = selection.found
     image, used = found["image"][0], {member.full_name for columns in found.values() for member in columns}
-    shape = _Column(image).shape
+    shape = MemberRows(image).shape
     beside = {
         member.full_name: member
         for member in members
         if member.group == image.group and is_mask(member.name) and member.full_name not in used
     }
-    masks = {name: _Column(member) for name, member in beside.items()}
+    masks = {name: MemberRows(member) for name, member in beside.items()}
     masks = {name: array for name, array in masks.items() if array.shape == shape and array.dtype.kind in "biuf"}
-    problems = {name: _find_problem(member, image) for name, member in selection.home.items()}
+    elsewhere = {member.full_name: member for member in members if member.full_name in options.keep}
+    available = {**selection.home, **elsewhere}
+    problems = {name: _find_problem(member, image) for name, member in available.items()}
     kept, notices = select_columns(source, problems, {*used, *masks}, options)
-    columns = {short: selection.home[name] for short, name in kept.items()}
+    columns = {short: available[name] for short, name in kept.items()}
     checked = [(field, member) for field, parts in found.items() for member in parts]
     checked += [("", beside[name]) for name in masks] + [("", member) for member in columns.values()]
     _check(source, checked, options)
@@ -130,8 +130,8 @@ def _find_problem(member: Member, image: Member) -> str:
 
 def _kept_array(member: Member) -> SourceArray:
     """Return a column to keep: integers and text stay what they are, missing ones masked; packed ones are unpacked."""
-    column = _Column(member)
-    return from_sliceable(column if column.scaled else _Ids(member))
+    column = MemberRows(member)
+    return from_sliceable(column if column.scaled else UnscaledRows(member))
 
 
 def _magnitude_bands(source: str, columns: list[Member], image: Member) -> tuple[str, ...]:
@@ -219,82 +219,9 @@ def _find_huge_chunk(dataset: Any) -> str | None:
     )
 
 
-class _Column:
-    """A dataset or a field of a compound one by rows, unpacked as the netCDF conventions' attributes say."""
-
-    def __init__(self, member: Member) -> None:
-        dataset, attributes = member.dataset, member.dataset.attrs
-        if dataset.external:
-            self._rows = RawRows(dataset)
-        else:
-            self._rows = dataset.fields(member.column) if member.column else dataset
-        self._column = member.column if dataset.external else ""
-        dtype = dataset.dtype[member.column] if member.column else dataset.dtype
-        base, inner = dtype.subdtype if dtype.subdtype else (dtype, ())
-        self.shape = (*dataset.shape, *inner)
-        self._scale, self._offset = _factor(dataset, "scale_factor", 1), _factor(dataset, "add_offset", 0)
-        self._fills = _fill_values(attributes)
-        self._unsigned = base.kind == "i" and str(read_attribute([attributes], ("_unsigned",))).lower() == "true"
-        self.scaled = self._unsigned or (self._scale, self._offset) != (1, 0)
-        self.packed = (self._scale, self._offset) != (1, 0) or bool(self._fills) or self._unsigned
-        self.dtype = np.dtype(np.float64) if self.packed and base.kind in "iuf" else base
-
-    def _read(self, rows: slice) -> NDArray[Any]:
-        raw = np.asarray(self._rows[rows])
-        return raw[self._column] if self._column else raw
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        raw = self._read(rows)
-        if not self.packed or raw.dtype.kind not in "iuf":
-            return raw
-        raw = raw.view(raw.dtype.str.replace("i", "u")) if self._unsigned else raw
-        missing = _find_missing(raw, self._fills)
-        values = raw.astype(np.float64) * self._scale + self._offset
-        values[missing] = np.nan
-        return values
-
-
-def _factor(dataset: Any, name: str, default: float) -> float:
-    value = read_attribute([dataset.attrs], (name,))
-    if value is None:
-        return default
-    if (number := to_number(value)) is None:
-        raise InputError(f"{dataset.file.filename}: {dataset.name} states {name} = {value}; expected one number")
-    return number
-
-
-def _fill_values(attributes: Any) -> list[Any]:
-    """Return the numbers other than NaN that stand for missing values."""
-    stated = [attributes[name] for name in attributes if name.lower() in ("_fillvalue", "missing_value")]
-    return [value for values in stated for value in np.ravel(values).tolist() if isinstance(value, int | float)]
-
-
-def _find_missing(raw: NDArray[Any], fills: list[Any]) -> NDArray[np.bool_]:
-    """Return where raw values are one of the fill values, stated in floating point or with another sign."""
-    missing = np.zeros(raw.shape, np.bool_)
-    for fill in fills:
-        missing |= raw == (fill if raw.dtype.kind == "i" else np.asarray(fill).astype(raw.dtype))
-    return missing
-
-
-class _Ids(_Column):
-    """The objid: integers stay integers, and fill values become no id."""
-
-    def __init__(self, member: Member) -> None:
-        super().__init__(member)
-        self.dtype = member.dataset.dtype[member.column] if member.column else member.dataset.dtype
-        if self.scaled:
-            raise InputError(
-                f"{member.dataset.file.filename}: objid ({member.full_name}) is packed; expected ids as int64 or text"
-            )
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        raw = self._read(rows)
-        is_number = bool(self._fills) and raw.dtype.kind in "iuf"
-        return np.ma.MaskedArray(raw, _find_missing(raw, self._fills)) if is_number else raw
-
-
 def _array(source: str, field: str, member: Member) -> SourceArray:
-    array = _Ids(member) if field == "objid" else _Column(member)
+    array = UnscaledRows(member) if field == "objid" else MemberRows(member)
     check_dtype(source, field, array.dtype)
+    if not member.column:  # the attributes of a compound dataset are those of no column
+        check_degrees(source, field, _unit(member))
     return from_sliceable(array)

@@ -20,10 +20,9 @@ from .kept import select_columns
 from .names import find_fields, last_part, list_names, require_fields
 from .parquet_columns import PARQUET_ERRORS, Column, ParquetColumns
 from .parquet_statements import find_statements, read_bands, read_flux_unit, read_pixel_scale
-from .source import IngestOptions, Source, SourceArray, check_dtype, is_mask, stack_columns
+from .source import IngestOptions, Source, SourceArray, check_degrees, check_dtype, is_mask, stack_columns
 
 _PIXELS = ("flux", "array", "image", "data", "values", "pixels")  # the pixels in a struct of an image
-_DEGREES = ("", "deg", "degree", "degrees")
 
 
 @contextmanager
@@ -126,9 +125,7 @@ def _field_array(source: str, file: ParquetColumns, field: str, column: Column) 
             f"{source}: {field} ({column.name}) is of type {str(column.type)[:60]}; expected one value per galaxy"
         )
     check_dtype(source, field, column.dtype)
-    unit = stated_magnitude_unit(column.metadata)
-    if field in ("ra", "dec") and unit.strip().lower() not in _DEGREES:
-        raise InputError(f"{source}: {field} ({column.name}) is in {unit!r}; expected degrees, convert it")
+    check_degrees(source, field, stated_magnitude_unit(column.metadata))
     return file.read_scalars(column) if column.is_scalar else file.read_array(column)
 
 
