@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cosmicai.errors import InputError
-from cosmicai.surveys.ingest.gate import OPENERS
+from cosmicai.surveys.ingest.gate import OPENERS, ingest_files
 from cosmicai.surveys.ingest.source import READ_ERRORS, IngestOptions, Source
 from support.gate import ingest, refusal
 
@@ -540,10 +540,11 @@ def test_a_large_row_group_is_never_in_memory(tmp_path):
     assert 0 < peak < 30e6  # of the 61 MB of the row group
 
 
-# Damage
+# All of them
 
 
 def write_whole(path: Path) -> Path:
+    """Write the good galaxies with the checksums that a format has."""
     if path.suffix == ".npz":
         np.savez_compressed(path, cube=LAST, labels=structured(ONE_SET))
     elif path.suffix == ".npy":
@@ -553,6 +554,15 @@ def write_whole(path: Path) -> Path:
     else:
         write_parquet(path, structs())
     return path
+
+
+def test_surveys_of_all_formats_have_the_same_digests(tmp_path):
+    digests = set()
+    for ending in ("npz", "npy", "h5", "parquet"):
+        source, out = write_whole(tmp_path / f"a.{ending}"), tmp_path / ending
+        report = ingest_files([str(source)], str(out), 1000)
+        digests.add(tuple(shard.sha256 for shard in report.survey.shards))
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("ending", ["npz", "npy", "h5", "parquet"])
