@@ -258,6 +258,15 @@ def test_several_groups_or_sets_of_magnitudes_are_listed(tmp_path):
     assert "several candidates for image: a/cube, b/cube" in refusal(tmp_path, images)
 
 
+def test_the_group_of_the_magnitudes_is_said_and_another_sample_is_none(tmp_path):
+    path = write_h5(tmp_path / "a.h5", {"cube": LAST, "labels": structured(ONE_SET)})
+    assert read(path)[0].notices == (f"{path}: magnitudes are those of labels, which has as many rows as cube",)
+    assert read(path, names={"magnitude": "labels[mag_{band}]"})[0].notices == ()
+    other = write_h5(tmp_path / "b.h5", {"train/cube": LAST, **prefixed("test", {"cube": LAST, **ONE_SET})})
+    np.testing.assert_array_equal(read(other)[1]["image"], LAST)
+    assert "has no magnitude" in refusal(tmp_path, other, names={"image": "train/cube"})
+
+
 def test_statements_of_hdf5_are_obeyed_beside_a_sibling_and_columns_have_units(tmp_path):
     path = write_h5(
         tmp_path / "a.h5",

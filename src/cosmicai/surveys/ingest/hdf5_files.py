@@ -100,8 +100,15 @@ def _describe(source: str, file: Any, members: list[Member], selection: Selectio
         column_units={
             short: unit for short, member in columns.items() if not member.column and (unit := _unit(member))
         },
-        notices=(*notices, *_unused(source, members, selection, options)),
+        notices=(*notices, *_partner(source, selection, image), *_unused(source, members, selection, options)),
     )
+
+
+def _partner(source: str, selection: Selection, image: Member) -> list[str]:
+    """Return a sentence on the group of the magnitudes, where it was taken because nothing else could be meant."""
+    if not selection.partner:
+        return []
+    return [f"{source}: magnitudes are those of {selection.partner}, which has as many rows as {image.full_name}"]
 
 
 def _unused(source: str, members: list[Member], selection: Selection, options: IngestOptions) -> list[str]:

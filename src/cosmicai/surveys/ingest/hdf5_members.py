@@ -51,10 +51,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Selection:
-    """The members of each field, and those of the same galaxies by their full names, from which columns are kept."""
+    """The members of each field, and those of the same galaxies by their full names, from which columns are kept.
+
+    `partner` is the group of the magnitudes where that is not the image's and was not named by the user.
+    """
 
     found: dict[str, list[Member]]
     home: dict[str, Member]
+    partner: str = ""
 
 
 def list_members(file: Any) -> tuple[list[Member], dict[str, str]]:
@@ -98,9 +102,9 @@ def _require_file(folder: Path, name: str) -> None:
         raise FileNotFoundError(name)
 
 
-def _place(group: Any) -> tuple[int, int]:
-    """Return what is the same for two groups only if they are one."""
-    information = h5py.h5o.get_info(group.id)
+def _place(item: Any) -> tuple[int, int]:
+    """Return what is the same for two groups or datasets only if they are one."""
+    information = h5py.h5o.get_info(item.id)
     return information.fileno, information.addr
 
 
@@ -125,6 +129,7 @@ def select_members(
     home = _find_home(groups, found, source, options)
     own = groups.get(home or "", {})
     _find_rest(source, own, taken, found, options)
+    is_given = "magnitude" in found
     partner = _find_partner(groups, found, source, options)
     if partner not in (None, home):
         _find_rest(source, groups[partner or ""], taken, found, options)
@@ -134,7 +139,7 @@ def select_members(
             _refuse_dangling(source, field, ALIASES[field][0], dangling)
             _refuse_blocks(source, by_name)
     require_fields(source, found, by_name, options.required)
-    return Selection(found, own)
+    return Selection(found, own, "" if is_given or partner in (None, home) else partner or "/")
 
 
 def _match(
@@ -184,7 +189,10 @@ def _find_partner(
     source: str,
     options: IngestOptions,
 ) -> str | None:
-    """Return the group with the magnitudes: the given ones', else the only one with those of the image's galaxies."""
+    """Return the group with the magnitudes: the given ones', else the only one with those of as many galaxies.
+
+    A group that has images of its own is another sample, even if it is of the same size.
+    """
     if "image" not in found or "magnitude" not in options.wanted:
         return None
     if "magnitude" in found:
@@ -193,6 +201,8 @@ def _find_partner(
     galaxies = found["image"][0].dataset.shape[0]
     sets = {}
     for name, group in groups.items():
+        if any(not _has_rows_alone(group[each]) for each in _named(group, "image")):
+            continue
         rows = [each for each, member in group.items() if member.dataset.shape[0] == galaxies]
         if candidates := _named(rows, "magnitude") or list(magnitude_sets(rows)):
             sets[name] = candidates
