@@ -14,6 +14,9 @@ from ...errors import InputError
 from .names import ALIASES, ambiguous, band_sets, find_fields, last_part, magnitude_sets, match_field, require_fields
 from .source import IngestOptions, is_auxiliary
 
+_CACHE_SLOTS = 521
+_SMALL_CACHE = 2**18  # bytes
+
 
 @dataclass(frozen=True)
 class Member:
@@ -91,9 +94,20 @@ def list_members(file: Any) -> tuple[list[Member], dict[str, str]]:
             if isinstance(item, h5py.Group) and not alias:  # links in groups of links could be endless
                 groups.append((path, item, external, isinstance(link, h5py.SoftLink)))
             elif isinstance(item, h5py.Dataset):
+                if item.chunks and len(item.shape) == 1 and not (item.dtype.names or external):
+                    chunk_bytes = item.chunks[0] * item.dtype.itemsize
+                    item = None  # an open dataset keeps the cache that it has
+                    item = _open_column(group, name, chunk_bytes)
                 columns = item.dtype.names or ("",)
                 members += [Member(path, item, column, external, alias) for column in columns]
     return sorted(members, key=lambda member: member.full_name), dangling
+
+
+def _open_column(group: Any, name: str, chunk_bytes: int) -> Any:
+    """Return a dataset of one axis with a cache of one chunk: those for images would hold many columns whole."""
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_chunk_cache(_CACHE_SLOTS, max(chunk_bytes, _SMALL_CACHE), 0.75)
+    return h5py.Dataset(h5py.h5d.open(group.id, name.encode("utf-8", "surrogateescape"), access), readonly=True)
 
 
 def _require_file(folder: Path, name: str) -> None:
