@@ -546,7 +546,7 @@ def test_missing_unknown_and_galaxy_free_sources_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("1,2")
     assert refusal(tmp_path, tmp_path / "a.csv") == (
         "SOURCE is of an unknown kind; expected a file ending in "
-        ".npz, .npy, .h5, .hdf5, .pt, .fits, .fit, .fz, .fits.gz"
+        ".npz, .npy, .h5, .hdf5, .pt, .fits, .fit, .fz, .parquet, .pq, .fits.gz"
     )
     source = write_npz(tmp_path, image=GALAXIES.image[:0], magnitude=GALAXIES.magnitude[:0])
     assert refusal(tmp_path, source) == f"nothing to write to {tmp_path / 'out'}: the source holds no galaxies"

@@ -18,6 +18,7 @@ from .catalogue import Catalogue
 from .fits_files import open_fits
 from .hdf5_files import open_hdf5
 from .numpy_files import open_npy, open_npz
+from .parquet_files import open_parquet
 from .pt_files import open_partition
 from .reading import decide, read_batches
 from .report import IngestReport, Tally
@@ -25,7 +26,7 @@ from .source import IngestOptions, Source
 
 OPENERS: dict[str, Callable[[str, IngestOptions], AbstractContextManager[Source]]] = {
     ".npz": open_npz, ".npy": open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".pt": open_partition,
-    ".fits": open_fits, ".fit": open_fits, ".fz": open_fits,
+    ".fits": open_fits, ".fit": open_fits, ".fz": open_fits, ".parquet": open_parquet, ".pq": open_parquet,
 }  # fmt: skip
 
 

@@ -8,25 +8,25 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..bands import BAND_NAMES, BANDS
+from ..columns import POSITION
 from ..hdf5 import (
     explain_hdf5_error,
     find_unknown_filter,
-    read_attribute,
     stated_bands,
     stated_flux_unit,
     stated_magnitude_unit,
     stated_pixel_scale,
-    to_number,
 )
-from ..hdf5_absence import RawRows, files_of, find_absence, find_external
+from ..hdf5_absence import files_of, find_absence, find_external
 from ..mask_arrays import fits_image, is_mask
 from ..shard import HDF5_ERRORS
-from .hdf5_members import Member, list_members, select_members
+from ..units import require_degrees
+from .hdf5_members import Member, Selection, list_members, select_members
+from .hdf5_rows import MemberRows, UnscaledRows
+from .kept import find_problem, select_columns
 from .names import ALIASES
 from .source import (
     IngestOptions,
@@ -52,8 +52,8 @@ def open_hdf5(source: str, options: IngestOptions) -> Iterator[Source]:
         try:
             file = stack.enter_context(_open_file(source))
             members, dangling = list_members(file)
-            found = select_members(source, members, dangling, options)
-            opened = _describe(source, file, members, found, options)
+            selection = select_members(source, members, dangling, options)
+            opened = _describe(source, file, members, selection, options)
         except HDF5_ERRORS as error:
             raise InputError(explain_hdf5_error(source, error)) from None
         yield opened
@@ -68,51 +68,81 @@ def _open_file(source: str) -> Any:
         return h5py.File(source, "r", rdcc_nbytes=_CHUNK_CACHE, locking=False)
 
 
-def _describe(
-    source: str, file: Any, members: list[Member], found: dict[str, list[Member]], options: IngestOptions
-) -> Source:
-    for field, columns in found.items():
-        for member in columns:
-            _check(f"{source}: {field} ({member.full_name})", member, options)
-    image, used = found["image"][0], [member for columns in found.values() for member in columns]
-    shape = _Column(image).shape
-    beside = [member for member in members if member.group == image.group and member not in used]
-    masks = {
-        member.full_name: _Column(member)
-        for member in beside
-        if is_mask(member.name) and fits_image(_Column(member).shape, shape) and _Column(member).dtype.kind in "biuf"
+def _describe(source: str, file: Any, members: list[Member], selection: Selection, options: IngestOptions) -> Source:
+    found = selection.found
+    image, used = found["image"][0], {member.full_name for columns in found.values() for member in columns}
+    shape = MemberRows(image).shape
+    beside = {
+        member.full_name: member
+        for member in members
+        if member.group == image.group and is_mask(member.name) and member.full_name not in used
     }
+    masks = {name: MemberRows(member) for name, member in beside.items()}
+    masks = {
+        name: array for name, array in masks.items() if fits_image(array.shape, shape) and array.dtype.kind in "biuf"
+    }
+    elsewhere = {member.full_name: member for member in members if member.full_name in options.keep}
+    available = {**selection.home, **elsewhere}
+    problems = {name: _find_problem(member, image) for name, member in available.items()}
+    kept, notices = select_columns(source, problems, {*used, *masks}, options)
+    columns = {short: available[name] for short, name in kept.items()}
+    checked = [(field, member) for field, parts in found.items() for member in parts]
+    _check(source, checked + [("", member) for member in columns.values()], options)
+    _check(source, [("", beside[name]) for name in masks], options, may_be_blank=True)
     groups = _groups_of(image.dataset, file)
-    scopes, notices = [image.dataset.attrs, *(group.attrs for group in groups)], []
-    for name in masks:
-        _check(
-            f"{source}: {name}", next(member for member in beside if member.full_name == name), options, is_mask=True
-        )
+    scopes = [image.dataset.attrs, *(group.attrs for group in groups)]
+    return Source(
+        {field: stack_columns([_array(source, field, member) for member in parts]) for field, parts in found.items()},
+        bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
+        magnitude_bands=_magnitude_bands(source, found.get("magnitude", []), image),
+        flux_unit=stated_flux_unit(scopes),
+        magnitude_unit=next(filter(None, map(_unit, found.get("magnitude", []))), ""),
+        pixel_scale=stated_pixel_scale(scopes),
+        masks={name: from_sliceable(array) for name, array in masks.items()},
+        columns={short: _kept_array(member) for short, member in columns.items()},
+        column_units={
+            short: unit for short, member in columns.items() if not member.column and (unit := _unit(member))
+        },
+        others=tuple(name for name in selection.home if name not in used and available[name] not in columns.values()),
+        notices=(*notices, *_partner(source, selection, image), *_unused(source, members, selection, options)),
+    )
+
+
+def _partner(source: str, selection: Selection, image: Member) -> list[str]:
+    """Return a sentence on the group of the magnitudes, where it was taken because nothing else could be meant."""
+    if not selection.partner:
+        return []
+    return [f"{source}: magnitudes are those of {selection.partner}, which has as many rows as {image.full_name}"]
+
+
+def _unused(source: str, members: list[Member], selection: Selection, options: IngestOptions) -> list[str]:
+    """Return a sentence on redshifts and ids in other groups than those of the image and the magnitudes."""
     unused = sorted(
         member.full_name
         for member in members
         for field in ("redshift", "objid")
-        if field not in found and member.name.lower() in ALIASES[field][0] and member.group != image.group
+        if field in options.wanted
+        and field not in selection.found
+        and member.name.lower() in ALIASES[field][0]
+        and member.full_name not in selection.home
+        and not member.alias
     )
-    if unused:
-        notices.append(
-            f"{source}: {', '.join(unused)} lie in another group than the image and are not used; name them with "
-            "--field"
-        )
-    return Source(
-        {
-            field: stack_columns([_array(source, field, member) for member in columns])
-            for field, columns in found.items()
-        },
-        bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
-        magnitude_bands=_magnitude_bands(source, found.get("magnitude", []), image),
-        flux_unit=stated_flux_unit(scopes),
-        magnitude_unit=next(filter(None, map(_magnitude_unit, found.get("magnitude", []))), ""),
-        pixel_scale=stated_pixel_scale(scopes),
-        masks={name: from_sliceable(column) for name, column in masks.items()},
-        others=tuple(member.full_name for member in beside),
-        notices=tuple(notices),
-    )
+    said = "lie in another group than the image and are not used; name them with --field"
+    return [f"{source}: {', '.join(unused)} {said}"] if unused else []
+
+
+def _find_problem(member: Member, image: Member) -> str:
+    """Return why a member cannot be kept as a column; variable-length text can."""
+    dtype = member.dataset.dtype[member.column] if member.column else member.dataset.dtype
+    base, inner = dtype.subdtype or (dtype, ())
+    is_text = h5py.check_string_dtype(base) is not None
+    return find_problem((*member.dataset.shape, *inner), base, image.dataset.shape[0], is_text)
+
+
+def _kept_array(member: Member) -> SourceArray:
+    """Return a column to keep: integers and text stay what they are, missing ones masked; packed ones are unpacked."""
+    column = MemberRows(member)
+    return from_sliceable(column if column.scaled else UnscaledRows(member))
 
 
 def _magnitude_bands(source: str, columns: list[Member], image: Member) -> tuple[str, ...]:
@@ -123,20 +153,31 @@ def _magnitude_bands(source: str, columns: list[Member], image: Member) -> tuple
     return stated_bands(f"{source}: magnitude", own, {}) if own else ()
 
 
-def _magnitude_unit(member: Member) -> str:
+def _unit(member: Member) -> str:
     return stated_magnitude_unit(member.dataset.attrs)
 
 
-def _check(where: str, member: Member, options: IngestOptions, *, is_mask: bool = False) -> None:
-    """Raise InputError unless all values of a dataset are there and can be decoded."""
-    problem = (
-        find_unknown_filter(member.dataset)
-        or find_external(member.dataset, member.external, options.allow_external)
-        or _find_huge_chunk(member.dataset)
-        or find_absence(member.dataset, may_be_blank=is_mask)
-    )
-    if problem:
-        raise InputError(f"{where} {problem}")
+def _check(
+    source: str, members: list[tuple[str, Member]], options: IngestOptions, *, may_be_blank: bool = False
+) -> None:
+    """Raise InputError unless all values of the datasets of fields, and of other members, are there and can be decoded.
+
+    A compound dataset is checked once: to look for chunks that were never written takes long.
+    """
+    sound: set[str] = set()
+    for field, member in members:
+        if member.path in sound:
+            continue
+        problem = (
+            find_unknown_filter(member.dataset)
+            or find_external(member.dataset, member.external, options.allow_external)
+            or _find_huge_chunk(member.dataset)
+            or find_absence(member.dataset, may_be_blank=may_be_blank)
+        )
+        if problem:
+            where = f"{field} ({member.full_name})" if field else member.full_name
+            raise InputError(f"{source}: {where} {problem}")
+        sound.add(member.path)
 
 
 def _groups_of(dataset: Any, file: Any) -> list[Any]:
@@ -191,81 +232,10 @@ def _find_huge_chunk(dataset: Any) -> str | None:
     )
 
 
-class _Column:
-    """A dataset or a field of a compound one by rows, unpacked as the netCDF conventions' attributes say."""
-
-    def __init__(self, member: Member) -> None:
-        dataset, attributes = member.dataset, member.dataset.attrs
-        if dataset.external:
-            self._rows = RawRows(dataset)
-        else:
-            self._rows = dataset.fields(member.column) if member.column else dataset
-        self._column = member.column if dataset.external else ""
-        dtype = dataset.dtype[member.column] if member.column else dataset.dtype
-        base, inner = dtype.subdtype if dtype.subdtype else (dtype, ())
-        self.shape = (*dataset.shape, *inner)
-        self._scale, self._offset = _factor(dataset, "scale_factor", 1), _factor(dataset, "add_offset", 0)
-        self._fills = _fill_values(attributes)
-        self._unsigned = base.kind == "i" and str(read_attribute([attributes], ("_unsigned",))).lower() == "true"
-        self.packed = (self._scale, self._offset) != (1, 0) or bool(self._fills) or self._unsigned
-        self.dtype = np.dtype(np.float64) if self.packed and base.kind in "iuf" else base
-
-    def _read(self, rows: slice) -> NDArray[Any]:
-        raw = np.asarray(self._rows[rows])
-        return raw[self._column] if self._column else raw
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        raw = self._read(rows)
-        if not self.packed or raw.dtype.kind not in "iuf":
-            return raw
-        raw = raw.view(raw.dtype.str.replace("i", "u")) if self._unsigned else raw
-        missing = _find_missing(raw, self._fills)
-        values = raw.astype(np.float64) * self._scale + self._offset
-        values[missing] = np.nan
-        return values
-
-
-def _factor(dataset: Any, name: str, default: float) -> float:
-    value = read_attribute([dataset.attrs], (name,))
-    if value is None:
-        return default
-    if (number := to_number(value)) is None:
-        raise InputError(f"{dataset.file.filename}: {dataset.name} states {name} = {value}; expected one number")
-    return number
-
-
-def _fill_values(attributes: Any) -> list[Any]:
-    """Return the numbers other than NaN that stand for missing values."""
-    stated = [attributes[name] for name in attributes if name.lower() in ("_fillvalue", "missing_value")]
-    return [value for values in stated for value in np.ravel(values).tolist() if isinstance(value, int | float)]
-
-
-def _find_missing(raw: NDArray[Any], fills: list[Any]) -> NDArray[np.bool_]:
-    """Return where raw values are one of the fill values, stated in floating point or with another sign."""
-    missing = np.zeros(raw.shape, np.bool_)
-    for fill in fills:
-        missing |= raw == (fill if raw.dtype.kind == "i" else np.asarray(fill).astype(raw.dtype))
-    return missing
-
-
-class _Ids(_Column):
-    """The objid: integers stay integers, and fill values become no id."""
-
-    def __init__(self, member: Member) -> None:
-        super().__init__(member)
-        self.dtype = member.dataset.dtype[member.column] if member.column else member.dataset.dtype
-        if self._unsigned or (self._scale, self._offset) != (1, 0):
-            raise InputError(
-                f"{member.dataset.file.filename}: objid ({member.full_name}) is packed; expected ids as int64 or text"
-            )
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        raw = self._read(rows)
-        is_number = bool(self._fills) and raw.dtype.kind in "iuf"
-        return np.ma.MaskedArray(raw, _find_missing(raw, self._fills)) if is_number else raw
-
-
 def _array(source: str, field: str, member: Member) -> SourceArray:
-    array = _Ids(member) if field == "objid" else _Column(member)
+    array = UnscaledRows(member) if field == "objid" else MemberRows(member)
     check_dtype(source, field, array.dtype)
+    if not member.column:  # the attributes of a compound dataset are those of no column
+        if field in POSITION:
+            require_degrees(f"{source}: {field}", _unit(member))
     return from_sliceable(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -38,9 +39,7 @@ def select_mask(source: str, masks: Mapping[str, SourceArray], requested: str | 
     if requested is None:
         return None
     name, _, meaning = requested.partition("=")
-    matches = [
-        known for known in masks if known.lower() == name.lower() or known.rsplit("/", 1)[-1].lower() == name.lower()
-    ]
+    matches = [known for known in masks if name.lower() in (known.lower(), _words(known, r"[/.\[\]]+")[-1])]
     if len(matches) != 1:
         raise InputError(
             f"{source} has no mask {name} of one value per pixel, for each band or for all; it has "
@@ -50,7 +49,7 @@ def select_mask(source: str, masks: Mapping[str, SourceArray], requested: str | 
         raise InputError(f"--mask {requested}: expected NAME, NAME=zero or NAME=nonzero")
     if meaning:
         return Mask(matches[0], meaning == "zero")
-    words = matches[0].lower().replace("/", "_").replace("-", "_").split("_")
+    words = _words(matches[0], "[^a-z0-9]+")
     if any(word in _ZERO_IS_BAD for word in words):
         return Mask(matches[0], True)
     if any(word in _NONZERO_IS_BAD for word in words):
@@ -65,6 +64,10 @@ def select_mask(source: str, masks: Mapping[str, SourceArray], requested: str | 
             f"--mask {name}=nonzero"
         )
     return Mask(matches[0], bool(share > 0.5))
+
+
+def _words(name: str, separators: str) -> list[str]:
+    return [word for word in re.split(separators, name.lower()) if word]
 
 
 def apply_mask(image: NDArray[np.generic], values: NDArray[np.generic], mask: Mask) -> NDArray[np.floating]:

@@ -61,9 +61,9 @@ def find_fields(
         aliases, weak = ALIASES[field]
         fitting: list[tuple[str, ...]] = [(name,) for name in available if last_part(name).lower() in aliases]
         if field == "magnitude":
-            sets = band_sets(available)
-            fitting += [columns for pattern, columns in sets.items() if _is_magnitude(last_part(pattern).lower())]
-            fitting = fitting or [columns for pattern, columns in sets.items() if last_part(pattern) == "{band}"]
+            sets = magnitude_sets(available)
+            fitting += [columns for pattern, columns in sets.items() if last_part(pattern) != "{band}"]
+            fitting = fitting or list(sets.values())
         if not fitting and not (field == "redshift" and has_band_columns(map(last_part, available))):
             fitting = [(name,) for name in available if last_part(name).lower() in weak]
         if len(fitting) > 1:
@@ -167,6 +167,13 @@ def band_sets(available: Collection[str]) -> dict[str, tuple[str, ...]]:
             if known.issuperset(columns):
                 sets[f"{name[:at]}{{band}}{name[at + 1 :]}"] = columns
     return sets
+
+
+def magnitude_sets(available: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return the sets of five names that can be magnitudes by their pattern: named so, or else by the bands alone."""
+    sets = band_sets(available)
+    named = {pattern: columns for pattern, columns in sets.items() if _is_magnitude(last_part(pattern).lower())}
+    return named or {pattern: columns for pattern, columns in sets.items() if last_part(pattern) == "{band}"}
 
 
 def select_kept(source: str, available: Collection[str], used: Collection[str], keep: Iterable[str]) -> dict[str, str]:

@@ -1,87 +1,153 @@
-"""NumPy files: .npz archives of arrays, .npy structured arrays, and sets of .npy files with one field each."""
+"""NumPy files: .npz archives of arrays, .npy structured arrays, and sets of .npy files with one field each.
+
+An archive may have a structured array beside the cutouts, as `sdss.npz` of Pasquet et al. (2019): its columns are
+called `labels[z]`.
+"""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...errors import InputError, describe_os_errors
-from ..bands import BAND_NAMES, band_letter, parse_bands
+from ...errors import InputError
+from ..bands import BAND_NAMES, BANDS, band_letter, parse_bands
 from ..hdf5 import PIXEL_SCALE_NAMES, plain_value, to_number
-from ..mask_arrays import MASK_WORDS, fits_image, is_mask
+from ..mask_arrays import fits_image, is_mask
 from ..units import ZERO_POINT_NAMES, FluxUnit
-from .names import Found, find_fields, require_fields
+from .kept import find_problem, select_columns
+from .names import find_fields, last_part, require_fields
+from .numpy_rows import Entry, archive_entries, file_entries
 from .source import (
-    NUMPY_ERRORS,
     READ_ERRORS,
     IngestOptions,
     Source,
     SourceArray,
     check_dtype,
-    from_sliceable,
+    from_rows,
     stack_columns,
 )
 
 _FLUX_UNIT_NAMES = ("bunit", "flux_unit", "flux_units", "image_unit", "image_units", "unit", "units")
+_VALUES = (_FLUX_UNIT_NAMES, ZERO_POINT_NAMES, PIXEL_SCALE_NAMES)
 _PIECE_BYTES = 16 * 2**20
-_LARGEST_STATEMENT = 2**16  # elements
 
 
 @contextmanager
 def open_npz(source: str, options: IngestOptions) -> Iterator[Source]:
-    """Open an .npz archive of one array per field, compressed or not. Raises InputError if it is not a whole one."""
+    """Open an .npz archive of arrays, compressed or not. Raises InputError if it is not a whole one."""
     try:
         archive = zipfile.ZipFile(source)
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise InputError(f"{source} cannot be read: permission denied; change its permissions") from None
         raise InputError(f"{source} is not a whole .npz file; copy it again") from None
     with archive:
-        available = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        found = find_fields(source, available, options.names, options.wanted)
-        require_fields(source, found, available, options.required)
-        fields = {}
-        for field, names in found.items():
-            arrays = [_npz_array(source, archive, name) for name in names]
-            for array in arrays:
-                check_dtype(source, field, array.dtype)
-            fields[field] = stack_columns(arrays)
-        beside = {name: _npz_array(source, archive, name) for name in available if _is_told(name, found)}
-        used = {name for names in found.values() for name in names}
-        others = tuple(name for name in available if name not in used)
-        yield replace(_describe(source, fields, beside), others=others)
+        yield _select(source, archive_entries(source, archive), options)
 
 
-def _is_told(name: str, found: Found) -> bool:
-    """Return whether an array that is no field of ours tells something about them by its name."""
-    names = (*BAND_NAMES, *_FLUX_UNIT_NAMES, *ZERO_POINT_NAMES, *PIXEL_SCALE_NAMES)
-    return all(name not in used for used in found.values()) and (name.lower() in names or is_mask(name))
+@contextmanager
+def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
+    """Open a .npy file of either kind, and raise InputError if it is neither.
+
+    It is a structured array with our fields; or it holds the cutouts and is named `...image...`, with the magnitudes
+    and other fields in files of the same folder whose names have `magnitude`, `redshift`, `objid` in that place.
+    """
+    path = Path(source)
+    entries = file_entries(path)
+    if "" not in entries:
+        yield _select(source, entries, options)
+        return
+    if "image" not in path.name:
+        raise InputError(
+            f"{source} is a single array; expected a structured one, or a name with `image` in it and the other "
+            "fields in files of the same folder"
+        )
+    entries = {"image": entries[""], **_siblings(path)}
+    options = replace(options, names={"image": "image", **options.names})
+    if "magnitude" in options.required and not find_fields(source, entries, options.names, ["magnitude"]):
+        raise InputError(
+            f"{source} has no magnitudes; expected them in {path.with_name(path.name.replace('image', 'magnitude', 1))}"
+        )
+    yield _select(source, entries, options)
 
 
-def _describe(source: str, fields: dict[str, SourceArray], beside: dict[str, SourceArray]) -> Source:
-    """Return a source with what arrays beside its fields state: bands, unit, zero point, pixel scale, masks."""
-    lower = {name.lower(): array for name, array in beside.items()}
-    texts = {name: array for name, array in lower.items() if not is_mask(name)}
-    orders = [
-        order for name, array in texts.items() if name in BAND_NAMES and (order := _read_bands(source, name, array))
-    ]
-    if len({tuple(map(band_letter, order)) for order in orders}) > 1:
-        raise InputError(f"{source}: it states several orders of bands; expected one, leave the others out")
-    unit = _read_value(source, texts, _FLUX_UNIT_NAMES)
-    masks = {name: array for name, array in beside.items() if is_mask(name) and array.dtype.kind in "biuf"}
+def _siblings(path: Path) -> dict[str, Entry]:
+    """Return the arrays of the files beside one whose names have something else in the place of `image`."""
+    before, after = path.name.split("image", 1)
+    entries: dict[str, Entry] = {}
+    for file in sorted(path.parent.iterdir()):
+        name = file.name.removeprefix(before).removesuffix(after)
+        if file.is_file() and file.name == f"{before}{name}{after}" and name != "image":
+            try:
+                entries |= file_entries(file, name)
+            except InputError:  # it matters only if it is needed
+                problem = f"({file}) is not a whole .npy file of numbers; write it again"
+                entries[name] = Entry((), np.dtype(np.void), None, problem=problem)
+    return entries
+
+
+def _select(source: str, entries: Mapping[str, Entry], options: IngestOptions) -> Source:
+    """Return what arrays hold of our fields, the columns to keep, and what they state."""
+    found = find_fields(source, entries, options.names, options.wanted)
+    require_fields(source, found, entries, options.required)
+    fields = {}
+    for field, names in found.items():
+        arrays = [_open(source, name, entries[name]) for name in names]
+        for array in arrays:
+            check_dtype(source, field, array.dtype)
+        fields[field] = stack_columns(arrays)
+    image, used = entries[found["image"][0]], {name for names in found.values() for name in names}
+    beside = {name: entry for name, entry in entries.items() if name not in used}
+    masks = {
+        name: entry
+        for name, entry in beside.items()
+        if is_mask(last_part(name)) and fits_image(entry.shape, image.shape) and entry.dtype.kind in "biuf"
+    }
+    told = {
+        name: entry
+        for name, entry in beside.items()
+        if last_part(name).lower() in BAND_NAMES
+        or (last_part(name).lower() in sum(_VALUES, ()) and entry.container == image.container)
+    }
+    count = image.shape[0] if image.shape else 0
+    problems = {
+        name: entry.problem.partition(";")[0] or find_problem(entry.shape, entry.dtype, count)
+        for name, entry in entries.items()
+    }
+    kept, notices = select_columns(source, problems, {*used, *masks, *told}, options)
+    texts = [(last_part(name).lower(), _open(source, name, entry)) for name, entry in told.items()]
+    unit, zero_point, scale = (_read_value(source, texts, names) for names in _VALUES)
     return Source(
         fields,
-        bands=orders[0] if orders else (),
-        flux_unit=FluxUnit("" if unit is None else str(unit), to_number(_read_value(source, texts, ZERO_POINT_NAMES))),
-        pixel_scale=to_number(_read_value(source, texts, PIXEL_SCALE_NAMES)),
-        masks={name: array for name, array in masks.items() if fits_image(array.shape, fields["image"].shape)},
+        bands=_stated_bands(source, texts),
+        magnitude_bands=tuple(BANDS) if len(found.get("magnitude", ())) > 1 else (),
+        flux_unit=FluxUnit("" if unit is None else str(unit), to_number(zero_point)),
+        pixel_scale=to_number(scale),
+        masks={name: _open(source, name, entry) for name, entry in masks.items()},
+        columns={short: _open(source, name, entries[name]) for short, name in kept.items()},
+        others=tuple(name for name in beside if name not in kept.values()),
+        notices=notices,
     )
+
+
+def _open(source: str, name: str, entry: Entry) -> SourceArray:
+    if entry.open_rows is None or entry.problem:
+        raise InputError(f"{source}: {name} {entry.problem}")
+    return from_rows(entry.shape, entry.dtype, entry.open_rows())
+
+
+def _stated_bands(source: str, texts: Iterable[tuple[str, SourceArray]]) -> tuple[str, ...]:
+    orders = [order for name, array in texts if name in BAND_NAMES and (order := _read_bands(source, name, array))]
+    if len({tuple(map(band_letter, order)) for order in orders}) > 1:
+        raise InputError(f"{source}: it states several orders of bands; expected one, leave the others out")
+    return orders[0] if orders else ()
 
 
 def _read_bands(source: str, name: str, array: SourceArray) -> tuple[str, ...]:
@@ -97,107 +163,25 @@ def _read_bands(source: str, name: str, array: SourceArray) -> tuple[str, ...]:
     return found.pop() if found else ()
 
 
-def _read_value(source: str, arrays: dict[str, SourceArray], names: Iterable[str]) -> Any | None:
-    """Return the first small array with one of these names as a plain value, None if there is none."""
-    for name in names:
-        if (array := arrays.get(name)) is not None and math.prod(array.shape) <= _LARGEST_STATEMENT:
-            try:
-                return plain_value(array.read_next(array.shape[0] if array.shape else 1))
-            except READ_ERRORS as error:
-                raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
-    return None
+def _read_value(source: str, arrays: Iterable[tuple[str, SourceArray]], names: Iterable[str]) -> Any | None:
+    """Return the one value of the first array with one of these names, None if there is none or it is empty.
 
-
-def _npz_array(source: str, archive: zipfile.ZipFile, name: str) -> SourceArray:
-    """Return an entry of the archive as a stream, since np.load would hold it whole."""
-    try:
-        stream = archive.open(f"{name}.npy")
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
-    except READ_ERRORS as error:
-        raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
-    if dtype.hasobject:
-        raise InputError(f"{source}: {name} is of dtype {dtype}; expected numbers (pickled objects are never loaded)")
-    if fortran and len(shape) > 1:
-        raise InputError(f"{source}: {name} is in Fortran order; expected C order (np.ascontiguousarray)")
-
-    if any(length < 0 for length in shape):
-        raise InputError(f"{source}: {name} is damaged (its shape is {shape}); write the file again")
-
-    def read_next(count: int) -> NDArray[Any]:
-        row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
-        data = stream.read(count * row_bytes)
-        return np.frombuffer(data[: len(data) // row_bytes * row_bytes], dtype).reshape(-1, *shape[1:])
-
-    return SourceArray(shape, dtype, read_next)
-
-
-@contextmanager
-def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
-    """Open a .npy file of either kind, and raise InputError if it is neither.
-
-    It is a structured array with our fields; or it holds the cutouts and is named `...image...`, with the magnitudes
-    and other fields in files of the same folder whose names have `magnitude`, `redshift`, `objid` in that place.
+    Raises InputError if it has several values, since none of them would be right for all galaxies.
     """
-    path, array = Path(source), _NpyRows(Path(source))
-    if array.dtype.names:
-        found = find_fields(source, array.dtype.names, options.names, options.wanted)
-        require_fields(source, found, array.dtype.names, options.required)
-        beside = {name: _NpyRows(path, name) for name in array.dtype.names if _is_told(name, found)}
-        columns = {field: [_NpyRows(path, name) for name in names] for field, names in found.items()}
-        used = {name for names in found.values() for name in names}
-        others = tuple(name for name in array.dtype.names if name not in used)
-        yield replace(_numbers(source, columns, beside), others=others)
-        return
-    if "image" not in path.name:
-        raise InputError(
-            f"{source} is a single array; expected a structured one, or a name with `image` in it and the other "
-            "fields in files of the same folder"
-        )
-    siblings = {field: path.with_name(path.name.replace("image", field)) for field in options.wanted}
-    if "magnitude" in siblings and not siblings["magnitude"].is_file():
-        raise InputError(f"{source} has no magnitudes; expected them in {siblings['magnitude']}")
-    names = (*BAND_NAMES, *_FLUX_UNIT_NAMES, *ZERO_POINT_NAMES, *PIXEL_SCALE_NAMES, *MASK_WORDS)
-    told = {name: path.with_name(path.name.replace("image", name)) for name in names if "image" not in name}
-    yield _numbers(
-        source,
-        {field: [_NpyRows(file)] for field, file in siblings.items() if file.is_file()},
-        {name: _NpyRows(file) for name, file in told.items() if file.is_file()},
-    )
-
-
-def _numbers(source: str, rows: dict[str, list[_NpyRows]], beside: dict[str, _NpyRows]) -> Source:
-    for field, arrays in rows.items():
-        for array in arrays:
-            check_dtype(source, field, array.dtype)
-    fields = {field: stack_columns([from_sliceable(array) for array in arrays]) for field, arrays in rows.items()}
-    return _describe(source, fields, {name: from_sliceable(array) for name, array in beside.items()})
-
-
-class _NpyRows:
-    """A .npy array or one field of it, read by rows: the pages of a memory map would count as our memory."""
-
-    def __init__(self, path: Path, field: str = "") -> None:
+    by_name = dict(arrays)
+    for name in names:
+        if (array := by_name.get(name)) is None or not math.prod(array.shape):
+            continue
+        length = array.shape[0] if array.shape else 1
+        rows = max(1, _PIECE_BYTES // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
         try:
-            with describe_os_errors(str(path), "read"):
-                array = np.lib.format.open_memmap(path, mode="r")
-        except NUMPY_ERRORS as error:
-            raise InputError(f"{path} is not a whole .npy file of numbers ({error}); write it again") from None
-        if not array.flags.c_contiguous:
-            raise InputError(f"{path} is in Fortran order; expected C order (np.ascontiguousarray)")
-        selected = array[field] if field else array
-        self.shape, self.dtype = selected.shape, selected.dtype
-        self._path, self._field, self._row, self._offset = path, field, (array.dtype, array.shape[1:]), array.offset
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        row = np.dtype(self._row)
-        if not self._field:
-            return self._read(row, rows.start, rows.stop)
-        step = max(1, _PIECE_BYTES // max(1, row.itemsize))  # other fields may be far larger than this one
-        starts = range(rows.start, rows.stop, step)
-        pieces = [self._read(row, first, min(first + step, rows.stop))[self._field] for first in starts]
-        return pieces[0] if len(pieces) == 1 else np.concatenate([np.ascontiguousarray(piece) for piece in pieces])
-
-    def _read(self, row: np.dtype[Any], first: int, last: int) -> NDArray[Any]:
-        return np.fromfile(self._path, row, last - first, offset=self._offset + first * row.itemsize)
+            pieces = [plain_value(array.read_next(min(rows, length - start))) for start in range(0, length, rows)]
+        except READ_ERRORS as error:
+            raise InputError(f"{source}: {name} is damaged ({error}); write the file again") from None
+        if isinstance(pieces[0], np.ndarray) or any(piece != pieces[0] for piece in pieces[1:]):
+            raise InputError(
+                f"{source}: {name} states several values; expected one for all galaxies, split the file by it or "
+                "leave it out"
+            )
+        return pieces[0]
+    return None

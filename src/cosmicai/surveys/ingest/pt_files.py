@@ -16,11 +16,12 @@ from ...models.torch_archive import TensorRef
 from ...storage.ranges import RangeReader, open_ranges
 from ..mask_arrays import fits_image
 from ..published_partition import ORDER, locate_tensors
+from .kept import find_problem, select_columns
 from .source import IngestOptions, Source, check_dtype, from_sliceable
 
 
 @contextmanager
-def open_partition(source: str, _options: IngestOptions) -> Iterator[Source]:
+def open_partition(source: str, options: IngestOptions) -> Iterator[Source]:
     """Open a pickled TensorDataset(image, magnitude, redshift), known by their order, with or without masks behind.
 
     Raises InputError if it holds other tensors, else as `locate_tensors`.
@@ -38,11 +39,17 @@ def open_partition(source: str, _options: IngestOptions) -> Iterator[Source]:
             check_dtype(source, field, np.dtype(array.dtype))
         masks = tensors[count:]
         names = ["mask"] if len(masks) == 1 else [f"mask{number}" for number in range(1, len(masks) + 1)]
+        galaxies = rows["image"].shape[0] if rows["image"].shape else 0
+        problems = {name: find_problem(array.shape, np.dtype(array.dtype), galaxies) for name, array in rows.items()}
+        kept, notices = select_columns(source, problems, rows, options)
+        by_name = dict(zip(ORDER, tensors[:count], strict=False))
         yield Source(
-            {field: from_sliceable(array) for field, array in rows.items()},
+            {field: from_sliceable(array) for field, array in rows.items() if field in options.wanted},
             masks={
                 name: from_sliceable(_TensorRows(source, mask, reader)) for name, mask in zip(names, masks, strict=True)
             },
+            columns={short: from_sliceable(_TensorRows(source, by_name[name], reader)) for short, name in kept.items()},
+            notices=notices,
         )
 
 

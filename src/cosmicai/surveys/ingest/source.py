@@ -96,6 +96,11 @@ class IngestOptions:
 
 def from_sliceable(array: Any) -> SourceArray:
     """Return a source array that reads consecutive slices of `array` (NumPy, HDF5, a FITS section, ...)."""
+    return from_rows(tuple(array.shape), np.dtype(array.dtype), array)
+
+
+def from_rows(shape: tuple[int, ...], dtype: np.dtype[Any], array: Any) -> SourceArray:
+    """Return a source array of this shape and dtype that reads consecutive slices of `array`."""
     position = 0
 
     def read_next(count: int) -> NDArray[Any]:
@@ -103,7 +108,7 @@ def from_sliceable(array: Any) -> SourceArray:
         position += count
         return np.asanyarray(array[position - count : position])  # a masked array stays one
 
-    return SourceArray(tuple(array.shape), np.dtype(array.dtype), read_next)
+    return SourceArray(shape, dtype, read_next)
 
 
 def stack_columns(columns: Sequence[SourceArray]) -> SourceArray:
