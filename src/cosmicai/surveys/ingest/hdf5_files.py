@@ -235,7 +235,6 @@ def _find_huge_chunk(dataset: Any) -> str | None:
 def _array(source: str, field: str, member: Member) -> SourceArray:
     array = UnscaledRows(member) if field == "objid" else MemberRows(member)
     check_dtype(source, field, array.dtype)
-    if not member.column:  # the attributes of a compound dataset are those of no column
-        if field in POSITION:
-            require_degrees(f"{source}: {field}", _unit(member))
+    if field in POSITION and not member.column:  # the attributes of a compound dataset are those of no column
+        require_degrees(f"{source}: {field}", _unit(member))
     return from_sliceable(array)
