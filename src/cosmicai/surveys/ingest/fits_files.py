@@ -45,7 +45,7 @@ def _find_source(source: str, hdus: Sequence[Hdu], options: IngestOptions) -> So
     chosen = chosen_image(source, hdus, options)
     if chosen is not None and not is_plane(chosen):
         if len(chosen.shape) not in (3, 4):
-            raise InputError(f"{source}: HDU {chosen.label} has the shape {chosen.shape}; expected a cube of cutouts")
+            raise _wrong_shape(source, chosen)
         return _cube_source(source, hdus, chosen, options)
     if chosen is None and "image" in options.names:
         table = find_image_table(source, hdus, options)
@@ -56,6 +56,8 @@ def _find_source(source: str, hdus: Sequence[Hdu], options: IngestOptions) -> So
         return _cube_source(source, hdus, cube, options)
     if planes := select_planes(source, hdus, options):
         return planes_source(source, hdus, planes, options)
+    if chosen is not None:
+        raise _wrong_shape(source, chosen)
     if (table := find_image_table(source, hdus, options)) is not None:
         return image_table_source(source, hdus, table, options)
     tables = [column.name for hdu in hdus if hdu.is_table for column in list_columns(source, hdu)]
@@ -64,6 +66,10 @@ def _find_source(source: str, hdus: Sequence[Hdu], options: IngestOptions) -> So
         f"{source} has no image{holds}; expected a cube (N, 5, H, W), or (5, H, W) for one galaxy, or an image for "
         "each of u g r i z by EXTNAME or FILTER, or an image column of a table"
     )
+
+
+def _wrong_shape(source: str, hdu: Hdu) -> InputError:
+    return InputError(f"{source}: HDU {hdu.label} has the shape {hdu.shape}; expected a cube of cutouts")
 
 
 def _cube_source(source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestOptions) -> Source:

@@ -54,6 +54,9 @@ def _open_by_astropy(stack: ExitStack, source: str, data: bytes | None) -> tuple
         warnings.filterwarnings("error", "File may have been truncated")
         file = stack.enter_context(fits.open(opened, memmap=False, do_not_scale_image_data=True))
         hdus = tuple(describe_hdu(number, raw) for number, raw in enumerate(file))
+    end = hdus[-1].begin + hdus[-1].span
+    if data is not None and data.startswith(b"XTENSION", end):  # which astropy leaves out with a warning
+        raise InputError(f"{source}: the HDU behind {hdus[-1].label} is damaged; copy the file again")
     for hdu in hdus:
         if hdu.is_compressed:
             _require_small_tiles(source, hdu)

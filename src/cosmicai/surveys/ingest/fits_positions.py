@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from math import asin, atan2, cos, degrees, hypot, isfinite, radians, sin
 from typing import Any
@@ -54,6 +55,9 @@ def wcs_centre(image: Hdu) -> tuple[Position | None, float]:
     matrix = wcs_matrix(cards, axes) if axes else None
     if axes is None or matrix is None or not all(len(name) >= 8 and "-" in name for name in types):
         return None, 0.0
+    values = [cards.get(f"CRVAL{axis}", 0) for axis in axes]
+    if not all(isinstance(value, int | float) and abs(value) <= 360 for value in values):
+        return None, 0.0
     sides = [int(cards[f"NAXIS{axis}"]) for axis in axes]
     pixel = [(side + 1) / 2 for side in sides]
     radius = sum(hypot(*(row[i] for row in matrix)) * sides[i] for i in range(2)) / 2
@@ -94,11 +98,13 @@ def separation(first: Position, second: Position) -> float:
 
 
 def _is_plain_tangent(cards: Mapping[str, Any], axes: tuple[int, int], types: list[str]) -> bool:
+    dec = cards.get(f"CRVAL{axes[types.index('DEC--TAN')]}") if "DEC--TAN" in types else None
     units = {str(cards.get(f"CUNIT{axis}") or "deg").strip().lower() for axis in axes}
     return (
         sorted(types) == ["DEC--TAN", "RA---TAN"]
         and units <= {"deg", "degree", "degrees"}
         and cards.get("LONPOLE", 180) == 180
+        and dec != 90  # at the pole LONPOLE is 0 where it is absent
         and not any(_DISTORTED.fullmatch(name) for name in cards)
         and all(isinstance(cards.get(f"{name}{axis}"), int | float) for name in ("CRPIX", "CRVAL") for axis in axes)
     )
@@ -124,7 +130,9 @@ def _by_astropy(image: Hdu, pixel: list[float]) -> Position | None:
     from astropy.wcs import WCS
 
     try:
-        there = WCS(fits.Header.fromstring(image.text)).celestial.pixel_to_world(pixel[0] - 1, pixel[1] - 1).icrs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of cards that wcslib mends, for each of many files
+            there = WCS(fits.Header.fromstring(image.text)).celestial.pixel_to_world(pixel[0] - 1, pixel[1] - 1).icrs
         found = float(there.ra.deg), float(there.dec.deg)
     except Exception:  # of any kind, by wcslib or astropy: a position that cannot be computed is not known
         return None
