@@ -108,6 +108,20 @@ def test_headers_that_contradict_names_units_or_sizes_are_refused(tmp_path):
     assert "pixels of different sizes in arcsec (u 0.396, g 0.2, " in refused(open_one, path)
 
 
+def test_what_lies_beside_the_bands_and_other_shapes_of_them_are_no_matter(tmp_path):
+    path = write_planes(tmp_path / "a.fits", r=GOOD.image[3, 2][None])
+    with fits.open(path, mode="append") as file:
+        file.append(fits.ImageHDU(np.ones((5, 25, 25), "f4"), name="PSF"))
+        file.append(fits.ImageHDU(GOOD.image[3, 0], name="y"))
+    assert "y not usable" in refused(open_one, path)
+    assert_galaxy(open_one(path, hdus=tuple(BANDS))[0])
+    assert_galaxy(open_one(path, hdus=("1", "2", "3", "4", "5"))[0])
+    plain = tmp_path / "b.fits"
+    fits.PrimaryHDU(np.zeros((32, 32))).writeto(plain)
+    assert "HDU 0 PRIMARY has the shape (32, 32)" in refused(open_one, plain, hdus=("0",))
+    assert set(open_one(path, hdus=tuple(BANDS), image_only=True)[0]) == {"image", "ra", "dec"}
+
+
 def test_zero_points_may_differ_from_band_to_band(tmp_path):
     path = write_planes(tmp_path / "a.fits")
     for number in range(5):
@@ -152,6 +166,25 @@ def test_five_files_of_many_galaxies_have_a_table_in_the_first(tmp_path):
     assert_galaxy(values, slice(0, ROWS))
     np.testing.assert_array_equal(values["dec"], np.arange(ROWS) - 5.25)
     assert set(open_five(paths, image_only=True)[0]) == {"image"}
+
+
+def test_five_files_have_their_image_in_an_extension_and_masks_of_one_name(tmp_path):
+    spoiled = np.random.default_rng(4).integers(0, 2, (5, 32, 32)).astype("u1")
+    paths = [tmp_path / f"{band}.fits" for band in BANDS]
+    for number, path in enumerate(paths):
+        masks = [fits.ImageHDU(spoiled[number], name="DQ")]
+        masks += [fits.ImageHDU(spoiled[number], name="IVAR")] if number < 3 else []
+        kind = fits.CompImageHDU if number % 2 else fits.ImageHDU
+        extra = {"compression_type": "GZIP_1", "quantize_level": 0} if number % 2 else {}
+        image = kind(GOOD.image[3, number], header(WCS), name=["SCI", "IMAGE", "CUTOUT"][number % 3], **extra)
+        fits.HDUList([fits.PrimaryHDU(header=header(CARDS)), image, *masks]).writeto(path)
+    values, source = open_five(paths)
+    assert_galaxy(values)
+    np.testing.assert_array_equal(values["DQ"], spoiled[None])
+    assert any("IVAR of u g r is not there for every band" in notice for notice in source.notices)
+    with fits.open(paths[4], mode="append") as file:
+        file.append(fits.ImageHDU(GOOD.image[3, 4], name="IMAGE"))
+    assert "z.fits has several candidates for image: 1 IMAGE, 3 IMAGE" in refused(open_five, paths)
 
 
 def test_five_files_with_units_of_their_own_are_converted(tmp_path):
