@@ -140,6 +140,15 @@ def test_damaged_gzip_streams_are_refused(tmp_path, length):
             open_one(target)
 
 
+def test_bytes_behind_a_gzip_file_are_refused_unless_they_are_zero(tmp_path):
+    data = gzip.compress(write_cube(tmp_path / "a.fits").read_bytes())
+    (tmp_path / "a.fits.gz").write_bytes(data + bytes(512))
+    np.testing.assert_array_equal(open_one(tmp_path / "a.fits.gz")[0]["image"], GOOD.image[3:4])
+    (tmp_path / "a.fits.gz").write_bytes(data + b"more")
+    with pytest.raises(InputError, match="other bytes behind the compressed data"):
+        open_one(tmp_path / "a.fits.gz")
+
+
 def test_several_members_of_a_gzip_file_are_one_file(tmp_path):
     data = write_cube(tmp_path / "a.fits").read_bytes()
     (tmp_path / "a.fits.gz").write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]))

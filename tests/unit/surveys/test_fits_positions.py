@@ -59,8 +59,11 @@ def test_positions_in_other_frames_are_converted(tmp_path):
     found, _ = position(tmp_path / "a.fits", **cards(**plain, types=("GLON-TAN", "GLAT-TAN")))
     expected = SkyCoord(150.1, 2.2, unit="deg", frame=Galactic()).icrs
     assert found == pytest.approx((expected.ra.deg, expected.dec.deg), abs=1e-9)
-    found, _ = position(tmp_path / "a.fits", **cards(**plain, RADESYS="GAPPT"))
-    assert found is None
+    for frame in ({"RADESYS": "GAPPT"}, {"EPOCH": 2015.5}):  # the second is rather a date of the observation
+        found, notices = position(tmp_path / "a.fits", **cards(**plain), **frame)
+        assert found is None and "the WCS gives no position that is known in ICRS" in notices
+    found, _ = position(tmp_path / "a.fits", **cards(**plain, RADESYS="ICRS", EPOCH=2015.5))
+    assert found == pytest.approx((150.1, 2.2), abs=1e-12)
 
 
 def test_without_a_celestial_wcs_there_is_no_position(tmp_path):

@@ -331,7 +331,19 @@ def test_kept_columns_have_units_and_what_cannot_be_kept_is_named(tmp_path):
     assert set(source.columns) == {"ebv", "name", "good"}
     assert values["good"].tolist() == (np.arange(ROWS) % 2 == 0).tolist()
     assert any("vector are not one number or text for each galaxy" in notice for notice in source.notices)
-    assert "the columns vector cannot be kept" in refused(open_one, path, keep=("vector",))
+    assert "vector cannot be kept" in refused(open_one, path, keep=("vector",))
+
+
+def test_a_card_z_is_the_band_beside_others_and_else_the_redshift(tmp_path):
+    path = tmp_path / "a.fits"
+    letters = {band.upper(): GOOD.magnitude[3, number] for number, band in enumerate(BANDS)}
+    fits.PrimaryHDU(GOOD.image[3], header(letters)).writeto(path)
+    values, _ = open_one(path)
+    assert "redshift" not in values
+    np.testing.assert_array_equal(values["magnitude"], GOOD.magnitude[3:4])
+    magnitudes = {name: value for name, value in CARDS.items() if name.startswith("MAG")}
+    fits.PrimaryHDU(GOOD.image[3], header(magnitudes | {"Z": 0.25})).writeto(path, overwrite=True)
+    assert open_one(path)[0]["redshift"].tolist() == [0.25]
 
 
 def test_cards_of_a_single_galaxy_may_be_kept(tmp_path):
@@ -340,6 +352,9 @@ def test_cards_of_a_single_galaxy_may_be_kept(tmp_path):
     assert values["EBV"].tolist() == [0.125] and values["SURVEY"].tolist() == ["boss"]
     values, source = open_one(path, keep=("all",))
     assert set(source.columns) == {"EBV", "PLATE", "SURVEY"} and values["PLATE"].tolist() == [266]
+    fits.setval(path, "HUGE", value=10**30)
+    assert "HUGE cannot be kept" in refused(open_one, path, keep=("HUGE",))
+    assert any("HUGE are not one number" in notice for notice in open_one(path, keep=("all",))[1].notices)
 
 
 # Sizes.

@@ -12,20 +12,20 @@ from .fits_hdus import Hdu, list_labels
 from .fits_headers import stated_flux_unit, stated_pixel_scale
 from .fits_images import require_one_shape, stack_bands
 from .fits_open import explain_fits_errors, open_hdus
-from .fits_planes import plane_array
-from .fits_positions import separation, wcs_centre
+from .fits_planes import open_plane
+from .fits_positions import find_wcs_centre, separation
 from .fits_select import (
     IMAGE_NAMES,
-    band_of,
-    chosen_image,
+    find_band,
+    find_chosen_image,
     is_plane,
     require_hdus,
     select_table,
     stated_band,
-    without_band,
+    strip_band,
 )
 from .fits_statements import combine_scales, combine_units
-from .fits_values import header_values, table_values
+from .fits_values import read_header_values, read_table_values
 from .source import IngestOptions, Source, SourceArray, is_auxiliary, is_mask
 
 
@@ -66,7 +66,7 @@ def open_band_files(sources: Sequence[str], options: IngestOptions) -> Iterator[
 def _select_image(source: str, band: str, hdus: tuple[Hdu, ...], options: IngestOptions) -> Hdu:
     """Return the one image of a file, and raise InputError if it is of another band."""
     require_hdus(source, hdus, options)
-    chosen = chosen_image(source, hdus, options)
+    chosen = find_chosen_image(source, hdus, options)
     images = [hdu for hdu in hdus if hdu.is_image and len(hdu.shape) in (2, 3) and not is_auxiliary(hdu.name)]
     named = [hdu for hdu in images if hdu.name.lower() in IMAGE_NAMES]
     candidates = [chosen] if chosen is not None else named or images
@@ -78,7 +78,7 @@ def _select_image(source: str, band: str, hdus: tuple[Hdu, ...], options: Ingest
     if not candidates or len(candidates[0].shape) not in (2, 3):
         raise InputError(f"{source} has no image; expected that of the band {band}, (H, W) or (N, H, W)")
     image = candidates[0]
-    for stated in (band_of(source, image), stated_band(source, hdus[0])):
+    for stated in (find_band(source, image), stated_band(source, hdus[0])):
         if stated and stated != band:
             raise InputError(
                 f"{source} states the band {stated} and is given as that of {band}; give the five files in the order "
@@ -96,12 +96,12 @@ def _combine(files: Sequence[_BandFile], options: IngestOptions) -> Source:
     scale = combine_scales(first.source, [stated_pixel_scale(file.source, file.cards) for file in files])
     if single:
         _require_one_place(files)
-        values = header_values(first.source, first.hdus, first.image, options)
+        values = read_header_values(first.source, first.hdus, first.image, options)
     else:
         table = select_table(first.source, first.hdus, first.image.shape[0], options)
-        values = table_values(first.source, first.hdus, table, options)
+        values = read_table_values(first.source, first.hdus, table, options)
     masks, text = _masks(files)
-    images = [plane_array(file.source, file.image) for file in files]
+    images = [open_plane(file.source, file.image) for file in files]
     return Source(
         {"image": stack_bands(images, units.factors), **values.fields},
         bands=tuple(BANDS),
@@ -118,7 +118,7 @@ def _combine(files: Sequence[_BandFile], options: IngestOptions) -> Source:
 
 def _require_one_place(files: Sequence[_BandFile]) -> None:
     """Raise InputError if the WCS of a file lies off that of another by more than a quarter of its diagonal."""
-    places = [(file, *wcs_centre(file.image)) for file in files]
+    places = [(file, *find_wcs_centre(file.image)) for file in files]
     known = [(file, centre, radius) for file, centre, radius in places if centre is not None]
     for file, centre, radius in known[1:]:
         if separation(centre, known[0][1]) > radius / 2:
@@ -134,7 +134,7 @@ def _masks(files: Sequence[_BandFile]) -> tuple[dict[str, SourceArray], list[str
     for file in files:
         for hdu in file.hdus:
             if hdu is not file.image and hdu.is_image and hdu.shape == file.image.shape and is_mask(hdu.name):
-                found.setdefault(without_band(hdu.name, file.band), {})[file.band] = plane_array(file.source, hdu)
+                found.setdefault(strip_band(hdu.name, file.band), {})[file.band] = open_plane(file.source, hdu)
     whole = {name: stack_bands(list(bands.values())) for name, bands in found.items() if len(bands) == len(BANDS)}
     partial = [f"{name} of {' '.join(bands)}" for name, bands in found.items() if len(bands) < len(BANDS)]
     text = f"{files[0].source}: {', '.join(partial)} is not there for every band and not used"

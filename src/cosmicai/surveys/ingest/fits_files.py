@@ -14,13 +14,13 @@ from contextlib import ExitStack, contextmanager
 from ...errors import InputError
 from .fits_hdus import Hdu, list_labels
 from .fits_headers import stated_bands, stated_flux_unit, stated_pixel_scale
-from .fits_image_columns import find_image_table, image_table_source
-from .fits_images import image_array
+from .fits_image_columns import find_image_table, read_image_table
+from .fits_images import open_image
 from .fits_open import explain_fits_errors, open_hdus
-from .fits_planes import planes_source
-from .fits_select import chosen_image, is_plane, require_hdus, select_cube, select_planes, select_table
+from .fits_planes import read_planes
+from .fits_select import find_chosen_image, is_plane, require_hdus, select_cube, select_planes, select_table
 from .fits_tables import list_columns
-from .fits_values import header_values, table_values
+from .fits_values import read_header_values, read_table_values
 from .names import list_names
 from .source import IngestOptions, Source, SourceArray, is_mask
 
@@ -42,24 +42,24 @@ def open_fits(source: str, options: IngestOptions) -> Iterator[Source]:
 
 def _find_source(source: str, hdus: Sequence[Hdu], options: IngestOptions) -> Source:
     require_hdus(source, hdus, options)
-    chosen = chosen_image(source, hdus, options)
+    chosen = find_chosen_image(source, hdus, options)
     if chosen is not None and not is_plane(chosen):
         if len(chosen.shape) not in (3, 4):
             raise _wrong_shape(source, chosen)
-        return _cube_source(source, hdus, chosen, options)
+        return _read_cube(source, hdus, chosen, options)
     if chosen is None and "image" in options.names:
         table = find_image_table(source, hdus, options)
         if table is None:
             raise InputError(f"{source} has no HDU {options.names['image']}; it has {list_labels(hdus)}")
-        return image_table_source(source, hdus, table, options)
+        return read_image_table(source, hdus, table, options)
     if chosen is None and (cube := select_cube(source, hdus)) is not None:
-        return _cube_source(source, hdus, cube, options)
+        return _read_cube(source, hdus, cube, options)
     if planes := select_planes(source, hdus, options):
-        return planes_source(source, hdus, planes, options)
+        return read_planes(source, hdus, planes, options)
     if chosen is not None:
         raise _wrong_shape(source, chosen)
     if (table := find_image_table(source, hdus, options)) is not None:
-        return image_table_source(source, hdus, table, options)
+        return read_image_table(source, hdus, table, options)
     tables = [column.name for hdu in hdus if hdu.is_table for column in list_columns(source, hdu)]
     holds = f", its tables hold {list_names(tables)}" if tables else ""
     raise InputError(
@@ -72,15 +72,15 @@ def _wrong_shape(source: str, hdu: Hdu) -> InputError:
     return InputError(f"{source}: HDU {hdu.label} has the shape {hdu.shape}; expected a cube of cutouts")
 
 
-def _cube_source(source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestOptions) -> Source:
+def _read_cube(source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestOptions) -> Source:
     headers = [image.cards, *[hdus[0].cards] * (image is not hdus[0])]
     single = len(image.shape) == 3
     if single:
-        values = header_values(source, hdus, image, options)
+        values = read_header_values(source, hdus, image, options)
     else:
-        values = table_values(source, hdus, select_table(source, hdus, image.shape[0], options), options)
+        values = read_table_values(source, hdus, select_table(source, hdus, image.shape[0], options), options)
     return Source(
-        {"image": image_array(source, image, single), **values.fields},
+        {"image": open_image(source, image, single), **values.fields},
         bands=stated_bands(source, headers),
         magnitude_bands=values.magnitude_bands,
         flux_unit=stated_flux_unit(headers),
@@ -100,6 +100,6 @@ def _masks(source: str, hdus: Sequence[Hdu], image: Hdu, single: bool) -> dict[s
     ]
     names = [hdu.name for hdu in masks]
     return {
-        hdu.name if names.count(hdu.name) == 1 else f"{hdu.name}-{hdu.number}": image_array(source, hdu, single)
+        hdu.name if names.count(hdu.name) == 1 else f"{hdu.name}-{hdu.number}": open_image(source, hdu, single)
         for hdu in masks
     }

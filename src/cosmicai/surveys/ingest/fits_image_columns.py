@@ -12,10 +12,10 @@ from ..shard import IMAGE_SHAPE
 from ..units import FluxUnit
 from .fits_hdus import Hdu, list_labels
 from .fits_headers import stated_bands, stated_flux_unit, stated_pixel_scale
-from .fits_select import chosen_tables, without_band
+from .fits_select import list_chosen_tables, strip_band
 from .fits_statements import BandUnits, combine_units
 from .fits_tables import TableColumn, list_columns, read_columns, stream_columns
-from .fits_values import table_values
+from .fits_values import read_table_values
 from .names import ALIASES, ambiguous, band_sets
 from .source import IngestOptions, Source, is_auxiliary, is_mask
 
@@ -39,7 +39,7 @@ def find_image_table(source: str, hdus: Sequence[Hdu], options: IngestOptions) -
     """Return the table with an image column, None if there is none. Raises InputError if it is not clear which."""
     found = [
         ImageTable(table, columns)
-        for table in chosen_tables(hdus, options)
+        for table in list_chosen_tables(hdus, options)
         if (columns := _image_columns(source, table, options))
     ]
     if len(found) > 1:
@@ -81,13 +81,13 @@ def _require_no_missing_band(source: str, table: Hdu, names: Sequence[str]) -> N
     stems: dict[str, list[str]] = {}
     for name in names:
         if len(letter := band_letter(name)) == 1:
-            stems.setdefault(without_band(name, letter), []).append(name)
+            stems.setdefault(strip_band(name, letter), []).append(name)
     for members in stems.values():
         if len(members) > 1:
             order_to_ugriz(f"{source}: the image columns of table {table.label}", members)
 
 
-def image_table_source(source: str, hdus: Sequence[Hdu], found: ImageTable, options: IngestOptions) -> Source:
+def read_image_table(source: str, hdus: Sequence[Hdu], found: ImageTable, options: IngestOptions) -> Source:
     """Return the galaxies of a table with images; the other columns are their values.
 
     Raises InputError if the images have no shape that is known, or if their columns differ.
@@ -108,7 +108,7 @@ def image_table_source(source: str, hdus: Sequence[Hdu], found: ImageTable, opti
     factors = combined.factors or (1.0,) * len(columns)
     masks = _mask_columns(source, found, shape)
     images = [column.name for column in (*columns, *(each for group in masks.values() for each in group))]
-    values = table_values(source, hdus, table, options, images)
+    values = read_table_values(source, hdus, table, options, images)
     return Source(
         {"image": stream_columns(source, table, columns, shape, factors), **values.fields},
         bands=tuple(BANDS) if found.by_band else _bands(source, table, headers),
@@ -174,6 +174,6 @@ def _mask_columns(source: str, found: ImageTable, shape: tuple[int, ...]) -> dic
     if not found.by_band:
         return {name: (column,) for name, column in beside.items() if column.dimensions in ((), shape)}
     return {
-        without_band(names[0], band_letter(names[0])): tuple(beside[name] for name in names)
+        strip_band(names[0], band_letter(names[0])): tuple(beside[name] for name in names)
         for names in band_sets(beside).values()
     }

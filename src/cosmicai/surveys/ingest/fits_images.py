@@ -17,7 +17,7 @@ from .source import SourceArray, from_sliceable
 _DTYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}  # by BITPIX
 
 
-def image_array(source: str, hdu: Hdu, single: bool) -> SourceArray:
+def open_image(source: str, hdu: Hdu, single: bool) -> SourceArray:
     """Return an image (N, ...) as it is, or the only row (1, ...) of one of a `single` galaxy."""
     return from_sliceable(_ScaledRows(source, hdu, single))
 

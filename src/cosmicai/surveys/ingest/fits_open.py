@@ -80,6 +80,8 @@ def _read_small(path: Path) -> bytes | None:
         if not stream.eof:
             raise EOFError("the compressed data end early")
         data = stream.unused_data
+    if data.strip(b"\0"):
+        raise ValueError("there are other bytes behind the compressed data")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -44,7 +44,7 @@ def parse_angle(value: Any, is_ra: bool) -> float | None:
     return angle if low <= angle <= high else None
 
 
-def wcs_centre(image: Hdu) -> tuple[Position | None, float]:
+def find_wcs_centre(image: Hdu) -> tuple[Position | None, float]:
     """Return the position of the centre of an image, the middle pixel of an odd side, and half its diagonal in degrees.
 
     The position is None if the header has no celestial WCS, or one that cannot be evaluated.
@@ -55,12 +55,12 @@ def wcs_centre(image: Hdu) -> tuple[Position | None, float]:
     matrix = wcs_matrix(cards, axes) if axes else None
     if axes is None or matrix is None or not all(len(name) >= 8 and "-" in name for name in types):
         return None, 0.0
-    values = [cards.get(f"CRVAL{axis}", 0) for axis in axes]
-    if not all(isinstance(value, int | float) and abs(value) <= 360 for value in values):
-        return None, 0.0
     sides = [int(cards[f"NAXIS{axis}"]) for axis in axes]
     pixel = [(side + 1) / 2 for side in sides]
     radius = sum(hypot(*(row[i] for row in matrix)) * sides[i] for i in range(2)) / 2
+    values = [cards.get(f"CRVAL{axis}", 0) for axis in axes]
+    if not all(isinstance(value, int | float) and abs(value) <= 360 for value in values):
+        return None, radius
     if _is_plain_tangent(cards, axes, types):
         return _tangent(cards, axes, types, matrix, pixel), radius
     return _by_astropy(image, pixel), radius
@@ -72,7 +72,11 @@ def to_icrs(cards: Mapping[str, Any], position: Position) -> Position | None:
     They differ by less than 0.03 arcsec. None if the header names a frame that is neither of these nor FK4.
     """
     system = str(cards.get("RADESYS") or cards.get("RADECSYS") or "").strip().upper()
-    stated = cards.get("EQUINOX", cards.get("EPOCH"))
+    stated = cards.get("EQUINOX")
+    if stated is None and not system:
+        stated = cards.get("EPOCH")  # the old name of EQUINOX, and today often the date of the observation
+        if stated not in (None, 1950, 2000):
+            return None
     try:
         equinox = None if stated is None else float(str(stated).strip().upper().lstrip("JB"))
     except ValueError:

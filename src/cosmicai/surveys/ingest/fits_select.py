@@ -27,7 +27,7 @@ def is_plane(hdu: Hdu) -> bool:
     return hdu.is_image and (len(hdu.shape) == 2 or (len(hdu.shape) == 3 and hdu.shape[0] == 1))
 
 
-def chosen_image(source: str, hdus: Sequence[Hdu], options: IngestOptions) -> Hdu | None:
+def find_chosen_image(source: str, hdus: Sequence[Hdu], options: IngestOptions) -> Hdu | None:
     """Return the image that the user chose by --hdu or --field image=; None if there is none so chosen.
 
     Raises InputError if several HDUs have the name that was given.
@@ -50,7 +50,7 @@ def select_cube(source: str, hdus: Sequence[Hdu]) -> Hdu | None:
         return None
     named = [hdu for hdu in stacks if hdu.name.lower() in IMAGE_NAMES]
     candidates = named or [hdu for hdu in stacks if not is_auxiliary(hdu.name)]
-    if not candidates and any(band_of(source, hdu) for hdu in hdus if is_plane(hdu)):
+    if not candidates and any(find_band(source, hdu) for hdu in hdus if is_plane(hdu)):
         return None  # what lies beside the images of the bands
     if len(candidates) != 1:
         raise InputError(
@@ -60,7 +60,7 @@ def select_cube(source: str, hdus: Sequence[Hdu]) -> Hdu | None:
     return candidates[0]
 
 
-def band_of(source: str, hdu: Hdu) -> str:
+def find_band(source: str, hdu: Hdu) -> str:
     """Return what an HDU says of the one band of its image, a letter where it is known; empty if it says nothing.
 
     It is known by EXTNAME, as `u`, `SDSS_U` or `g-band`, or by cards such as FILTER and BAND. Raises InputError if they
@@ -91,7 +91,7 @@ def select_planes(source: str, hdus: Sequence[Hdu], options: IngestOptions) -> t
     planes = [hdu for hdu in hdus if is_plane(hdu) and not is_auxiliary(hdu.name)]
     if options.hdus and (chosen := [hdu for hdu in planes if any(_is_called(hdu, name) for name in options.hdus)]):
         planes = chosen
-    banded = [(hdu, band) for hdu in planes if (band := band_of(source, hdu))]
+    banded = [(hdu, band) for hdu in planes if (band := find_band(source, hdu))]
     if not banded:
         return ()
     images = [hdu for hdu, _ in banded]
@@ -103,8 +103,8 @@ def select_mask_sets(source: str, hdus: Sequence[Hdu], shape: tuple[int, ...]) -
     """Return the masks that are there for each band in this shape, by their common name, in the order u g r i z."""
     sets: dict[str, dict[str, list[Hdu]]] = {}
     for hdu in hdus:
-        if is_plane(hdu) and hdu.shape[-2:] == shape and is_mask(hdu.name) and (band := band_of(source, hdu)):
-            sets.setdefault(without_band(hdu.name, band), {}).setdefault(band, []).append(hdu)
+        if is_plane(hdu) and hdu.shape[-2:] == shape and is_mask(hdu.name) and (band := find_band(source, hdu)):
+            sets.setdefault(strip_band(hdu.name, band), {}).setdefault(band, []).append(hdu)
     return {
         name: tuple(bands[band][0] for band in BANDS)
         for name, bands in sets.items()
@@ -112,7 +112,7 @@ def select_mask_sets(source: str, hdus: Sequence[Hdu], shape: tuple[int, ...]) -
     }
 
 
-def without_band(name: str, band: str) -> str:
+def strip_band(name: str, band: str) -> str:
     """Return a name such as MASK_U or mask-g without the part that is the band."""
     parts = name.replace("-", "_").split("_")
     return "_".join(part for part in parts if part.lower() != band)
@@ -152,7 +152,7 @@ def _is_called(hdu: Hdu, name: str) -> bool:
     return hdu.name.lower() == name.lower() or (name.isdecimal() and hdu.number == int(name))
 
 
-def chosen_tables(hdus: Sequence[Hdu], options: IngestOptions) -> list[Hdu]:
+def list_chosen_tables(hdus: Sequence[Hdu], options: IngestOptions) -> list[Hdu]:
     """Return the tables that the user chose by --hdu, all of them if none."""
     tables = [hdu for hdu in hdus if hdu.is_table]
     return [hdu for hdu in tables if any(_is_called(hdu, name) for name in options.hdus)] or tables

@@ -17,19 +17,19 @@ from ...errors import InputError
 from ..bands import BANDS
 from .fits_cards import read_comment
 from .fits_hdus import Hdu, list_labels
-from .fits_positions import Position, parse_angle, separation, to_icrs, wcs_centre
+from .fits_positions import Position, find_wcs_centre, parse_angle, separation, to_icrs
 from .fits_tables import TableColumn, list_columns, read_columns
 from .names import ALIASES, Found, find_fields, match_field, require_fields, select_kept
 from .source import IngestOptions, SourceArray, check_dtype, from_sliceable
 
 _POSITION = ("ra", "dec")
 # Cards that may be a field of ours, so that they are listed where one is missing.
-_FIELD_CARD = re.compile(r"(MAG|Z_|ZSPEC|SPECZ|REDSHIFT|OBJ|SPECOBJ|PETRO|DERED).*|.*MAG_?[UGRIZ]|ID|Z")
+_FIELD_CARD = re.compile(r"(MAG|Z_|ZSPEC|SPECZ|REDSHIFT|OBJ|SPECOBJ|PETRO|DERED).*|.*MAG_?[UGRIZ]|ID|[UGRIZ]")
 # Cards that describe how the file is written and where its pixels lie: no properties of the galaxy.
 _STRUCTURE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|TFIELDS|GROUPS|BSCALE|BZERO|BLANK|CHECKSUM|DATASUM|EXTNAME"
     r"|EXTVER|EXTLEVEL|INHERIT|WCSAXES|C(RPIX|RVAL|TYPE|UNIT|DELT|ROTA)\d+|(CD|PC|PV|PS)\d+_\d+|LONPOLE|LATPOLE|RADE?C?SYS"
-    r"|EQUINOX|BUNIT|BANDS?|FILTERS?|Z(IMAGE|BITPIX|NAXIS\d*|CMPTYPE|TILE\d+|QUANTIZ|NAME\d+|VAL\d+|HECKSUM|DATASUM)"
+    r"|EQUINOX|BUNIT|(BAND|FILTER)S?\d*|Z(IMAGE|BITPIX|NAXIS\d*|CMPTYPE|TILE\d+|QUANTIZ|NAME\d+|VAL\d+|HECKSUM|DATASUM)"
 )  # fmt: skip
 _DEGREES_PER_UNIT = {"": 1.0, "deg": 1.0, "degree": 1.0, "degrees": 1.0, "rad": 180 / np.pi, "radian": 180 / np.pi}
 
@@ -46,7 +46,7 @@ class Values:
     notices: tuple[str, ...] = ()
 
 
-def header_values(source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestOptions) -> Values:
+def read_header_values(source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestOptions) -> Values:
     """Return the values of a single galaxy from the header of its image, or from the primary one.
 
     Raises InputError if the header lacks what is required, or if a field could be several cards.
@@ -61,17 +61,14 @@ def header_values(source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestO
         if name not in _POSITION:
             values = [_one(cards[part]) for part in parts]
             fields[name] = _field(source, name, values)
-    position, notices, used = _position(source, cards, image, options)
+    position, notices, used = _position(source, hdus, image, options)
     if position is not None:
         fields |= {name: from_sliceable(np.array([value])) for name, value in zip(_POSITION, position, strict=True)}
     taken = {part for parts in found.values() for part in parts} | set(used)
-    keep = () if options.image_only else options.keep
-    columns = {
-        short: from_sliceable(_one(cards[name])) for short, name in select_kept(source, own, taken, keep).items()
-    }
-    return Values(
-        fields, columns, magnitude_bands=_magnitude_bands(found), notices=tuple(notices)
-    )  # fmt: skip
+    fit = {name for name in own if _one(cards[name]).dtype.kind in "biufU"} if options.keep else set()
+    kept, text = _kept(source, own, taken, fit, options)
+    columns = {short: from_sliceable(_one(cards[name])) for short, name in kept.items()}
+    return Values(fields, columns, magnitude_bands=_magnitude_bands(found), notices=(*notices, *text))
 
 
 def _one(value: Any) -> NDArray[Any]:
@@ -79,12 +76,14 @@ def _one(value: Any) -> NDArray[Any]:
 
 
 def _position(
-    source: str, cards: dict[str, Any], image: Hdu, options: IngestOptions
+    source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestOptions
 ) -> tuple[Position | None, list[str], tuple[str, ...]]:
     """Return the position of a single galaxy, notices about it, and the cards that it is from."""
-    centre, radius = wcs_centre(image)
+    cards = {**hdus[0].cards, **image.cards}
+    centre, radius = find_wcs_centre(image)
+    unknown = [f"{source}: the WCS gives no position that is known in ICRS"] if centre is None and radius else []
     if options.image_only:
-        return centre, [], ()
+        return centre, unknown, ()
     names = [options.names.get(name) for name in _POSITION]
     used = tuple(
         match_field(source, list(cards), field_, name)[0] if name is not None else field_.upper()
@@ -92,10 +91,10 @@ def _position(
     )
     present = [name for name in used if cards.get(name) is not None]
     if not present:
-        return centre, [], ()
+        return centre, unknown, ()
     problem = ""
     angles = [parse_angle(cards.get(name), index == 0) for index, name in enumerate(used)]
-    comments = " ".join(read_comment(image.text, name) for name in present)
+    comments = " ".join(read_comment(hdu.text, name) for hdu in (hdus[0], image) for name in present)
     stated = None
     if None in angles or re.search(r"\bh(ou)?rs?\b|\[h\]|\brad(ian)?s?\b|\[rad\]", comments, flags=re.I):
         problem = "are no right ascension and declination in degrees"
@@ -112,7 +111,7 @@ def _position(
     return centre, [f"{source}: {shown} {problem} and are not used; {instead}"], ()
 
 
-def table_values(
+def read_table_values(
     source: str, hdus: Sequence[Hdu], table: Hdu | None, options: IngestOptions, images: Sequence[str] = ()
 ) -> Values:
     """Return the values of the galaxies in a table, but for the columns of its `images`.
@@ -124,7 +123,8 @@ def table_values(
     found = _find(source, ["image", *upper], options)
     wanted = {name: tuple(upper[part] for part in parts) for name, parts in found.items()}
     used = {part for parts in wanted.values() for part in parts}
-    kept, notices = _kept(source, columns, [*used, *images], options)
+    fit = {name for name, column in columns.items() if column.is_scalar}
+    kept, notices = _kept(source, list(columns), {*used, *images}, fit, options)
     values = {} if table is None else read_columns(source, table, dict.fromkeys([*sorted(used), *kept.values()]))
     fields, units = {}, set()
     for name, parts in wanted.items():
@@ -186,19 +186,18 @@ def _degrees(name: str, column: TableColumn, values: NDArray[Any]) -> NDArray[np
 
 
 def _kept(
-    source: str, columns: dict[str, TableColumn], used: Sequence[str], options: IngestOptions
+    source: str, available: Sequence[str], used: set[str], fit: set[str], options: IngestOptions
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the columns to keep by their names in the survey, and a notice about those that cannot be kept."""
+    """Return the columns to keep by their names in the survey, and a notice about those that are not `fit` for it."""
     keep = () if options.image_only else options.keep
-    kept = select_kept(source, list(columns), set(used), keep)
-    unfit = {short: name for short, name in kept.items() if not columns[name].is_scalar}
+    kept = select_kept(source, available, used, keep)
+    unfit = {short: name for short, name in kept.items() if name not in fit}
     if unfit and tuple(keep) != ("all",):
         raise InputError(
-            f"{source}: the columns {', '.join(unfit.values())} cannot be kept; expected one number or text for each "
-            "galaxy"
+            f"{source}: {', '.join(unfit.values())} cannot be kept; expected one number or text for each galaxy"
         )
     text = f"{source}: {', '.join(unfit.values())} are not one number or text for each galaxy and are not kept"
-    return {short: name for short, name in kept.items() if short not in unfit}, [text] if unfit else []
+    return {short: name for short, name in kept.items() if name in fit}, [text] if unfit else []
 
 
 def _unused(
