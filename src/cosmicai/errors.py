@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+NO_READ_PERMISSION = "permission denied; ask its owner for read permission"
+
 
 class InputError(Exception):
     """Input, option or environment that the user can correct. The command line prints it and exits with code 2."""
@@ -27,18 +29,21 @@ def describe_os_errors(uri: str, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot {action} {uri}: {_reason(error)}") from error
+        raise StorageError(f"cannot {action} {uri}: {_reason(error, action)}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
             raise
         raise StorageError(f"cannot {action} {uri}: {_s3_reason(error)}") from error
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, action: str) -> str:
+    denied = NO_READ_PERMISSION
+    if action not in ("read", "inspect", "list"):
+        denied = "permission denied; choose another place or change its permissions"
     known = {
         errno.ENOENT: "it does not exist; check the path",
-        errno.EACCES: "permission denied; choose another place or change its permissions",
-        errno.EPERM: "permission denied; choose another place or change its permissions",
+        errno.EACCES: denied,
+        errno.EPERM: denied,
         errno.EROFS: "the file system is read-only; choose another place",
         errno.ENOSPC: "no space left on the device; free some space or choose another place, then run again",
         errno.EDQUOT: "your disk quota is used up; free some space or choose another place, then run again",

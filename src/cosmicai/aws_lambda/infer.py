@@ -24,7 +24,7 @@ from ..runs.request import RunRequest
 from ..runs.schedule import static_assignment
 from ..runs.store import RunFolder
 from ..surveys.shard import IMAGE_SHAPE
-from ..surveys.survey import Survey, describe_files
+from ..surveys.survey import describe_files
 from ..worker import loop
 from ..worker.prefetch import rows_per_fetch
 from ..worker.sources import DeadlineSource, OutOfTime, StaticSource, WorkSource
@@ -178,7 +178,7 @@ def _published_share(event: RankEvent) -> _Share:
         run = RunFolder(results.path("ranks", str(rank)))
         weights = select_weights(event.s3_bucket, event.s3_object_name or "", None, run)
         request = RunRequest(survey, run.uri, weights, device="cpu", batch_size=int(event.batch_size), resume=True)
-        create_run(request, Survey(survey, describe_files(survey, names)), inspect=False)
+        create_run(request, describe_files(survey, names), inspect=False)
     plan = run.plan()
     numbers = {shard.name: index for index, shard in enumerate(plan.shards)}
     if plan.survey != survey or (unknown := [name for name in names if name not in numbers]):

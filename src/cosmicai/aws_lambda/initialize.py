@@ -122,7 +122,7 @@ def _assign_partitions(
         shares = assign_by_data_map(payload.data_map, payload.data_prefix)
         _require_concurrency(len(shares), max_ranks)
         names = sorted((name for share in shares for name in share), key=storage.natural_key)
-        return Survey(payload.survey, describe_files(payload.survey, names)), shares
+        return describe_files(payload.survey, names), shares
     try:
         survey = open_survey(payload.survey, payload.file_limit)
     except InputError as error:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console import echo, notify
 from ..errors import InputError
+from ..storage.s3 import is_s3
 
 if TYPE_CHECKING:
+    from ..surveys.ingest.ingest import IngestRequest
     from ..surveys.survey import Survey
 
 _PARTITION_MB = click.option(
     "--partition-mb", default=25.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
     help="Size of a shard in MB (2^20 bytes), counted as in the published data.",
 )  # fmt: skip
+_MANY = 1000  # files of one galaxy from which on the progress is shown
 _OUT = click.option("--out", required=True, help="New folder to write the survey to.")
 
 
@@ -24,12 +29,25 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.argument("sources", nargs=-1, required=True)
 @_OUT
 @_PARTITION_MB
+@click.option("--catalogue", metavar="TABLE", help="FITS, CSV, ECSV, Parquet or VOTable with a row for each galaxy.")
+@click.option("--id", "objid", metavar="COLUMN", help="Column of ids, by which cutouts are found.")
+@click.option(
+    "--magnitudes",
+    metavar="COLUMNS",
+    help="Five columns, as U,G,R,I,Z or as modelMag_{band}, or one with all five.",
+)
+@click.option("--redshift", metavar="COLUMN", help="Column of spectroscopic redshifts.")
+@click.option("--ra", metavar="COLUMN", help="Column of right ascension, in degrees (ICRS).")
+@click.option("--dec", metavar="COLUMN", help="Column of declination, in degrees (ICRS).")
+@click.option("--file", metavar="COLUMN", help="Column of the catalogue with the name of each galaxy's cutout.")
+@click.option("--keep", metavar="COLUMNS", help="Columns to carry into the survey, as A,B,C; or `all`.")
+@click.option("--per-band", metavar="PATTERN", help="Names of files that hold one band each, as '{id}_{band}.fits'.")
 @click.option(
     "--field",
     "fields",
     multiple=True,
     metavar="FIELD=NAME",
-    help="Name of image, magnitude, redshift or objid in the sources.",
+    help="Name of image, magnitude, redshift, objid, ra or dec in the sources.",
 )
 @click.option(
     "--hdu",
@@ -41,7 +59,7 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.option(
     "--mask",
     metavar="NAME[=zero|=nonzero]",
-    help="Array of the shape of the image whose bad pixels become NaN, and which values are bad.",
+    help="Array with one value per pixel, for each band or for all, whose bad pixels become NaN, and which are bad.",
 )
 @click.option(
     "--magnitude-bands",
@@ -52,29 +70,68 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.option("--resample", is_flag=True, help="Resample pixels of another size to 0.396 arcsec, conserving flux.")
 @click.option("--allow-external", is_flag=True, help="Read HDF5 data that lie in other files.")
 @click.option("--strict", is_flag=True, help="Write nothing if the survey does not look right (`survey check`).")
+@click.option(
+    "--processes", type=click.IntRange(1), help="Processes that read files of one galaxy each.  [default: the cores]"
+)
 def ingest(
-    sources: tuple[str, ...], out: str, partition_mb: float, fields: tuple[str, ...], strict: bool, **options: Any
+    sources: tuple[str, ...], out: str, partition_mb: float, strict: bool, processes: int | None, **options: Any
 ) -> None:
-    """Ingest .npz, .npy, HDF5, FITS or .pt files into a survey; larger cutouts are cropped to their central 32x32."""
-    from ..surveys.check import inspect_survey
-    from ..surveys.ingest.gate import ingest_files
-    from ..surveys.ingest.names import ALIASES
-    from ..surveys.ingest.source import IngestOptions
-    from ..surveys.survey import galaxies_per_partition
+    """Ingest galaxies into a survey; larger cutouts are cropped to their central 32x32.
 
-    names = dict(field.partition("=")[::2] for field in fields)
+    SOURCES are .npz, .npy, HDF5, FITS, Parquet or .pt files, folders of them, quoted patterns, or s3://. They hold many
+    galaxies each, or one cutout per file, which the ids of a catalogue name. The same command goes on where it was
+    stopped while it read files of one galaxy.
+    """
+    from ..ranks.cores import available_cores
+    from ..surveys.check import inspect_survey
+    from ..surveys.ingest.ingest import ingest as ingest_request
+    from ..surveys.survey import galaxies_per_partition
+    from ..surveys.upload import output_folder
+
+    request = _ingest_request(sources, options)
+    with output_folder(out) as folder:
+        report = ingest_request(
+            request, folder, galaxies_per_partition(partition_mb), processes or available_cores(), _files_progress
+        )
+        for notice in report.notices:
+            notify(notice)
+        try:
+            inspect_survey(report.survey, strict, notify)
+        except InputError:
+            shutil.rmtree(report.survey.uri)
+            raise
+    survey = report.survey
+    echo(f"{survey.galaxies} galaxies in {_count_shards(survey)} in {out if is_s3(out) else survey.uri}")
+
+
+def _ingest_request(sources: tuple[str, ...], options: dict[str, Any]) -> IngestRequest:
+    """Return the request that the options of `ingest` make up. Raises InputError if they contradict one another."""
+    from ..surveys.ingest.ingest import IngestRequest
+    from ..surveys.ingest.names import ALIASES, OPTIONS
+    from ..surveys.ingest.source import IngestOptions
+
+    names = dict(field.partition("=")[::2] for field in options.pop("fields"))
     if not all(names.get(name) for name in names) or not names.keys() <= ALIASES.keys():
         raise InputError(f"--field expects FIELD=NAME with FIELD one of {', '.join(ALIASES)}")
-    report = ingest_files(sources, out, galaxies_per_partition(partition_mb), IngestOptions(names, **options))
-    survey = report.survey
-    for notice in report.notices:
-        notify(notice)
-    try:
-        inspect_survey(survey, strict, notify)
-    except InputError:
-        shutil.rmtree(survey.uri)
-        raise
-    echo(f"{survey.galaxies} galaxies in {_count_shards(survey)} in {survey.uri}")
+    for name, option in OPTIONS.items():
+        given = options.pop("magnitudes" if name == "magnitude" else name)
+        if given is not None and name in names:
+            raise InputError(f"{option} {given} and --field {name}={names[name]} name the same field; give one of them")
+        names |= {name: given} if given is not None else {}
+    keep = tuple(name.strip() for name in (options.pop("keep") or "").split(",") if name.strip())
+    where = {name: options.pop(name) for name in ("catalogue", "file", "per_band")}
+    return IngestRequest(sources, IngestOptions(names, keep=keep, **options), **where)
+
+
+def _files_progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Show the progress of an ingest that reads many files."""
+    from ..console.progress import show_progress
+
+    return show_progress(total, unit="galaxies") if total >= _MANY else nullcontext(_ignore)
+
+
+def _ignore(_: int) -> None:
+    """Show nothing."""
 
 
 @click.command()
@@ -86,6 +143,8 @@ def split(survey: str, out: str, partition_mb: float) -> None:
     from ..surveys.survey import galaxies_per_partition, open_survey, resplit_survey
 
     written = resplit_survey(open_survey(survey), out, galaxies_per_partition(partition_mb))
+    for notice in written.notices:
+        notify(notice)
     echo(f"{written.galaxies} galaxies in {_count_shards(written)} in {written.uri}")
 
 
@@ -158,7 +217,7 @@ def check(folder: str, weights: str | None, strict: bool, as_json: bool) -> None
         echo(line, err=as_json)
     if strict:
         require_consistent(found, opened.uri)
-    for line in warnings(found, opened.uri):
+    for line in (*opened.notices, *warnings(found, opened.uri)):
         notify(line)
 
 

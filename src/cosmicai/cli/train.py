@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..console import echo
+from ..console import echo, notify
 from ..errors import InputError
 
 
@@ -50,7 +50,10 @@ def train(
     config = initial_weights.config if initial_weights else new_config
     options = DEMO_OPTIONS if network == "demo" else TrainingOptions(threads=available_cores())
     options = replace(options, **{name: value for name, value in options_given.items() if value is not None})
-    fit(open_survey(survey), out, config, options, initial_weights, resume, _print_epoch)
+    opened = open_survey(survey)
+    for notice in opened.notices:
+        notify(notice)
+    fit(opened, out, config, options, initial_weights, resume, _print_epoch)
     echo(out)
 
 

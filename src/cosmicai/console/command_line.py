@@ -40,7 +40,7 @@ PAGES = {
     "cosmicai catalogue": "run-folder.md",
     "cosmicai demo": "quickstart.md",
     "cosmicai selftest": "engines.md",
-    "cosmicai ingest": "data.md",
+    "cosmicai ingest": "ingest.md",
     "cosmicai split": "data.md",
     "cosmicai synthetic": "data.md",
     "cosmicai survey": "data.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from .. import storage
 from ..engines.registry import choose_engine
@@ -39,7 +40,7 @@ def create_run(
     run, weights, planned, has_plan = _validate(request, survey)
     if has_plan:
         return run
-    sample = Survey(survey.uri, planned.shards)
+    sample = replace(survey, shards=planned.shards)
     check = check_survey(sample) if inspect else None
     if check and request.strict:
         require_consistent(check, survey.uri)
@@ -55,7 +56,8 @@ def create_run(
         split_work(planned.shards, size, choice.inner_batch, ranks), check,
     )  # fmt: skip
     approve(plan)
-    for warning in warnings(check, survey.uri) if check else ():  # last, where it is seen, and not of refused runs
+    odd = warnings(check, survey.uri) if check else ()
+    for warning in (*sample.notices, *odd):  # last, where it is seen, and not of refused runs
         notify(warning)
     return run if run.write_plan(plan) else _join(run, planned, request.resume)
 
@@ -69,7 +71,7 @@ def validate_request(request: RunRequest, survey: Survey, notify: Callable[[str]
     """
     _, _, planned, has_plan = _validate(request, survey)
     if not has_plan:
-        inspect_survey(Survey(survey.uri, planned.shards), request.strict, notify)
+        inspect_survey(replace(survey, shards=planned.shards), request.strict, notify)
 
 
 def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFile, PlanRequest, bool]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import storage
 from ..errors import InputError
 from ..models.weights import DEMO
+from ..storage.ranges import open_ranges
 from ..storage.s3 import is_s3
 from ..surveys.shard import SUFFIXES
 from ..surveys.survey import Survey, open_survey
@@ -48,6 +49,8 @@ def open_named_survey(name: str, out: str) -> Survey:
     if name == DEMO:
         return make_demo_survey(storage.join(storage.absolute(out), "survey"))
     if not name.endswith(SUFFIXES) and storage.exists(name) and not storage.is_folder(name):
+        with open_ranges(name):  # which says so if the file may not be read
+            pass
         kind = storage.basename(name).lstrip(".").partition(".")[2] or "without a suffix"
         raise InputError(
             f"{name} is a single file ({kind}), and a survey is a folder or a file ending in {', '.join(SUFFIXES)}; "

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ..errors import InputError, describe_os_errors
 
+_ATTEMPTS = 8  # to lock a new folder
+
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
@@ -31,18 +33,47 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         temporary, lock = _create_locked(target.parent, begin)
     try:
         yield temporary
-        with describe_os_errors(str(target), "write"):
-            try:
-                temporary.replace(target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                raise InputError(
-                    f"{target} was written by another process meanwhile, which was left as it is; choose another --out"
-                ) from None
+        _rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def resumable_folder(target: Path) -> Iterator[Path]:
+    """Yield the folder beside `target` in which it is made, with what an earlier attempt left in it.
+
+    It becomes the target when the block succeeds. Else it stays for the next attempt, unless it is empty. Raises
+    InputError if another process is at work in it, or if the target is there and not empty when the block ends;
+    StorageError if it cannot be written.
+    """
+    folder = target.parent / f".{target.name}.unfinished"
+    with describe_os_errors(str(target), "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    try:
+        if _acquire(lock) is False:
+            raise InputError(f"{target} is being written by another process; wait for it, or choose another --out")
+        try:
+            yield folder
+            _rename(folder, target)
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        os.close(lock)
+
+
+def _rename(folder: Path, target: Path) -> None:
+    with describe_os_errors(str(target), "write"):
+        try:
+            folder.replace(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise InputError(
+                f"{target} was written by another process meanwhile, which was left as it is; choose another --out"
+            ) from None
 
 
 def _host() -> str:
@@ -52,14 +83,23 @@ def _host() -> str:
 
 def _create_locked(parent: Path, begin: str) -> tuple[Path, int]:
     """Return a new folder and the descriptor that holds its lock, where the file system has locks."""
-    while True:
-        path = parent / f"{begin}{secrets.token_hex(4)}"
-        path.mkdir()
+    for _ in range(_ATTEMPTS):
+        path = _create_folder(parent, begin)
         with suppress(FileNotFoundError):  # another process may take it for an abandoned one until it is locked
             lock = os.open(path, os.O_RDONLY)
             if _acquire(lock) is not False and path.exists():
                 return path, lock
             os.close(lock)
+            shutil.rmtree(path, ignore_errors=True)
+    # A file system that says of every new folder that somebody else has locked it has no locks: nobody can have one.
+    path = _create_folder(parent, begin)
+    return path, os.open(path, os.O_RDONLY)
+
+
+def _create_folder(parent: Path, begin: str) -> Path:
+    path = parent / f"{begin}{secrets.token_hex(4)}"
+    path.mkdir()
+    return path
 
 
 def _remove_abandoned(parent: Path, begin: str) -> None:

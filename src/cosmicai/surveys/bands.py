@@ -16,7 +16,7 @@ _SHOWN = 10  # bands that a message lists
 # Names under which files state their bands, as attributes, header cards or datasets; letter case does not matter.
 BAND_NAMES = (
     "bands", "band", "filters", "filter", "image_bands", "image_band", "band_names", "band_order", "bandpasses",
-    "passbands", "filter_names", "image_filters", "channels", "channel_names",
+    "passbands", "wavebands", "filter_names", "image_filters", "channels", "channel_names",
 )  # fmt: skip
 
 
@@ -61,8 +61,8 @@ def _text(value: Any) -> str:
 
 def band_letter(name: str) -> str:
     """Return the band that a name such as `g`, `SDSS-g`, `DES_G` or `decam.z` means, in lower case; else the name."""
-    parts = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part]
-    letters = {part.lower() for part in parts if len(part) == 1}
+    parts = re.split(r"[^A-Za-z0-9]+", name)
+    letters = {part.lower() for part in parts if len(part) == 1 and part.isalpha()}
     return letters.pop() if len(letters) == 1 else name
 
 

@@ -28,14 +28,14 @@ __all__ = ["SurveyCheck", "check_galaxies", "check_sample", "check_survey", "ins
 
 
 def inspect_survey(survey: Survey, strict: bool, notify: Callable[[str], None]) -> SurveyCheck:
-    """Check a survey and report through `notify` what does not look right.
+    """Check a survey and report through `notify` what does not look right, and what of it is not used.
 
     Raises InputError, one sentence with all contradictions, if there are any and the check is strict.
     """
     check = check_survey(survey)
     if strict:
         require_consistent(check, survey.uri)
-    for line in warnings(check, survey.uri):
+    for line in (*survey.notices, *warnings(check, survey.uri)):
         notify(line)
     return check
 

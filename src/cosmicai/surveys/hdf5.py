@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import NO_READ_PERMISSION, InputError
 from .bands import BAND_NAMES, BANDS, band_letter, order_to_ugriz, parse_bands
+from .field_names import find_likely
 from .hdf5_absence import EXAMPLES, files_of, find_absence
+from .mask_arrays import fits_image, is_mask
 from .units import ZERO_POINT_NAMES, FluxUnit, check_pixel_scale, nanomaggies_per_unit, require_magnitudes
 
 _FLUX_UNIT_NAMES = ("bunit", "flux_unit", "flux_units", "image_unit", "image_units")
@@ -27,7 +29,7 @@ def explain_hdf5_error(uri: str, error: Exception) -> str:
     text = str(error).replace("\n", " ")
     number = getattr(error, "errno", None) or _errno_in(text)
     if number in (errno.EACCES, errno.EPERM) or isinstance(error, PermissionError):
-        return f"{uri} cannot be read: permission denied; change its permissions"
+        return f"cannot read {uri}: {NO_READ_PERMISSION}"
     if number in (errno.EAGAIN, errno.EWOULDBLOCK) or "unable to lock file" in text:
         return (
             f"{uri} is locked: another program has it open for writing, or the file system has no locks; wait until it "
@@ -150,6 +152,28 @@ def require_own_data(uri: str, file: Any, fields: list[str]) -> None:
                 f"{uri}: {name} lies in other files ({', '.join(others[:EXAMPLES])}); "
                 f"{_convert(uri, ' --allow-external')}"
             )
+
+
+def find_unused(file: Any, fields: list[str], image: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
+    """Return what lies beside the fields of an HDF5 file that is read in place, and may be more than it is taken for.
+
+    These are the names of masks of the image, which has this shape, and of what may be the redshift or the objid where
+    the file has none by our names. Links to other files are not followed: they could lead to any file of this machine.
+    """
+    import h5py
+
+    def has_shape(name: str, is_right: Callable[[tuple[int, ...]], bool]) -> bool:
+        if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+            return True
+        item = file.get(name)
+        return isinstance(item, h5py.Dataset) and item.shape is not None and is_right(item.shape)
+
+    others = sorted(name for name in file if name not in fields)
+    found = {"mask": [name for name in others if is_mask(name) and has_shape(name, lambda one: fits_image(one, image))]}
+    for field in ("redshift", "objid"):
+        likely = find_likely(field, others) if field not in fields else []
+        found[field] = [name for name in likely if has_shape(name, lambda one: one == image[:1])]
+    return {kind: tuple(names) for kind, names in found.items() if names}
 
 
 def require_plain(uri: str, file: Any, fields: list[str]) -> None:

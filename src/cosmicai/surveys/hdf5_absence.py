@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import NO_READ_PERMISSION
 
 EXAMPLES = 3  # names that a message lists
 _BLANK_BYTES = 16 * 2**20
@@ -66,6 +69,8 @@ def find_missing_part(dataset: Any, depth: int) -> str | None:
     for name in files_of(dataset):
         if not (folder / name).is_file():  # an absolute name stays as it is
             return f"needs the file {name}, which does not exist beside it; restore it"
+        if not os.access(folder / name, os.R_OK):
+            return f"needs the file {name}; {NO_READ_PERMISSION}"
     if dataset.external:
         held = sum(_held_bytes(folder / name, offset, length) for name, offset, length in dataset.external)
         needed = int(dataset.size) * int(dataset.dtype.itemsize)
@@ -133,12 +138,12 @@ def _find_source_gap(file: Any, source: Any, depth: int) -> str | None:
     return f"needs {name}, which {problem}" if problem else None
 
 
-def find_absence(dataset: Any) -> str | None:
+def find_absence(dataset: Any, *, may_be_blank: bool = False) -> str | None:
     """Return in which way values of a dataset were never written, None if all are there.
 
     What was never written reads as the fill value, mostly 0. Chunks that were not allocated are known to the file. In
     contiguous data and within a chunk it is not: there, rows at the end of an image that hold the fill value alone are
-    taken for them, as a cutout with noise never does.
+    taken for them, as a cutout with noise never does, unless the dataset `may_be_blank`, as a mask of good cutouts.
     """
     if not dataset.shape or not dataset.size:
         return None
@@ -149,7 +154,8 @@ def find_absence(dataset: Any) -> str | None:
     is_own = not (dataset.is_virtual or dataset.external)
     if is_own and dataset.id.get_offset() is None and dataset.id.get_storage_size() == 0:
         return "was never written; write it again"
-    return _find_blank_end(dataset) if dataset.ndim > 2 and not dataset.external else None
+    is_image = dataset.ndim > 2 and not may_be_blank
+    return _find_blank_end(dataset) if is_image and not dataset.external else None
 
 
 def _find_blank_end(dataset: Any) -> str | None:

@@ -7,6 +7,8 @@ The format (HDF5, `format = "cosmicai-shard/2"`, `bands = "ugriz"`), all dataset
     redshift   (N,)           float64   spectroscopic, optional, NaN where unknown
     objid      (N,)           int64     optional, -1 where the source gives none; or UTF-8 text of a fixed length,
                                         empty where the source gives none
+    ra, dec    (N,)           float64   position in degrees (ICRS), optional
+    columns/*  (N,)                     what the user kept of the source, see `surveys.columns`
     checksum   (B, F)         uint64    of blocks of 64 rows of each of these fields, see `surveys.checksums`
 
 Rows are checked whenever they are read. Format 1 has no checksums. A published `.pt` partition has CRC-32 of whole
@@ -19,7 +21,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +41,8 @@ from .checksums import (
     has_checksums,
     read_checksums,
 )
-from .hdf5 import explain_hdf5_error, require_own_data, require_plain
+from .columns import FOLDER, POSITION, ColumnSpec
+from .hdf5 import explain_hdf5_error, find_unknown_filter, find_unused, require_own_data, require_plain
 from .hdf5_absence import find_absence
 from .identity import ObjIds, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
@@ -64,19 +67,23 @@ class Galaxies:
     """A batch of galaxies in memory.
 
     image (N, 5, 32, 32) float32; magnitude (N, 5) float64; redshift (N,) float64, NaN where there is no spectrum;
-    objid (N,) int64, -1 where the source gives none, or UTF-8 text `S<n>`, empty where the source gives none.
+    objid (N,) int64, -1 where the source gives none, or UTF-8 text `S<n>`, empty where the source gives none. `columns`
+    are positions and what else the survey carries (`surveys.columns`) by the paths of their datasets; they are read for
+    the catalogue alone.
     """
 
     image: NDArray[np.float32]
     magnitude: NDArray[np.float64]
     redshift: NDArray[np.float64]
     objid: ObjIds
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.image)
 
     def __getitem__(self, rows: slice) -> Galaxies:
-        return Galaxies(self.image[rows], self.magnitude[rows], self.redshift[rows], self.objid[rows])
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Galaxies(self.image[rows], self.magnitude[rows], self.redshift[rows], self.objid[rows], columns=columns)
 
     @staticmethod
     def concatenate(parts: Iterable[Galaxies]) -> Galaxies:
@@ -84,15 +91,18 @@ class Galaxies:
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS if name != "objid"}
-        return Galaxies(**columns, objid=join_objids(part.objid for part in parts))
+        fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS if name != "objid"}
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+        objid = join_objids(part.objid for part in parts)
+        return Galaxies(fields["image"], fields["magnitude"], fields["redshift"], objid, columns=columns)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard: where each field lies in the file, and how its rows are checked.
+    """An open shard: where each field lies in the file, how its rows are checked, and how its columns are stored.
 
-    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none.
+    `digest` stands for the content: it is that of the checksums in the file, and empty if the file has none. `unused`
+    names what lies beside the fields and may be a "mask", a "redshift" or an "objid", which only ingest uses.
     """
 
     uri: str
@@ -100,6 +110,8 @@ class Shard:
     fields: dict[str, TensorRef]
     checksums: RowChecksums | None = None
     digest: str = ""
+    columns: dict[str, ColumnSpec] = field(default_factory=dict)
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _fetched: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fetching: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
@@ -116,7 +128,8 @@ class Shard:
     def read(self, start: int, stop: int) -> Galaxies:
         """Return all fields of rows start to stop, with NaN for unusable redshifts; raises as `read_field`."""
         fields = {name: self.read_field(name, start, stop) for name in FIELDS}
-        return Galaxies(**fields | {"redshift": known_redshifts(fields["redshift"])})
+        fields["redshift"] = known_redshifts(fields["redshift"])
+        return Galaxies(*fields.values())
 
     def read_field(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 if the shard does not have it.
@@ -140,6 +153,18 @@ class Shard:
             return objids(rows, f"{self.uri}: {name}").astype(rows.dtype)
         return np.require(rows, dtype, ["ALIGNED"])
 
+    def read_column(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows start to stop of one of `columns` as they are stored; raises as `read_field`."""
+        self._check_rows(start, stop)
+        if is_s3(self.uri):
+            return self._fetch_field(name)[start:stop].copy()
+        raw = self._read_rows(name, start, stop)
+        return np.require(np.ndarray((stop - start,), self.columns[name].dtype, raw), None, ["ALIGNED"])
+
+    def read_columns(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return rows start to stop of all columns."""
+        return {name: self.read_column(name, start, stop) for name in self.columns}
+
     def _fetch_field(self, name: str) -> NDArray[Any]:
         """Return all rows of a field other than the image.
 
@@ -150,7 +175,7 @@ class Shard:
                 raw = self._read_rows(name, 0, self.galaxies)
                 if self.fields[name].crc32 not in (None, zlib.crc32(raw)):
                     raise InputError(f"{self.uri} is damaged: the CRC-32 of its {name} is wrong; copy it again")
-                self._fetched[name] = np.ndarray((self.galaxies, *FIELDS[name][0]), self.fields[name].dtype, raw)
+                self._fetched[name] = np.ndarray(self.fields[name].shape, self.fields[name].dtype, raw)
             return self._fetched[name]
 
     def _read_rows(self, name: str, start: int, stop: int) -> memoryview:
@@ -190,7 +215,7 @@ class Shard:
 
     def _locate_rows(self, name: str, start: int, stop: int) -> tuple[int, int]:
         """Return offset and length in bytes of these rows of a field."""
-        row_bytes = math.prod(FIELDS[name][0]) * self.fields[name].itemsize
+        row_bytes = math.prod(self.fields[name].shape[1:]) * self.fields[name].itemsize
         return self.fields[name].offset + start * row_bytes, (stop - start) * row_bytes
 
     def __enter__(self) -> Shard:
@@ -257,11 +282,14 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
             require_own_data(uri, file, names)
             fields = {name: _locate_dataset(uri, name, file[name]) for name in names}
             _check_fields(uri, reader.size, fields)
+            unused = find_unused(file, names, fields["image"].shape)
             found = file.attrs.get("format")
             if found == FORMAT or has_checksums(file):
                 require_own_data(uri, file, [DATASET] if DATASET in file else [])
-                checksums = read_checksums(uri, file, names, fields["image"].shape[0])
-                return Shard(uri, reader, fields, checksums, checksums.digest)
+                columns = _locate_columns(uri, reader.size, file, fields)
+                checksums = read_checksums(uri, file, [*names, *columns], fields["image"].shape[0])
+                columns = {name: columns[name] for name in checksums.fields if name in columns}  # as they were written
+                return Shard(uri, reader, fields, checksums, checksums.digest, columns, unused)
             if str(found).startswith(FORMAT.rpartition("/")[0]) and found != WITHOUT_CHECKSUMS:
                 raise InputError(
                     f'{uri}: attribute format is "{found}", expected "{FORMAT}"; copy it again, or use the version of '
@@ -269,9 +297,31 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
                 )
             if found != WITHOUT_CHECKSUMS:
                 require_plain(uri, file, names)
-            return Shard(uri, reader, fields)
+            return Shard(uri, reader, fields, unused=unused)
     except HDF5_ERRORS as error:
         raise InputError(explain_hdf5_error(uri, error)) from None
+
+
+def _locate_columns(uri: str, size: int, file: Any, fields: dict[str, TensorRef]) -> dict[str, ColumnSpec]:
+    """Return how the columns of a shard are stored, and add their places to `fields`."""
+    group = file.get(FOLDER, {})
+    names = [name for name in POSITION if name in file] + [f"{FOLDER}{name}" for name in group]
+    require_own_data(uri, file, names)
+    found = {}
+    for name in names:
+        ref = _locate_dataset(uri, name, file[name])
+        dtype = np.dtype(ref.dtype)
+        is_position = name in POSITION
+        if ref.shape != fields["image"].shape[:1] or dtype.kind not in "iufbS" or (is_position and dtype != "<f8"):
+            expected = "float64" if is_position else "numbers, booleans or text"
+            raise InputError(f"{uri}: {name} is {dtype} of shape {ref.shape}; expected {expected} of shape (N,)")
+        if ref.offset + ref.span > size:
+            raise InputError(f"{uri} is truncated: {name} ends past the end of the file; copy it again")
+        attributes = file[name].attrs
+        null = attributes.get("null")
+        found[name] = ColumnSpec(dtype, str(attributes.get("unit", "")), None if null is None else int(null))
+        fields[name] = ref
+    return found
 
 
 def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
@@ -285,7 +335,7 @@ def _locate_dataset(uri: str, name: str, dataset: Any) -> TensorRef:
         )
     offset = dataset.id.get_offset()
     if dataset.size and offset is None:
-        if not dataset.chunks and (problem := find_absence(dataset)):
+        if problem := find_unknown_filter(dataset) or (None if dataset.chunks else find_absence(dataset)):
             raise InputError(f"{uri}: {name} {problem}")
         raise InputError(
             f"{uri}: {name} is chunked or compressed; expected a contiguous dataset, "

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType, structs
+from numpy.typing import NDArray
 
 from .. import storage
 from ..errors import InputError, describe_os_errors
@@ -26,12 +27,14 @@ from ..records import decode_json
 from ..storage.folder import atomic_folder
 from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3, reader_threads
+from .columns import ColumnSpec, join_specs
 from .copies import find_copies
 from .identity import INT64, Duplicates, ObjIds, convert_objids, count_duplicates, is_text, widest
 from .shard import FIELDS, SUFFIXES, Galaxies, Shard, open_shard
 from .shard_writing import write_shard
 
 FORMAT = "cosmicai-survey/1"
+UNFINISHED = "survey-unfinished"  # an object that is there while a survey is copied to S3
 # Size of one galaxy in the published split: cutout and five magnitudes as float32, the redshift as float64.
 # floor(MB * 2^20 / 20508) gives its files of 511, 1278, 2556, 3834 and 5113 galaxies for 10, 25, 50, 75 and 100 MB.
 PUBLISHED_BYTES_PER_GALAXY = 5 * 32 * 32 * 4 + 5 * 4 + 8
@@ -43,6 +46,7 @@ def galaxies_per_partition(partition_mb: float) -> int:
     return max(1, int(partition_mb * 2**20) // PUBLISHED_BYTES_PER_GALAXY)
 
 
+Unused = Mapping[str, tuple[str, ...]]  # by kind, see `Shard`
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -90,10 +94,15 @@ def describe_shards(shards: Sequence[ShardEntry]) -> bytes:
 
 @dataclass(frozen=True)
 class Survey:
-    """An ordered set of shards in one folder or S3 prefix."""
+    """An ordered set of shards in one folder or S3 prefix.
+
+    `notices` are sentences about what its files hold and nothing here uses, which the user should read; there are none
+    where a `survey.json` describes the shards, which this program wrote then.
+    """
 
     uri: str
     shards: tuple[ShardEntry, ...]
+    notices: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def galaxies(self) -> int:
@@ -129,13 +138,18 @@ class Survey:
             )
         return opened
 
-    def read_batches(self, size: int) -> Iterator[Galaxies]:
-        """Read all galaxies in order, at most `size` at a time, never across shards."""
+    def read_batches(self, size: int, columns: Mapping[str, ColumnSpec] | None = None) -> Iterator[Galaxies]:
+        """Read all galaxies in order, at most `size` at a time, never across shards.
+
+        With `columns` also these, with missing values where a shard has none.
+        """
         for entry in self.shards:
             with self.open(entry) as shard:
                 images = shard.check_images()
                 for start in range(0, entry.galaxies, size):
                     galaxies = shard.read(start, min(start + size, entry.galaxies))
+                    for name, spec in (columns or {}).items():
+                        galaxies.columns[name] = _read_column(shard, name, spec, start, start + len(galaxies))
                     if images:
                         images.add(galaxies.image)
                     yield galaxies
@@ -150,10 +164,12 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     uri = storage.absolute(uri)
     if uri.endswith(SUFFIXES) and storage.exists(uri):
         folder = uri.rsplit("/", 1)[0] or "/"
-        return Survey(folder, (_describe_file(folder, storage.basename(uri)),))
+        return describe_files(folder, [storage.basename(uri)])
     if not storage.is_folder(uri):
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
     files = {entry.name: entry for entry in storage.list_files(uri)}
+    if UNFINISHED in files:
+        raise InputError(f"{uri} was not copied entirely; remove it and ingest again")
     if "survey.json" in files:
         described = _read_description(uri, files)
         return Survey(uri, described.shards[:limit])
@@ -165,18 +181,36 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
             f"{uri} holds {' and '.join(copies)}, by their names the same galaxies more than once; remove all but one, "
             "or rename them if they hold different galaxies"
         )
-    return Survey(uri, describe_files(uri, names))
+    return describe_files(uri, names)
 
 
-def describe_files(folder: str, names: Iterable[str]) -> tuple[ShardEntry, ...]:
-    """Return the entries of shards in a folder, from their headers. Raises InputError if a file is not a shard."""
-    return tuple(map_in_order(partial(_describe_file, folder), names, reader_threads(folder)))
+def describe_files(folder: str, names: Iterable[str]) -> Survey:
+    """Return the survey of these shards in a folder, from their headers. Raises InputError if a file is not a shard."""
+    described = tuple(map_in_order(partial(_describe_file, folder), names, reader_threads(folder)))
+    return Survey(folder, tuple(entry for entry, _ in described), tuple(_describe_unused(folder, described)))
 
 
-def _describe_file(folder: str, name: str) -> ShardEntry:
+def _describe_unused(folder: str, described: Sequence[tuple[ShardEntry, Unused]]) -> Iterator[str]:
+    """Yield a sentence each about masks, redshifts and ids in shards, if there are any that only ingest uses."""
+    for kind in ("mask", "redshift", "objid"):
+        having = [(entry.name, unused[kind]) for entry, unused in described if kind in unused]
+        if not having:
+            continue
+        names = ", ".join(sorted({name for _, names in having for name in names}))
+        files = storage.join(folder, having[0][0])
+        files += f" and {len(having) - 1:,} more of its folder" if len(having) > 1 else ""
+        if kind == "mask":
+            remedy = "blank the pixels it marks with `cosmicai ingest FILES --out SURVEY --mask NAME`"
+        else:
+            remedy = f"if it is the {kind}, use it with `cosmicai ingest FILES --out SURVEY --field {kind}=NAME`"
+        yield f"{files}: {names} beside the image is not used where a file is read in place; {remedy}"
+
+
+def _describe_file(folder: str, name: str) -> tuple[ShardEntry, Unused]:
+    """Return the entry of a shard, and what of it is not used."""
     with open_shard(storage.join(folder, name)) as shard:
-        etag = shard.reader.etag or UNSET
-        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=shard.digest or UNSET, etag=etag)
+        digest, etag = shard.digest or UNSET, shard.reader.etag or UNSET
+        return ShardEntry(name, shard.galaxies, shard.reader.size, digest=digest, etag=etag), shard.unused
 
 
 def _read_description(uri: str, files: dict[str, storage.Entry]) -> Survey:
@@ -267,20 +301,18 @@ def _read_objids(survey: Survey, entry: ShardEntry) -> ObjIds:
         return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, which keeps no file mapped
 
 
-def write_survey(
-    out: str,
-    batches: Iterable[Galaxies],
-    galaxies: int,
-    galaxies_per_shard: int,
-    fields: Iterable[str],
-    objid_dtype: np.dtype[Any] = INT64,
-) -> Survey:
-    """Write a survey folder of `galaxies` galaxies, whole or not at all, holding one batch in memory.
+def _read_column(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: int) -> NDArray[Any]:
+    """Return rows of a column of one shard as they are stored in a survey whose shards may differ."""
+    own = shard.columns.get(name)
+    if own is None:
+        return spec.missing(stop - start)
+    values = shard.read_column(name, start, stop)
+    missing = None if own.null is None or own.null == spec.null else values == own.null
+    return spec.store(values if missing is None else np.ma.MaskedArray(values, missing), f"{shard.uri}: {name}")
 
-    `fields` names the datasets of its shards, and `objid_dtype` is int64 or `S<n>` for ids of at most n bytes.
-    Raises InputError if `out` is on S3 or holds files already, at the beginning or, because another process wrote them
-    meanwhile, at the end; StorageError if it cannot be written.
-    """
+
+def require_new_survey(out: str) -> Path:
+    """Return the path of a survey folder to write. Raises InputError if it is on S3, or holds files already."""
     if is_s3(out):
         raise InputError(f"{out}: surveys are written to a local folder; write one there and copy it to S3")
     target = Path(out).absolute()
@@ -288,6 +320,26 @@ def write_survey(
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if taken:
         raise InputError(f"{target} exists and is not empty; choose another --out or remove it")
+    return target
+
+
+def write_survey(
+    out: str,
+    batches: Iterable[Galaxies],
+    galaxies: int,
+    galaxies_per_shard: int,
+    fields: Iterable[str],
+    objid_dtype: np.dtype[Any] = INT64,
+    columns: Mapping[str, ColumnSpec] | None = None,
+) -> Survey:
+    """Write a survey folder of `galaxies` galaxies, whole or not at all, holding one batch in memory.
+
+    `fields` names the datasets of its shards, `objid_dtype` is int64 or `S<n>` for ids of at most n bytes, and
+    `columns` are those that the batches carry.
+    Raises InputError if `out` is on S3 or holds files already, at the beginning or, because another process wrote them
+    meanwhile, at the end; StorageError if it cannot be written.
+    """
+    target = require_new_survey(out)
     if galaxies == 0:
         raise InputError(f"nothing to write to {target}: the source holds no galaxies")
     fields = tuple(fields)
@@ -296,7 +348,7 @@ def write_survey(
         stream, written = _BatchStream(batches), []
         for number, start in enumerate(range(0, galaxies, galaxies_per_shard), start=1):
             path, count = temporary / f"{number:06d}.h5", min(galaxies_per_shard, galaxies - start)
-            digest = write_shard(path, stream.read(count), count, fields, objid_dtype)
+            digest = write_shard(path, stream.read(count), count, fields, objid_dtype, columns)
             written.append((path, count, hasher.submit(storage.sha256, str(path)), digest))
         shards = tuple(
             ShardEntry(path.name, count, path.stat().st_size, sha256.result(), digest)
@@ -309,17 +361,22 @@ def write_survey(
 def resplit_survey(survey: Survey, out: str, galaxies_per_shard: int) -> Survey:
     """Write the galaxies of a survey as a new one with shards of this size; raises as `write_survey`.
 
-    Ids become text if those of any shard are.
+    Ids become text if those of any shard are; columns that only some shards have are missing in the others' rows. What
+    is not used of the survey is not in the new one, and its notices say so.
     """
     found: set[str] = set()
-    dtypes = []
+    dtypes, specs = [], []
     for entry in survey.shards:  # the shards may come from several sources
         with survey.open(entry) as shard:
             found |= shard.fields.keys()
             dtypes.append(shard.objid_dtype)
+            specs.append((shard.uri, shard.columns))
+    columns = join_specs(specs)
     fields = [name for name in FIELDS if name in found]
     objid_dtype = widest(dtype for dtype in dtypes if dtype is not None)
-    return write_survey(out, survey.read_batches(COPY_BATCH), survey.galaxies, galaxies_per_shard, fields, objid_dtype)
+    batches = survey.read_batches(COPY_BATCH, columns)
+    written = write_survey(out, batches, survey.galaxies, galaxies_per_shard, fields, objid_dtype, columns)
+    return replace(written, notices=survey.notices)
 
 
 class _BatchStream:

@@ -85,6 +85,12 @@ def require_magnitudes(where: str, unit: str) -> None:
     )
 
 
+def require_degrees(where: str, unit: str) -> None:
+    """Raise InputError if a coordinate states another unit than degrees."""
+    if unit.strip().lower() not in ("", "deg", "degree", "degrees", "degrees_east", "degrees_north"):
+        raise InputError(f"{where} is in {unit!r}; expected degrees, convert it")
+
+
 def check_pixel_scale(where: str, pixel_scale: float | None, accept: bool, resample: bool) -> float | None:
     """Return the pixel scale in arcsec from which to resample, None to keep the pixels.
 

@@ -276,7 +276,7 @@ def test_the_result_for_our_state_machine_says_where_the_events_are(cloud, capsy
 @pytest.fixture
 def many(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
     """Puts so many partitions at `many`, of which each is said to hold three galaxies; gives their names in order."""
-    monkeypatch.setattr(surveys, "_describe_file", lambda folder, name: ShardEntry(name, 3, 1))
+    monkeypatch.setattr(surveys, "_describe_file", lambda folder, name: (ShardEntry(name, 3, 1), {}))
 
     def put(number: int) -> list[str]:
         names = [f"{n}.pt" for n in range(1, number + 1)]

@@ -343,8 +343,10 @@ def test_a_place_without_permission_is_one_sentence(tmp_path):
         [sys.executable, "-c", code, str(descriptor)], pass_fds=[descriptor], capture_output=True, text=True
     )
     os.close(descriptor)
-    reason = "permission denied; choose another place or change its permissions"
-    assert ran.stdout.splitlines() == [f"cannot read a: {reason}", f"cannot write b: {reason}"], ran.stderr
+    assert ran.stdout.splitlines() == [
+        "cannot read a: permission denied; ask its owner for read permission",
+        "cannot write b: permission denied; choose another place or change its permissions",
+    ], ran.stderr
     assert names(closed) == ["a"]
 
 

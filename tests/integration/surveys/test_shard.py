@@ -71,7 +71,7 @@ def convert(path: Path) -> str:
 
 
 def assert_same(found: Galaxies, expected: Galaxies) -> None:
-    for got, wanted in zip(astuple(found), astuple(expected), strict=True):
+    for got, wanted in zip(astuple(found)[:4], astuple(expected)[:4], strict=True):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)
 
@@ -407,7 +407,9 @@ def test_tensors_that_are_views_of_one_storage_are_read_in_place(tmp_path):
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_partition_of_another_number_of_tensors_is_refused(tmp_path, count):
     path = write_pt(tmp_path / "1.pt", *tensors(4)[:count])
-    assert refusal(path) == f"holds {count} tensors; expected image, magnitude and redshift, in this order"
+    expected = f"holds {count} tensors; expected image, magnitude and redshift, in this order"
+    mask = f"; if a mask is behind them, convert the file with `cosmicai ingest {path} --out SURVEY --mask mask`"
+    assert refusal(path) == expected + mask * (count > 3)
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), {"image": torch.zeros(3)}, [1, 2], None])

@@ -109,6 +109,21 @@ def test_where_the_file_system_has_no_locks_nothing_is_removed(tmp_path, monkeyp
     assert names(tmp_path) == [f"{begin}left", "out"]
 
 
+def test_where_every_lock_is_said_to_be_taken_the_folder_is_written_without(tmp_path, monkeypatch):
+    """As Lustre and NFS do in some set-ups: nobody can have locked a folder that was made a moment ago."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    begin = f".out.partial-{folder._host()}-"
+    (tmp_path / f"{begin}left").mkdir()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "a").write_text("a")
+    assert names(tmp_path) == [f"{begin}left", "out"]
+    assert names(tmp_path / "out") == ["a"]
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="a part of its path is a file"), atomic_folder(tmp_path / "file" / "out"):

@@ -180,6 +180,8 @@ def test_a_filter_that_is_not_here_is_named(tmp_path):
         space = h5py.h5s.create_simple(GOOD.image.shape)
         h5py.h5d.create(file.id, b"image", h5py.h5t.IEEE_F32LE, space, properties)
     assert "is compressed by HDF5 filter 32999, which is not installed here" in refusal(tmp_path, source)
+    with pytest.raises(InputError, match="image is compressed by HDF5 filter 32999, which is not installed here"):
+        open_shard(str(source))  # to convert the file, as all other chunked ones, would end there too
 
 
 def test_a_file_that_is_being_written_is_locked(tmp_path):

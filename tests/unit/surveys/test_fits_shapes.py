@@ -310,7 +310,7 @@ def test_image_columns_that_are_unclear_are_refused_by_name(tmp_path):
     for kind in "PQ":
         columns = [fits.Column("image", f"{kind}E()", array=arrays), fits.Column("mag", "5D", array=np.ones((2, 5)))]
         fits.BinTableHDU.from_columns(columns).writeto(path, overwrite=True)
-        assert "image is a column of arrays of variable length" in refused(open_one, path)
+        assert "image holds arrays of variable length" in refused(open_one, path)
 
 
 def test_kept_columns_have_units_and_what_cannot_be_kept_is_named(tmp_path):

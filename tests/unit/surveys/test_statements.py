@@ -55,6 +55,8 @@ def test_orders_that_differ_or_are_unclear_are_refused(value):
         {"BANDS": "zirgu"}, {"BANDS": "z,i,r,g,u"}, {"FILTERS": "sdss_z sdss_i sdss_r sdss_g sdss_u"},
         {f"BAND{i}": band for i, band in enumerate(LETTERS)}, {f"BAND{i + 1}": band for i, band in enumerate(LETTERS)},
         {f"FILTER{i + 1}": f"DES-{band.upper()}" for i, band in enumerate(LETTERS)}, {"FILTER": "ZIRGU"},
+        {f"FILTER{i}": f"SDSS {band}" for i, band in enumerate(LETTERS)},
+        {f"BAND{i}": f"{band} DECam c0001 4720.0" for i, band in enumerate(LETTERS)},
         {"BANDS": str(LETTERS)},
     ],
     ids=str,
@@ -72,6 +74,7 @@ def test_a_fits_header_states_the_order(tmp_path, cards):
     [
         lambda folder: write_npz(folder, image=REVERSED, bands=np.array(LETTERS)),
         lambda folder: write_npz(folder, image=REVERSED, filters="zirgu"),
+        lambda folder: write_npz(folder, image=REVERSED, wavebands="zirgu"),
         lambda folder: write_npz(folder, image=REVERSED, band=np.array([LETTERS] * ROWS, "S1")),
         lambda folder: write_npz(folder, image=np.moveaxis(REVERSED, 1, -1), bands="zirgu"),
         lambda folder: write_h5(folder, {"image": {"bands": "zirgu"}}, image=REVERSED),

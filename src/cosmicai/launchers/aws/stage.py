@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def open_survey(request: LaunchRequest, temporary: str) -> Survey:
     if partition_mb is not None:
         require_local(survey, partition_mb)
         survey = resplit_survey(survey, storage.join(temporary, "survey"), galaxies_per_partition(partition_mb))
-    survey = Survey(survey.uri, survey.shards[: run.limit_files])
+    survey = replace(survey, shards=survey.shards[: run.limit_files])
     if not survey.galaxies:
         raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
     return survey

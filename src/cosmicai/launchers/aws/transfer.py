@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def add_checksums(survey: Survey) -> Survey:
             found[shard.name] = digest
             advance(shard.bytes)
     shards = (structs.replace(shard, sha256=shard.sha256 or found[shard.name]) for shard in survey.shards)
-    return Survey(survey.uri, tuple(shards))
+    return replace(survey, shards=tuple(shards))
 
 
 def survey_digest(survey: Survey) -> str:

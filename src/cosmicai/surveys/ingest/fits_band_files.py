@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...errors import InputError
 from ..bands import BANDS
+from ..mask_arrays import is_mask
 from .fits_hdus import Hdu, list_labels
 from .fits_headers import stated_flux_unit, stated_pixel_scale
 from .fits_images import require_one_shape, stack_bands
@@ -26,7 +27,7 @@ from .fits_select import (
 )
 from .fits_statements import combine_scales, combine_units
 from .fits_values import read_header_values, read_table_values
-from .source import IngestOptions, Source, SourceArray, is_auxiliary, is_mask
+from .source import IngestOptions, Source, SourceArray, is_auxiliary
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def _combine(files: Sequence[_BandFile], options: IngestOptions) -> Source:
         masks=masks,
         columns=values.columns,
         column_units=values.column_units,
+        others=values.others,
         notices=(*units.notices, *values.notices, *text),
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ...errors import InputError
+from ..mask_arrays import fits_image, is_mask
 from .fits_hdus import Hdu, list_labels
 from .fits_headers import stated_bands, stated_flux_unit, stated_pixel_scale
 from .fits_image_columns import find_image_table, read_image_table
@@ -22,7 +23,7 @@ from .fits_select import find_chosen_image, is_plane, require_hdus, select_cube,
 from .fits_tables import list_columns
 from .fits_values import read_header_values, read_table_values
 from .names import list_names
-from .source import IngestOptions, Source, SourceArray, is_mask
+from .source import IngestOptions, Source, SourceArray
 
 
 @contextmanager
@@ -89,15 +90,17 @@ def _read_cube(source: str, hdus: Sequence[Hdu], image: Hdu, options: IngestOpti
         masks=_masks(source, hdus, image, single),
         columns=values.columns,
         column_units=values.column_units,
+        others=values.others,
         notices=values.notices,
     )
 
 
 def _masks(source: str, hdus: Sequence[Hdu], image: Hdu, single: bool) -> dict[str, SourceArray]:
     """Return the masks beside an image by their names, or by name and number where a name occurs twice."""
-    masks = [
-        hdu for hdu in hdus if hdu is not image and hdu.is_image and hdu.shape == image.shape and is_mask(hdu.name)
-    ]
+    galaxies = (1,) if single else ()
+    shape = (*galaxies, *image.shape)
+    beside = [hdu for hdu in hdus if hdu is not image and hdu.is_image and is_mask(hdu.name)]
+    masks = [hdu for hdu in beside if fits_image((*galaxies, *hdu.shape), shape)]
     names = [hdu.name for hdu in masks]
     return {
         hdu.name if names.count(hdu.name) == 1 else f"{hdu.name}-{hdu.number}": open_image(source, hdu, single)

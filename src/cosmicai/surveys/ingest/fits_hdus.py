@@ -55,6 +55,8 @@ def describe_hdu(number: int, raw: Any) -> Hdu:
     """Return an HDU that astropy found."""
     from astropy.io import fits
 
+    if not hasattr(raw, "fileinfo"):  # an HDU of which astropy knows no more than that it is corrupted
+        raise ValueError(f"the header of HDU {number} is damaged")
     images, info = fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU, raw.fileinfo()
     is_image = isinstance(raw, images) and not isinstance(raw, fits.GroupsHDU)
     is_table = not is_image and isinstance(raw, fits.BinTableHDU | fits.TableHDU)

@@ -37,7 +37,7 @@ def stated_bands(source: str, headers: Cards) -> tuple[str, ...]:
             names = [name for _, name in sorted((number, name) for other, number, name in texts if other == stem)]
             stated = tuple(parse_bands(header[name]) for name in names)
             if len(stated) > 1:
-                return tuple(bands[0] if len(bands) == 1 else "".join(bands) for bands in stated)
+                return tuple(bands[0] if len(bands) == 1 else "_".join(bands) for bands in stated)
             return stated[0]
         for name in BAND_NAMES:
             value = header.get(name.upper()) if len(name) <= 8 else None

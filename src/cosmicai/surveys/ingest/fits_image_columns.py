@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...errors import InputError
 from ..bands import BAND_NAMES, BANDS, band_letter, order_to_ugriz, parse_bands
+from ..mask_arrays import is_mask
 from ..shard import IMAGE_SHAPE
 from ..units import FluxUnit
 from .fits_hdus import Hdu, list_labels
@@ -17,7 +18,7 @@ from .fits_statements import BandUnits, combine_units
 from .fits_tables import TableColumn, list_columns, read_columns, stream_columns
 from .fits_values import read_table_values
 from .names import ALIASES, ambiguous, band_sets
-from .source import IngestOptions, Source, is_auxiliary, is_mask
+from .source import IngestOptions, Source, is_auxiliary
 
 _SMALLEST = math.prod(IMAGE_SHAPE[1:])  # numbers in an image of one band
 
@@ -119,6 +120,7 @@ def read_image_table(source: str, hdus: Sequence[Hdu], found: ImageTable, option
         masks={name: stream_columns(source, table, group, shape, (1.0,) * len(group)) for name, group in masks.items()},
         columns=values.columns,
         column_units=values.column_units,
+        others=values.others,
         notices=(*combined.notices, *values.notices),
     )
 
@@ -129,7 +131,7 @@ def _inner_shape(source: str, column: TableColumn, by_band: bool) -> tuple[int, 
     shape = column.dimensions
     if column.kind in "PQ":
         raise InputError(
-            f"{source}: {column.name} is a column of arrays of variable length; expected images of one size, "
+            f"{source}: {column.name} holds arrays of variable length; expected images of one size, "
             f"{expected}, write the column anew"
         )
     if shape and math.prod(shape) == column.repeat:

@@ -38,6 +38,7 @@ def read_planes(source: str, hdus: Sequence[Hdu], planes: Sequence[Hdu], options
         masks={name: stack_bands([open_plane(source, hdu) for hdu in group]) for name, group in masks.items()},
         columns=values.columns,
         column_units=values.column_units,
+        others=values.others,
         notices=(*units.notices, *values.notices, *[text] * bool(unused)),
     )
 

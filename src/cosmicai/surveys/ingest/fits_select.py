@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from ...errors import InputError
 from ..bands import BANDS, band_letter, order_to_ugriz
+from ..mask_arrays import is_mask
 from .fits_hdus import Hdu, list_labels
 from .fits_headers import stated_bands
 from .fits_tables import list_columns
 from .names import find_fields
-from .source import IngestOptions, is_auxiliary, is_mask
+from .source import IngestOptions, is_auxiliary
 
 IMAGE_NAMES = ("image", "images", "sci", "science", "img", "cutout", "cutouts", "cube", "flux")
 

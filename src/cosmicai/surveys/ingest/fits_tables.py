@@ -77,6 +77,8 @@ def read_columns(source: str, table: Hdu, names: Iterable[str]) -> dict[str, NDA
     _require_plain(source, table)
     if str(table.cards["XTENSION"]).strip() == "TABLE":
         return {column.name: _text_column(source, table, column) for column in columns}
+    for column in columns:
+        _dtype(source, column)  # refuses what cannot be read, by its name
     with explain_fits_errors(source):
         raw = _read_raw(source, table, columns)
     return {column.name: _physical(source, table.cards, column, raw[column.name]) for column in columns}
@@ -204,7 +206,7 @@ def _dtype(source: str, column: TableColumn) -> Any:
         return f"S{column.repeat}"
     if column.kind in "PQ":
         raise InputError(
-            f"{source}: {column.name} is a column of arrays of variable length; expected arrays of one length, write "
+            f"{source}: {column.name} holds arrays of variable length; expected arrays of one length, write "
             "the column anew"
         )
     if column.kind not in _DTYPES or not column.repeat:
@@ -218,7 +220,7 @@ def _physical(source: str, cards: Any, column: TableColumn, raw: NDArray[Any]) -
     """Return the values that stored ones stand for."""
     number = column.number
     if column.kind == "L":
-        return np.ma.MaskedArray(raw == ord("T"), raw == 0) if (raw == 0).any() else raw == ord("T")
+        return _logical(source, number, raw)
     scale, zero = cards.get(f"TSCAL{number}", 1), cards.get(f"TZERO{number}", 0)
     if raw.dtype.kind not in "iuf":
         return raw
@@ -237,6 +239,15 @@ def _physical(source: str, cards: Any, column: TableColumn, raw: NDArray[Any]) -
     if missing is None:
         return values
     return np.where(missing, np.nan, values) if values.dtype.kind == "f" else np.ma.MaskedArray(values, missing)
+
+
+def _logical(source: str, number: int, raw: NDArray[Any]) -> NDArray[Any]:
+    """Return stored letters T and F as booleans, masked where a byte of zero says that the value is not known."""
+    missing = raw == 0
+    if not (missing | (raw == ord("T")) | (raw == ord("F"))).all():
+        raise InputError(f"{source}: column {number} holds logical values other than T and F; write the table again")
+    values = raw == ord("T")
+    return np.ma.MaskedArray(values, missing) if missing.any() else values
 
 
 def _text_column(source: str, table: Hdu, column: TableColumn) -> NDArray[Any]:

@@ -43,6 +43,7 @@ class Values:
     column_units: dict[str, str] = field(default_factory=dict)
     magnitude_bands: tuple[str, ...] = ()
     magnitude_unit: str = ""
+    others: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -68,7 +69,13 @@ def read_header_values(source: str, hdus: Sequence[Hdu], image: Hdu, options: In
     fit = {name for name in own if _one(cards[name]).dtype.kind in "biufU"} if options.keep else set()
     kept, text = _kept(source, own, taken, fit, options)
     columns = {short: from_sliceable(_one(cards[name])) for short, name in kept.items()}
-    return Values(fields, columns, magnitude_bands=_magnitude_bands(found), notices=(*notices, *text))
+    return Values(
+        fields,
+        columns,
+        magnitude_bands=_magnitude_bands(found),
+        others=tuple(name for name in own if name not in taken),
+        notices=(*notices, *text),
+    )
 
 
 def _one(value: Any) -> NDArray[Any]:
@@ -148,6 +155,7 @@ def read_table_values(
         {short: columns[name].unit for short, name in kept.items() if columns[name].unit},
         _magnitude_bands(found),
         next((text for text in sorted(units, reverse=True) if text), ""),
+        tuple(name for name in columns if name not in used and name not in images),
         (*notices, *_unused(source, hdus, table, found, options)),
     )
 
@@ -173,7 +181,9 @@ def _field(source: str, name: str, values: Sequence[NDArray[Any]]) -> SourceArra
 
 def _floating(values: NDArray[Any]) -> NDArray[Any]:
     """Return integers with nulls as floating point with NaN; other values as they are."""
-    return np.ma.filled(values.astype(np.float64), np.nan) if isinstance(values, np.ma.MaskedArray) else values
+    if not isinstance(values, np.ma.MaskedArray) or values.dtype.kind == "b":  # which is no number: refused later
+        return values
+    return np.ma.filled(values.astype(np.float64), np.nan)
 
 
 def _degrees(name: str, column: TableColumn, values: NDArray[Any]) -> NDArray[np.float64] | None:

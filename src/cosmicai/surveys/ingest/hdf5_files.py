@@ -24,6 +24,7 @@ from ..hdf5 import (
     to_number,
 )
 from ..hdf5_absence import RawRows, files_of, find_absence, find_external
+from ..mask_arrays import fits_image, is_mask
 from ..shard import HDF5_ERRORS
 from .hdf5_members import Member, list_members, select_members
 from .names import ALIASES
@@ -33,7 +34,6 @@ from .source import (
     SourceArray,
     check_dtype,
     from_sliceable,
-    is_mask,
     stack_columns,
 )
 
@@ -80,12 +80,14 @@ def _describe(
     masks = {
         member.full_name: _Column(member)
         for member in beside
-        if is_mask(member.name) and _Column(member).shape == shape and _Column(member).dtype.kind in "biuf"
+        if is_mask(member.name) and fits_image(_Column(member).shape, shape) and _Column(member).dtype.kind in "biuf"
     }
     groups = _groups_of(image.dataset, file)
     scopes, notices = [image.dataset.attrs, *(group.attrs for group in groups)], []
     for name in masks:
-        _check(f"{source}: {name}", next(member for member in beside if member.full_name == name), options)
+        _check(
+            f"{source}: {name}", next(member for member in beside if member.full_name == name), options, is_mask=True
+        )
     unused = sorted(
         member.full_name
         for member in members
@@ -108,6 +110,7 @@ def _describe(
         magnitude_unit=next(filter(None, map(_magnitude_unit, found.get("magnitude", []))), ""),
         pixel_scale=stated_pixel_scale(scopes),
         masks={name: from_sliceable(column) for name, column in masks.items()},
+        others=tuple(member.full_name for member in beside),
         notices=tuple(notices),
     )
 
@@ -124,13 +127,13 @@ def _magnitude_unit(member: Member) -> str:
     return stated_magnitude_unit(member.dataset.attrs)
 
 
-def _check(where: str, member: Member, options: IngestOptions) -> None:
+def _check(where: str, member: Member, options: IngestOptions, *, is_mask: bool = False) -> None:
     """Raise InputError unless all values of a dataset are there and can be decoded."""
     problem = (
         find_unknown_filter(member.dataset)
         or find_external(member.dataset, member.external, options.allow_external)
         or _find_huge_chunk(member.dataset)
-        or find_absence(member.dataset)
+        or find_absence(member.dataset, may_be_blank=is_mask)
     )
     if problem:
         raise InputError(f"{where} {problem}")

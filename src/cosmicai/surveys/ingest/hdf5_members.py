@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from ...errors import InputError
+from ...errors import NO_READ_PERMISSION, InputError
 from .names import ALIASES, ambiguous, band_sets, find_fields, last_part, match_field, require_fields
 from .source import IngestOptions, is_auxiliary
 
@@ -41,7 +42,7 @@ class Member:
 
 
 def list_members(file: Any) -> tuple[list[Member], dict[str, str]]:
-    """Return all datasets of an open file, and the links that lead nowhere with where they lead.
+    """Return all datasets of an open file, and the links that cannot be followed with where they lead and why not.
 
     Every group is listed once, however many links lead to it; soft links to groups are not followed, since such a group
     is listed where it is, or is in another file.
@@ -64,7 +65,10 @@ def list_members(file: Any) -> tuple[list[Member], dict[str, str]]:
                 item = group[name]
             except (KeyError, OSError, RuntimeError):
                 is_external = isinstance(link, h5py.ExternalLink)
-                dangling[path] = f"{external}:{link.path}" if is_external else str(getattr(link, "path", "nowhere"))
+                target = f"{external}:{link.path}" if is_external else str(getattr(link, "path", "nowhere"))
+                is_closed = is_external and _is_closed(Path(group.file.filename).parent, external)
+                problem = f"cannot be read: {NO_READ_PERMISSION}" if is_closed else "does not exist; restore it"
+                dangling[path] = f"{target}, which {problem}"
                 continue
             if isinstance(item, h5py.Group) and not isinstance(link, h5py.SoftLink):
                 groups.append((path, item, external))
@@ -78,6 +82,11 @@ def _require_file(folder: Path, name: str) -> None:
     """Raise FileNotFoundError unless HDF5 finds a regular file: to open a pipe would wait for ever."""
     if not ((folder / name).is_file() or Path(name).is_file()):
         raise FileNotFoundError(name)
+
+
+def _is_closed(folder: Path, name: str) -> bool:
+    """Return whether the file of an external link is there, but may not be read."""
+    return any(path.is_file() and not os.access(path, os.R_OK) for path in (folder / name, Path(name)))
 
 
 def _place(group: Any) -> tuple[int, int]:
@@ -117,7 +126,7 @@ def select_members(
 def _refuse_dangling(source: str, field: str, names: tuple[str, ...], dangling: Mapping[str, str]) -> None:
     for path, target in dangling.items():
         if path.lower() in names or basename(path).lower() in names:
-            raise InputError(f"{source}: {field} ({path}) is a link to {target}, which does not exist; restore it")
+            raise InputError(f"{source}: {field} ({path}) is a link to {target}")
 
 
 def _find_home(

@@ -42,7 +42,10 @@ def select_mask(source: str, masks: Mapping[str, SourceArray], requested: str | 
         known for known in masks if known.lower() == name.lower() or known.rsplit("/", 1)[-1].lower() == name.lower()
     ]
     if len(matches) != 1:
-        raise InputError(f"{source} has no mask {name} in the shape of the image, it has {', '.join(masks) or 'none'}")
+        raise InputError(
+            f"{source} has no mask {name} of one value per pixel, for each band or for all; it has "
+            f"{', '.join(masks) or 'none'}"
+        )
     if meaning not in ("", "zero", "nonzero"):
         raise InputError(f"--mask {requested}: expected NAME, NAME=zero or NAME=nonzero")
     if meaning:
@@ -65,7 +68,14 @@ def select_mask(source: str, masks: Mapping[str, SourceArray], requested: str | 
 
 
 def apply_mask(image: NDArray[np.generic], values: NDArray[np.generic], mask: Mask) -> NDArray[np.floating]:
-    """Return cutouts in floating point with NaN where the mask's values, of the same shape, mark a bad pixel."""
+    """Return cutouts (N, 5, H, W) in floating point with NaN where the mask's values mark a bad pixel.
+
+    The values are as `fits_image` allows: those without an axis for bands hold for every band.
+    """
     floating = image if image.dtype.kind == "f" else image.astype(np.float64)
+    if values.ndim == 3:
+        values = values[:, None]
+    elif values.shape[-2:] != image.shape[-2:]:
+        values = np.moveaxis(values, -1, 1)
     sound = (values != 0) & ~np.isnan(values) if mask.zero_is_bad else values == 0
     return np.where(sound, floating, np.nan)

@@ -12,6 +12,7 @@ from itertools import islice
 
 from ...errors import InputError
 from ..bands import BANDS
+from ..field_names import has_band_columns
 
 # Letter case does not matter. A name of the second group counts only where there is none of the first: `z` and `id` may
 # mean anything.
@@ -63,7 +64,7 @@ def find_fields(
             sets = band_sets(available)
             fitting += [columns for pattern, columns in sets.items() if _is_magnitude(last_part(pattern).lower())]
             fitting = fitting or [columns for pattern, columns in sets.items() if last_part(pattern) == "{band}"]
-        if not fitting and not (field == "redshift" and has_band_columns(available)):
+        if not fitting and not (field == "redshift" and has_band_columns(map(last_part, available))):
             fitting = [(name,) for name in available if last_part(name).lower() in weak]
         if len(fitting) > 1:
             raise ambiguous(source, field, [_pattern(columns) for columns in fitting])
@@ -153,11 +154,6 @@ def ambiguous(source: str, field: str, candidates: Iterable[str]) -> InputError:
     return InputError(
         f"{source} has several candidates for {field}: {', '.join(candidates)}; name the right one with {option}"
     )
-
-
-def has_band_columns(names: Iterable[str]) -> bool:
-    """Return whether these are columns named by bands, so that `z` is the band and not a redshift."""
-    return len({last_part(name).lower() for name in names} & set("ugri")) >= 2
 
 
 def band_sets(available: Collection[str]) -> dict[str, tuple[str, ...]]:

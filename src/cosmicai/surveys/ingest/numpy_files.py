@@ -6,19 +6,20 @@ import math
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import InputError, describe_os_errors
 from ..bands import BAND_NAMES, band_letter, parse_bands
 from ..hdf5 import PIXEL_SCALE_NAMES, plain_value, to_number
+from ..mask_arrays import MASK_WORDS, fits_image, is_mask
 from ..units import ZERO_POINT_NAMES, FluxUnit
 from .names import Found, find_fields, require_fields
 from .source import (
-    MASK_WORDS,
     NUMPY_ERRORS,
     READ_ERRORS,
     IngestOptions,
@@ -26,7 +27,6 @@ from .source import (
     SourceArray,
     check_dtype,
     from_sliceable,
-    is_mask,
     stack_columns,
 )
 
@@ -53,7 +53,9 @@ def open_npz(source: str, options: IngestOptions) -> Iterator[Source]:
                 check_dtype(source, field, array.dtype)
             fields[field] = stack_columns(arrays)
         beside = {name: _npz_array(source, archive, name) for name in available if _is_told(name, found)}
-        yield _describe(source, fields, beside)
+        used = {name for names in found.values() for name in names}
+        others = tuple(name for name in available if name not in used)
+        yield replace(_describe(source, fields, beside), others=others)
 
 
 def _is_told(name: str, found: Found) -> bool:
@@ -78,7 +80,7 @@ def _describe(source: str, fields: dict[str, SourceArray], beside: dict[str, Sou
         bands=orders[0] if orders else (),
         flux_unit=FluxUnit("" if unit is None else str(unit), to_number(_read_value(source, texts, ZERO_POINT_NAMES))),
         pixel_scale=to_number(_read_value(source, texts, PIXEL_SCALE_NAMES)),
-        masks={name: array for name, array in masks.items() if array.shape == fields["image"].shape},
+        masks={name: array for name, array in masks.items() if fits_image(array.shape, fields["image"].shape)},
     )
 
 
@@ -144,7 +146,9 @@ def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
         require_fields(source, found, array.dtype.names, options.required)
         beside = {name: _NpyRows(path, name) for name in array.dtype.names if _is_told(name, found)}
         columns = {field: [_NpyRows(path, name) for name in names] for field, names in found.items()}
-        yield _numbers(source, columns, beside)
+        used = {name for names in found.values() for name in names}
+        others = tuple(name for name in array.dtype.names if name not in used)
+        yield replace(_numbers(source, columns, beside), others=others)
         return
     if "image" not in path.name:
         raise InputError(
@@ -176,7 +180,8 @@ class _NpyRows:
 
     def __init__(self, path: Path, field: str = "") -> None:
         try:
-            array = np.lib.format.open_memmap(path, mode="r")
+            with describe_os_errors(str(path), "read"):
+                array = np.lib.format.open_memmap(path, mode="r")
         except NUMPY_ERRORS as error:
             raise InputError(f"{path} is not a whole .npy file of numbers ({error}); write it again") from None
         if not array.flags.c_contiguous:

@@ -14,18 +14,40 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...models.torch_archive import TensorRef
 from ...storage.ranges import RangeReader, open_ranges
-from ..published_partition import locate_fields
+from ..mask_arrays import fits_image
+from ..published_partition import ORDER, locate_tensors
 from .source import IngestOptions, Source, check_dtype, from_sliceable
 
 
 @contextmanager
 def open_partition(source: str, _options: IngestOptions) -> Iterator[Source]:
-    """Open a pickled TensorDataset(image, magnitude, redshift), known by their order; raises as `locate_fields`."""
+    """Open a pickled TensorDataset(image, magnitude, redshift), known by their order, with or without masks behind.
+
+    Raises InputError if it holds other tensors, else as `locate_tensors`.
+    """
     with open_ranges(source) as reader:
-        rows = {field: _TensorRows(source, tensor, reader) for field, tensor in locate_fields(source, reader).items()}
+        tensors = locate_tensors(source, reader)
+        count = next((number for number in range(2, len(tensors)) if _is_mask(tensors, number)), len(tensors))
+        if count not in (2, 3) or not all(_is_mask(tensors, number) for number in range(count, len(tensors))):
+            raise InputError(
+                f"{source} holds {len(tensors)} tensors; expected image, magnitude and redshift, in this order, and "
+                "behind them nothing but masks of one value per pixel"
+            )
+        rows = {field: _TensorRows(source, one, reader) for field, one in zip(ORDER, tensors[:count], strict=False)}
         for field, array in rows.items():
             check_dtype(source, field, np.dtype(array.dtype))
-        yield Source({field: from_sliceable(array) for field, array in rows.items()})
+        masks = tensors[count:]
+        names = ["mask"] if len(masks) == 1 else [f"mask{number}" for number in range(1, len(masks) + 1)]
+        yield Source(
+            {field: from_sliceable(array) for field, array in rows.items()},
+            masks={
+                name: from_sliceable(_TensorRows(source, mask, reader)) for name, mask in zip(names, masks, strict=True)
+            },
+        )
+
+
+def _is_mask(tensors: tuple[TensorRef, ...], number: int) -> bool:
+    return fits_image(tensors[number].shape, tensors[0].shape)
 
 
 class _TensorRows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,9 +25,9 @@ class IngestReport:
 
 @dataclass
 class Tally:
-    """Counts of the galaxies that pass the gate."""
+    """Counts of the galaxies that pass the gate, and notices with the source of each."""
 
-    notices: list[str] = field(default_factory=list)
+    notices: list[tuple[str, str]] = field(default_factory=list)
     missing: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(BANDS), np.int64))
     unusable: int = 0
     incomplete: int = 0
@@ -41,9 +41,17 @@ class Tally:
         self.incomplete += int(np.count_nonzero(has_constant_edge(batch.image) & ~unusable))
         self.unknown += int(np.count_nonzero(np.isnan(batch.redshift)))
 
+    def merge(self, other: Tally) -> None:
+        """Add the counts and notices of other galaxies."""
+        self.notices += other.notices
+        self.missing += other.missing
+        self.unusable += other.unusable
+        self.incomplete += other.incomplete
+        self.unknown += other.unknown
+
     def report(self, survey: Survey, has_redshift: bool) -> IngestReport:
         """Return the report about a survey whose galaxies were all counted."""
-        notices = list(dict.fromkeys(self.notices))
+        notices = group_notices(self.notices)
         if self.missing.any():
             bands = ", ".join(f"{band} {count:,}" for band, count in zip(BANDS, self.missing, strict=True) if count)
             notices.append(f"magnitudes that are missing or outside 5 to 40, by band: {bands}")
@@ -57,6 +65,17 @@ class Tally:
         if duplicates.ids:
             notices.append(f"objid: {duplicates.describe()}")
         return IngestReport(survey, tuple(notices))
+
+
+def group_notices(notices: Iterable[tuple[str, str]]) -> list[str]:
+    """Return each notice once, with the number of sources that have the same and the first of them."""
+    sources: dict[str, list[str]] = {}
+    for source, text in notices:
+        sources.setdefault(text.removeprefix(f"{source}: "), []).append(source)
+    return [
+        f"{found[0]}: {text}" if len(found) == 1 else f"{len(found):,} sources, the first {found[0]}: {text}"
+        for text, found in sources.items()
+    ]
 
 
 def _read_objids(survey: Survey) -> Iterator[NDArray[np.int64] | NDArray[np.bytes_]]:

@@ -26,7 +26,6 @@ _AUXILIARY = (
     "mask", "dq", "flags", "badpix", "psf", "bkg", "background", "sky", "model", "resid", "residual", "exp", "nexp",
     "seg",
 )  # fmt: skip
-MASK_WORDS = ("mask", "dq", "ivar", "invvar", "badpix", "wht", "weight", "flags")
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Source:
     that the user asked to keep, by their names, and `column_units` their units where the source states them. `bands`
     are those of the image as the file names them, in its order, and `magnitude_bands` those of the magnitudes where
     they are known by name; both are empty where nothing is stated. `pixel_scale` is in arcsec. `masks` are arrays
-    beside the image that say which of its pixels are sound, by their names in the source, and `notices` are sentences
-    that the user should read.
+    beside the image that say which of its pixels are sound, by their names in the source, `others` are the names of
+    what lies beside the fields, and `notices` are sentences that the user should read.
     """
 
     fields: dict[str, SourceArray]
@@ -59,6 +58,7 @@ class Source:
     masks: dict[str, SourceArray] = field(default_factory=dict)
     columns: dict[str, SourceArray] = field(default_factory=dict)
     column_units: dict[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -122,12 +122,6 @@ def is_auxiliary(name: str) -> bool:
     """Return whether an array of this name lies beside an image: weights, masks, errors, PSFs."""
     words = name.lower().replace("-", "_").split("_")
     return any(word in _AUXILIARY for word in (name.lower(), *words))
-
-
-def is_mask(name: str) -> bool:
-    """Return whether an array of this name says which pixels of an image are sound."""
-    words = name.lower().replace("-", "_").split("_")
-    return any(word in MASK_WORDS for word in (name.lower(), *words))
 
 
 def check_dtype(source: str, field_: str, dtype: np.dtype[Any]) -> None:

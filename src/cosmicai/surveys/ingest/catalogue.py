@@ -1,0 +1,103 @@
+"""The user's catalogue of galaxies beside their cutouts: which of its columns are ids, magnitudes, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ..bands import BANDS
+from .catalogue_tables import CatalogueTable, open_catalogue
+from .names import ALIASES, find_fields, match_name, require_fields, select_kept
+from .source import IngestOptions, Source, SourceArray, from_sliceable, stack_columns
+
+_FIELDS = tuple(name for name in ALIASES if name != "image")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The columns of a catalogue that an ingest needs, as arrays of all its rows.
+
+    `fields` are the columns of each field of ours, of which magnitudes may have five; `files` names each galaxy's
+    cutout, where the user said in which column.
+    """
+
+    path: str
+    rows: int
+    fields: dict[str, tuple[NDArray[Any], ...]]
+    kept: dict[str, NDArray[Any]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    files: NDArray[Any] | None = None
+
+    def describe(self, opened: Source, row: int = 0) -> Source:
+        """Return a source of images with the fields and columns of the catalogue's rows from `row` on."""
+        rows = slice(row, row + opened.fields["image"].shape[0])
+        if rows.stop > self.rows:
+            raise InputError(
+                f"{self.path} has {self.rows:,} rows, there are {rows.stop:,} galaxies or more; expected one row for "
+                "each galaxy, in their order"
+            )
+        fields = {name: stack_columns([_rows(column, rows) for column in own]) for name, own in self.fields.items()}
+        return replace(
+            opened,
+            fields={"image": opened.fields["image"], **fields},
+            magnitude_bands=tuple(BANDS),  # those of a table do not go with the order of the pixels in files
+            magnitude_unit=self.units.get("magnitude", ""),
+            columns={name: _rows(column, rows) for name, column in self.kept.items()},
+            column_units=self.units,
+        )
+
+    def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Catalogue:
+        """Return these rows of the catalogue, in this order."""
+        at = np.asarray(rows, np.intp)
+        fields = {name: tuple(column[at] for column in own) for name, own in self.fields.items()}
+        kept = {name: column[at] for name, column in self.kept.items()}
+        return replace(self, rows=len(rows), fields=fields, kept=kept, files=None)
+
+
+def read_catalogue(path: str, options: IngestOptions, file_column: str | None = None) -> Catalogue:
+    """Read the columns of a catalogue that the user named, or that have one of the usual names.
+
+    Raises InputError if it has no magnitudes, or lacks a column, or if several fit.
+    """
+    table = open_catalogue(path)
+    found = find_fields(path, table.columns, {k: v for k, v in options.names.items() if k != "image"}, _FIELDS)
+    require_fields(path, found, table.columns, ("magnitude",))
+    used = {name for field_ in ("objid", "redshift", "ra", "dec") for name in found.get(field_, ())}
+    kept = select_kept(path, table.columns, used, options.keep)
+    notices: tuple[str, ...] = ()
+    if options.keep == ("all",):
+        vectors = [name for name, own in kept.items() if table.columns[own].shape]
+        kept = {name: own for name, own in kept.items() if name not in vectors}
+        notices = (f"{', '.join(vectors)} hold several values per galaxy and are not kept",) * bool(vectors)
+    file_name = match_name(path, table.columns, file_column, "file") if file_column else None
+    wanted = [*(name for own in found.values() for name in own), *kept.values(), *[file_name or ""] * bool(file_name)]
+    values = table.read(list(dict.fromkeys(wanted)))
+    units = {name: table.columns[own].unit for name, own in kept.items()}
+    units |= {name: table.columns[found[name][0]].unit for name in ("ra", "dec") if name in found}
+    units["magnitude"] = next(filter(None, (table.columns[name].unit for name in found["magnitude"])), "")
+    fields = {name: tuple(values[own_name] for own_name in own) for name, own in found.items()}
+    _check_shapes(path, table, fields)
+    files = values[file_name] if file_name else None
+    return Catalogue(path, table.rows, fields, {k: values[v] for k, v in kept.items()}, units, notices, files)
+
+
+def _check_shapes(path: str, table: CatalogueTable, fields: Mapping[str, tuple[NDArray[Any], ...]]) -> None:
+    if not table.rows:
+        raise InputError(f"{path} has no rows; expected one for each galaxy")
+    for name, columns in fields.items():
+        expected = (len(BANDS),) if name == "magnitude" and len(columns) == 1 else ()
+        for column in columns:
+            if column.shape[1:] != expected:
+                raise InputError(f"{path}: {name} has the shape {column.shape}; expected {(table.rows, *expected)}")
+            if name != "objid" and column.dtype.kind not in "iuf":
+                raise InputError(f"{path}: {name} is of dtype {column.dtype}; expected numbers")
+
+
+def _rows(column: NDArray[Any], rows: slice) -> SourceArray:
+    return from_sliceable(column[rows])

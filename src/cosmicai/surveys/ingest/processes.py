@@ -1,0 +1,47 @@
+"""Several processes that read files, with their results in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from ...errors import StorageError
+from .single_files import CHUNK, Chunk, ChunkResult, ReadChunk, Run
+
+_FEW = 4 * CHUNK  # galaxies for which starting processes takes longer than reading
+_AHEAD = 2  # chunks per process that are being read or wait to be written
+
+
+@contextmanager
+def reading_processes(processes: int, galaxies: int) -> Iterator[Run]:
+    """Yield a function that applies another one to chunks in this many processes, and yields the results in order.
+
+    With one process, or for few galaxies, this process does it. Raises StorageError if a process is killed.
+    """
+    if processes == 1 or galaxies <= _FEW:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+
+        def run(read: ReadChunk, chunks: Iterable[Chunk]) -> Iterator[ChunkResult]:
+            pending: deque[Future[ChunkResult]] = deque()
+            for chunk in chunks:
+                pending.append(pool.submit(read, chunk))
+                if len(pending) > _AHEAD * processes:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+        try:
+            yield run
+        except BrokenProcessPool:
+            raise StorageError(
+                "a process that read files was killed, perhaps for want of memory; run the same command again, which "
+                "goes on where this one ended, with fewer --processes"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,348 @@
+"""Ingest files of one galaxy each, of which there may be a million: read by several processes, resumed after a kill.
+
+The order of the survey is that of the catalogue, or of the files, whatever is read first; its bytes are the same for
+any number of processes. A shard that is complete has a note beside it (`000001.json`) that names what it was made of;
+the same command takes such shards as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import __version__, storage
+from ...errors import InputError
+from ...storage.folder import resumable_folder
+from ..columns import ColumnSpec, join_specs
+from ..identity import INT64, combine_sources, convert_objids, no_objids, objids
+from ..shard import IMAGE_SHAPE, Galaxies
+from ..shard_writing import write_shard
+from ..survey import ShardEntry, Survey, describe_shards, require_new_survey
+from .catalogue import Catalogue
+from .cutouts import local_copies
+from .fits_band_files import open_band_files
+from .gate import open_source
+from .matching import Cutout
+from .reading import Reading, decide, read_batches, read_cutouts
+from .report import IngestReport, Tally
+from .source import IngestOptions, Source, SourceArray, from_sliceable
+
+CHUNK = 64  # cutouts that a process reads at a time
+
+ReadChunk = Callable[["Chunk"], "ChunkResult"]
+Run = Callable[[ReadChunk, Iterable["Chunk"]], Iterator["ChunkResult"]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Cutouts of consecutive galaxies, the rows of the catalogue for them, and how it is read."""
+
+    cutouts: tuple[Cutout, ...]
+    options: IngestOptions
+    ids: NDArray[Any] | None
+    catalogue: Catalogue | None
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """The galaxies of a chunk, of which the ids are numbers or text, or mean nothing where `objid` is None."""
+
+    galaxies: Galaxies
+    objid: np.dtype[Any] | None
+    has_redshift: bool
+    columns: dict[str, ColumnSpec]
+    notices: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """What the shards of one survey have in common: the dtype of the ids, if any, redshifts, and columns."""
+
+    objid: str
+    has_redshift: bool
+    columns: list[tuple[str, str, str, int | None]]
+
+    @staticmethod
+    def of(objid: np.dtype[Any] | None, has_redshift: bool, columns: dict[str, ColumnSpec]) -> Layout:
+        """Return the layout of shards with these ids and columns."""
+        listed = [(name, spec.dtype.str, spec.unit, spec.null) for name, spec in columns.items()]
+        return Layout("" if objid is None else objid.str, has_redshift, listed)
+
+    def dtype(self) -> np.dtype[Any] | None:
+        """Return the dtype of the ids, None if there are none."""
+        return np.dtype(self.objid) if self.objid else None
+
+    def specs(self) -> dict[str, ColumnSpec]:
+        """Return how columns are stored, by their paths."""
+        return {name: ColumnSpec(np.dtype(dtype), unit, null) for name, dtype, unit, null in self.columns}
+
+    def fields(self) -> tuple[str, ...]:
+        """Return the fields of a shard."""
+        return ("image", "magnitude", *["redshift"] * self.has_redshift, "objid")
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What is known of a shard that is complete: what it was made of, and what is to say about its galaxies."""
+
+    made_of: str
+    entry: ShardEntry
+    layout: Layout
+    missing: list[int]
+    unusable: int
+    incomplete: int
+    unknown: int
+    notices: list[tuple[str, str]]
+
+    def tally(self) -> Tally:
+        """Return the counts of the shard's galaxies."""
+        missing = np.array(self.missing, np.int64)
+        return Tally(list(self.notices), missing, self.unusable, self.incomplete, self.unknown)
+
+
+def ingest_single_files(
+    cutouts: Sequence[Cutout],
+    out: str,
+    galaxies_per_shard: int,
+    options: IngestOptions,
+    catalogue: Catalogue | None,
+    run: Run,
+    advance: Callable[[int], None],
+) -> IngestReport:
+    """Write the galaxies of files with one galaxy each as a survey; what is complete stays when it is interrupted.
+
+    `catalogue` has a row for each cutout, in their order. `run` applies a function to chunks and yields the results in
+    order, in other processes if it likes; `advance` is told how many galaxies are done. Raises InputError naming the
+    file and the field if one cannot be used, or if `out` holds files already.
+    """
+    target = require_new_survey(out)
+    ids = _ids_by_name(cutouts) if catalogue is None and len(cutouts[0].files) > 1 else None
+    if catalogue is not None:
+        read_as(catalogue, options)  # refused before the first file is read
+    shards = [
+        (start, min(start + galaxies_per_shard, len(cutouts))) for start in range(0, len(cutouts), galaxies_per_shard)
+    ]
+    with resumable_folder(target) as folder:
+        made_of = [_made_of(cutouts, catalogue, options, *rows) for rows in shards]
+        notes = [_read_note(folder, number) for number in range(len(shards))]
+        notes = [note if note and note.made_of == own else None for note, own in zip(notes, made_of, strict=True)]
+        advance(sum(note.entry.galaxies for note in notes if note))
+        bounds = [
+            [(first, min(first + CHUNK, end)) for first in range(start, end, CHUNK)] * (note is None)
+            for (start, end), note in zip(shards, notes, strict=True)
+        ]
+        results = run(read_chunk, (_chunk(cutouts, ids, catalogue, options, *rows) for each in bounds for rows in each))
+        for number, chunks in enumerate(bounds):
+            if chunks:
+                parts = list(_count(islice(results, len(chunks)), advance))
+                note = _write(folder, number, made_of[number], shards[number][0], parts)
+                storage.write_bytes(str(_shard_path(folder, number).with_suffix(".json")), msgspec.json.encode(note))
+                notes[number] = note
+        complete = [note for note in notes if note]
+        layout = _common_layout(complete)
+        entries = tuple(_conform(folder, note, layout) for note in complete)
+        storage.write_bytes(str(folder / "survey.json"), describe_shards(entries))
+        kept = {"survey.json", *(entry.name for entry in entries)}
+        for path in folder.iterdir():
+            if path.name not in kept:
+                path.unlink()
+    tally = Tally([(catalogue.path, notice) for notice in catalogue.notices] if catalogue else [])
+    for note in complete:
+        tally.merge(note.tally())
+    return tally.report(Survey(str(target), entries), layout.has_redshift)
+
+
+def _count(results: Iterable[ChunkResult], advance: Callable[[int], None]) -> Iterator[ChunkResult]:
+    for result in results:
+        advance(len(result.galaxies))
+        yield result
+
+
+def read_chunk(chunk: Chunk) -> ChunkResult:
+    """Read the galaxies of a chunk. Raises InputError naming the file that cannot be used."""
+    return _read_whole(chunk) if chunk.catalogue is None else _read_images(chunk, chunk.catalogue)
+
+
+def _read_images(chunk: Chunk, catalogue: Catalogue) -> ChunkResult:
+    """Read galaxies of which all but the cutouts is in a catalogue, whose rows are looked up once for all of them."""
+    images, notices = [], []
+    for number, cutout in enumerate(chunk.cutouts):
+        reopen = partial(_open, chunk, number)
+        with reopen() as opened:
+            reading = decide(cutout.uri, opened, chunk.options, reopen)
+            images.append(read_cutouts(cutout.uri, opened, reading, 1))
+            notices += [(cutout.uri, notice) for notice in reading.notices]
+    reading = read_as(catalogue, chunk.options)
+    source = catalogue.describe(Source({"image": from_sliceable(np.concatenate(images))}))
+    batches = read_batches(catalogue.path, source, reading, 0, reading.objid, reading.columns)
+    return ChunkResult(
+        Galaxies.concatenate(batches), reading.objid, reading.has_redshift, reading.columns, notices
+    )  # fmt: skip
+
+
+def read_as(catalogue: Catalogue, options: IngestOptions) -> Reading:
+    """Return how the rows of a catalogue are read, whatever the cutouts are."""
+    nothing = SourceArray((catalogue.rows, *IMAGE_SHAPE), np.dtype(np.float32), np.empty)
+    own = IngestOptions(magnitude_bands=options.magnitude_bands)
+    source = catalogue.describe(Source({"image": nothing}))
+    return decide(catalogue.path, source, own, lambda: nullcontext(source))
+
+
+def _read_whole(chunk: Chunk) -> ChunkResult:
+    """Read galaxies whose fields are in their own files."""
+    parts: list[Galaxies] = []
+    readings: list[tuple[str, Reading]] = []
+    for number, cutout in enumerate(chunk.cutouts):
+        reopen = partial(_open, chunk, number)
+        with reopen() as opened:
+            readings.append((cutout.uri, decide(cutout.uri, opened, chunk.options, reopen)))
+        reading = readings[-1][1]
+        with reopen() as opened:
+            parts += read_batches(cutout.uri, opened, reading, 0, reading.objid or INT64, reading.columns)
+    columns = join_specs([(uri, reading.columns) for uri, reading in readings])
+    for part in parts:
+        _store_columns(part, columns)
+    dtypes = {uri: reading.objid for uri, reading in readings if reading.objid is not None}
+    return ChunkResult(
+        Galaxies.concatenate(parts), combine_sources(dtypes) if dtypes else None,
+        any(reading.has_redshift for _, reading in readings), columns,
+        [(uri, notice) for uri, reading in readings for notice in reading.notices],
+    )  # fmt: skip
+
+
+def _store_columns(part: Galaxies, columns: Mapping[str, ColumnSpec]) -> None:
+    for name, spec in columns.items():
+        values = part.columns.get(name)
+        part.columns[name] = spec.missing(len(part)) if values is None else spec.store(values, name)
+
+
+@contextmanager
+def _open(chunk: Chunk, number: int) -> Iterator[Source]:
+    """Open the files of one cutout. Raises InputError unless they hold one galaxy."""
+    cutout = chunk.cutouts[number]
+    with local_copies([file.uri for file in cutout.files]) as paths:
+        opener = open_source(paths[0], chunk.options) if len(paths) == 1 else open_band_files(paths, chunk.options)
+        with opener as opened:
+            if (galaxies := opened.fields["image"].shape[0]) != 1:
+                raise InputError(f"{cutout.uri} holds {galaxies} galaxies; expected one, ingest files of many apart")
+            if chunk.ids is not None and "objid" not in opened.fields:
+                opened.fields["objid"] = from_sliceable(chunk.ids[number : number + 1])
+            yield opened
+
+
+def _ids_by_name(cutouts: Sequence[Cutout]) -> NDArray[Any]:
+    """Return the ids that the names of files state: numbers if all are, else text."""
+    names = [cutout.id for cutout in cutouts]
+    is_number = all(name.isdecimal() and str(int(name)) == name and int(name) < 2**63 for name in names)
+    return np.array([int(name) for name in names], np.int64) if is_number else objids(np.array(names), "--per-band")
+
+
+def _chunk(
+    cutouts: Sequence[Cutout],
+    ids: NDArray[Any] | None,
+    catalogue: Catalogue | None,
+    options: IngestOptions,
+    first: int,
+    end: int,
+) -> Chunk:
+    rows = np.arange(first, end)
+    own_ids = None if ids is None else ids[first:end]
+    return Chunk(tuple(cutouts[first:end]), options, own_ids, catalogue and catalogue.select(rows))
+
+
+def _made_of(
+    cutouts: Sequence[Cutout], catalogue: Catalogue | None, options: IngestOptions, start: int, end: int
+) -> str:
+    """Return the digest of everything that a shard depends on: its files, rows, the options and this program."""
+    files = [
+        [cutout.id, *((file.uri, file.bytes, file.version) for file in cutout.files)] for cutout in cutouts[start:end]
+    ]
+    digest = hashlib.sha256(json.dumps([__version__, start, files, repr(options)]).encode())
+    if catalogue is not None:
+        rows = catalogue.select(np.arange(start, end))
+        for name, columns in (*rows.fields.items(), *((name, (column,)) for name, column in rows.kept.items())):
+            for column in columns:
+                digest.update(f"{name} {column.dtype} {rows.units.get(name)}".encode())
+                digest.update(np.ascontiguousarray(np.ma.getdata(column)).tobytes())
+                digest.update(np.ma.getmaskarray(column).tobytes() if isinstance(column, np.ma.MaskedArray) else b"")
+    return digest.hexdigest()
+
+
+def _write(folder: Path, number: int, made_of: str, first_row: int, parts: Sequence[ChunkResult]) -> Note:
+    """Write a shard, and return the note on it; galaxies without any ids have their numbers from `first_row` on."""
+    objid = None
+    for part in parts:
+        if part.objid is not None:
+            objid = part.objid if objid is None else combine_sources({"one file": objid, "another": part.objid})
+    columns = join_specs([("a file", part.columns) for part in parts])
+    layout = Layout.of(objid, any(part.has_redshift for part in parts), columns)
+    tally = Tally([notice for part in parts for notice in part.notices])
+    batches = []
+    row = first_row
+    for part in parts:
+        galaxies = part.galaxies
+        if objid is None:
+            galaxies = replace(galaxies, objid=np.arange(row, row + len(galaxies), dtype=np.int64))
+        elif part.objid is None:
+            galaxies = replace(galaxies, objid=no_objids(len(galaxies), objid))
+        _store_columns(galaxies, columns)
+        row += len(galaxies)
+        tally.add(galaxies)
+        batches.append(galaxies)
+    entry = _write_shard(_shard_path(folder, number), batches, layout)
+    missing = [int(count) for count in tally.missing]
+    return Note(
+        made_of, entry, layout, missing, tally.unusable, tally.incomplete, tally.unknown, tally.notices
+    )  # fmt: skip
+
+
+def _write_shard(path: Path, batches: Sequence[Galaxies], layout: Layout) -> ShardEntry:
+    count = sum(map(len, batches))
+    digest = write_shard(path, batches, count, layout.fields(), layout.dtype() or INT64, layout.specs())
+    return ShardEntry(path.name, count, path.stat().st_size, storage.sha256(str(path)), digest)
+
+
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f"{number + 1:06d}.h5"
+
+
+def _read_note(folder: Path, number: int) -> Note | None:
+    """Return the note on a shard, None if there is none, or none that can be read."""
+    try:
+        note = msgspec.json.decode(_shard_path(folder, number).with_suffix(".json").read_bytes(), type=Note)
+    except (OSError, msgspec.DecodeError):
+        return None
+    path = _shard_path(folder, number)
+    return note if path.is_file() and path.stat().st_size == note.entry.bytes else None
+
+
+def _common_layout(notes: Sequence[Note]) -> Layout:
+    """Return the layout of a survey. Raises InputError if ids or columns of its shards are of different kinds."""
+    dtypes = {f"{note.entry.name}": dtype for note in notes if (dtype := note.layout.dtype()) is not None}
+    columns = join_specs([(note.entry.name, note.layout.specs()) for note in notes])
+    return Layout.of(
+        combine_sources(dtypes) if dtypes else None, any(note.layout.has_redshift for note in notes), columns
+    )
+
+
+def _conform(folder: Path, note: Note, layout: Layout) -> ShardEntry:
+    """Return the entry of a shard, which is written again where its ids or columns are narrower than the survey's."""
+    if note.layout == layout:
+        return note.entry
+    path = folder / note.entry.name
+    dtype, columns = layout.dtype(), layout.specs()
+    survey = Survey(str(folder), (note.entry,))
+    [galaxies] = survey.read_batches(note.entry.galaxies, columns)
+    if dtype is not None:
+        own = galaxies.objid if note.layout.objid else no_objids(len(galaxies), dtype)
+        galaxies = replace(galaxies, objid=convert_objids(own, dtype))
+    return _write_shard(path, [galaxies], layout)
