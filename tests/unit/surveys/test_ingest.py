@@ -156,8 +156,8 @@ def test_larger_cutouts_keep_their_exact_centre(tmp_path, write, bands_last):
     np.testing.assert_array_equal(found.image, image[:, :, 16:48, 16:48])
 
 
-@pytest.mark.parametrize(("size", "first"), [(32, 0), (34, 1), (40, 4), (64, 16)])
-def test_the_margin_is_the_same_on_all_sides(tmp_path, size, first):
+@pytest.mark.parametrize(("size", "first"), [(32, 0), (33, 0), (34, 1), (40, 4), (63, 15), (64, 16)])
+def test_the_centre_pixel_lands_on_pixel_16(tmp_path, size, first):
     image = np.arange(2 * 5 * size * size, dtype=np.float32).reshape(2, 5, size, size)
     found = ingest_and_read(tmp_path, write_npz(tmp_path, image=image, magnitude=np.zeros((2, 5))))
     np.testing.assert_array_equal(found.image, image[:, :, first : first + 32, first : first + 32])
@@ -185,10 +185,10 @@ def test_big_endian_values_are_converted(tmp_path, write):
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ((4, 5, 33, 33), "SOURCE: cutouts are of 33x33 pixels; expected squares of an even 32 or more"),
-        ((4, 5, 16, 16), "SOURCE: cutouts are of 16x16 pixels; expected squares of an even 32 or more"),
-        ((4, 5, 32, 64), "SOURCE: cutouts are of 32x64 pixels; expected squares of an even 32 or more"),
-        ((4, 64, 32, 5), "SOURCE: cutouts are of 64x32 pixels; expected squares of an even 32 or more"),
+        ((4, 5, 31, 31), "SOURCE: cutouts are of 31x31 pixels; expected squares of 32 or more"),
+        ((4, 5, 16, 16), "SOURCE: cutouts are of 16x16 pixels; expected squares of 32 or more"),
+        ((4, 5, 32, 64), "SOURCE: cutouts are of 32x64 pixels; expected squares of 32 or more"),
+        ((4, 64, 32, 5), "SOURCE: cutouts are of 64x32 pixels; expected squares of 32 or more"),
         (
             (4, 3, 32, 32),
             "SOURCE: image has the shape (4, 3, 32, 32); expected (N, 5, H, W) or (N, H, W, 5), bands u g r i z",
@@ -416,7 +416,8 @@ def test_fits_without_a_table_a_cube_or_a_band_is_refused(tmp_path):
     assert refusal(tmp_path, source) == (f"SOURCE has no magnitude, it holds image; {NAME_MAGNITUDES}")
     fits.PrimaryHDU(np.zeros((32, 32))).writeto(source, overwrite=True)
     assert refusal(tmp_path, source) == (
-        "SOURCE has no image; expected a cube (N, 5, H, W), or (5, H, W) for one galaxy"
+        "SOURCE has no image; expected a cube (N, 5, H, W), or (5, H, W) for one galaxy, or an image for each of "
+        "u g r i z by EXTNAME or FILTER, or an image column of a table"
     )
     source.unlink()
     write_cube(source, GALAXIES.image, {name: values for name, values in BANDS.items() if name != "MAG_R"})

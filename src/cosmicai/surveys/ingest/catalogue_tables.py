@@ -23,6 +23,7 @@ from ...errors import InputError, describe_os_errors
 from ...storage.ranges import open_regular
 from .arrow_columns import CatalogueTable, TableColumn, by_name, encode_text, first_line, open_parquet
 from .fits_checksum import verify_checksums
+from .fits_hdus import describe_hdu
 from .fits_tables import read_columns
 from .text_tables import open_csv, open_ecsv
 
@@ -152,7 +153,7 @@ def _fits_table(path: str, name: str | None, verify: bool = False) -> Iterator[A
         warnings.filterwarnings("error", "File may have been truncated")
         with fits.open(path, memmap=False, do_not_scale_image_data=True) as file:
             if verify:
-                verify_checksums(path, file)
+                verify_checksums(path, None, [describe_hdu(number, each) for number, each in enumerate(file)])
             tables = {number: hdu.name for number, hdu in enumerate(file) if not hdu.is_image}
             table = file[_choose(path, tables, name)]
             if table.header.get("ZTABLE"):
@@ -170,7 +171,7 @@ def _read_fits(path: str, hdu: str | None, names: Sequence[str]) -> Columns:
                     f"{path}: {name} holds an array of {layout[number].shape} per row; expected numbers, text, or "
                     "vectors of numbers"
                 )
-        found = read_columns(path, table, names)
+        found = read_columns(path, describe_hdu(0, table), names)
         return {name: _from_fits(path, table, name, found.pop(name)) for name in names}
 
 

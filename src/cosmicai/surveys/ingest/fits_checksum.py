@@ -7,63 +7,59 @@ is that of the data, and CHECKSUM makes that of the whole HDU all ones.
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from ...errors import InputError
+from .fits_hdus import Hdu, describe_hdu
 
 _PIECE = 2**22
 _ALL_ONES = 2**32 - 1
 
 
-def verify_checksums(source: str, file: Any) -> None:
-    """Raise InputError naming the HDU if data of the open FITS file differ from a checksum that the file states.
+def verify_checksums(source: str, data: bytes | None, hdus: Sequence[Hdu]) -> None:
+    """Raise InputError naming the HDU if data of a FITS file differ from a checksum that the file states.
 
-    It is raised too if a header is unreadable.
+    `data` are the bytes of the file, None if they are to be read from it.
     """
-    from astropy.io import fits
+    if any(hdu.is_compressed for hdu in hdus):  # the headers of such HDUs are those of the images before
+        from astropy.io import fits
 
-    _require_headers(source, file)
-    if any(isinstance(hdu, fits.CompImageHDU) for hdu in file):  # whose headers are those of the images before
-        with fits.open(source, memmap=False, disable_image_compression=True) as raw:
-            _verify(source, raw)
+        opened = source if data is None else BytesIO(data)
+        with fits.open(opened, memmap=False, disable_image_compression=True) as raw:
+            _verify(source, data, [describe_hdu(number, each) for number, each in enumerate(raw)])
     else:
-        _verify(source, file)
+        _verify(source, data, hdus)
 
 
-def _require_headers(source: str, file: Any) -> None:
-    """Raise InputError if a header is unreadable: astropy may begin again at the first HDU after it, for ever."""
-    for number, hdu in enumerate(file):
-        if not hasattr(hdu, "fileinfo"):  # an HDU of which astropy knows no more than that it is corrupted
-            raise InputError(f"{source}: the header of HDU {number} is damaged; copy it again")
-
-
-def _verify(source: str, file: Any) -> None:
-    stating = [hdu for hdu in file if "CHECKSUM" in hdu.header or "DATASUM" in hdu.header]
+def _verify(source: str, data: bytes | None, hdus: Sequence[Hdu]) -> None:
+    stating = [hdu for hdu in hdus if "CHECKSUM" in hdu.cards or "DATASUM" in hdu.cards]
     if not stating:
         return
-    path = Path(source)
-    with path.open("rb") as probe:
-        is_gzip = probe.read(2) == b"\x1f\x8b"
-    with cast(BinaryIO, gzip.open(path)) if is_gzip else path.open("rb") as stream:
-        for number, hdu in enumerate(file):
-            if hdu not in stating:
-                continue
-            info = hdu.fileinfo()
-            header, data, length = info["hdrLoc"], info["datLoc"], info["datSpan"]
-            data_sum = _sum(stream, data, length)
-            stated = str(hdu.header.get("DATASUM", "")).strip()
+    with BytesIO(data) if data is not None else _open_stream(Path(source)) as stream:
+        for hdu in stating:  # in their order: a gzip stream goes back by starting anew
+            header_sum = _sum(stream, hdu.header_begin, hdu.begin - hdu.header_begin)
+            data_sum = _sum(stream, hdu.begin, hdu.span)
+            stated = str(hdu.cards.get("DATASUM", "")).strip()
             wrong_data = stated.isdecimal() and int(stated) not in (data_sum, data_sum % _ALL_ONES)
-            whole = _add(_sum(stream, header, data - header), data_sum)
-            wrong_header = str(hdu.header.get("CHECKSUM", "")).strip() not in ("", "0" * 16) and whole % _ALL_ONES
+            stated = str(hdu.cards.get("CHECKSUM", "")).strip()
+            wrong_header = stated not in ("", "0" * 16) and _add(header_sum, data_sum) % _ALL_ONES
             if wrong_data or wrong_header:
                 name = "DATASUM" if wrong_data else "CHECKSUM"
                 raise InputError(
-                    f"{source}: HDU {number} {hdu.name} differs from the {name} that it states: it was damaged or "
+                    f"{source}: HDU {hdu.label} differs from the {name} that it states: it was damaged or "
                     "edited after it was written; copy it again"
                 )
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    with path.open("rb") as probe:
+        is_gzip = probe.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path)) if is_gzip else path.open("rb")
 
 
 def _add(first: int, second: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from math import hypot, sqrt
 from typing import Any
 
@@ -19,8 +20,10 @@ _ARCSEC = {
 _CELESTIAL = re.compile(r"(RA|DEC|[A-Z]LON|[A-Z]LAT|[A-Z]{2}LN|[A-Z]{2}LT)\b|(RA|DEC|[A-Z]LON|[A-Z]LAT)-")
 _SQUARE = 0.05  # by how much the sides of a pixel may differ
 
+Cards = Sequence[Mapping[str, Any]]  # headers by `fits_cards`, the first that states something counts
 
-def stated_bands(source: str, headers: list[Any]) -> tuple[str, ...]:
+
+def stated_bands(source: str, headers: Cards) -> tuple[str, ...]:
     """Return the bands that the headers state, by BAND0, BAND1, ... or by BANDS, FILTER and the like.
 
     The first header that states any counts. Raises InputError for numbers of which the order is unclear.
@@ -43,14 +46,14 @@ def stated_bands(source: str, headers: list[Any]) -> tuple[str, ...]:
     return ()
 
 
-def stated_flux_unit(headers: list[Any]) -> FluxUnit:
+def stated_flux_unit(headers: Cards) -> FluxUnit:
     """Return the unit of pixels that the headers state."""
     text = next((str(header["BUNIT"]) for header in headers if header.get("BUNIT")), "")
     zero_points = (to_number(header.get(name.upper())) for header in headers for name in ZERO_POINT_NAMES)
     return FluxUnit(text, next((value for value in zero_points if value is not None), None))
 
 
-def stated_pixel_scale(source: str, headers: list[Any]) -> float | None:
+def stated_pixel_scale(source: str, headers: Cards) -> float | None:
     """Return the side of a pixel in arcsec from CD, or PC and CDELT, else from a card; None if there is neither.
 
     Raises InputError if pixels are not square.
@@ -64,18 +67,15 @@ def stated_pixel_scale(source: str, headers: list[Any]) -> float | None:
     return None
 
 
-def _wcs_scale(source: str, header: Any) -> float | None:
-    axes = _celestial_axes(header)
+def _wcs_scale(source: str, header: Mapping[str, Any]) -> float | None:
+    axes = celestial_axes(header)
     arcsec = _ARCSEC.get(str(header.get(f"CUNIT{axes[0]}", "")).strip().lower() or "deg") if axes else None
     if axes is None or arcsec is None:
         return None
-    if any(f"CD{i}_{j}" in header for i in axes for j in axes):
-        (a, b), (c, d) = ([float(header.get(f"CD{i}_{j}", 0)) for j in axes] for i in axes)
-    elif all(f"CDELT{i}" in header for i in axes):
-        pc = ([_pc(header, i, j) for j in axes] for i in axes)
-        (a, b), (c, d) = ([float(header[f"CDELT{i}"]) * p for p in row] for i, row in zip(axes, pc, strict=True))
-    else:
+    matrix = wcs_matrix(header, axes)
+    if matrix is None:
         return None
+    (a, b), (c, d) = matrix
     determinant, first, second = abs(a * d - b * c), hypot(a, c), hypot(b, d)
     if not determinant:
         return max(first, second) * arcsec or None
@@ -87,12 +87,21 @@ def _wcs_scale(source: str, header: Any) -> float | None:
     return sqrt(determinant) * arcsec
 
 
-def _pc(header: Any, i: int, j: int) -> float:
+def wcs_matrix(header: Mapping[str, Any], axes: tuple[int, int]) -> list[list[float]] | None:
+    """Return what a step of one pixel along each of two axes is in the units of the WCS; None if it is not stated."""
+    if any(f"CD{i}_{j}" in header for i in axes for j in axes):
+        return [[float(header.get(f"CD{i}_{j}", 0)) for j in axes] for i in axes]
+    if all(f"CDELT{i}" in header for i in axes):
+        return [[float(header[f"CDELT{i}"]) * _pc(header, i, j) for j in axes] for i in axes]
+    return None
+
+
+def _pc(header: Mapping[str, Any], i: int, j: int) -> float:
     names = (f"PC{i}_{j}", f"PC{i:03d}{j:03d}")
     return next((float(header[name]) for name in names if name in header), float(i == j))
 
 
-def _celestial_axes(header: Any) -> tuple[int, int] | None:
+def celestial_axes(header: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the numbers of the two axes on the sky: by their types, else the first two if their unit is an angle."""
     types = {i: str(header.get(f"CTYPE{i}", "")).strip().upper() for i in range(1, 6)}
     found = [i for i, name in types.items() if _CELESTIAL.match(name)]

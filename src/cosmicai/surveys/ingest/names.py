@@ -36,7 +36,7 @@ Found = dict[str, tuple[str, ...]]  # the names of each field: one, or those of 
 
 def last_part(name: str) -> str:
     """Return the name of an array without its path: `z` of `group/labels[z]`."""
-    inside = re.fullmatch(r".*\[([^\[\]]+)\]", name)
+    inside = re.fullmatch(r".*\[([^\[\]]+)\]", name) if name.endswith("]") else None
     return inside[1] if inside else name.rpartition("/")[2]
 
 

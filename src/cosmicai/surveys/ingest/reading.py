@@ -1,7 +1,7 @@
 """How galaxies of one source are read: decided from what it says before a row is read, then the same for every batch.
 
 A source is read once, front to back, as many galaxies at a time as fit into BATCH_BYTES. Cutouts may have the bands
-first (N, 5, H, W) or last (N, H, W, 5), any float or integer dtype, and H = W of 32 or more (even): the centre is kept.
+first (N, 5, H, W) or last (N, H, W, 5), any float or integer dtype, and H = W of 32 or more: the centre is kept.
 """
 
 from __future__ import annotations
@@ -71,10 +71,14 @@ def decide(
         )
     scale = check_pixel_scale(source, opened.pixel_scale, options.accept_pixel_scale, options.resample)
     height, width = shape[2:] if shape[1] == len(BANDS) else shape[1:3]
-    if height != width or height < smallest_side(scale) or height % 2:
-        needed = "" if scale is None else f", {math.ceil(smallest_side(scale))} or more to be resampled"
-        raise InputError(
-            f"{source}: cutouts are of {height}x{width} pixels; expected squares of an even 32 or more{needed}"
+    smallest = smallest_side(scale, height % 2 == 1)
+    if height != width or height < smallest:
+        needed = "" if scale is None else f", {math.ceil(smallest)} or more to be resampled"
+        raise InputError(f"{source}: cutouts are of {height}x{width} pixels; expected squares of 32 or more{needed}")
+    if height % 2:
+        notices.append(
+            f"{source}: cutouts are of {height}x{width} pixels, an odd size: the galaxy's pixel "
+            f"({height // 2}, {width // 2}), counted from 0, lands on (16, 16)"
         )
     if math.prod(shape[1:]) * fields["image"].dtype.itemsize > _LARGEST_GALAXY:
         raise InputError(f"{source}: cutouts of {height}x{width} pixels are too large; cut out their centres first")
