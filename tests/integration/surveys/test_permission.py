@@ -79,7 +79,7 @@ def test_a_file_without_read_permission_is_named_with_what_to_do(folder, write):
 def test_the_magnitudes_beside_an_array_of_images_are_named(folder):
     source = write_npy(folder)
     source.with_name("magnitude.npy").chmod(0)
-    assert said_of("ingest", source) == f"cannot read magnitude.npy: {DENIED}"
+    assert said_of("ingest", source) == f"image.npy: magnitude (magnitude.npy) cannot be read: {DENIED}"
 
 
 def test_a_closed_folder_is_named(folder):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, StorageError
 from ..bands import BAND_NAMES, BANDS, band_letter, parse_bands
 from ..hdf5 import PIXEL_SCALE_NAMES, plain_value, to_number
 from ..mask_arrays import fits_image, is_mask
@@ -87,9 +87,11 @@ def _siblings(path: Path) -> dict[str, Entry]:
         if file.is_file() and file.name == f"{before}{name}{after}" and name != "image":
             try:
                 entries |= file_entries(file, name)
-            except InputError:  # it matters only if it is needed
-                problem = f"({file}) is not a whole .npy file of numbers; write it again"
-                entries[name] = Entry((), np.dtype(np.void), None, problem=problem)
+            except InputError as error:  # it matters only if it is needed
+                problem = "is not a whole .npy file of numbers; write it again"
+                if isinstance(error, StorageError):
+                    problem = f"cannot be read: {str(error).partition(f'{file}: ')[2]}"
+                entries[name] = Entry((), np.dtype(np.void), None, problem=f"({file}) {problem}")
     return entries
 
 
