@@ -238,6 +238,21 @@ def analysis(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
+@click.option("--galaxies", default=2000, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
+@_repeats_option(5)
+@_output_options
+def ingest(as_json: bool, out: str | None, **options: Any) -> None:
+    """Measure speed and memory of `cosmicai ingest` by format, compared with plain astropy, numpy and h5py.
+
+    The files are in the file system's cache: what is measured is the reading, not the disk.
+    """
+    from ..bench.ingest import bench_ingest
+    from ..measurement.table import print_measurements
+
+    print_measurements(bench_ingest(**options, notify=notify), as_json, out)
+
+
+@bench.command()
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Of 2048 synthetic galaxies each.")
 @_output_options
 def survey_check(as_json: bool, out: str | None, **options: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -279,6 +280,25 @@ def test_end_to_end_compares_a_run_with_its_engine(weights):
         assert are_positive([row], f"{what}_galaxies_per_second")
         assert row[f"{what}_fraction"] == row[f"{what}_galaxies_per_second"] / row["engine_galaxies_per_second"]
     assert row["catalogue_galaxies_per_second"] < row["run_galaxies_per_second"]
+
+
+def test_ingest_is_compared_with_plain_reading_of_each_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    values = measure("ingest", "--galaxies", 20, "--repeats", 1)
+    rows = values["rows"]
+    assert [row["name"] for row in rows] == [
+        "FITS file per galaxy", "gzip FITS file per galaxy", "FITS cube with a table", "npz", "HDF5, bands last",
+    ]  # fmt: skip
+    for rate in ("galaxies_per_second", "plain_galaxies_per_second", "ratio"):
+        assert are_positive(rows, rate)
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["galaxies_per_second"] / row["plain_galaxies_per_second"])
+        assert row["processes"] == 1 and row["peak_rss_mb"] > 20
+    plain, compressed = rows[0], rows[1]
+    assert plain["mb_per_second"] / plain["galaxies_per_second"] > 5 * 64 * 64 * 4 / 2**20
+    assert 0 < compressed["mb_per_second"] / compressed["galaxies_per_second"] < 5 * 64 * 64 * 4 / 2**20
+    assert values["galaxies"] == 20 and values["start_seconds"] > 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

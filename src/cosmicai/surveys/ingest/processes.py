@@ -16,13 +16,18 @@ _FEW = 4 * CHUNK  # galaxies for which starting processes takes longer than read
 _AHEAD = 2  # chunks per process that are being read or wait to be written
 
 
+def count_processes(processes: int, galaxies: int) -> int:
+    """Return how many of these processes read files of one galaxy each: for few galaxies one, which is this process."""
+    return 1 if galaxies <= _FEW else processes
+
+
 @contextmanager
 def reading_processes(processes: int, galaxies: int) -> Iterator[Run]:
     """Yield a function that applies another one to chunks in this many processes, and yields the results in order.
 
     With one process, or for few galaxies, this process does it. Raises StorageError if a process is killed.
     """
-    if processes == 1 or galaxies <= _FEW:
+    if count_processes(processes, galaxies) == 1:
         yield map
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
