@@ -46,6 +46,8 @@ def list_sources(sources: Sequence[str]) -> list[SourceFile]:
             if not names:
                 raise InputError(f"no file has a name like {source}; check the pattern")
             found += [_describe(name, storage.basename(name)) for name in names if Path(name).is_file()]
+        elif not os.path.lexists(source):
+            raise InputError(f"{source} does not exist; check the path")
         else:
             found.append(_describe(source, storage.basename(source)))
     ordered = sorted(file.uri for file in found)
