@@ -217,6 +217,19 @@ def test_cutouts_are_found_by_a_column_of_names_or_by_a_word_of_theirs(tmp_path)
     np.testing.assert_array_equal(ids, small.columns["name"])
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+def test_cutouts_may_be_arrays_of_one_galaxy_each(tmp_path, axis):
+    small = SKY[:6]
+    (tmp_path / "cutouts").mkdir()
+    for name, image in zip(small.columns["name"], small.image, strict=True):
+        np.save(tmp_path / "cutouts" / f"{name}.npy", np.moveaxis(image, 0, axis))
+    sky.write_table(small, tmp_path / "catalogue.fits")
+    ingest(tmp_path, "cutouts", "--catalogue", "catalogue.fits", *sky.OPTIONS)
+    found = next(open_survey(str(tmp_path / "survey0")).read_batches(6))
+    np.testing.assert_array_equal(found.image, small.image[..., 16:48, 16:48])
+    np.testing.assert_array_equal(found.objid, np.char.encode(small.columns["name"], "utf-8"))
+
+
 def test_a_pattern_and_a_prefix_on_s3_give_the_same_survey_also_on_s3(folder, expected, tmp_path, bucket):
     pattern = str(folder / "cutouts" / "*" / "*.fits*")
     catalogue = ("--catalogue", str(folder / "catalogue.fits"))

@@ -66,8 +66,9 @@ def _select(catalogue: Catalogue, matches: Matches) -> Catalogue:
 
 
 def _hold_one_galaxy(files: Sequence[SourceFile], options: IngestOptions) -> bool:
-    """Return whether these are files of one galaxy each, by the first of several FITS files."""
-    if len(files) == 1 or OPENERS.get(ending(files[0].uri)) is not OPENERS[".fits"]:
+    """Return whether these are files of one galaxy each, by the first of several FITS files, or of arrays."""
+    kinds = (".fits", ".npy") if options.image_only else (".fits",)
+    if len(files) == 1 or OPENERS[ending(files[0].uri)] not in [OPENERS[kind] for kind in kinds]:
         return False
     with local_copies([files[0].uri]) as [path], open_source(path, options) as opened:
         return opened.fields["image"].shape[0] == 1

@@ -23,7 +23,7 @@ from ..mask_arrays import fits_image, is_mask
 from ..units import ZERO_POINT_NAMES, FluxUnit
 from .kept import find_problem, select_columns
 from .names import find_fields, last_part, require_fields
-from .numpy_rows import Entry, archive_entries, file_entries
+from .numpy_rows import Entry, archive_entries, as_one_row, file_entries
 from .source import (
     READ_ERRORS,
     IngestOptions,
@@ -57,12 +57,18 @@ def open_npy(source: str, options: IngestOptions) -> Iterator[Source]:
     """Open a .npy file of either kind, and raise InputError if it is neither.
 
     It is a structured array with our fields; or it holds the cutouts and is named `...image...`, with the magnitudes
-    and other fields in files of the same folder whose names have `magnitude`, `redshift`, `objid` in that place.
+    and other fields in files of the same folder whose names have `magnitude`, `redshift`, `objid` in that place. Where
+    a catalogue has these, it is named at will, and may be the one cutout (5, H, W) or (H, W, 5) of a galaxy.
     """
     path = Path(source)
     entries = file_entries(path)
     if "" not in entries:
         yield _select(source, entries, options)
+        return
+    if options.image_only:
+        image = entries[""]
+        one_galaxy = len(image.shape) == 3 and len(BANDS) in (image.shape[0], image.shape[-1])
+        yield _select(source, {"image": as_one_row(image) if one_galaxy else image}, options)
         return
     if "image" not in path.name:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +89,13 @@ def file_entries(path: Path, name: str = "") -> dict[str, Entry]:
     return _expand(name, header, lambda: _FileRows(path, header))
 
 
+def as_one_row(entry: Entry) -> Entry:
+    """Return an array as the only row of another one."""
+    opener = entry.open_rows
+    rows = None if opener is None else lambda: _OneRow(opener(), entry.shape[0])
+    return replace(entry, shape=(1, *entry.shape), open_rows=rows)
+
+
 def _read_header(stream: Any) -> _Header:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -125,6 +132,15 @@ def _archive_opener(archive: zipfile.ZipFile, name: str, header: _Header) -> Cal
 
 def _column_opener(shared: _SharedRows, member: str) -> Callable[[], Rows]:
     return lambda: _ColumnRows(shared, member)
+
+
+class _OneRow:
+    def __init__(self, rows: Rows, length: int) -> None:
+        self._rows, self._length = rows, length
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        whole = self._rows[0 : self._length]
+        return whole[None][rows] if len(whole) == self._length else whole[None][:0]
 
 
 class _FileRows:
