@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..bands import BANDS
+from ..columns import POSITION
 from .catalogue_tables import CatalogueTable, open_catalogue
 from .names import ALIASES, find_fields, match_name, require_fields, select_kept
 from .source import IngestOptions, Source, SourceArray, from_sliceable, stack_columns
@@ -22,8 +23,8 @@ _FIELDS = tuple(name for name in ALIASES if name != "image")
 class Catalogue:
     """The columns of a catalogue that an ingest needs, as arrays of all its rows.
 
-    `fields` are the columns of each field of ours, of which magnitudes may have five; `files` names each galaxy's
-    cutout, where the user said in which column.
+    `fields` are the columns of each field of ours, of which magnitudes may have five, with `field_units`, and `kept`
+    are those for the survey, with `units`; `files` names each galaxy's cutout, where the user said in which column.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Catalogue:
     fields: dict[str, tuple[NDArray[Any], ...]]
     kept: dict[str, NDArray[Any]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    field_units: dict[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     files: NDArray[Any] | None = None
 
@@ -47,9 +49,10 @@ class Catalogue:
             opened,
             fields={"image": opened.fields["image"], **fields},
             magnitude_bands=tuple(BANDS),  # those of a table do not go with the order of the pixels in files
-            magnitude_unit=self.units.get("magnitude", ""),
+            magnitude_unit=self.field_units.get("magnitude", ""),
             columns={name: _rows(column, rows) for name, column in self.kept.items()},
             column_units=self.units,
+            position_units=self.field_units,
         )
 
     def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Catalogue:
@@ -79,12 +82,13 @@ def read_catalogue(path: str, options: IngestOptions, file_column: str | None = 
     wanted = [*(name for own in found.values() for name in own), *kept.values(), *[file_name or ""] * bool(file_name)]
     values = table.read(list(dict.fromkeys(wanted)))
     units = {name: table.columns[own].unit for name, own in kept.items()}
-    units |= {name: table.columns[found[name][0]].unit for name in ("ra", "dec") if name in found}
-    units["magnitude"] = next(filter(None, (table.columns[name].unit for name in found["magnitude"])), "")
+    field_units = {name: table.columns[own[0]].unit for name, own in found.items() if name in POSITION}
+    field_units["magnitude"] = next(filter(None, (table.columns[name].unit for name in found["magnitude"])), "")
     fields = {name: tuple(values[own_name] for own_name in own) for name, own in found.items()}
     _check_shapes(path, table, fields)
     files = values[file_name] if file_name else None
-    return Catalogue(path, table.rows, fields, {k: values[v] for k, v in kept.items()}, units, notices, files)
+    columns = {name: values[own] for name, own in kept.items()}
+    return Catalogue(path, table.rows, fields, columns, units, field_units, notices, files)
 
 
 def _check_shapes(path: str, table: CatalogueTable, fields: Mapping[str, tuple[NDArray[Any], ...]]) -> None:
