@@ -58,9 +58,14 @@ class ColumnSpec:
 DEGREES = ColumnSpec(np.dtype("<f8"), "deg")
 
 
+def is_name(name: str) -> bool:
+    """Return whether a column can have this name in a shard."""
+    return bool(name.strip(". ")) and name.isprintable() and not any(character in name for character in _FORBIDDEN)
+
+
 def check_name(name: str, source: str) -> None:
     """Raise InputError if a column cannot have this name in a shard."""
-    if not name.strip(". ") or any(character in name for character in _FORBIDDEN) or not name.isprintable():
+    if not is_name(name):
         raise InputError(f"{source}: a kept column cannot be named {name!r}; expected no slash and no comma, rename it")
 
 

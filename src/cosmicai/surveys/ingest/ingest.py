@@ -48,7 +48,7 @@ def ingest(
     files, options, catalogue = list_sources(request.sources), request.options, None
     if request.catalogue:
         catalogue = read_catalogue(request.catalogue, options, request.file)
-        options = replace(options, image_only=True, keep=())
+        options = replace(options, image_only=True, keep=(), magnitude_bands=None)
         files = [file for file in files if not _is_found(file.uri, request)] or files
     if request.per_band is None and not _hold_one_galaxy(files, options):
         with local_copies([file.uri for file in files]) as paths:

@@ -126,7 +126,7 @@ def ingest_single_files(
     """
     target = require_new_survey(out)
     ids = _ids_by_name(cutouts) if catalogue is None and len(cutouts[0].files) > 1 else None
-    rows = None if catalogue is None else (catalogue, read_as(catalogue, options))  # refused before a file is read
+    rows = None if catalogue is None else (catalogue, read_as(catalogue))  # refused before a file is read
     shards = [
         (start, min(start + galaxies_per_shard, len(cutouts))) for start in range(0, len(cutouts), galaxies_per_shard)
     ]
@@ -187,12 +187,11 @@ def _read_images(chunk: Chunk, catalogue: Catalogue, read_rows: Reading) -> Chun
     return ChunkResult(Galaxies.concatenate(batches), own.objid, own.has_redshift, own.columns, notices)
 
 
-def read_as(catalogue: Catalogue, options: IngestOptions) -> Reading:
+def read_as(catalogue: Catalogue) -> Reading:
     """Return how the rows of a catalogue are read, whatever the cutouts are."""
     nothing = SourceArray((catalogue.rows, *IMAGE_SHAPE), np.dtype(np.float32), np.empty)
-    own = IngestOptions(magnitude_bands=options.magnitude_bands)
     source = catalogue.describe(Source({"image": nothing}))
-    return decide(catalogue.path, source, own, lambda: nullcontext(source))
+    return decide(catalogue.path, source, IngestOptions(), lambda: nullcontext(source))
 
 
 def _read_whole(chunk: Chunk) -> ChunkResult:
