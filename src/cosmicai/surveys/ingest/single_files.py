@@ -179,11 +179,12 @@ def _read_images(chunk: Chunk, catalogue: Catalogue, read_rows: Reading) -> Chun
         reopen = partial(_open, chunk, number)
         with reopen() as opened:
             reading = decide(cutout.uri, opened, chunk.options, reopen)
-            images.append(read_cutouts(cutout.uri, opened, reading, 1))
+            with nullcontext(opened) if reading.mask is None else reopen() as source:  # a mask was read to decide
+                images.append(read_cutouts(cutout.uri, source, reading, 1))
             notices += [(cutout.uri, notice) for notice in reading.notices]
-    source = catalogue.describe(Source({"image": from_sliceable(np.concatenate(images))}))
+    described = catalogue.describe(Source({"image": from_sliceable(np.concatenate(images))}))
     own = replace(read_rows, galaxies=catalogue.rows)
-    batches = read_batches(catalogue.path, source, own, 0, own.objid, own.columns)
+    batches = read_batches(catalogue.path, described, own, 0, own.objid, own.columns)
     return ChunkResult(Galaxies.concatenate(batches), own.objid, own.has_redshift, own.columns, notices)
 
 
