@@ -110,7 +110,10 @@ def _ingest_request(sources: tuple[str, ...], options: dict[str, Any]) -> Ingest
     from ..surveys.ingest.names import ALIASES, OPTIONS
     from ..surveys.ingest.source import IngestOptions
 
-    names = dict(field.partition("=")[::2] for field in options.pop("fields"))
+    fields = [field.partition("=")[::2] for field in options.pop("fields")]
+    names = dict(fields)
+    if twice := next((name for name in names if [field for field, _ in fields].count(name) > 1), None):
+        raise InputError(f"--field {twice}= is given twice; give it once")
     if not all(names.get(name) for name in names) or not names.keys() <= ALIASES.keys():
         raise InputError(f"--field expects FIELD=NAME with FIELD one of {', '.join(ALIASES)}")
     for name, option in OPTIONS.items():

@@ -48,18 +48,29 @@ def resumable_folder(target: Path) -> Iterator[Path]:
     StorageError if it cannot be written.
     """
     folder = target.parent / f".{target.name}.unfinished"
-    with describe_os_errors(str(target), "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    try:
-        if _acquire(lock) is False:
-            raise InputError(f"{target} is being written by another process; wait for it, or choose another --out")
+    with locked_folder(folder, str(target)):
         try:
             yield folder
             _rename(folder, target)
         finally:
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def locked_folder(folder: Path, target: str) -> Iterator[None]:
+    """Create a folder if need be, and keep other processes from it while the block runs, if all of them lock it.
+
+    Raises InputError if another process has it, which writes `target`; StorageError if it cannot be written.
+    """
+    with describe_os_errors(target, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    try:
+        is_free = _acquire(lock) is not False
+        if not (is_free and folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())):  # renamed meanwhile
+            raise InputError(f"{target} is being written by another process; wait for it, or choose another --out")
+        yield
     finally:
         os.close(lock)
 

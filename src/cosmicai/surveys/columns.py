@@ -25,7 +25,10 @@ _FORBIDDEN = "/,"  # in names of columns: they separate paths and lists
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """How a column is stored: its dtype (numbers, booleans or `S<n>`), unit, and the value of missing integers."""
+    """How a column is stored: its dtype (numbers, booleans or `S<n>`), unit, and the value of missing integers.
+
+    Values that would be stored as the one for missing ones are refused.
+    """
 
     dtype: np.dtype[Any]
     unit: str = ""
@@ -41,15 +44,28 @@ class ColumnSpec:
         """Return values (N,), which may be masked, as they are stored; `where` names file and column in messages."""
         if is_text(self.dtype):
             return to_text(values, where).astype(self.dtype)
-        return np.ma.filled(values, np.nan if self.dtype.kind == "f" else self.null).astype(self.dtype)
+        if self.dtype.kind == "f":
+            return np.ma.filled(values.astype(self.dtype), np.nan)
+        if self.null is not None and (np.ma.filled(values == self.null, False)).any():
+            raise InputError(f"{where} holds {self.null}, which stands for a missing value here; leave it out")
+        return np.ma.filled(values.astype(self.dtype), self.null)
+
+    def convert(self, values: NDArray[Any], stored: ColumnSpec, where: str) -> NDArray[Any]:
+        """Return values that are stored in one way in this way, with what is missing as it is missing here."""
+        return self.store(values if stored.null is None else np.ma.masked_equal(values, stored.null), where)
 
 
 DEGREES = ColumnSpec(np.dtype("<f8"), "deg")
 
 
+def is_name(name: str) -> bool:
+    """Return whether a column can have this name in a shard."""
+    return bool(name.strip(". ")) and name.isprintable() and not any(character in name for character in _FORBIDDEN)
+
+
 def check_name(name: str, source: str) -> None:
     """Raise InputError if a column cannot have this name in a shard."""
-    if not name.strip(". ") or any(character in name for character in _FORBIDDEN) or not name.isprintable():
+    if not is_name(name):
         raise InputError(f"{source}: a kept column cannot be named {name!r}; expected no slash and no comma, rename it")
 
 
@@ -113,8 +129,7 @@ def join_specs(parts: Sequence[tuple[str, Mapping[str, ColumnSpec]]]) -> dict[st
             origin.setdefault(name, source)
     for name, spec in joined.items():
         if spec.null is None and spec.dtype.kind in "iub" and any(name not in specs for _, specs in parts):
-            plain = np.dtype("<i2") if spec.dtype.kind == "b" else spec.dtype
-            joined[name] = _with_null(plain, [0, 0], spec.unit, f"{origin[name]}: {name}")
+            joined[name] = _spare(spec)
     return joined
 
 
@@ -132,12 +147,30 @@ def _join(name: str, first: tuple[str, ColumnSpec], second: tuple[str, ColumnSpe
     dtype = np.result_type(a.dtype, b.dtype)
     if dtype.kind == "f" and (a.dtype.kind, b.dtype.kind) != ("f", "f"):
         raise InputError(f"{name} is {a.dtype} in {one}, {b.dtype} in {other}; expected one dtype, convert one of them")
-    nulls = [spec.null for spec in (a, b) if spec.null is not None]
-    if not nulls:
-        return ColumnSpec(dtype, unit)
-    if len(set(nulls)) == 1 and a.dtype == b.dtype:
-        return replace(a, unit=unit, null=nulls[0])
-    raise InputError(f"{name} has missing values in {one} or {other}, of different dtypes; expected one dtype")
+    wide = [replace(spec, dtype=dtype, unit=unit) for spec in (a, b)]
+    if a.null is None and b.null is None:
+        return wide[0]
+    if a.null is None or b.null is None:
+        number = 0 if b.null is None else 1
+        null, plain = (a, b)[number], (b, a)[number]
+        return wide[number] if null.dtype == dtype and not _holds(plain.dtype, null.null) else _spare(wide[number])
+    return next((each for each, spec in zip(wide, (a, b), strict=True) if spec.dtype == dtype), _spare(wide[0]))
+
+
+def _holds(dtype: np.dtype[Any], value: int | None) -> bool:
+    """Return whether integers or booleans of this dtype may be this value."""
+    return dtype.kind != "b" and value is not None and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+
+
+def _spare(spec: ColumnSpec) -> ColumnSpec:
+    """Return how integers or booleans are stored, any of which may occur, when there are missing ones beside them.
+
+    That is a wider dtype; of 64 bits, where there is none, the value that is least likely.
+    """
+    size = spec.dtype.itemsize
+    wider = np.dtype(f"<i{min(8, 2 * size)}") if spec.dtype != np.dtype("<u8") else spec.dtype
+    limits = np.iinfo(wider)
+    return ColumnSpec(wider, spec.unit, int(limits.min if wider.kind == "i" else limits.max))
 
 
 def read_pieces(read: Callable[[int], NDArray[Any]], rows: int, size: int) -> Iterator[NDArray[Any]]:

@@ -306,9 +306,7 @@ def _read_column(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: in
     own = shard.columns.get(name)
     if own is None:
         return spec.missing(stop - start)
-    values = shard.read_column(name, start, stop)
-    missing = None if own.null is None or own.null == spec.null else values == own.null
-    return spec.store(values if missing is None else np.ma.MaskedArray(values, missing), f"{shard.uri}: {name}")
+    return spec.convert(shard.read_column(name, start, stop), own, f"{shard.uri}: {name}")
 
 
 def require_new_survey(out: str) -> Path:

@@ -185,16 +185,26 @@ def open_parquet(path: str) -> CatalogueTable:
     with _open_parquet(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     stated: dict[str, Any] = {}
+    masks: dict[str, str] = {}
     if table := (schema.metadata or {}).get(b"table_meta_yaml"):
         from astropy.table.meta import get_header_from_yaml
 
-        stated = {each["name"]: each for each in get_header_from_yaml(table.decode().splitlines())["datatype"]}
+        header = get_header_from_yaml(table.decode().splitlines())
+        stated = {each["name"]: each for each in header["datatype"]}
+        masks = _stated_masks(header, schema.names)
     columns = []
-    for field in schema:
+    for field in (field for field in schema if field.name not in masks.values()):
         own = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
         shape = (field.type.list_size,) if hasattr(field.type, "list_size") else ()
         columns.append(describe({**stated.get(field.name, {}), **own, "name": field.name}, shape))
-    return CatalogueTable(path, rows, by_name(path, columns), partial(_read_parquet, path))
+    return CatalogueTable(path, rows, by_name(path, columns), partial(_read_parquet, path, masks))
+
+
+def _stated_masks(header: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Return the columns of booleans in which astropy writes what is masked in other columns, by the names of these."""
+    written = dict(header.get("meta") or {}).get("__serialized_columns__", {})
+    masks = {name: dict(parts["mask"])["name"] for name, parts in written.items() if "mask" in parts}
+    return {name: mask for name, mask in masks.items() if name in names and mask in names}
 
 
 @contextmanager
@@ -205,9 +215,10 @@ def _open_parquet(path: str) -> Iterator[Any]:
         yield file
 
 
-def _read_parquet(path: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _read_parquet(path: str, masks: dict[str, str], wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     import pyarrow
 
+    names = [*wanted, *(masks[name] for name in wanted if name in masks)]
     pieces: dict[str, list[Any]] = {name: [] for name in names}
     with _open_parquet(path) as file:
         rows = file.metadata.num_rows
@@ -219,4 +230,17 @@ def _read_parquet(path: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
             pieces = {name: [to_numpy(empty.column(name).combine_chunks(), f"{path}: {name}")] for name in names}
     columns = {name: cast(NDArray[Any], join(pieces.pop(name), f"{path}: {name}")) for name in names}
     pyarrow.default_memory_pool().release_unused()  # of a million rows, as much again as the columns
-    return columns
+    return {
+        name: _set_masked(columns[name], columns[masks[name]]) if name in masks else columns[name] for name in wanted
+    }
+
+
+def _set_masked(values: NDArray[Any], masked: NDArray[Any]) -> NDArray[Any]:
+    """Return a column with what a column of booleans says masked, NaN or empty."""
+    missing = np.ma.filled(masked, True).astype(np.bool_)
+    missing = (
+        missing[:, None] & np.ones(values.shape[1:], np.bool_) if values.ndim > 1 and missing.ndim == 1 else missing
+    )
+    if values.dtype.kind in "fS":
+        return np.where(missing, values.dtype.type(np.nan if values.dtype.kind == "f" else b""), values)
+    return np.ma.MaskedArray(values, missing | np.ma.getmaskarray(values))

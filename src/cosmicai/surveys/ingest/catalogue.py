@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..bands import BANDS
+from ..bands import BANDS, order_to_ugriz, parse_bands
+from ..columns import POSITION, check_name, is_name
 from .catalogue_tables import CatalogueTable, open_catalogue
-from .names import ALIASES, find_fields, match_name, require_fields, select_kept
+from .names import ALIASES, find_fields, list_names, match_name, require_fields, select_kept
 from .source import IngestOptions, Source, SourceArray, from_sliceable, stack_columns
 
 _FIELDS = tuple(name for name in ALIASES if name != "image")
@@ -22,8 +23,8 @@ _FIELDS = tuple(name for name in ALIASES if name != "image")
 class Catalogue:
     """The columns of a catalogue that an ingest needs, as arrays of all its rows.
 
-    `fields` are the columns of each field of ours, of which magnitudes may have five; `files` names each galaxy's
-    cutout, where the user said in which column.
+    `fields` are the columns of each field of ours, of which magnitudes may have five, with `field_units`, and `kept`
+    are those for the survey, with `units`; `files` names each galaxy's cutout, where the user said in which column.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Catalogue:
     fields: dict[str, tuple[NDArray[Any], ...]]
     kept: dict[str, NDArray[Any]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    field_units: dict[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     files: NDArray[Any] | None = None
 
@@ -47,9 +49,10 @@ class Catalogue:
             opened,
             fields={"image": opened.fields["image"], **fields},
             magnitude_bands=tuple(BANDS),  # those of a table do not go with the order of the pixels in files
-            magnitude_unit=self.units.get("magnitude", ""),
+            magnitude_unit=self.field_units.get("magnitude", ""),
             columns={name: _rows(column, rows) for name, column in self.kept.items()},
             column_units=self.units,
+            position_units=self.field_units,
         )
 
     def select(self, rows: Sequence[int] | NDArray[np.intp]) -> Catalogue:
@@ -69,22 +72,28 @@ def read_catalogue(path: str, options: IngestOptions, file_column: str | None = 
     found = find_fields(path, table.columns, {k: v for k, v in options.names.items() if k != "image"}, _FIELDS)
     require_fields(path, found, table.columns, ("magnitude",))
     used = {name for field_ in ("objid", "redshift", "ra", "dec") for name in found.get(field_, ())}
-    kept = select_kept(path, table.columns, used, options.keep)
+    kept = list(select_kept(path, table.columns, used, options.keep).values())  # by their whole names, as S/N
     notices: tuple[str, ...] = ()
     if options.keep == ("all",):
-        vectors = [name for name, own in kept.items() if table.columns[own].shape]
-        kept = {name: own for name, own in kept.items() if name not in vectors}
-        notices = (f"{', '.join(vectors)} hold several values per galaxy and are not kept",) * bool(vectors)
+        left_out = [name for name in kept if table.columns[name].shape or not is_name(name)]
+        kept = [name for name in kept if name not in left_out]
+        said = f"{list_names(left_out)} hold several values per galaxy, or have a name that none can have here"
+        notices = (f"{said}, and are not kept",) * bool(left_out)
+    for name in kept:
+        check_name(name, path)
     file_name = match_name(path, table.columns, file_column, "file") if file_column else None
-    wanted = [*(name for own in found.values() for name in own), *kept.values(), *[file_name or ""] * bool(file_name)]
+    wanted = [*(name for own in found.values() for name in own), *kept, *[file_name or ""] * bool(file_name)]
     values = table.read(list(dict.fromkeys(wanted)))
-    units = {name: table.columns[own].unit for name, own in kept.items()}
-    units |= {name: table.columns[found[name][0]].unit for name in ("ra", "dec") if name in found}
-    units["magnitude"] = next(filter(None, (table.columns[name].unit for name in found["magnitude"])), "")
+    units = {name: table.columns[name].unit for name in kept}
+    field_units = {name: table.columns[own[0]].unit for name, own in found.items() if name in POSITION}
+    field_units["magnitude"] = next(filter(None, (table.columns[name].unit for name in found["magnitude"])), "")
     fields = {name: tuple(values[own_name] for own_name in own) for name, own in found.items()}
     _check_shapes(path, table, fields)
+    if options.magnitude_bands is not None:
+        fields["magnitude"] = _order_magnitudes(path, fields["magnitude"], options.magnitude_bands)
     files = values[file_name] if file_name else None
-    return Catalogue(path, table.rows, fields, {k: values[v] for k, v in kept.items()}, units, notices, files)
+    columns = {name: values[name] for name in kept}
+    return Catalogue(path, table.rows, fields, columns, units, field_units, notices, files)
 
 
 def _check_shapes(path: str, table: CatalogueTable, fields: Mapping[str, tuple[NDArray[Any], ...]]) -> None:
@@ -97,6 +106,19 @@ def _check_shapes(path: str, table: CatalogueTable, fields: Mapping[str, tuple[N
                 raise InputError(f"{path}: {name} has the shape {column.shape}; expected {(table.rows, *expected)}")
             if name != "objid" and column.dtype.kind not in "iuf":
                 raise InputError(f"{path}: {name} is of dtype {column.dtype}; expected numbers")
+
+
+def _order_magnitudes(path: str, columns: tuple[NDArray[Any], ...], stated: str) -> tuple[NDArray[Any], ...]:
+    """Return magnitudes in the order u g r i z. Raises InputError if five columns are to be in another order."""
+    order = order_to_ugriz("--magnitude-bands", parse_bands(stated))
+    if len(columns) == 1:
+        return (columns[0][:, list(order)],)
+    if order != tuple(range(len(BANDS))):
+        raise InputError(
+            f"{path}: its magnitudes are five columns, in the order u g r i z, which contradicts --magnitude-bands; "
+            "leave the option out"
+        )
+    return columns
 
 
 def _rows(column: NDArray[Any], rows: slice) -> SourceArray:

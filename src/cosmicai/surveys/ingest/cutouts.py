@@ -32,8 +32,8 @@ def list_sources(sources: Sequence[str]) -> list[SourceFile]:
     """Return all files of galaxies that the sources name, in their order and within a folder in natural order.
 
     Folders are searched with all below them; hidden files, and those of other kinds, are left out. Raises InputError if
-    a source does not exist or holds no galaxies, if a folder is a survey already, or if a name says that a file is a
-    copy of another.
+    a source does not exist or holds no galaxies, if a folder is a survey already or cannot be read, or if a name says
+    that a file is a copy of another.
     """
     found: list[SourceFile] = []
     for source in sources:
@@ -67,13 +67,20 @@ def _describe(path: str, name: str) -> SourceFile:
 
 def _list_folder(folder: str) -> list[SourceFile]:
     found = []
-    for path, folders, names in os.walk(folder):
+    for path, folders, names in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=storage.natural_key)
         own = sorted((name for name in names if _is_galaxies(name)), key=storage.natural_key)
         _refuse_copies(path, own, names)
         below = Path(path)
         found += [_describe(str(below / name), str((below / name).relative_to(folder))) for name in own]
     return _require_some(folder, found)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise InputError(
+        f"{error.filename} cannot be read: {error.strerror}; its galaxies would be missing, change its permissions or "
+        "name the folders to ingest"
+    )
 
 
 def _list_s3(uri: str) -> list[SourceFile]:

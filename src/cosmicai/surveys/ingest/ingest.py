@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ...errors import InputError
 from .catalogue import Catalogue, read_catalogue
@@ -47,7 +48,8 @@ def ingest(
     files, options, catalogue = list_sources(request.sources), request.options, None
     if request.catalogue:
         catalogue = read_catalogue(request.catalogue, options, request.file)
-        options = replace(options, image_only=True, keep=())
+        options = replace(options, image_only=True, keep=(), magnitude_bands=None)
+        files = [file for file in files if not _is_found(file.uri, request)] or files
     if request.per_band is None and not _hold_one_galaxy(files, options):
         with local_copies([file.uri for file in files]) as paths:
             return ingest_files(paths, out, galaxies_per_shard, options, catalogue)
@@ -58,6 +60,12 @@ def ingest(
     with show_progress(len(cutouts)) as advance, reading_processes(processes, len(cutouts)) as run:
         report = ingest_single_files(cutouts, out, galaxies_per_shard, options, catalogue, run, advance)
     return replace(report, notices=(*notices, *report.notices))
+
+
+def _is_found(uri: str, request: IngestRequest) -> bool:
+    """Return whether a file is the catalogue, found in a folder of cutouts."""
+    path = Path(request.catalogue or "")
+    return uri not in request.sources and Path(uri).name == path.name and Path(uri).resolve() == path.resolve()
 
 
 def _select(catalogue: Catalogue, matches: Matches) -> Catalogue:

@@ -26,6 +26,7 @@ ALIASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 REQUIRED = ("image", "magnitude")
 OPTIONS = {"magnitude": "--magnitudes", "redshift": "--redshift", "objid": "--id", "ra": "--ra", "dec": "--dec"}
+_OTHER_OPTIONS = {"keep": "--keep", "file": "--file"}  # of columns that are no fields
 _LISTED = 40
 # What the names of magnitudes by bands have in them, and those of their errors, extinctions and fluxes.
 _MAGNITUDE_WORDS = ("mag", "petro", "dered")
@@ -132,7 +133,7 @@ def require_fields(
 
 def missing_field(source: str, name: str, available: Collection[str], field: str) -> InputError:
     """Return the error for a field that is not among the names that a source has."""
-    remedy = f"name the field with {OPTIONS.get(field, f'--field {field}=')}"
+    remedy = f"name the field with {(OPTIONS | _OTHER_OPTIONS).get(field, f'--field {field}=')}"
     if field == "magnitude":
         sets = [pattern for pattern in band_sets(available) if pattern != "{band}"]
         remedy += " NAME, an array (N, 5) in the order u g r i z; or five columns, as U,G,R,I,Z or as NAME_{band}"
@@ -150,7 +151,8 @@ def list_names(available: Collection[str]) -> str:
 
 def ambiguous(source: str, field: str, candidates: Iterable[str]) -> InputError:
     """Return the error for several arrays that could be one field."""
-    option = f"{OPTIONS[field]} NAME" if field in OPTIONS else f"--field {field}=NAME"
+    options = OPTIONS | _OTHER_OPTIONS
+    option = f"{options[field]} NAME" if field in options else f"--field {field}=NAME"
     return InputError(
         f"{source} has several candidates for {field}: {', '.join(candidates)}; name the right one with {option}"
     )

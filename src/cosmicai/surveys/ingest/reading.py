@@ -124,7 +124,7 @@ def _columns(source: str, opened: Source, notices: list[str]) -> dict[str, Colum
     found = {}
     if all(name in opened.fields for name in POSITION):
         for name in POSITION:
-            require_degrees(f"{source}: {name}", opened.column_units.get(name, ""))
+            require_degrees(f"{source}: {name}", opened.position_units.get(name, ""))
             found[name] = DEGREES
     elif any(name in opened.fields for name in POSITION):
         notices.append(f"{source}: it has only one of ra and dec, so that its galaxies have no positions")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,10 @@ from ..identity import count_duplicates
 from ..quality import has_constant_edge, has_unusable_pixel, is_usable_magnitude
 from ..shard import Galaxies
 from ..survey import Survey
+
+_ALIKE = 3  # notices that differ in numbers alone, which are printed one by one
+_MOST = 50  # notices on the sources of an ingest
+_VARYING = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,30 @@ class Tally:
 
 
 def group_notices(notices: Iterable[tuple[str, str]]) -> list[str]:
-    """Return each notice once, with the number of sources that have the same and the first of them."""
+    """Return each notice once, with the number of sources that have the same and the first of them.
+
+    Of many notices that differ in numbers alone, the first stands for all.
+    """
     sources: dict[str, list[str]] = {}
     for source, text in notices:
         sources.setdefault(text.removeprefix(f"{source}: "), []).append(source)
-    return [
-        f"{found[0]}: {text}" if len(found) == 1 else f"{len(found):,} sources, the first {found[0]}: {text}"
-        for text, found in sources.items()
-    ]
+    kinds: dict[str, list[str]] = {}
+    for text in sources:
+        kinds.setdefault(_VARYING.sub("0", text), []).append(text)
+    sentences = []
+    for texts in kinds.values():
+        if len(texts) > _ALIKE:
+            found = [source for text in texts for source in sources[text]]
+            sentences.append(f"{len(found):,} sources, each with values of its own, the first {found[0]}: {texts[0]}")
+            continue
+        for text in texts:
+            found = sources[text]
+            first = found[0] if len(found) == 1 else f"{len(found):,} sources, the first {found[0]}"
+            sentences.append(f"{first}: {text}")
+    if len(sentences) > _MOST:
+        left = len(sentences) - _MOST
+        sentences[_MOST:] = [f"{left:,} more notices of other kinds; ingest fewer files to read them"]
+    return sentences
 
 
 def _read_objids(survey: Survey) -> Iterator[NDArray[np.int64] | NDArray[np.bytes_]]:

@@ -46,12 +46,12 @@ Run = Callable[[ReadChunk, Iterable["Chunk"]], Iterator["ChunkResult"]]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Cutouts of consecutive galaxies, the rows of the catalogue for them, and how it is read."""
+    """Cutouts of consecutive galaxies, the rows of the catalogue for them, and how all of its rows are read."""
 
     cutouts: tuple[Cutout, ...]
     options: IngestOptions
     ids: NDArray[Any] | None
-    catalogue: Catalogue | None
+    rows: tuple[Catalogue, Reading] | None
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,12 @@ def ingest_single_files(
     """
     target = require_new_survey(out)
     ids = _ids_by_name(cutouts) if catalogue is None and len(cutouts[0].files) > 1 else None
-    if catalogue is not None:
-        read_as(catalogue, options)  # refused before the first file is read
+    rows = None if catalogue is None else (catalogue, read_as(catalogue))  # refused before a file is read
     shards = [
         (start, min(start + galaxies_per_shard, len(cutouts))) for start in range(0, len(cutouts), galaxies_per_shard)
     ]
     with resumable_folder(target) as folder:
-        made_of = [_made_of(cutouts, catalogue, options, *rows) for rows in shards]
+        made_of = [_made_of(cutouts, ids, rows, options, *bounds) for bounds in shards]
         notes = [_read_note(folder, number) for number in range(len(shards))]
         notes = [note if note and note.made_of == own else None for note, own in zip(notes, made_of, strict=True)]
         advance(sum(note.entry.galaxies for note in notes if note))
@@ -140,7 +139,7 @@ def ingest_single_files(
             [(first, min(first + CHUNK, end)) for first in range(start, end, CHUNK)] * (note is None)
             for (start, end), note in zip(shards, notes, strict=True)
         ]
-        results = run(read_chunk, (_chunk(cutouts, ids, catalogue, options, *rows) for each in bounds for rows in each))
+        results = run(read_chunk, (_chunk(cutouts, ids, rows, options, *own) for each in bounds for own in each))
         for number, chunks in enumerate(bounds):
             if chunks:
                 parts = list(_count(islice(results, len(chunks)), advance))
@@ -155,7 +154,8 @@ def ingest_single_files(
         for path in folder.iterdir():
             if path.name not in kept:
                 path.unlink()
-    tally = Tally([(catalogue.path, notice) for notice in catalogue.notices] if catalogue else [])
+    said = () if rows is None else (*rows[0].notices, *rows[1].notices)
+    tally = Tally([(catalogue.path, notice) for notice in said] if catalogue else [])
     for note in complete:
         tally.merge(note.tally())
     return tally.report(Survey(str(target), entries), layout.has_redshift)
@@ -169,32 +169,30 @@ def _count(results: Iterable[ChunkResult], advance: Callable[[int], None]) -> It
 
 def read_chunk(chunk: Chunk) -> ChunkResult:
     """Read the galaxies of a chunk. Raises InputError naming the file that cannot be used."""
-    return _read_whole(chunk) if chunk.catalogue is None else _read_images(chunk, chunk.catalogue)
+    return _read_whole(chunk) if chunk.rows is None else _read_images(chunk, *chunk.rows)
 
 
-def _read_images(chunk: Chunk, catalogue: Catalogue) -> ChunkResult:
+def _read_images(chunk: Chunk, catalogue: Catalogue, read_rows: Reading) -> ChunkResult:
     """Read galaxies of which all but the cutouts is in a catalogue, whose rows are looked up once for all of them."""
     images, notices = [], []
     for number, cutout in enumerate(chunk.cutouts):
         reopen = partial(_open, chunk, number)
         with reopen() as opened:
             reading = decide(cutout.uri, opened, chunk.options, reopen)
-            images.append(read_cutouts(cutout.uri, opened, reading, 1))
+            with nullcontext(opened) if reading.mask is None else reopen() as source:  # a mask was read to decide
+                images.append(read_cutouts(cutout.uri, source, reading, 1))
             notices += [(cutout.uri, notice) for notice in reading.notices]
-    reading = read_as(catalogue, chunk.options)
-    source = catalogue.describe(Source({"image": from_sliceable(np.concatenate(images))}))
-    batches = read_batches(catalogue.path, source, reading, 0, reading.objid, reading.columns)
-    return ChunkResult(
-        Galaxies.concatenate(batches), reading.objid, reading.has_redshift, reading.columns, notices
-    )  # fmt: skip
+    described = catalogue.describe(Source({"image": from_sliceable(np.concatenate(images))}))
+    own = replace(read_rows, galaxies=catalogue.rows)
+    batches = read_batches(catalogue.path, described, own, 0, own.objid, own.columns)
+    return ChunkResult(Galaxies.concatenate(batches), own.objid, own.has_redshift, own.columns, notices)
 
 
-def read_as(catalogue: Catalogue, options: IngestOptions) -> Reading:
+def read_as(catalogue: Catalogue) -> Reading:
     """Return how the rows of a catalogue are read, whatever the cutouts are."""
     nothing = SourceArray((catalogue.rows, *IMAGE_SHAPE), np.dtype(np.float32), np.empty)
-    own = IngestOptions(magnitude_bands=options.magnitude_bands)
     source = catalogue.describe(Source({"image": nothing}))
-    return decide(catalogue.path, source, own, lambda: nullcontext(source))
+    return decide(catalogue.path, source, IngestOptions(), lambda: nullcontext(source))
 
 
 def _read_whole(chunk: Chunk) -> ChunkResult:
@@ -209,8 +207,8 @@ def _read_whole(chunk: Chunk) -> ChunkResult:
         with reopen() as opened:
             parts += read_batches(cutout.uri, opened, reading, 0, reading.objid or INT64, reading.columns)
     columns = join_specs([(uri, reading.columns) for uri, reading in readings])
-    for part in parts:
-        _store_columns(part, columns)
+    for part, (uri, reading) in zip(parts, readings, strict=True):
+        _store_columns(part, reading.columns, columns, uri)
     dtypes = {uri: reading.objid for uri, reading in readings if reading.objid is not None}
     return ChunkResult(
         Galaxies.concatenate(parts), combine_sources(dtypes) if dtypes else None,
@@ -219,10 +217,15 @@ def _read_whole(chunk: Chunk) -> ChunkResult:
     )  # fmt: skip
 
 
-def _store_columns(part: Galaxies, columns: Mapping[str, ColumnSpec]) -> None:
+def _store_columns(
+    part: Galaxies, stored: Mapping[str, ColumnSpec], columns: Mapping[str, ColumnSpec], source: str
+) -> None:
+    """Store the columns of galaxies of a source, which are stored in one way, in another way."""
     for name, spec in columns.items():
-        values = part.columns.get(name)
-        part.columns[name] = spec.missing(len(part)) if values is None else spec.store(values, name)
+        own = stored.get(name)
+        part.columns[name] = (
+            spec.missing(len(part)) if own is None else spec.convert(part.columns[name], own, f"{source}: {name}")
+        )
 
 
 @contextmanager
@@ -249,29 +252,37 @@ def _ids_by_name(cutouts: Sequence[Cutout]) -> NDArray[Any]:
 def _chunk(
     cutouts: Sequence[Cutout],
     ids: NDArray[Any] | None,
-    catalogue: Catalogue | None,
+    rows: tuple[Catalogue, Reading] | None,
     options: IngestOptions,
     first: int,
     end: int,
 ) -> Chunk:
-    rows = np.arange(first, end)
     own_ids = None if ids is None else ids[first:end]
-    return Chunk(tuple(cutouts[first:end]), options, own_ids, catalogue and catalogue.select(rows))
+    own_rows = None if rows is None else (rows[0].select(np.arange(first, end)), rows[1])
+    return Chunk(tuple(cutouts[first:end]), options, own_ids, own_rows)
 
 
 def _made_of(
-    cutouts: Sequence[Cutout], catalogue: Catalogue | None, options: IngestOptions, start: int, end: int
+    cutouts: Sequence[Cutout],
+    ids: NDArray[Any] | None,
+    rows: tuple[Catalogue, Reading] | None,
+    options: IngestOptions,
+    start: int,
+    end: int,
 ) -> str:
     """Return the digest of everything that a shard depends on: its files, rows, the options and this program."""
     files = [
         [cutout.id, *((file.uri, file.bytes, file.version) for file in cutout.files)] for cutout in cutouts[start:end]
     ]
-    digest = hashlib.sha256(json.dumps([__version__, start, files, repr(options)]).encode())
-    if catalogue is not None:
-        rows = catalogue.select(np.arange(start, end))
-        for name, columns in (*rows.fields.items(), *((name, (column,)) for name, column in rows.kept.items())):
-            for column in columns:
-                digest.update(f"{name} {column.dtype} {rows.units.get(name)}".encode())
+    reading = rows and replace(rows[1], galaxies=0)  # which other rows decide too, as other files the kind of the ids
+    how = [None if ids is None else ids.dtype.kind, repr(reading)]
+    digest = hashlib.sha256(json.dumps([__version__, start, files, repr(options), how]).encode())
+    if rows is not None:
+        selected = rows[0].select(np.arange(start, end))
+        kept = {name: (column,) for name, column in selected.kept.items()}
+        for own, units in ((selected.fields, selected.field_units), (kept, selected.units)):
+            for name, column in ((name, column) for name, columns in own.items() for column in columns):
+                digest.update(f"{name} {column.dtype} {units.get(name)}".encode())
                 digest.update(np.ascontiguousarray(np.ma.getdata(column)).tobytes())
                 digest.update(np.ma.getmaskarray(column).tobytes() if isinstance(column, np.ma.MaskedArray) else b"")
     return digest.hexdigest()
@@ -294,7 +305,7 @@ def _write(folder: Path, number: int, made_of: str, first_row: int, parts: Seque
             galaxies = replace(galaxies, objid=np.arange(row, row + len(galaxies), dtype=np.int64))
         elif part.objid is None:
             galaxies = replace(galaxies, objid=no_objids(len(galaxies), objid))
-        _store_columns(galaxies, columns)
+        _store_columns(galaxies, part.columns, columns, "a file")
         row += len(galaxies)
         tally.add(galaxies)
         batches.append(galaxies)
@@ -316,13 +327,14 @@ def _shard_path(folder: Path, number: int) -> Path:
 
 
 def _read_note(folder: Path, number: int) -> Note | None:
-    """Return the note on a shard, None if there is none, or none that can be read."""
+    """Return the note on a shard, None if there is none that can be read, or if the shard is not as it was written."""
+    path = _shard_path(folder, number)
     try:
-        note = msgspec.json.decode(_shard_path(folder, number).with_suffix(".json").read_bytes(), type=Note)
+        note = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Note)
     except (OSError, msgspec.DecodeError):
         return None
-    path = _shard_path(folder, number)
-    return note if path.is_file() and path.stat().st_size == note.entry.bytes else None
+    is_whole = path.is_file() and path.stat().st_size == note.entry.bytes
+    return note if is_whole and storage.sha256(str(path)) == note.entry.sha256 else None
 
 
 def _common_layout(notes: Sequence[Note]) -> Layout:

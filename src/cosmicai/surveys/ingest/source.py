@@ -42,9 +42,10 @@ class Source:
     """A source: its fields by our names, and what it states about them.
 
     `fields` are image, magnitude and, where they are known, redshift, objid, ra and dec in degrees. `columns` are those
-    that the user asked to keep, by their names, and `column_units` their units where the source states them. `bands`
-    are those of the image as the file names them, in its order, and `magnitude_bands` those of the magnitudes where
-    they are known by name; both are empty where nothing is stated. `pixel_scale` is in arcsec. `masks` are arrays
+    that the user asked to keep, by their names, and `column_units` their units where the source states them;
+    `position_units` are those of ra and dec where they were not yet checked. `bands` are those of the image as the
+    file names them, in its order, and `magnitude_bands` those of the magnitudes where they are known by name; both are
+    empty where nothing is stated. `pixel_scale` is in arcsec. `masks` are arrays
     beside the image that say which of its pixels are sound, by their names in the source, `others` are the names of
     what lies beside the fields, and `notices` are sentences that the user should read.
     """
@@ -58,6 +59,7 @@ class Source:
     masks: dict[str, SourceArray] = field(default_factory=dict)
     columns: dict[str, SourceArray] = field(default_factory=dict)
     column_units: dict[str, str] = field(default_factory=dict)
+    position_units: dict[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
