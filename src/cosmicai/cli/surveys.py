@@ -40,6 +40,7 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.option("--ra", metavar="COLUMN", help="Column of right ascension, in degrees (ICRS).")
 @click.option("--dec", metavar="COLUMN", help="Column of declination, in degrees (ICRS).")
 @click.option("--file", metavar="COLUMN", help="Column of the catalogue with the name of each galaxy's cutout.")
+@click.option("--table", metavar="NAME", help="Name or number of the table, in a catalogue's file of several.")
 @click.option("--keep", metavar="COLUMNS", help="Columns to carry into the survey, as A,B,C; or `all`.")
 @click.option("--per-band", metavar="PATTERN", help="Names of files that hold one band each, as '{id}_{band}.fits'.")
 @click.option(
@@ -121,9 +122,14 @@ def _ingest_request(sources: tuple[str, ...], options: dict[str, Any]) -> Ingest
         if given is not None and name in names:
             raise InputError(f"{option} {given} and --field {name}={names[name]} name the same field; give one of them")
         names |= {name: given} if given is not None else {}
-    keep = tuple(name.strip() for name in (options.pop("keep") or "").split(",") if name.strip())
-    where = {name: options.pop(name) for name in ("catalogue", "file", "per_band")}
-    return IngestRequest(sources, IngestOptions(names, keep=keep, **options), **where)
+    given = options.pop("keep")
+    keep = tuple(name.strip() for name in (given or "").split(","))
+    if given is not None and (not all(keep) or ("all" in keep and len(keep) > 1)):
+        raise InputError(f"--keep expects names of columns as A,B,C, or all alone; got {given!r}")
+    if options["resample"] and options["accept_pixel_scale"]:
+        raise InputError("--resample and --accept-pixel-scale contradict each other; give one of them")
+    where = {name: options.pop(name) for name in ("catalogue", "file", "table", "per_band")}
+    return IngestRequest(sources, IngestOptions(names, keep=keep if given else (), **options), **where)
 
 
 def _files_progress(total: int) -> AbstractContextManager[Callable[[int], None]]:

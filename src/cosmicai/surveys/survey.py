@@ -165,6 +165,10 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     if uri.endswith(SUFFIXES) and storage.exists(uri):
         folder = uri.rsplit("/", 1)[0] or "/"
         return describe_files(folder, [storage.basename(uri)])
+    if storage.exists(uri) and not storage.is_folder(uri):
+        raise InputError(
+            f"{uri} is a file, and a survey is a folder or a .h5 or .pt file; make one with `cosmicai ingest`"
+        )
     if not storage.is_folder(uri):
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
     files = {entry.name: entry for entry in storage.list_files(uri)}
@@ -316,6 +320,9 @@ def require_new_survey(out: str) -> Path:
     target = Path(out).absolute()
     with describe_os_errors(str(target), "write"):
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+        is_survey = (target / "survey.json").is_file()
+    if is_survey:
+        raise InputError(f"{target} is a whole survey already; use it, or choose another --out")
     if taken:
         raise InputError(f"{target} exists and is not empty; choose another --out or remove it")
     return target

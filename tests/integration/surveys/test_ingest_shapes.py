@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 
 from cosmicai.surveys.survey import open_survey
@@ -87,9 +88,9 @@ def test_a_catalogue_and_its_cutouts_become_a_survey_with_positions_and_columns(
 
 def test_rows_without_a_cutout_and_cutouts_without_a_row_are_counted_and_named(expected):
     names = ", ".join(SKY.columns["name"][:WITHOUT_CUTOUT])
-    assert f"rows left out, since they have no cutout: 10, as {names}\n" in expected[1]
+    assert f"rows left out, since they have no cutout: 10, for example {names}\n" in expected[1]
     assert (
-        "cutouts left out, since they have no row: 5, as plate0/X0.fits.gz, plate0/X2.fits, plate0/X4.fits, "
+        "cutouts left out, since they have no row: 5, for example plate0/X0.fits.gz, plate0/X2.fits, plate0/X4.fits, "
         in expected[1]
     )
     assert "290 sources, the first cutouts/plate0/" in expected[1]
@@ -266,6 +267,107 @@ def test_columns_that_are_missing_or_mean_nothing_here_are_named(tmp_path):
     assert refusal(tmp_path, "cutouts", "--file", "name") == (
         "--file names a column of a catalogue; give the table with --catalogue"
     )
-    assert "no cutout fits a row of catalogue.fits: files are called as plate0/" in refusal(
+    assert "no cutout fits a row of catalogue.fits: files have names such as plate0/" in refusal(
         tmp_path, *arguments, "--id", "run"
+    )
+
+
+def test_positions_that_are_none_are_counted(tmp_path):
+    small = SKY[:4]
+    small.columns["raj"][1], small.columns["decj"][2] = -999, 90.5
+    sky.write_cutouts(small, tmp_path / "cutouts")
+    sky.write_table(small, tmp_path / "catalogue.fits")
+    done = run("ingest", "cutouts", "--catalogue", "catalogue.fits", *sky.OPTIONS, "--out", "survey", cwd=tmp_path)
+    assert "positions that are missing, or not ra from -180 to 360 and dec -90 to 90: 2\n" in done.stderr
+    survey = open_survey(str(tmp_path / "survey"))
+    with survey.open(survey.shards[0]) as shard:
+        columns = shard.read_columns(0, 4)
+    np.testing.assert_array_equal(np.isnan(columns["ra"]), [False, True, True, False])
+    np.testing.assert_array_equal(np.isnan(columns["dec"]), [False, True, True, False])
+
+
+@pytest.mark.parametrize("how", ["cards", "wcs"])
+def test_a_cutout_of_another_place_than_its_row_is_refused(tmp_path, how):
+    small = SKY[:2]
+    (tmp_path / "cutouts").mkdir()
+    for number, name in enumerate(small.columns["name"]):
+        ra, dec = small.columns["raj"][number], small.columns["decj"][number] + number * 1.8 / 3600 * (1 + 4 * number)
+        hdu = fits.PrimaryHDU(small.image[number])
+        if how == "cards":
+            hdu.header["RA"], hdu.header["DEC"] = ra, dec
+        else:
+            hdu.header.update(
+                {
+                    "CTYPE1": "RA---TAN",
+                    "CTYPE2": "DEC--TAN",
+                    "CRVAL1": ra,
+                    "CRVAL2": dec,
+                    "CRPIX1": 32.5,
+                    "CRPIX2": 32.5,
+                }
+            )
+            hdu.header.update({"CD1_1": -1.1e-4, "CD2_2": 1.1e-4})
+        hdu.writeto(tmp_path / "cutouts" / f"{name}.fits")
+    sky.write_table(small, tmp_path / "catalogue.fits")
+    said = refusal(tmp_path, "cutouts", "--catalogue", "catalogue.fits", *sky.OPTIONS)
+    assert said.startswith(f"cutouts/{small.columns['name'][1]}.fits shows ra {small.columns['raj'][1]:.5f}, dec ")
+    assert said.endswith("; expected a cutout of this galaxy, check which file belongs to it")
+    sky.write_table(small[:1], tmp_path / "first.fits")
+    ingest(tmp_path, "cutouts", "--catalogue", "first.fits", *sky.OPTIONS)
+
+
+def test_ids_with_signs_and_dots_are_found_in_names_and_rows_without_an_id_are_named(tmp_path):
+    small = SKY[:4]
+    small.columns["name"] = np.array(["J123400.78+012300.6", "J123400.78-012300.6", "J1.5+2", ""])
+    (tmp_path / "cutouts").mkdir()
+    for name, image in zip(small.columns["name"][:3], small.image, strict=False):
+        np.save(tmp_path / "cutouts" / f"SDSS {name} cutout.npy", image)
+    sky.write_table(small, tmp_path / "catalogue.fits")
+    done = run("ingest", "cutouts", "--catalogue", "catalogue.fits", *sky.OPTIONS, "--out", "survey", cwd=tmp_path)
+    assert done.stdout == f"3 galaxies in 1 shard in {tmp_path}/survey\n", done.stderr
+    assert "rows left out, since they have no id: 1, the first is row 3\n" in done.stderr
+    found = next(open_survey(str(tmp_path / "survey")).read_batches(3))
+    np.testing.assert_array_equal(found.objid, np.char.encode(small.columns["name"][:3], "utf-8"))
+
+
+def test_masks_that_astropy_writes_beside_columns_are_obeyed(tmp_path):
+    small, hidden = SKY[:6], np.arange(6) == 2
+    table = Table({**small.columns, "image": small.image}, masked=True)
+    for name in ("z_sdss", "run", *(f"modelMag_{band}" for band in "ugriz")):
+        table[name].mask = hidden
+    table.write(tmp_path / "a.h5", path="galaxies", serialize_meta=True)
+    del table["image"]
+    table.write(tmp_path / "catalogue.parquet")
+    sky.write_hdf5(sky.Sky(small.image, {}), tmp_path / "images.h5")
+    for arguments in (("a.h5",), ("images.h5", "--catalogue", "catalogue.parquet")):
+        ingest(tmp_path, *arguments, *sky.OPTIONS)
+        survey = open_survey(str(tmp_path / f"survey{len(list(tmp_path.glob('survey*'))) - 1}"))
+        with survey.open(survey.shards[0]) as shard:
+            found, run_numbers, spec = (
+                shard.read(0, 6),
+                shard.read_column("columns/run", 0, 6),
+                shard.columns["columns/run"],
+            )
+        np.testing.assert_array_equal(np.isnan(found.magnitude).all(axis=1), hidden)
+        np.testing.assert_array_equal(np.isnan(found.redshift), hidden | (small.columns["z_sdss"] == -1))
+        np.testing.assert_array_equal(np.ma.masked_equal(numbers, null).mask, hidden)
+        np.testing.assert_array_equal(numbers[~hidden], small.columns["run"][~hidden])
+
+
+def test_options_that_contradict_each_other_are_refused(tmp_path):
+    sky.write_cutouts(SKY[:2], tmp_path / "cutouts")
+    sky.write_table(SKY[:2], tmp_path / "catalogue.fits")
+    catalogue = ("cutouts", "--catalogue", "catalogue.fits")
+    assert refusal(tmp_path, "cutouts", "--resample", "--accept-pixel-scale") == (
+        "--resample and --accept-pixel-scale contradict each other; give one of them"
+    )
+    for keep in ("all,run", "", "run,"):
+        assert refusal(tmp_path, *catalogue, "--keep", keep) == (
+            f"--keep expects names of columns as A,B,C, or all alone; got {keep!r}"
+        )
+    assert refusal(tmp_path, *catalogue, "--file", "name", "--per-band", "{id}_{band}.fits") == (
+        "--file and --per-band both say which files are a galaxy's; give one of them"
+    )
+    assert refusal(tmp_path, "cutouts", "--table", "1") == (
+        "--table chooses one in the file of a catalogue; give the file with --catalogue"
     )

@@ -63,12 +63,20 @@ class Catalogue:
         return replace(self, rows=len(rows), fields=fields, kept=kept, files=None)
 
 
-def read_catalogue(path: str, options: IngestOptions, file_column: str | None = None) -> Catalogue:
+def read_catalogue(
+    path: str, options: IngestOptions, file_column: str | None = None, table_name: str | None = None
+) -> Catalogue:
     """Read the columns of a catalogue that the user named, or that have one of the usual names.
 
+    `table_name` is the name or number of the table, in a file of several.
     Raises InputError if it has no magnitudes, or lacks a column, or if several fit.
     """
-    table = open_catalogue(path)
+    table = open_catalogue(path, hdu=table_name)
+    if len(table.columns) == 1 and (found_separator := next((c for c in ";\t|" if c in "".join(table.columns)), "")):
+        raise InputError(
+            f"{path} has one column, named {next(iter(table.columns))!r}; expected commas between columns and not "
+            f"{found_separator!r}, or tabs in a file that ends in .tsv"
+        )
     found = find_fields(path, table.columns, {k: v for k, v in options.names.items() if k != "image"}, _FIELDS)
     require_fields(path, found, table.columns, ("magnitude",))
     used = {name for field_ in ("objid", "redshift", "ra", "dec") for name in found.get(field_, ())}
@@ -105,7 +113,21 @@ def _check_shapes(path: str, table: CatalogueTable, fields: Mapping[str, tuple[N
             if column.shape[1:] != expected:
                 raise InputError(f"{path}: {name} has the shape {column.shape}; expected {(table.rows, *expected)}")
             if name != "objid" and column.dtype.kind not in "iuf":
-                raise InputError(f"{path}: {name} is of dtype {column.dtype}; expected numbers")
+                raise InputError(
+                    f"{path}: {name} {_describe_text(column)}; expected numbers, and nothing where there is none"
+                )
+
+
+def _describe_text(column: NDArray[Any]) -> str:
+    """Return what a column holds that is no number."""
+    if column.dtype.kind != "S":
+        return f"is of dtype {column.dtype}"
+    for row, value in enumerate(column.tolist()):
+        try:
+            float(value or b"nan")
+        except ValueError:
+            return f"is {value.decode()!r} in row {row}"
+    return "is text"
 
 
 def _order_magnitudes(path: str, columns: tuple[NDArray[Any], ...], stated: str) -> tuple[NDArray[Any], ...]:

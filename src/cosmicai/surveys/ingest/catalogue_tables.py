@@ -121,12 +121,12 @@ def _choose(path: str, tables: dict[int, str], name: str | None) -> int:
         raise InputError(f"{path} has no table; expected one with a row per galaxy")
     if name is None:
         if len(tables) > 1:
-            raise InputError(f"{path} has several tables: {listed}; choose one by its name or number")
+            raise InputError(f"{path} has several tables: {listed}; choose one with --table NAME or --table NUMBER")
         return next(iter(tables))
     found = [number for number, title in tables.items() if title.lower() == name.lower() or str(number) == name]
     if len(found) != 1:
         problem = "several tables" if found else "no table"
-        raise InputError(f"{path} has {problem} {name}; it has {listed}, choose one by its number")
+        raise InputError(f"{path} has {problem} {name}; it has {listed}, choose one with --table NUMBER")
     return found[0]
 
 

@@ -30,6 +30,8 @@ def explain_fits_errors(source: str) -> Iterator[None]:
         raise InputError(f"{source} cannot be read: permission denied; change its permissions") from None
     except Exception as error:  # any kind: a wrong card can be a missing key, a wrong type or index, a huge array
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        if "ignore_missing_simple" in reason:  # an advice for programmers
+            reason = "it does not begin with SIMPLE"
         raise InputError(f"{source} is not a FITS file or is damaged ({reason}); copy it again") from None
 
 

@@ -27,7 +27,7 @@ from ..units import require_degrees
 from .hdf5_members import Member, Selection, list_members, select_members
 from .hdf5_rows import MemberRows, UnscaledRows
 from .kept import find_problem, select_columns
-from .names import ALIASES
+from .names import ALIASES, split_masks
 from .source import (
     IngestOptions,
     Source,
@@ -35,6 +35,7 @@ from .source import (
     check_dtype,
     from_sliceable,
     stack_columns,
+    with_mask,
 )
 
 _CHUNK_CACHE = 64 * 2**20  # bytes per dataset: a chunk of many rows is decompressed once
@@ -52,8 +53,9 @@ def open_hdf5(source: str, options: IngestOptions) -> Iterator[Source]:
         try:
             file = stack.enter_context(_open_file(source))
             members, dangling = list_members(file)
+            members, hidden = _split_masks(members)
             selection = select_members(source, members, dangling, options)
-            opened = _describe(source, file, members, selection, options)
+            opened = _describe(source, file, members, selection, options, hidden)
         except HDF5_ERRORS as error:
             raise InputError(explain_hdf5_error(source, error)) from None
         yield opened
@@ -68,7 +70,14 @@ def _open_file(source: str) -> Any:
         return h5py.File(source, "r", rdcc_nbytes=_CHUNK_CACHE, locking=False)
 
 
-def _describe(source: str, file: Any, members: list[Member], selection: Selection, options: IngestOptions) -> Source:
+def _describe(
+    source: str,
+    file: Any,
+    members: list[Member],
+    selection: Selection,
+    options: IngestOptions,
+    hidden: dict[str, Member],
+) -> Source:
     found = selection.found
     image, used = found["image"][0], {member.full_name for columns in found.values() for member in columns}
     shape = MemberRows(image).shape
@@ -92,14 +101,19 @@ def _describe(source: str, file: Any, members: list[Member], selection: Selectio
     groups = _groups_of(image.dataset, file)
     scopes = [image.dataset.attrs, *(group.attrs for group in groups)]
     return Source(
-        {field: stack_columns([_array(source, field, member) for member in parts]) for field, parts in found.items()},
+        {
+            field: stack_columns(
+                [_hide(_array(source, field, member), hidden.get(member.full_name)) for member in parts]
+            )
+            for field, parts in found.items()
+        },
         bands=stated_bands(source, scopes, _band_datasets(source, image, groups)),
         magnitude_bands=_magnitude_bands(source, found.get("magnitude", []), image),
         flux_unit=stated_flux_unit(scopes),
         magnitude_unit=next(filter(None, map(_unit, found.get("magnitude", []))), ""),
         pixel_scale=stated_pixel_scale(scopes),
         masks={name: from_sliceable(array) for name, array in masks.items()},
-        columns={short: _kept_array(member) for short, member in columns.items()},
+        columns={short: _hide(_kept_array(member), hidden.get(member.full_name)) for short, member in columns.items()},
         column_units={
             short: unit for short, member in columns.items() if not member.column and (unit := _unit(member))
         },
@@ -137,6 +151,18 @@ def _find_problem(member: Member, image: Member) -> str:
     base, inner = dtype.subdtype or (dtype, ())
     is_text = h5py.check_string_dtype(base) is not None
     return find_problem((*member.dataset.shape, *inner), base, image.dataset.shape[0], is_text)
+
+
+def _split_masks(members: list[Member]) -> tuple[list[Member], dict[str, Member]]:
+    """Return the members without the masks that astropy writes beside columns, and the mask of each, by its name."""
+    rows = {member.full_name: member for member in members if len(member.dataset.shape or ()) == 1}
+    _, masks = split_masks(rows)
+    hidden = {name: rows[mask] for name, mask in masks.items()}
+    return [member for member in members if member.full_name not in masks.values()], hidden
+
+
+def _hide(array: SourceArray, mask: Member | None) -> SourceArray:
+    return array if mask is None else with_mask(array, from_sliceable(MemberRows(mask)))
 
 
 def _kept_array(member: Member) -> SourceArray:

@@ -24,7 +24,8 @@ Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 class IngestRequest:
     """What to ingest: sources, how they are read, and where the fields are that do not lie in them.
 
-    `catalogue` is a table with a row per galaxy, of which the column `file` names the cutouts if their ids do not.
+    `catalogue` is a file with a row per galaxy, in its only table or in `table`, of which the column `file` names the
+    cutouts if their ids do not.
     `per_band` is the pattern of the names of files that hold one band each.
     """
 
@@ -32,6 +33,7 @@ class IngestRequest:
     options: IngestOptions
     catalogue: str | None = None
     file: str | None = None
+    table: str | None = None
     per_band: str | None = None
 
 
@@ -45,9 +47,13 @@ def ingest(
     """
     if request.file and not request.catalogue:
         raise InputError("--file names a column of a catalogue; give the table with --catalogue")
+    if request.table and not request.catalogue:
+        raise InputError("--table chooses one in the file of a catalogue; give the file with --catalogue")
+    if request.file and request.per_band:
+        raise InputError("--file and --per-band both say which files are a galaxy's; give one of them")
     files, options, catalogue = list_sources(request.sources), request.options, None
     if request.catalogue:
-        catalogue = read_catalogue(request.catalogue, options, request.file)
+        catalogue = read_catalogue(request.catalogue, options, request.file, request.table)
         options = replace(options, image_only=True, keep=(), magnitude_bands=None)
         files = [file for file in files if not _is_found(file.uri, request)] or files
     if request.per_band is None and not _hold_one_galaxy(files, options):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...storage import basename
 from ..bands import BANDS
-from ..identity import has_objid, is_text, objids
+from ..identity import ObjIds, has_objid, is_text, objids
 from .catalogue import Catalogue
 from .cutouts import SourceFile
 from .gate import ending
 
 _EXAMPLES = 10
+# Of the words of a file's name: an id may have signs and dots inside, as J123400.78+012300.6.
+_SEPARATORS = (r"[^0-9A-Za-z]+", r"[^0-9A-Za-z.+-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +76,12 @@ def group_cutouts(files: Sequence[SourceFile], per_band: str | None) -> tuple[li
         raise InputError(f"no galaxy has a file for each of u, g, r, i, z: {_examples(broken)} are missing; add them")
     notices = []
     if broken:
-        notices.append(f"galaxies left out, since files of bands are missing: {len(broken):,}, as {_examples(broken)}")
-    if others:
         notices.append(
-            f"files left out, since their names are not like {per_band}: {len(others):,}, as {_examples(others)}"
+            f"galaxies left out, since files of bands are missing: {len(broken):,}, for example {_examples(broken)}"
         )
+    if others:
+        examples = _examples(others)
+        notices.append(f"files left out, since their names are not like {per_band}: {len(others):,}, as {examples}")
     return whole, notices
 
 
@@ -89,7 +93,7 @@ def match_cutouts(cutouts: Sequence[Cutout], catalogue: Catalogue) -> Matches:
     InputError if a match is not clear.
     """
     by_file = catalogue.files is not None
-    rows, without = _find_rows(catalogue, {name for cutout in cutouts for name in _names(cutout, by_file)})
+    rows, without, nameless = _find_rows(catalogue, {name for cutout in cutouts for name in _names(cutout, by_file)})
     found: dict[int, Cutout] = {}
     patterns: dict[str, Cutout] = {}
     unmatched: list[str] = []
@@ -113,24 +117,33 @@ def match_cutouts(cutouts: Sequence[Cutout], catalogue: Catalogue) -> Matches:
         )
     if not found:
         raise InputError(
-            f"no cutout fits a row of {catalogue.path}: files are called as {cutouts[0].files[0].name}, ids are as "
-            f"{', '.join(without[:3]) or 'none'}; name the column of ids with --id or that of file names with --file"
+            f"no cutout fits a row of {catalogue.path}: files have names such as {cutouts[0].files[0].name}, the rows "
+            f"{'file names' if by_file else 'ids'} such as {', '.join(without[:3]) or 'none'}; name the column of ids "
+            "with --id, or that of file names with --file"
         )
     without += [name for name, row in rows.items() if row not in found][: _EXAMPLES - len(without)]
     notices = []
-    if missing := catalogue.rows - len(found):
-        notices.append(f"rows left out, since they have no cutout: {missing:,}, as {_examples(without)}")
+    if len(nameless):
+        kind = "file name" if by_file else "id"
+        notices.append(f"rows left out, since they have no {kind}: {len(nameless):,}, the first is row {nameless[0]:,}")
+    if missing := catalogue.rows - len(found) - len(nameless):
+        notices.append(f"rows left out, since they have no cutout: {missing:,}, for example {_examples(without)}")
     if unmatched:
-        notices.append(f"cutouts left out, since they have no row: {len(unmatched):,}, as {_examples(unmatched)}")
+        notices.append(
+            f"cutouts left out, since they have no row: {len(unmatched):,}, for example {_examples(unmatched)}"
+        )
     order = sorted(found)
     return Matches(tuple(found[row] for row in order), tuple(order), tuple(notices))
 
 
-def _find_rows(catalogue: Catalogue, names: set[str]) -> tuple[dict[str, int], list[str]]:
-    """Return the rows that have one of these names, and the first names that no cutout has."""
+def _find_rows(catalogue: Catalogue, names: set[str]) -> tuple[dict[str, int], list[str], NDArray[np.intp]]:
+    """Return the rows that have one of these names, the first names that no cutout has, and the rows without a name."""
     rows: dict[str, int] = {}
     others: list[str] = []
-    for row, name in _file_names(catalogue) if catalogue.files is not None else _ids(catalogue):
+    ids = _file_names(catalogue) if catalogue.files is not None else _ids(catalogue)
+    present = has_objid(ids)
+    for row in present.nonzero()[0].tolist():
+        name = ids[row].decode() if is_text(ids.dtype) else str(int(ids[row]))
         if name not in names:
             if len(others) < _EXAMPLES:
                 others.append(name)
@@ -139,20 +152,21 @@ def _find_rows(catalogue: Catalogue, names: set[str]) -> tuple[dict[str, int], l
                 f"{catalogue.path}: rows {first} and {row} both have {name}; expected one row for each cutout, remove "
                 "one"
             )
-    return rows, others
+    return rows, others, (~present).nonzero()[0]
 
 
 def _names(cutout: Cutout, by_file: bool) -> tuple[str, ...]:
     """Return what may name a cutout in a catalogue, the surest first."""
     if by_file:
         name = cutout.files[0].name
-        return (name, cutout.uri, basename(name), cutout.id)
-    return (cutout.id, *dict.fromkeys(re.split(r"[^0-9A-Za-z]+", cutout.id)))
+        return (name, cutout.uri, str(Path(cutout.uri).absolute()), basename(name), cutout.id)
+    words = [word for separators in _SEPARATORS for word in re.split(separators, cutout.id)]
+    return (cutout.id, basename(cutout.files[0].name), *dict.fromkeys(words))
 
 
 def _pattern(cutout: Cutout, names: Sequence[str]) -> str:
     """Return the name of a cutout with `{id}` in place of its id. Raises InputError if it has several ids."""
-    if names[0] == cutout.id:
+    if names[0] in (cutout.id, basename(cutout.files[0].name)):
         return "{id}"
     if len(set(names)) > 1:
         raise InputError(
@@ -162,27 +176,17 @@ def _pattern(cutout: Cutout, names: Sequence[str]) -> str:
     return re.sub(rf"(?<![0-9A-Za-z]){re.escape(names[0])}(?![0-9A-Za-z])", "{id}", cutout.id)
 
 
-def _ids(catalogue: Catalogue) -> Iterable[tuple[int, str]]:
+def _ids(catalogue: Catalogue) -> ObjIds:
     if "objid" not in catalogue.fields:
         raise InputError(
             f"{catalogue.path} has no column of ids, by which to find the cutouts; name it with --id, or the column of "
             "file names with --file"
         )
-    return _texts(catalogue.fields["objid"][0], f"{catalogue.path}: objid")
+    return objids(catalogue.fields["objid"][0], f"{catalogue.path}: objid")
 
 
-def _file_names(catalogue: Catalogue) -> Iterable[tuple[int, str]]:
-    assert catalogue.files is not None
-    return _texts(catalogue.files, f"{catalogue.path}: file names")
-
-
-def _texts(values: NDArray[Any], where: str) -> Iterable[tuple[int, str]]:
-    """Return the rows that have a value, with it as text."""
-    ids = objids(values, where)
-    present = has_objid(ids)
-    for row in present.nonzero()[0].tolist():
-        value = ids[row]
-        yield row, value.decode() if is_text(ids.dtype) else str(int(value))
+def _file_names(catalogue: Catalogue) -> ObjIds:
+    return objids(catalogue.files, f"{catalogue.path}: file names")
 
 
 def _stem(name: str) -> str:

@@ -27,7 +27,7 @@ ALIASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 REQUIRED = ("image", "magnitude")
 OPTIONS = {"magnitude": "--magnitudes", "redshift": "--redshift", "objid": "--id", "ra": "--ra", "dec": "--dec"}
 _OTHER_OPTIONS = {"keep": "--keep", "file": "--file"}  # of columns that are no fields
-_LISTED = 40
+_LISTED, _CANDIDATES = 40, 10
 # What the names of magnitudes by bands have in them, and those of their errors, extinctions and fluxes.
 _MAGNITUDE_WORDS = ("mag", "petro", "dered")
 _OTHER_WORDS = ("err", "sig", "var", "unc", "ext", "flux", "flag")
@@ -143,10 +143,10 @@ def missing_field(source: str, name: str, available: Collection[str], field: str
     return InputError(f"{source} has no {name}, it holds {list_names(available)}; {remedy}")
 
 
-def list_names(available: Collection[str]) -> str:
+def list_names(available: Collection[str], most: int = _LISTED) -> str:
     """Return names for a message, of many the first."""
-    more = f" and {len(available) - _LISTED} more" if len(available) > _LISTED else ""
-    return (", ".join(islice(available, _LISTED)) or "nothing") + more
+    more = f" and {len(available) - most} more" if len(available) > most else ""
+    return (", ".join(islice(available, most)) or "nothing") + more
 
 
 def ambiguous(source: str, field: str, candidates: Iterable[str]) -> InputError:
@@ -154,8 +154,16 @@ def ambiguous(source: str, field: str, candidates: Iterable[str]) -> InputError:
     options = OPTIONS | _OTHER_OPTIONS
     option = f"{options[field]} NAME" if field in options else f"--field {field}=NAME"
     return InputError(
-        f"{source} has several candidates for {field}: {', '.join(candidates)}; name the right one with {option}"
+        f"{source} has several candidates for {field}: {list_names(list(candidates), _CANDIDATES)}; name the right one "
+        f"with {option}"
     )
+
+
+def split_masks(available: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names without those of masks, as astropy writes them: `x.mask` beside `x`; and the mask of each."""
+    own = {name: f"{name[:-1]}.mask]" if name.endswith("]") else f"{name}.mask" for name in available}
+    masks = {name: mask for name, mask in own.items() if mask in own}
+    return [name for name in available if name not in masks.values()], masks
 
 
 def band_sets(available: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -5,7 +5,7 @@ The cutouts are nested lists (5, H, W) or (H, W, 5), tensors, or structs that sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,10 +20,10 @@ from ..hdf5 import stated_bands, stated_magnitude_unit
 from ..mask_arrays import fits_image, is_mask
 from ..units import require_degrees
 from .kept import select_columns
-from .names import find_fields, last_part, list_names, require_fields
+from .names import find_fields, last_part, list_names, require_fields, split_masks
 from .parquet_columns import PARQUET_ERRORS, Column, ParquetColumns
 from .parquet_statements import find_statements, read_bands, read_flux_unit, read_pixel_scale
-from .source import IngestOptions, Source, SourceArray, check_dtype, stack_columns
+from .source import IngestOptions, Source, SourceArray, check_dtype, stack_columns, with_mask
 
 _PIXELS = ("flux", "array", "image", "data", "values", "pixels")  # the pixels in a struct of an image
 
@@ -46,6 +46,14 @@ def open_parquet(source: str, options: IngestOptions) -> Iterator[Source]:
 
 def _select(source: str, file: ParquetColumns, columns: Mapping[str, Column], options: IngestOptions) -> Source:
     """Return what columns hold of our fields, those to keep, and what is stated."""
+    every = columns
+    plain, hidden = split_masks([name for name, column in every.items() if column.is_scalar])
+    columns = {name: column for name, column in every.items() if name in plain or not column.is_scalar}
+
+    def read(name: str) -> SourceArray:
+        array = file.read_scalars(every[name])
+        return with_mask(array, file.read_scalars(every[hidden[name]])) if name in hidden else array
+
     found = find_fields(source, columns, options.names, options.wanted)
     require_fields(source, found, columns, options.required)
     image = _select_pixels(source, columns, columns[found["image"][0]])
@@ -55,7 +63,7 @@ def _select(source: str, file: ParquetColumns, columns: Mapping[str, Column], op
     fields = {"image": _image_array(source, file, image, unstated)}
     for field, names in found.items():
         if field != "image":
-            fields[field] = stack_columns([_field_array(source, file, field, columns[name]) for name in names])
+            fields[field] = stack_columns([_field_array(source, file, field, columns[name], read) for name in names])
     masks = _masks(file, columns, used, fields["image"].shape)
     problems = {
         name: "" if column.is_scalar else f"is of type {str(column.type)[:60]}" for name, column in columns.items()
@@ -71,7 +79,7 @@ def _select(source: str, file: ParquetColumns, columns: Mapping[str, Column], op
         magnitude_unit=next(filter(None, map(stated_magnitude_unit, magnitudes)), ""),
         pixel_scale=read_pixel_scale(source, file, image, statements),
         masks={name.replace("[", ".").removesuffix("]"): array for name, array in masks.items()},
-        columns={short: file.read_scalars(columns[name]) for short, name in kept.items()},
+        columns={short: read(name) for short, name in kept.items()},
         column_units={short: unit for short, unit in units.items() if unit},
         others=tuple(name for name in columns if name not in {*used, *kept.values()}),
         notices=notices,
@@ -122,7 +130,9 @@ def _image_array(source: str, file: ParquetColumns, image: Column, unstated: NDA
     return replace(array, read_next=read_next)
 
 
-def _field_array(source: str, file: ParquetColumns, field: str, column: Column) -> SourceArray:
+def _field_array(
+    source: str, file: ParquetColumns, field: str, column: Column, read: Callable[[str], SourceArray]
+) -> SourceArray:
     """Return a field other than the image. Raises InputError if it is of another kind than numbers, or text for ids."""
     if not (column.is_scalar or field == "magnitude"):
         raise InputError(
@@ -131,7 +141,7 @@ def _field_array(source: str, file: ParquetColumns, field: str, column: Column) 
     check_dtype(source, field, column.dtype)
     if field in POSITION:
         require_degrees(f"{source}: {field}", stated_magnitude_unit(column.metadata))
-    return file.read_scalars(column) if column.is_scalar else file.read_array(column)
+    return read(column.name) if column.is_scalar else file.read_array(column)
 
 
 def _masks(

@@ -108,7 +108,7 @@ def decide(
     if mask is not None:
         notices.append(f"{source}: pixels are blanked where {mask.describe()}")
     for field in ("redshift", "objid"):
-        if field not in fields and (likely := find_likely(field, opened.others)):
+        if not options.image_only and field not in fields and (likely := find_likely(field, opened.others)):
             notices.append(
                 f"{source}: it has no {field} by a known name, and {', '.join(likely)} is not used; name it with "
                 f"{OPTIONS[field]} NAME if it is one"

@@ -37,6 +37,7 @@ class Tally:
     unusable: int = 0
     incomplete: int = 0
     unknown: int = 0
+    unplaced: int = 0
 
     def add(self, batch: Galaxies) -> None:
         """Count a batch of galaxies."""
@@ -45,6 +46,7 @@ class Tally:
         self.unusable += int(np.count_nonzero(unusable))
         self.incomplete += int(np.count_nonzero(has_constant_edge(batch.image) & ~unusable))
         self.unknown += int(np.count_nonzero(np.isnan(batch.redshift)))
+        self.unplaced += int(np.count_nonzero(np.isnan(batch.columns["ra"]))) if "ra" in batch.columns else 0
 
     def merge(self, other: Tally) -> None:
         """Add the counts and notices of other galaxies."""
@@ -53,6 +55,7 @@ class Tally:
         self.unusable += other.unusable
         self.incomplete += other.incomplete
         self.unknown += other.unknown
+        self.unplaced += other.unplaced
 
     def report(self, survey: Survey, has_redshift: bool) -> IngestReport:
         """Return the report about a survey whose galaxies were all counted."""
@@ -66,6 +69,10 @@ class Tally:
             notices.append(f"cutouts with a band, or an edge of it, that is constant: {self.incomplete:,}")
         if has_redshift and self.unknown:
             notices.append(f"spectroscopic redshifts that are no number between -0.01 and 10: {self.unknown:,}")
+        if self.unplaced:
+            notices.append(
+                f"positions that are missing, or not ra from -180 to 360 and dec -90 to 90: {self.unplaced:,}"
+            )
         duplicates = count_duplicates(lambda: _read_objids(survey))
         if duplicates.ids:
             notices.append(f"objid: {duplicates.describe()}")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ... import __version__, storage
 from ...errors import InputError
 from ...storage.folder import resumable_folder
-from ..columns import ColumnSpec, join_specs
+from ..columns import POSITION, ColumnSpec, join_specs
 from ..identity import INT64, combine_sources, convert_objids, no_objids, objids
 from ..shard import IMAGE_SHAPE, Galaxies
 from ..shard_writing import write_shard
@@ -34,6 +34,7 @@ from .cutouts import local_copies
 from .fits_band_files import open_band_files
 from .gate import open_source
 from .matching import Cutout
+from .positions import LARGEST_SEPARATION, separation
 from .reading import Reading, decide, read_batches, read_cutouts
 from .report import IngestReport, Tally
 from .source import IngestOptions, Source, SourceArray, from_sliceable
@@ -101,12 +102,13 @@ class Note(msgspec.Struct, frozen=True):
     unusable: int
     incomplete: int
     unknown: int
+    unplaced: int
     notices: list[tuple[str, str]]
 
     def tally(self) -> Tally:
         """Return the counts of the shard's galaxies."""
         missing = np.array(self.missing, np.int64)
-        return Tally(list(self.notices), missing, self.unusable, self.incomplete, self.unknown)
+        return Tally(list(self.notices), missing, self.unusable, self.incomplete, self.unknown, self.unplaced)
 
 
 def ingest_single_files(
@@ -181,11 +183,26 @@ def _read_images(chunk: Chunk, catalogue: Catalogue, read_rows: Reading) -> Chun
             reading = decide(cutout.uri, opened, chunk.options, reopen)
             with nullcontext(opened) if reading.mask is None else reopen() as source:  # a mask was read to decide
                 images.append(read_cutouts(cutout.uri, source, reading, 1))
+            _require_same_place(cutout.uri, opened, catalogue, number)
             notices += [(cutout.uri, notice) for notice in reading.notices]
     described = catalogue.describe(Source({"image": from_sliceable(np.concatenate(images))}))
     own = replace(read_rows, galaxies=catalogue.rows)
     batches = read_batches(catalogue.path, described, own, 0, own.objid, own.columns)
     return ChunkResult(Galaxies.concatenate(batches), own.objid, own.has_redshift, own.columns, notices)
+
+
+def _require_same_place(uri: str, opened: Source, catalogue: Catalogue, row: int) -> None:
+    """Raise InputError if a cutout says that it shows another place of the sky than the one in the catalogue's row."""
+    if not all(name in source for source in (opened.fields, catalogue.fields) for name in POSITION):
+        return
+    shown = [float(np.ma.filled(opened.fields[name].read_next(1).astype(np.float64), np.nan)[0]) for name in POSITION]
+    wanted = [float(np.ma.filled(catalogue.fields[name][0][row : row + 1], np.nan)[0]) for name in POSITION]
+    distance = separation(*shown, *wanted)
+    if distance > LARGEST_SEPARATION:
+        raise InputError(
+            f"{uri} shows ra {shown[0]:.5f}, dec {shown[1]:.5f}, its row in {catalogue.path} has ra {wanted[0]:.5f}, "
+            f"dec {wanted[1]:.5f}; expected a cutout of this galaxy, check which file belongs to it"
+        )
 
 
 def read_as(catalogue: Catalogue) -> Reading:
@@ -312,7 +329,7 @@ def _write(folder: Path, number: int, made_of: str, first_row: int, parts: Seque
     entry = _write_shard(_shard_path(folder, number), batches, layout)
     missing = [int(count) for count in tally.missing]
     return Note(
-        made_of, entry, layout, missing, tally.unusable, tally.incomplete, tally.unknown, tally.notices
+        made_of, entry, layout, missing, tally.unusable, tally.incomplete, tally.unknown, tally.unplaced, tally.notices
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,17 @@ def stack_columns(columns: Sequence[SourceArray]) -> SourceArray:
         return np.stack([np.ma.filled(part.astype(np.float64), np.nan) for part in parts], axis=-1)
 
     return SourceArray((*columns[0].shape, len(columns)), np.dtype(np.float64), read_next)
+
+
+def with_mask(values: SourceArray, mask: SourceArray) -> SourceArray:
+    """Return an array of which the values are missing where another one, of the same shape, is true."""
+
+    def read_next(count: int) -> NDArray[Any]:
+        found = values.read_next(count)
+        missing = np.ma.getmaskarray(found) | np.asarray(mask.read_next(count), np.bool_)
+        return np.ma.MaskedArray(np.ma.getdata(found), missing)
+
+    return replace(values, read_next=read_next)
 
 
 def is_auxiliary(name: str) -> bool:

@@ -23,7 +23,7 @@ from ...errors import InputError
 from .arrow_columns import CatalogueTable, TableColumn, by_name, describe, first_line, is_exact, join, to_numpy
 
 _BLOCK = 4 * 2**20  # bytes of text that are parsed at once; no row can be longer
-_NULLS = ("", "null", "NULL", "NaN", "nan", "--")
+_NULLS = ("", "null", "NULL", "NaN", "nan", "--", "N/A", "n/a", "NA")
 _TRUE, _FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _INTEGER = r"0|-?[1-9][0-9]{0,18}"  # the one spelling that str(int) returns
 _FLOAT = r"-0|[+-]?([0-9]+\.[0-9]*|\.[0-9]+|([0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+|(?i:inf(inity)?))"
