@@ -319,6 +319,7 @@ def require_new_survey(out: str) -> Path:
         raise InputError(f"{out}: surveys are written to a local folder; write one there and copy it to S3")
     target = Path(out).absolute()
     with describe_os_errors(str(target), "write"):
+        target = target.resolve() if target.is_symlink() else target  # to a folder elsewhere, which is replaced
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
         is_survey = (target / "survey.json").is_file()
     if is_survey:

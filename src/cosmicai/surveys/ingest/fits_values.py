@@ -89,9 +89,8 @@ def _position(
     cards = {**hdus[0].cards, **image.cards}
     centre, radius = find_wcs_centre(image)
     unknown = [f"{source}: the WCS gives no position that is known in ICRS"] if centre is None and radius else []
-    if options.image_only:
-        return centre, unknown, ()
-    names = [options.names.get(name) for name in _POSITION]
+    # With a catalogue the names are of its columns, and the position serves to compare with the catalogue's.
+    names = [None if options.image_only else options.names.get(name) for name in _POSITION]
     used = tuple(
         match_field(source, list(cards), field_, name)[0] if name is not None else field_.upper()
         for field_, name in zip(_POSITION, names, strict=True)

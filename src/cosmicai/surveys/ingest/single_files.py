@@ -25,21 +25,23 @@ from ... import __version__, storage
 from ...errors import InputError
 from ...storage.folder import resumable_folder
 from ..columns import POSITION, ColumnSpec, join_specs
-from ..identity import INT64, combine_sources, convert_objids, no_objids, objids
+from ..identity import INT64, combine_sources, no_objids, objids
 from ..shard import IMAGE_SHAPE, Galaxies
-from ..shard_writing import write_shard
-from ..survey import ShardEntry, Survey, describe_shards, require_new_survey
+from ..survey import Survey, describe_shards, require_new_survey
 from .catalogue import Catalogue
 from .cutouts import local_copies
+from .finished_shards import Layout, Note, common_layout, conform, read_note, shard_path, write_batches
 from .fits_band_files import open_band_files
+from .fits_positions import separation
 from .gate import open_source
 from .matching import Cutout
-from .positions import LARGEST_SEPARATION, separation
 from .reading import Reading, decide, read_batches, read_cutouts
 from .report import IngestReport, Tally
 from .source import IngestOptions, Source, SourceArray, from_sliceable
 
 CHUNK = 64  # cutouts that a process reads at a time
+# arcsec, half of the 32 pixels that are kept: a galaxy that far away lies outside of them
+LARGEST_SEPARATION = 16 * 0.396
 
 ReadChunk = Callable[["Chunk"], "ChunkResult"]
 Run = Callable[[ReadChunk, Iterable["Chunk"]], Iterator["ChunkResult"]]
@@ -66,51 +68,6 @@ class ChunkResult:
     notices: list[tuple[str, str]] = field(default_factory=list)
 
 
-class Layout(msgspec.Struct, frozen=True):
-    """What the shards of one survey have in common: the dtype of the ids, if any, redshifts, and columns."""
-
-    objid: str
-    has_redshift: bool
-    columns: list[tuple[str, str, str, int | None]]
-
-    @staticmethod
-    def of(objid: np.dtype[Any] | None, has_redshift: bool, columns: dict[str, ColumnSpec]) -> Layout:
-        """Return the layout of shards with these ids and columns."""
-        listed = [(name, spec.dtype.str, spec.unit, spec.null) for name, spec in columns.items()]
-        return Layout("" if objid is None else objid.str, has_redshift, listed)
-
-    def dtype(self) -> np.dtype[Any] | None:
-        """Return the dtype of the ids, None if there are none."""
-        return np.dtype(self.objid) if self.objid else None
-
-    def specs(self) -> dict[str, ColumnSpec]:
-        """Return how columns are stored, by their paths."""
-        return {name: ColumnSpec(np.dtype(dtype), unit, null) for name, dtype, unit, null in self.columns}
-
-    def fields(self) -> tuple[str, ...]:
-        """Return the fields of a shard."""
-        return ("image", "magnitude", *["redshift"] * self.has_redshift, "objid")
-
-
-class Note(msgspec.Struct, frozen=True):
-    """What is known of a shard that is complete: what it was made of, and what is to say about its galaxies."""
-
-    made_of: str
-    entry: ShardEntry
-    layout: Layout
-    missing: list[int]
-    unusable: int
-    incomplete: int
-    unknown: int
-    unplaced: int
-    notices: list[tuple[str, str]]
-
-    def tally(self) -> Tally:
-        """Return the counts of the shard's galaxies."""
-        missing = np.array(self.missing, np.int64)
-        return Tally(list(self.notices), missing, self.unusable, self.incomplete, self.unknown, self.unplaced)
-
-
 def ingest_single_files(
     cutouts: Sequence[Cutout],
     out: str,
@@ -134,7 +91,7 @@ def ingest_single_files(
     ]
     with resumable_folder(target) as folder:
         made_of = [_made_of(cutouts, ids, rows, options, *bounds) for bounds in shards]
-        notes = [_read_note(folder, number) for number in range(len(shards))]
+        notes = [read_note(folder, number) for number in range(len(shards))]
         notes = [note if note and note.made_of == own else None for note, own in zip(notes, made_of, strict=True)]
         advance(sum(note.entry.galaxies for note in notes if note))
         bounds = [
@@ -145,12 +102,13 @@ def ingest_single_files(
         for number, chunks in enumerate(bounds):
             if chunks:
                 parts = list(_count(islice(results, len(chunks)), advance))
-                note = _write(folder, number, made_of[number], shards[number][0], parts)
-                storage.write_bytes(str(_shard_path(folder, number).with_suffix(".json")), msgspec.json.encode(note))
+                names = [f"one of the files from {cutouts[first].uri} on" for first, _ in chunks]
+                note = _write(folder, number, made_of[number], shards[number][0], dict(zip(names, parts, strict=True)))
+                storage.write_bytes(str(shard_path(folder, number).with_suffix(".json")), msgspec.json.encode(note))
                 notes[number] = note
         complete = [note for note in notes if note]
-        layout = _common_layout(complete)
-        entries = tuple(_conform(folder, note, layout) for note in complete)
+        layout = common_layout(complete)
+        entries = tuple(conform(folder, note, layout) for note in complete)
         storage.write_bytes(str(folder / "survey.json"), describe_shards(entries))
         kept = {"survey.json", *(entry.name for entry in entries)}
         for path in folder.iterdir():
@@ -197,7 +155,7 @@ def _require_same_place(uri: str, opened: Source, catalogue: Catalogue, row: int
         return
     shown = [float(np.ma.filled(opened.fields[name].read_next(1).astype(np.float64), np.nan)[0]) for name in POSITION]
     wanted = [float(np.ma.filled(catalogue.fields[name][0][row : row + 1], np.nan)[0]) for name in POSITION]
-    distance = separation(*shown, *wanted)
+    distance = separation((shown[0], shown[1]), (wanted[0], wanted[1])) * 3600
     if distance > LARGEST_SEPARATION:
         raise InputError(
             f"{uri} shows ra {shown[0]:.5f}, dec {shown[1]:.5f}, its row in {catalogue.path} has ra {wanted[0]:.5f}, "
@@ -305,73 +263,30 @@ def _made_of(
     return digest.hexdigest()
 
 
-def _write(folder: Path, number: int, made_of: str, first_row: int, parts: Sequence[ChunkResult]) -> Note:
-    """Write a shard, and return the note on it; galaxies without any ids have their numbers from `first_row` on."""
-    objid = None
-    for part in parts:
-        if part.objid is not None:
-            objid = part.objid if objid is None else combine_sources({"one file": objid, "another": part.objid})
-    columns = join_specs([("a file", part.columns) for part in parts])
-    layout = Layout.of(objid, any(part.has_redshift for part in parts), columns)
-    tally = Tally([notice for part in parts for notice in part.notices])
+def _write(folder: Path, number: int, made_of: str, first_row: int, parts: Mapping[str, ChunkResult]) -> Note:
+    """Write a shard, and return the note on it; galaxies without any ids have their numbers from `first_row` on.
+
+    `parts` are its chunks, by what messages call them.
+    """
+    dtypes = {name: part.objid for name, part in parts.items() if part.objid is not None}
+    objid = combine_sources(dtypes) if dtypes else None
+    columns = join_specs([(name, part.columns) for name, part in parts.items()])
+    layout = Layout.of(objid, any(part.has_redshift for part in parts.values()), columns)
+    tally = Tally([notice for part in parts.values() for notice in part.notices])
     batches = []
     row = first_row
-    for part in parts:
+    for name, part in parts.items():
         galaxies = part.galaxies
         if objid is None:
             galaxies = replace(galaxies, objid=np.arange(row, row + len(galaxies), dtype=np.int64))
         elif part.objid is None:
             galaxies = replace(galaxies, objid=no_objids(len(galaxies), objid))
-        _store_columns(galaxies, part.columns, columns, "a file")
+        _store_columns(galaxies, part.columns, columns, name)
         row += len(galaxies)
         tally.add(galaxies)
         batches.append(galaxies)
-    entry = _write_shard(_shard_path(folder, number), batches, layout)
+    entry = write_batches(shard_path(folder, number), batches, layout)
     missing = [int(count) for count in tally.missing]
     return Note(
         made_of, entry, layout, missing, tally.unusable, tally.incomplete, tally.unknown, tally.unplaced, tally.notices
     )  # fmt: skip
-
-
-def _write_shard(path: Path, batches: Sequence[Galaxies], layout: Layout) -> ShardEntry:
-    count = sum(map(len, batches))
-    digest = write_shard(path, batches, count, layout.fields(), layout.dtype() or INT64, layout.specs())
-    return ShardEntry(path.name, count, path.stat().st_size, storage.sha256(str(path)), digest)
-
-
-def _shard_path(folder: Path, number: int) -> Path:
-    return folder / f"{number + 1:06d}.h5"
-
-
-def _read_note(folder: Path, number: int) -> Note | None:
-    """Return the note on a shard, None if there is none that can be read, or if the shard is not as it was written."""
-    path = _shard_path(folder, number)
-    try:
-        note = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Note)
-    except (OSError, msgspec.DecodeError):
-        return None
-    is_whole = path.is_file() and path.stat().st_size == note.entry.bytes
-    return note if is_whole and storage.sha256(str(path)) == note.entry.sha256 else None
-
-
-def _common_layout(notes: Sequence[Note]) -> Layout:
-    """Return the layout of a survey. Raises InputError if ids or columns of its shards are of different kinds."""
-    dtypes = {f"{note.entry.name}": dtype for note in notes if (dtype := note.layout.dtype()) is not None}
-    columns = join_specs([(note.entry.name, note.layout.specs()) for note in notes])
-    return Layout.of(
-        combine_sources(dtypes) if dtypes else None, any(note.layout.has_redshift for note in notes), columns
-    )
-
-
-def _conform(folder: Path, note: Note, layout: Layout) -> ShardEntry:
-    """Return the entry of a shard, which is written again where its ids or columns are narrower than the survey's."""
-    if note.layout == layout:
-        return note.entry
-    path = folder / note.entry.name
-    dtype, columns = layout.dtype(), layout.specs()
-    survey = Survey(str(folder), (note.entry,))
-    [galaxies] = survey.read_batches(note.entry.galaxies, columns)
-    if dtype is not None:
-        own = galaxies.objid if note.layout.objid else no_objids(len(galaxies), dtype)
-        galaxies = replace(galaxies, objid=convert_objids(own, dtype))
-    return _write_shard(path, [galaxies], layout)
