@@ -33,7 +33,7 @@ class Sky:
         return len(self.image)
 
     def __getitem__(self, rows: Any) -> Sky:
-        return Sky(self.image[rows], {name: column[rows] for name, column in self.columns.items()})
+        return Sky(self.image[rows], {name: column[rows].copy() for name, column in self.columns.items()})
 
 
 def make_sky(galaxies: int, seed: int = 5) -> Sky:

@@ -65,7 +65,7 @@ _OUT = click.option("--out", required=True, help="New folder to write the survey
 @click.option(
     "--magnitude-bands",
     metavar="BANDS",
-    help="Order of the bands of the magnitudes, where a file states one for its image.",
+    help="Order of the bands in a vector of magnitudes, where it is not u g r i z, or a file states one for its image.",
 )
 @click.option("--accept-pixel-scale", is_flag=True, help="Use pixels of another size than 0.396 arcsec as they are.")
 @click.option("--resample", is_flag=True, help="Resample pixels of another size to 0.396 arcsec, conserving flux.")
@@ -80,8 +80,8 @@ def ingest(
     """Ingest galaxies into a survey; larger cutouts are cropped to their central 32x32.
 
     SOURCES are .npz, .npy, HDF5, FITS, Parquet or .pt files, folders of them, quoted patterns, or s3://. They hold many
-    galaxies each, or one cutout per file, which the ids of a catalogue name. The same command goes on where it was
-    stopped while it read files of one galaxy.
+    galaxies each; or they are FITS or .npy files of one cutout each, whose names have the ids of a catalogue. If such
+    an ingest is stopped, the same command goes on where it was.
     """
     from ..ranks.cores import available_cores
     from ..surveys.check import inspect_survey

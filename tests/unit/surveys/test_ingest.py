@@ -558,7 +558,7 @@ def test_an_existing_survey_is_not_touched(tmp_path):
     ingest_and_read(tmp_path, source)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert refusal(tmp_path, source) == (
-        f"{tmp_path / 'out'} exists and is not empty; choose another --out or remove it"
+        f"{tmp_path / 'out'} is a whole survey already; use it, or choose another --out"
     )
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
