@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cosmicai.errors import InputError
-from cosmicai.surveys.ingest.gate import OPENERS, ingest_files
+from cosmicai.surveys.ingest.gate import find_opener, ingest_files
 from cosmicai.surveys.ingest.source import READ_ERRORS, IngestOptions, Source
 from support.gate import ingest, refusal
 
@@ -54,7 +54,7 @@ def structured(columns: dict[str, Any], order: str = "<") -> np.ndarray:
 
 def read(path: Path, step: int = 5, **options: Any) -> tuple[Source, dict[str, Any], dict[str, Any]]:
     """Return a source, its fields and its kept columns, which are read in step as the gate does."""
-    with OPENERS[path.suffix](str(path), IngestOptions(**options)) as source:
+    with find_opener(path.suffix)(str(path), IngestOptions(**options)) as source:
         arrays = {**source.fields, **{f"kept {name}": array for name, array in source.columns.items()}}
         rows = source.fields["image"].shape[0]
         pieces: dict[str, list] = {name: [] for name in arrays}
@@ -171,7 +171,7 @@ def test_arrays_of_labels_of_two_samples_or_of_another_length_are_refused(tmp_pa
 
 def test_columns_out_of_step_are_right_as_well(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", cube=LAST, labels=structured(ONE_SET))
-    with OPENERS[".npz"](str(tmp_path / "a.npz"), IngestOptions(keep=("EBV",))) as source:
+    with find_opener(".npz")(str(tmp_path / "a.npz"), IngestOptions(keep=("EBV",))) as source:
         np.testing.assert_array_equal(source.fields["ra"].read_next(ROWS), RA)
         np.testing.assert_array_equal(source.columns["EBV"].read_next(3), EBV[:3])
         np.testing.assert_array_equal(source.fields["dec"].read_next(7), DEC[:7])
@@ -420,7 +420,7 @@ def test_masks_of_structs_and_a_vector_of_magnitudes(tmp_path):
     pq.write_table(pa.table(arrays), tmp_path / "a.pq")
     source = assert_good(tmp_path / "a.pq")
     assert {*source.masks} == {"image.mask", "image.ivar"} and source.masks["image.mask"].shape == IMAGE.shape
-    with OPENERS[".pq"](str(tmp_path / "a.pq"), IngestOptions()) as source:
+    with find_opener(".pq")(str(tmp_path / "a.pq"), IngestOptions()) as source:
         np.testing.assert_array_equal(source.masks["image.ivar"].read_next(ROWS), IMAGE)
     for mask in ("image.mask=zero", "mask", "ivar", "image.ivar"):
         found, notices = ingest(tmp_path, tmp_path / "a.pq", mask=mask)
@@ -542,7 +542,7 @@ def test_a_large_row_group_is_never_in_memory(tmp_path):
     pq.write_table(pa.table({"image": cutouts, **columns}), tmp_path / "a.parquet", row_group_size=rows)
     del cutouts, columns
     before, peak = pa.total_allocated_bytes(), 0
-    with OPENERS[".parquet"](str(tmp_path / "a.parquet"), IngestOptions()) as source:
+    with find_opener(".parquet")(str(tmp_path / "a.parquet"), IngestOptions()) as source:
         for _ in range(0, rows, 250):
             assert len(source.fields["image"].read_next(250)) == 250
             peak = max(peak, pa.total_allocated_bytes() - before)

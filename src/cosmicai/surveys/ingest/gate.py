@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import InputError, describe_os_errors
 from ...storage.ranges import open_regular
@@ -14,19 +16,20 @@ from ..columns import join_specs
 from ..identity import INT64, combine_sources
 from ..shard import Galaxies
 from ..survey import write_survey
-from .catalogue import Catalogue
-from .fits_files import open_fits
-from .hdf5_files import open_hdf5
-from .numpy_files import open_npy, open_npz
-from .parquet_files import open_parquet
-from .pt_files import open_partition
 from .reading import decide, read_batches
 from .report import IngestReport, Tally
 from .source import IngestOptions, Source
 
-OPENERS: dict[str, Callable[[str, IngestOptions], AbstractContextManager[Source]]] = {
-    ".npz": open_npz, ".npy": open_npy, ".h5": open_hdf5, ".hdf5": open_hdf5, ".pt": open_partition,
-    ".fits": open_fits, ".fit": open_fits, ".fz": open_fits, ".parquet": open_parquet, ".pq": open_parquet,
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
+
+Opener = Callable[[str, IngestOptions], AbstractContextManager[Source]]
+# The function of this package that opens a file with this ending: imported when it is needed, since some are slow.
+OPENERS = {
+    ".npz": "numpy_files.open_npz", ".npy": "numpy_files.open_npy", ".h5": "hdf5_files.open_hdf5",
+    ".hdf5": "hdf5_files.open_hdf5", ".pt": "pt_files.open_partition", ".fits": "fits_files.open_fits",
+    ".fit": "fits_files.open_fits", ".fz": "fits_files.open_fits", ".parquet": "parquet_files.open_parquet",
+    ".pq": "parquet_files.open_parquet",
 }  # fmt: skip
 
 
@@ -98,13 +101,20 @@ def open_source(source: str, options: IngestOptions) -> Iterator[Source]:
         if path.stat().st_size == 0:
             raise InputError(f"{source} is empty; expected galaxies, copy it again")
         os.close(open_regular(path))
-    with OPENERS[kind](source, options) as opened:
+    with find_opener(kind)(source, options) as opened:
         yield opened
+
+
+def find_opener(kind: str) -> Opener:
+    """Return the function that opens files with this ending."""
+    module, _, function = OPENERS[kind].partition(".")
+    opener: Opener = getattr(import_module(f".{module}", __package__), function)
+    return opener
 
 
 def ending(source: str) -> str:
     """Return the ending of a name that tells its format, in lower case and without that of gzip in FITS."""
     suffixes = [suffix.lower() for suffix in Path(source).suffixes[-2:]]
-    if len(suffixes) > 1 and suffixes[-1] == ".gz" and OPENERS.get(suffixes[-2]) is open_fits:
+    if len(suffixes) > 1 and suffixes[-1] == ".gz" and OPENERS.get(suffixes[-2]) == OPENERS[".fits"]:
         return suffixes[-2]
     return suffixes[-1] if suffixes else ""

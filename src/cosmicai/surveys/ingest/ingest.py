@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import InputError
-from .catalogue import Catalogue, read_catalogue
 from .cutouts import SourceFile, list_sources, local_copies
 from .gate import OPENERS, ending, ingest_files, open_source
-from .matching import Matches, group_cutouts, match_cutouts
-from .processes import reading_processes
 from .report import IngestReport
-from .single_files import ingest_single_files
 from .source import IngestOptions
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
+    from .matching import Matches
 
 Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
@@ -53,12 +54,18 @@ def ingest(
         raise InputError("--file and --per-band both say which files are a galaxy's; give one of them")
     files, options, catalogue = list_sources(request.sources), request.options, None
     if request.catalogue:
+        from .catalogue import read_catalogue
+
         catalogue = read_catalogue(request.catalogue, options, request.file, request.table)
         options = replace(options, image_only=True, keep=(), magnitude_bands=None)
         files = [file for file in files if not _is_found(file.uri, request)] or files
     if request.per_band is None and not _hold_one_galaxy(files, options):
         with local_copies([file.uri for file in files]) as paths:
             return ingest_files(paths, out, galaxies_per_shard, options, catalogue)
+    from .matching import group_cutouts, match_cutouts  # here, since an ingest of arrays would only start later
+    from .processes import reading_processes
+    from .single_files import ingest_single_files
+
     cutouts, notices = group_cutouts(files, request.per_band)
     if catalogue is not None:
         matches = match_cutouts(cutouts, catalogue)
@@ -82,7 +89,7 @@ def _select(catalogue: Catalogue, matches: Matches) -> Catalogue:
 def _hold_one_galaxy(files: Sequence[SourceFile], options: IngestOptions) -> bool:
     """Return whether these are files of one galaxy each, by the first of several FITS files, or of arrays."""
     kinds = (".fits", ".npy") if options.image_only else (".fits",)
-    if len(files) == 1 or OPENERS[ending(files[0].uri)] not in [OPENERS[kind] for kind in kinds]:
+    if len(files) == 1 or OPENERS.get(ending(files[0].uri)) not in [OPENERS[kind] for kind in kinds]:
         return False
     with local_copies([files[0].uri]) as [path], open_source(path, options) as opened:
         return opened.fields["image"].shape[0] == 1
