@@ -110,8 +110,8 @@ def exit_with_sentence(name: str) -> Iterator[None]:
         error.show(shown)
         click.echo(printable(shown.getvalue()), err=True, nl=False)
     except (click.Abort, KeyboardInterrupt):
-        kept = "what is finished is kept: a run continues with --resume, an ingest with the same command"
-        click.echo(f"{name}: interrupted; {kept}", err=True)
+        remedy = "a run keeps what is finished and continues with --resume, an ingest with the same command"
+        click.echo(f"{name}: interrupted; {remedy}", err=True)
         # Exit without the interpreter's cleanup, which would wait for threads and engines that the interrupt may have
         # left in any state. Files are always written atomically.
         sys.stdout.flush()

@@ -21,6 +21,7 @@ from support.helpers import run
 from support.s3 import bucket_fixture  # noqa: F401
 
 SKY = sky.make_sky(300)
+ONE_EACH = ("--partition-mb", "0.02")  # of 300 shards, most are not written when the first one is seen
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -66,7 +67,8 @@ def test_the_processes_of_an_ingest_end_with_it(folder, tmp_path):
     mark = f"COSMICAI_TEST={tmp_path}"
     environment = os.environ | dict([mark.split("=", 1)])
     out = tmp_path / "survey"
-    process = start(out, arguments(folder, out, "--processes", "2"), 1, env=environment, stderr=subprocess.DEVNULL)
+    command = arguments(folder, out, "--processes", "2", *ONE_EACH)
+    process = start(out, command, 1, env=environment, stderr=subprocess.DEVNULL)
     assert count_processes(mark) >= 3
     process.kill()
     process.wait()
@@ -80,7 +82,7 @@ def test_the_processes_of_an_ingest_end_with_it(folder, tmp_path):
 
 def test_ctrl_c_ends_an_ingest_with_one_sentence(folder, tmp_path):
     out = tmp_path / "survey"
-    command = arguments(folder, out, "--processes", "2")
+    command = arguments(folder, out, "--processes", "2", *ONE_EACH)
     process = start(out, command, 1, stderr=subprocess.PIPE, start_new_session=True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     error = process.communicate(timeout=60)[1]

@@ -144,7 +144,7 @@ def test_the_order_is_that_of_the_catalogue_and_the_bytes_those_of_any_number_of
 def test_a_killed_ingest_goes_on_where_it_was(folder, tmp_path):
     arguments = [
         "ingest", str(folder / "cutouts"), "--catalogue", str(folder / "catalogue.fits"), *sky.OPTIONS,
-        "--partition-mb", "0.4", "--processes", "1", "--out", str(tmp_path / "survey"),
+        "--partition-mb", "0.1", "--processes", "1", "--out", str(tmp_path / "survey"),
     ]  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "cosmicai", *arguments], stderr=subprocess.DEVNULL)
     unfinished = tmp_path / ".survey.unfinished"
@@ -156,7 +156,7 @@ def test_a_killed_ingest_goes_on_where_it_was(folder, tmp_path):
     assert not (tmp_path / "survey").exists()
     done = sorted(unfinished.glob("*.json"))
     written = {path: path.with_suffix(".h5").stat().st_mtime_ns for path in done}
-    assert len(done) < 15
+    assert len(done) < 58
     assert run(*arguments).returncode == 0
     assert os.listdir(tmp_path) == ["survey"]  # noqa: PTH208
     for path, modified in written.items():
