@@ -165,11 +165,11 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     if uri.endswith(SUFFIXES) and storage.exists(uri):
         folder = uri.rsplit("/", 1)[0] or "/"
         return describe_files(folder, [storage.basename(uri)])
-    if storage.exists(uri) and not storage.is_folder(uri):
-        raise InputError(
-            f"{uri} is a file, and a survey is a folder or a .h5 or .pt file; make one with `cosmicai ingest`"
-        )
     if not storage.is_folder(uri):
+        if storage.exists(uri):
+            raise InputError(
+                f"{uri} is a file, and a survey is a folder or a .h5 or .pt file; make one with `cosmicai ingest`"
+            )
         raise InputError(f"{uri} does not exist; expected a survey folder, an s3:// prefix or a .h5 or .pt file")
     files = {entry.name: entry for entry in storage.list_files(uri)}
     if UNFINISHED in files:
