@@ -273,7 +273,7 @@ def test_kills_at_random_lose_nothing(tmp_path, job):
 )
 def test_a_stopped_launcher_stops_its_ranks_and_leaves_a_run_to_resume(tmp_path, job, sent, more):
     out = tmp_path / "run"
-    process = job.start(out, "--procs", "2", *more, TEST_SLOW="0.03")
+    process = job.start(out, "--procs", "2", *more, TEST_SLOW="0.1")
     wait_for_part(process, out)
     pids = [wait_for_pid(process, out, rank) for rank in ("0", "1")]
     process.send_signal(sent)

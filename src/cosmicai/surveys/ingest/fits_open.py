@@ -24,7 +24,7 @@ def explain_fits_errors(source: str) -> Iterator[None]:
     """Raise InputError for whatever the body raises: astropy has no one kind of error for damaged files."""
     try:
         yield
-    except InputError:
+    except (InputError, ModuleNotFoundError):  # the latter is said where all missing packages are
         raise
     except PermissionError:
         raise InputError(f"{source} cannot be read: permission denied; change its permissions") from None
