@@ -1,4 +1,4 @@
-"""`cosmicai bench ingest`: how fast an ingest reads what astronomers have, beside plain reading of the same files."""
+"""`cosmicai bench ingest`: how fast an ingest reads files, compared with plain reading of the same files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .timing import measure_interleaved, summarize_spread
 
 Images = NDArray[np.float32]  # (N, 5, 64, 64)
 Table = NDArray[np.void]  # of ids, magnitudes and redshifts
-SIDE = 64  # pixels of the cutouts, of which an ingest keeps the central 32
+SIDE = 64  # pixels of the cutouts; an ingest keeps the central 32
 COLUMNS = (
     MeasurementColumn("name", "sources"),
     MeasurementColumn("processes", "processes", "d"),

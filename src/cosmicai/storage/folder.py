@@ -41,7 +41,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_folder(target: Path) -> Iterator[Path]:
-    """Yield the folder beside `target` in which it is made, with what an earlier attempt left in it.
+    """Yield the folder, next to `target`, in which it is made, with what an earlier attempt left in it.
 
     It becomes the target when the block succeeds. Else it stays for the next attempt, unless it is empty. Raises
     InputError if another process is at work in it, or if the target is there and not empty when the block ends;
@@ -102,7 +102,7 @@ def _create_locked(parent: Path, begin: str) -> tuple[Path, int]:
                 return path, lock
             os.close(lock)
             shutil.rmtree(path, ignore_errors=True)
-    # A file system that says of every new folder that somebody else has locked it has no locks: nobody can have one.
+    # A file system that reports every new folder as locked by another process has no working locks.
     path = _create_folder(parent, begin)
     return path, os.open(path, os.O_RDONLY)
 

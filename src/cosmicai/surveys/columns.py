@@ -1,4 +1,4 @@
-"""Columns that a survey carries for the catalogue beside what the network sees: positions, and what the user kept.
+"""Columns of a survey that the network does not see: positions, and the columns that the user kept.
 
 In a shard they are datasets of one value per galaxy: `ra` and `dec` (float64, degrees, ICRS), and `columns/NAME` of the
 source's own dtype. Attributes of a dataset are its `unit`, if it is known, and `null`, the value of integers and
@@ -104,7 +104,7 @@ def inspect_column(values: Iterable[NDArray[Any]], dtype: np.dtype[Any], unit: s
 
 
 def _with_null(dtype: np.dtype[Any], found: Sequence[int], unit: str, where: str) -> ColumnSpec:
-    """Return how integers are stored of which some are missing: in a dtype that has a value to spare."""
+    """Return how integers with missing values are stored: in a dtype that has an unused value for them."""
     for candidate in (dtype, *(np.dtype(name) for name in ("<i2", "<i4", "<i8", "<u8"))):
         limits = np.iinfo(candidate)
         null = int(limits.min if candidate.kind == "i" else limits.max)
@@ -163,7 +163,7 @@ def _holds(dtype: np.dtype[Any], value: int | None) -> bool:
 
 
 def _spare(spec: ColumnSpec) -> ColumnSpec:
-    """Return how integers or booleans are stored, any of which may occur, when there are missing ones beside them.
+    """Return how integers or booleans with missing values are stored, where any value may occur.
 
     That is a wider dtype; of 64 bits, where there is none, the value that is least likely.
     """

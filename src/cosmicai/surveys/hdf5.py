@@ -155,7 +155,7 @@ def require_own_data(uri: str, file: Any, fields: list[str]) -> None:
 
 
 def find_unused(file: Any, fields: list[str], image: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
-    """Return what lies beside the fields of an HDF5 file that is read in place, and may be more than it is taken for.
+    """Return the datasets of an HDF5 file read in place that are not used, and may be masks, redshifts or ids.
 
     These are the names of masks of the image, which has this shape, and of what may be the redshift or the objid where
     the file has none by our names. Links to other files are not followed: they could lead to any file of this machine.
