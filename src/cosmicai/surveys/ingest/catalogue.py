@@ -85,7 +85,8 @@ def read_catalogue(
     if options.keep == ("all",):
         left_out = [name for name in kept if table.columns[name].shape or not is_name(name)]
         kept = [name for name in kept if name not in left_out]
-        said = f"{list_names(left_out)} hold several values per galaxy, or have a name that none can have here"
+        named = [name.strip() or "a column without a name" for name in left_out]
+        said = f"{list_names(named)} hold several values per galaxy, or have a name that none can have here"
         notices = (f"{said}, and are not kept",) * bool(left_out)
     for name in kept:
         check_name(name, path)
