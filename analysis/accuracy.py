@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cosmicai.errors import InputError
-from cosmicai.runs.catalogue import read_catalogue
+from cosmicai.runs.catalogue.reading import read_catalogue
 from cosmicai.runs.metrics import Metrics, compute_metrics
 from cosmicai.runs.plan import Plan
 from cosmicai.runs.store import RunFolder

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO, SHORT_DIGEST
 from cosmicai.ranks.invocation import InvocationRecord
-from cosmicai.runs.catalogue import read_catalogue_objids
+from cosmicai.runs.catalogue.reading import read_catalogue_objids
 from cosmicai.runs.prices import billed_seconds
 from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder

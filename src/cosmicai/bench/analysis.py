@@ -109,7 +109,7 @@ def write_run(uri: str, ranks: int, number: int) -> None:
         plan_sha256=plan.digest,
         catalogue_sha256="",
         catalogue=run.catalogue_path,
-        plot=run.plot_path,
+        plot=run.plot_path("png"),
     )
     run.write_json(run.summary_path, summary)
 

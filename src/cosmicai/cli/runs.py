@@ -9,6 +9,8 @@ import click
 from ..console import echo, notify
 from .options import require_weights, run_options, schedule_option
 
+CATALOGUE_FORMATS = ("parquet", "fits", "hdf5", "votable", "ecsv", "csv")
+
 # Commands import what they need when they run, so that `cosmicai --help` and each command start without the others'
 # libraries (numpy, torch, OpenVINO, pyarrow).
 if TYPE_CHECKING:
@@ -103,16 +105,16 @@ def summarize(run: str) -> int:
 
 @click.command()
 @click.argument("run")
-@click.option("--to", "kind", required=True, type=click.Choice(["fits", "csv", "hdf5"]), help="Format.")
+@click.option("--to", "kind", required=True, type=click.Choice(CATALOGUE_FORMATS), help="Format.")
 @click.option("--out", type=click.Path(), help="File to write; default RUN/catalogue.<format>.")
 def catalogue(run: str, kind: str, out: str | None) -> None:
     """Write the catalogue of the run in the folder RUN in another format."""
     from .. import storage
-    from ..runs.catalogue import convert_catalogue
+    from ..runs.catalogue.convert import convert_catalogue, default_name
     from ..runs.store import RunFolder
 
     folder = RunFolder(storage.absolute(run))
-    target = out or folder.path(f"catalogue.{kind}")
+    target = out or folder.path(default_name(kind))
     rows = convert_catalogue(folder, kind, target)
     echo(f"{rows} galaxies in {target}")
 

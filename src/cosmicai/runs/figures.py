@@ -1,63 +1,134 @@
-"""inference.png: photometric against spectroscopic redshift."""
+"""inference.png and inference.pdf: what one looks at first in a catalogue."""
 
 from __future__ import annotations
 
 import os
 import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..engines.openvino.compiled_cache import cache_folder
+from ..models.weights import SHORT_DIGEST
 from ..ranks.container_image import image_variant
 from ..surveys.quality import is_usable_redshift
-from .metrics import Metrics
+from .catalogue.facts import CatalogueFacts, read_groups
+from .metrics import OUTLIER_DZ, Metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLE_WIDTH = 90  # characters in a line above the plot
 TRIMMED = 0.0005  # share of the values beyond each end of the axes
+BINS = 150  # along each side of the plane
+LARGEST_DZ = 4 * OUTLIER_DZ  # at the ends of the residual panel
+# Values for the limits of the axes are counted in cells of this width, and found to within it.
+_RANGE, _WIDTH = (-0.2, 10.2), 1e-3
+
+Reals = NDArray[np.float64]
 
 
-def plot_redshifts(
-    path: Path,
-    redshift_phot: NDArray[np.float32],
-    redshift_spec: NDArray[np.float64],
-    metrics: Metrics | None,
-    weights: str,
-) -> None:
-    """Draw the density of galaxies (N,) in the plane of both redshifts, the 1:1 line and the metrics, as a PNG.
+def draw_redshifts(catalogue: Path, facts: CatalogueFacts, provenance: Mapping[str, str]) -> Figure:
+    """Return the figure of a catalogue in a local file, which is read in pieces.
 
-    `weights` is the line above the plot that says which weights predicted the redshifts.
+    With spectroscopic redshifts: the density of galaxies in the plane of both redshifts, and of their dz below it, with
+    the lines of outliers. Without: the numbers of galaxies by photometric redshift, and the share of each flag.
     """
     if image_variant():
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # by default it would be in the home
-    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(xlabel="spectroscopic redshift", ylabel="photometric redshift", aspect="equal")
-    axes.set_title(textwrap.fill(weights, TITLE_WIDTH), fontsize=7, loc="left", parse_math=False)
-    if metrics is None:
-        axes.text(0.5, 0.5, "no spectroscopic redshifts", ha="center", transform=axes.transAxes)
+    figure = Figure(figsize=(6, 7) if facts.metrics else (6, 4.5), layout="constrained")
+    if facts.metrics:
+        plane, residuals = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        _draw_plane(figure, plane, residuals, catalogue, facts.metrics)
     else:
-        known = np.isfinite(redshift_phot) & is_usable_redshift(redshift_spec)
-        phot, spec = redshift_phot[known].astype(np.float64), redshift_spec[known]
-        low, high = _axis_limits(np.concatenate([phot, spec]))
-        *_, image = axes.hist2d(spec, phot, bins=150, range=[[low, high]] * 2, norm=LogNorm(), cmap="viridis")
-        figure.colorbar(image, label="galaxies per cell", shrink=0.85)
-        axes.plot([low, high], [low, high], color="crimson", linewidth=1, label="1:1")
-        text = (
-            f"{metrics.galaxies:,} galaxies\n$R^2$ = {metrics.r2:.4f}\nMAE = {metrics.mae:.5f}\n"
-            f"bias = {metrics.bias:+.5f}\nNMAD = {metrics.precision:.5f}\noutliers = {metrics.outliers:.2%}"
-        )
-        axes.text(0.03, 0.97, text, va="top", transform=axes.transAxes, bbox={"facecolor": "white", "alpha": 0.8})
-        axes.legend(loc="lower right")
-    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+        plane = figure.subplots()
+        _draw_numbers(plane, catalogue, facts)
+    weights = f"{provenance['weights']}, SHA-256 {provenance['weights_sha256'][:SHORT_DIGEST]}"
+    title = f"{weights}; survey {provenance['survey']}"
+    plane.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=7, loc="left", parse_math=False)
+    return figure
 
 
-def _axis_limits(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the limits of both axes, without a few catastrophic outliers among many values, which would shrink all."""
-    trimmed = TRIMMED if len(values) * TRIMMED >= 1 else 0
-    low, high = map(float, np.quantile(values, [trimmed, 1 - trimmed]))
-    return (low, high) if high > low else (low - 0.05, high + 0.05)
+def save_figure(figure: Figure, path: Path, kind: str) -> None:
+    """Write a figure as "png" or "pdf"; the same figure gives the same bytes."""
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[kind]
+    figure.savefig(path, format=kind, dpi=150, metadata=metadata)
+
+
+def _read_redshifts(catalogue: Path) -> Iterator[tuple[NDArray[np.float32], Reals]]:
+    """Yield photometric and spectroscopic redshifts of the galaxies that have a photometric one."""
+    with pq.ParquetFile(catalogue) as file:
+        for table in read_groups(file, ["redshift_phot", "redshift_spec"]):
+            phot, spec = (table[name].to_numpy() for name in ("redshift_phot", "redshift_spec"))
+            predicted = np.isfinite(phot)
+            yield phot[predicted], spec[predicted]
+
+
+def _read_pairs(catalogue: Path) -> Iterator[tuple[Reals, Reals]]:
+    """Yield both redshifts of the galaxies that have both."""
+    for phot, spec in _read_redshifts(catalogue):
+        known = is_usable_redshift(spec)
+        yield phot[known].astype(np.float64), spec[known]
+
+
+def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, metrics: Metrics) -> None:
+    from matplotlib.colors import LogNorm
+
+    low, high = _axis_limits(np.concatenate(pair) for pair in _read_pairs(catalogue))
+    edges, dz_edges = np.linspace(low, high, BINS + 1), np.linspace(-LARGEST_DZ, LARGEST_DZ, BINS + 1)
+    density, dz_density = np.zeros((BINS, BINS)), np.zeros((BINS, BINS))
+    for phot, spec in _read_pairs(catalogue):
+        density += np.histogram2d(phot, spec, [edges, edges])[0]
+        dz_density += np.histogram2d((phot - spec) / (1 + spec), spec, [dz_edges, edges])[0]
+    style: dict[str, Any] = {"cmap": "viridis", "rasterized": True}
+    image = plane.pcolormesh(edges, edges, np.ma.masked_equal(density, 0), norm=LogNorm(), **style)
+    residuals.pcolormesh(edges, dz_edges, np.ma.masked_equal(dz_density, 0), norm=LogNorm(), **style)
+    figure.colorbar(image, ax=plane, label="galaxies per cell", shrink=0.85)
+    redshift = np.array([low, high])
+    plane.plot(redshift, redshift, color="crimson", linewidth=1, label="1:1")
+    for sign in (-1, 1):  # of |dz| = OUTLIER_DZ
+        label = f"outliers: |dz| > {OUTLIER_DZ}" if sign > 0 else None
+        line: dict[str, Any] = {"linestyle": "--", "color": "0.4", "linewidth": 0.8}
+        plane.plot(redshift, redshift + sign * OUTLIER_DZ * (1 + redshift), label=label, **line)
+        residuals.axhline(sign * OUTLIER_DZ, **line)
+    residuals.axhline(0, color="crimson", linewidth=1)
+    text = (
+        f"{metrics.galaxies:,} galaxies\n$R^2$ = {metrics.r2:.4f}\nMAE = {metrics.mae:.5f}\n"
+        f"bias = {metrics.bias:+.5f}\nNMAD = {metrics.precision:.5f}\noutliers = {metrics.outliers:.2%}"
+    )
+    plane.text(0.03, 0.97, text, va="top", transform=plane.transAxes, bbox={"facecolor": "white", "alpha": 0.8})
+    plane.legend(loc="lower right", fontsize=8)
+    plane.set(ylabel="photometric redshift", xlim=(low, high), ylim=(low, high))
+    residuals.set(xlabel="spectroscopic redshift", ylabel="dz", ylim=(-LARGEST_DZ, LARGEST_DZ))
+
+
+def _draw_numbers(axes: Axes, catalogue: Path, facts: CatalogueFacts) -> None:
+    low, high = _axis_limits(phot.astype(np.float64) for phot, _ in _read_redshifts(catalogue))
+    edges = np.linspace(low, high, BINS // 2 + 1)
+    numbers = sum((np.histogram(phot, edges)[0] for phot, _ in _read_redshifts(catalogue)), np.zeros(BINS // 2))
+    axes.stairs(numbers, edges, fill=True, color="steelblue")
+    axes.set(xlabel="photometric redshift", ylabel=f"galaxies per {edges[1] - edges[0]:.3g}", xlim=(low, high))
+    lines = [f"{facts.galaxies:,} galaxies, none with a usable spectroscopic redshift"]
+    lines += [f"{count / facts.galaxies:.2%} {name}" for name, count in facts.flagged.items() if count]
+    axes.text(0.97, 0.97, "\n".join(lines), ha="right", va="top", fontsize=8, transform=axes.transAxes)
+
+
+def _axis_limits(pieces: Iterator[Reals]) -> tuple[float, float]:
+    """Return the limits of an axis, without a few catastrophic outliers among many values, which would shrink all."""
+    edges = np.arange(_RANGE[0], _RANGE[1] + _WIDTH / 2, _WIDTH)
+    counts = np.zeros(len(edges) - 1, np.int64)
+    for values in pieces:
+        counts += np.histogram(values.clip(edges[0], edges[-1]), edges)[0]
+    total = int(counts.sum())
+    if not total:
+        return 0.0, 1.0
+    trimmed, up_to = TRIMMED * total if TRIMMED * total >= 1 else 0, np.cumsum(counts)
+    first, last = np.searchsorted(up_to, trimmed, "right"), np.searchsorted(up_to, total - trimmed)
+    return float(edges[first]), float(edges[last + 1])

@@ -1,22 +1,33 @@
-"""The predictions of one work item, and the HDF5 file that holds them."""
+"""The predictions of one work item, and the HDF5 file that holds them.
+
+A part says nothing of who its galaxies are: that is read from the survey when the catalogue is written. Parts of
+earlier versions, which hold ids and spectroscopic redshifts too, are still read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..surveys.identity import ObjIds, is_text
+from ..surveys.identity import is_text
 from .plan import Plan, WorkItem
 
-PART_COLUMNS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}  # objid may be text
-PART_FORMAT = "cosmicai-part/2"
+PART_COLUMNS = {"redshift_phot": "<f4", "flag": "|u1"}
+PART_FORMAT = "cosmicai-part/3"
+WITH_IDS = "cosmicai-part/2"
 WITHOUT_DIGEST = "cosmicai-part/1"
+_COLUMNS_WITH_IDS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}  # or text ids
+_COLUMNS = {PART_FORMAT: PART_COLUMNS, WITH_IDS: _COLUMNS_WITH_IDS, WITHOUT_DIGEST: _COLUMNS_WITH_IDS}
 _AGAIN = "remove it and finish the run with --resume"
+
+Values = Mapping[str, NDArray[Any]]
 
 
 class DamagedPartError(InputError):
@@ -25,29 +36,27 @@ class DamagedPartError(InputError):
 
 @dataclass(frozen=True)
 class Part:
-    """The predictions of one work item: objid (N,) int64 or text as in its shard (see `surveys.identity`),
-    redshift_phot (N,) float32, redshift_spec (N,) float64 (NaN where unknown), flag (N,) uint8 (see `surveys.quality`).
+    """The predictions of one work item: redshift_phot (N,) float32, flag (N,) uint8 (see `surveys.quality`).
+
+    `is_checked` says whether they were compared with a digest when they were read; the first parts had none.
     """
 
-    objid: ObjIds
     redshift_phot: NDArray[np.float32]
-    redshift_spec: NDArray[np.float64]
     flag: NDArray[np.uint8]
+    is_checked: bool = True
 
 
 def encode_part(plan: Plan, item: WorkItem, part: Part) -> bytes:
     """Return the file of a part, which names the plan and the item, and has a digest of both and of its columns."""
     import h5py
 
+    values = {name: getattr(part, name).astype(dtype, copy=False) for name, dtype in PART_COLUMNS.items()}
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.attrs.update(format=PART_FORMAT, plan=plan.digest, shard=plan.shards[item.shard].name)
-        file.attrs.update(item=item.name, start=item.start, stop=item.stop, digest=_digest(plan, item, part))
-        dtypes = dict(PART_COLUMNS)
-        if is_text(part.objid.dtype):
-            dtypes["objid"] = h5py.string_dtype("utf-8", part.objid.dtype.itemsize)
-        for name, dtype in dtypes.items():
-            file.create_dataset(name, data=getattr(part, name).astype(dtype, copy=False))
+        file.attrs.update(item=item.name, start=item.start, stop=item.stop, digest=_digest(plan, item, values))
+        for name, column in values.items():
+            file.create_dataset(name, data=column)
     return buffer.getvalue()
 
 
@@ -61,34 +70,33 @@ def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             attributes = dict(file.attrs)
-            for name in PART_COLUMNS:  # before they are read: a damaged header may announce any number of rows
-                if (shape := file[name].shape) != (item.galaxies,):
-                    attributes["shape"] = shape
-            columns = {} if "shape" in attributes else {name: file[name][:] for name in PART_COLUMNS}
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            version = str(attributes.get("format"))
+            dtypes = _COLUMNS.get(version, PART_COLUMNS)
+            # Compared before they are read: a damaged header may announce any number of rows.
+            fits = all(file[name].shape == (item.galaxies,) for name in dtypes)
+            values = {name: file[name][:] for name in dtypes} if fits else {}
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise DamagedPartError(f"{path} is damaged ({error}); {_AGAIN}") from None
     if attributes.get("plan") != plan.digest:
         raise InputError(f"{path} belongs to another plan; {_AGAIN}")
     place = {"shard": plan.shards[item.shard].name, "start": item.start, "stop": item.stop}
-    if any(attributes.get(name) != value for name, value in place.items()) or not columns:
+    if any(attributes.get(name) != value for name, value in place.items()) or not values:
         raise DamagedPartError(f"{path} belongs to another item; {_AGAIN}")
-    if any(column.dtype != PART_COLUMNS[name] and name != "objid" for name, column in columns.items()):
+    if any(values[name].dtype != dtype and name != "objid" for name, dtype in dtypes.items()):
         raise DamagedPartError(f"{path} is damaged (a column has another dtype); {_AGAIN}")
-    part, version = Part(**columns), attributes.get("format")
-    if version not in (PART_FORMAT, WITHOUT_DIGEST) or (version == WITHOUT_DIGEST and "digest" in attributes):
+    if version not in _COLUMNS or (version == WITHOUT_DIGEST and "digest" in attributes):
         raise DamagedPartError(f'{path} is damaged (its format is "{version}", expected "{PART_FORMAT}"); {_AGAIN}')
-    if version == PART_FORMAT and attributes.get("digest") != _digest(plan, item, part):
+    if version != WITHOUT_DIGEST and attributes.get("digest") != _digest(plan, item, values):
         raise DamagedPartError(f"{path} is damaged (its columns differ from their digest); {_AGAIN}")
-    return part
+    return Part(values["redshift_phot"], values["flag"], version != WITHOUT_DIGEST)
 
 
-def _digest(plan: Plan, item: WorkItem, part: Part) -> str:
+def _digest(plan: Plan, item: WorkItem, values: Values) -> str:
     """Return the SHA-256 of the plan's digest, the item, and dtype and values of every column, in hexadecimal."""
     digest = hashlib.sha256(f"{plan.digest} {item.name} {plan.shards[item.shard].name}".encode())
-    for name, dtype in PART_COLUMNS.items():
-        values = getattr(part, name)
-        if not (name == "objid" and is_text(values.dtype)):
-            values = values.astype(dtype, copy=False)
-        digest.update(f" {name} {values.dtype.str} {len(values)} ".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
+    for name, column in values.items():
+        if not is_text(column.dtype):
+            column = column.astype(_COLUMNS_WITH_IDS[name], copy=False)
+        digest.update(f" {name} {column.dtype.str} {len(column)} ".encode())
+        digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()

@@ -72,10 +72,9 @@ class RunPaths:
         """Coverage, metrics, totals and cost."""
         return self.path("summary.json")
 
-    @property
-    def plot_path(self) -> str:
-        """The figure of photometric against spectroscopic redshift."""
-        return self.path("inference.png")
+    def plot_path(self, kind: str) -> str:
+        """Return the address of the figure of photometric against spectroscopic redshift, "png" or "pdf"."""
+        return self.path(f"inference.{kind}")
 
     @property
     def combined_path(self) -> str:

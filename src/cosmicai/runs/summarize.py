@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from msgspec import UNSET, structs
 
 from ..errors import describe_os_errors
-from ..storage import atomic_write, sha256
+from ..storage import atomic_write
 from ..storage.parallel import map_in_order
 from ..storage.s3 import reader_threads
-from ..surveys.identity import count_duplicates
-from ..surveys.quality import Flag
-from .catalogue import read_catalogue_objids, write_catalogue
+from .catalogue.facts import read_facts
+from .catalogue.metadata import describe_provenance
+from .catalogue.writing import write_catalogue
 from .cost import cost_of_run
-from .figures import plot_redshifts
-from .metrics import compute_metrics
-from .part import DamagedPartError
+from .figures import draw_redshifts, save_figure
+from .part import DamagedPartError, Part
 from .plan import Plan, WorkItem
 from .store import RunFolder
 from .summary import Summary, SummaryMetrics, Totals, add_up, count_coverage
-from .summary_text import describe_weights
 
 
 def summarize(run: RunFolder) -> Summary:
     """Write catalogue, plot, published outputs and summary.json from the parts that exist, and return the summary.
 
     A record or part that is damaged is left out and named in the summary; such a part is set aside, so that its item is
-    done again by --resume. Raises InputError if a part is of another plan.
+    done again by --resume. Raises InputError if a part is of another plan, or if the survey cannot be read any more.
     """
     left_out: list[str] = []
-    plan, parts, records = run.plan(), run.parts(), run.records(left_out.append)
-    weights = plan.weights_file
-    items = [item for item in plan.items if item in parts]
-    try:
-        phot, spec, flag = write_catalogue(run, plan, items)
-    except DamagedPartError:
-        parts -= _set_aside_damaged(run, plan, items, left_out)
-        items = [item for item in items if item in parts]
-        phot, spec, flag = write_catalogue(run, plan, items)
-    flagged = {bit.name: int(np.count_nonzero(flag & bit)) for bit in Flag if bit.name}
-    duplicates = count_duplicates(partial(read_catalogue_objids, run))
-    coverage = structs.replace(count_coverage(plan, parts), flagged=flagged, duplicate_objid=duplicates.ids)
-    metrics = compute_metrics(phot, spec)
-    with atomic_write(run.plot_path) as temporary, describe_os_errors(run.plot_path, "write"):
-        plot_redshifts(temporary, phot, spec, metrics, describe_weights(weights.label, weights.sha256))
-    totals, reported = add_up(records.values()), SummaryMetrics.from_metrics(metrics) if metrics else None
+    plan, records = run.plan(), run.records(left_out.append)
+    parts = _Parts(run, plan, run.parts(), left_out)
+    provenance = describe_provenance(plan, records.values())
+    with atomic_write(run.catalogue_path) as catalogue, describe_os_errors(run.catalogue_path, "write"):
+        unreadable = write_catalogue(catalogue, plan, parts.read, provenance)
+        facts = read_facts(catalogue)
+        figure = draw_redshifts(catalogue, facts, provenance)
+    for kind in ("png", "pdf"):
+        with atomic_write(path := run.plot_path(kind)) as plot, describe_os_errors(path, "write"):
+            save_figure(figure, plot, kind)
+    if unreadable:
+        left_out.append(_describe_unreadable(run, unreadable))
+    coverage = count_coverage(plan, parts.done)
+    coverage = structs.replace(coverage, flagged=facts.flagged, duplicate_objid=facts.duplicate_objid)
+    totals = add_up(records.values())
+    reported = SummaryMetrics.from_metrics(facts.metrics) if facts.metrics else None
     cost = cost_of_run(records.values(), run.functions(left_out.append), run.invocations())
     summary = Summary(
-        complete=coverage.complete,
+        complete=coverage.complete and not unreadable,
         coverage=coverage,
         metrics=reported,
         totals=totals,
@@ -58,12 +55,13 @@ def summarize(run: RunFolder) -> Summary:
         machines=tuple(sorted({record.machine for record in records.values()})),
         failures=tuple(run.failures(left_out.append)),
         plan_sha256=plan.digest,
-        catalogue_sha256=sha256(run.catalogue_path),
+        catalogue_sha256=facts.digest,
         catalogue=run.catalogue_path,
-        plot=run.plot_path,
-        weights=weights.label,
-        weights_sha256=weights.sha256,
+        plot=run.plot_path("png"),
+        weights=plan.weights_file.label,
+        weights_sha256=plan.weights_sha256,
         left_out=tuple(left_out) or UNSET,
+        unchecked_parts=parts.unchecked or UNSET,
         survey_check=plan.survey_check or UNSET,
     )
     # The record of an attempt that was killed at once would look like a rank without speed in the published files.
@@ -74,17 +72,47 @@ def summarize(run: RunFolder) -> Summary:
     return summary
 
 
-def _set_aside_damaged(run: RunFolder, plan: Plan, items: list[WorkItem], left_out: list[str]) -> set[WorkItem]:
-    """Set the damaged parts of these items aside, name each in `left_out`, and return their items."""
-    damaged = set()
-    for item in items:
+def _describe_unreadable(run: RunFolder, reasons: Mapping[str, str]) -> str:
+    """Return a sentence on the shards that could not be read again, given the reason for each."""
+    first, *others = reasons.values()
+    also = f", and {len(others):,} more shards of its folder" if others else ""
+    return (
+        f"ids, positions and other columns of a shard that cannot be read again: {first.partition(';')[0]}{also}; "
+        f"put back what was there, and write the catalogue again with `cosmicai summarize {run.uri}`"
+    )
+
+
+class _Parts:
+    """The parts of a run that can be used; one that is damaged is set aside, and named in `left_out`, when it is read.
+
+    `done` are the items that have parts, `unchecked` counts those without a digest.
+    """
+
+    def __init__(self, run: RunFolder, plan: Plan, done: set[WorkItem], left_out: list[str]) -> None:
+        self._run, self._plan, self.done, self._left_out = run, plan, done, left_out
+        self.unchecked = 0
+
+    def read(self) -> Iterator[Part | None]:
+        """Yield the part of every item of the plan, in its order, None where there is none."""
+        self.unchecked = 0
+        for item, part in zip(
+            self._plan.items, map_in_order(self._read, self._plan.items, reader_threads(self._run.uri)), strict=True
+        ):
+            if isinstance(part, DamagedPartError):
+                self._run.set_aside_part(item)
+                self._left_out.append(str(part).partition(";")[0] + "; it was set aside, finish the run with --resume")
+                self.done.remove(item)
+                part = None
+            self.unchecked += part is not None and not part.is_checked
+            yield part
+
+    def _read(self, item: WorkItem) -> Part | DamagedPartError | None:
+        if item not in self.done:
+            return None
         try:
-            run.read_part(plan, item)
+            return self._run.read_part(self._plan, item)
         except DamagedPartError as error:
-            run.set_aside_part(item)
-            left_out.append(str(error).partition(";")[0] + "; it was set aside, finish the run with --resume")
-            damaged.add(item)
-    return damaged
+            return error
 
 
 def published_results(plan: Plan, totals: Totals, metrics: SummaryMetrics | None) -> dict[str, Any]:

@@ -86,7 +86,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `summary.json`.
 
     `weights` is what people call the weights, with the word "synthetic" for those of the demo. `left_out` names damaged
-    files that the totals do not include. Summaries of earlier versions have no weights.
+    files that the totals do not include, and `unchecked_parts` counts parts of the first version, which could not be
+    compared with a digest. `catalogue_sha256` is that of all values of the catalogue (see `CatalogueFacts`). Summaries
+    of earlier versions have no weights.
     """
 
     complete: bool
@@ -103,6 +105,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | UnsetType = UNSET
     weights_sha256: str | UnsetType = UNSET
     left_out: tuple[str, ...] | UnsetType = UNSET
+    unchecked_parts: Count | UnsetType = UNSET
     slurm: dict[str, Any] | UnsetType = UNSET
     survey_check: SurveyCheck | UnsetType = UNSET
 

@@ -18,6 +18,8 @@ def print_summary(summary: Summary) -> int:
         lines.append(("flagged", ", ".join(f"{count} {name}" for name, count in flagged.items())))
     if coverage.duplicate_objid:
         lines.append(("duplicates", f"{coverage.duplicate_objid} ids that several galaxies have"))
+    if summary.unchecked_parts is not UNSET:
+        lines.append(("unchecked", f"{summary.unchecked_parts} parts of an earlier version, which have no digest"))
     if metrics := summary.metrics:
         lines += [
             ("R2", _format(metrics.r2, ".6f")),
@@ -43,11 +45,9 @@ def print_summary(summary: Summary) -> int:
         echo(f"left out: {problem}", err=True)
     if summary.complete:
         return 0
-    echo(
-        f"incomplete: {coverage.missing} galaxies missing in the items {', '.join(coverage.missing_items)}; "
-        "finish the run with --resume",
-        err=True,
-    )
+    if coverage.missing:
+        where = f"{coverage.missing} galaxies missing in the items {', '.join(coverage.missing_items)}"
+        echo(f"incomplete: {where}; finish the run with --resume", err=True)
     for failure in summary.failures:
         echo(f"{failure.item}: {failure.reason}", err=True)
     return 3

@@ -8,8 +8,9 @@ bit mask `flag` of parts and catalogue:
       4  NONFINITE_PREDICTION  the input is usable, yet the network's prediction is NaN or infinite
      16  INCOMPLETE_CUTOUT     a band is constant, or an edge of it is: it was not observed, or not entirely
      32  IMPLAUSIBLE_REDSHIFT  the predicted redshift is outside -0.05 to 10
+    128  NOT_DONE              the run is not complete, and this galaxy is among those that are missing
 
-A galaxy with bit 1, 2 or 4 has redshift_phot = NaN; the others warn and keep the redshift.
+A galaxy with bit 1, 2, 4 or 128 has redshift_phot = NaN; the others warn and keep the redshift.
 """
 
 from __future__ import annotations
@@ -42,8 +43,17 @@ class Flag(IntFlag):
     NONFINITE_PREDICTION = 4
     INCOMPLETE_CUTOUT = 16
     IMPLAUSIBLE_REDSHIFT = 32
+    NOT_DONE = 128  # in a catalogue only: a part holds what is done
 
 
+FLAG_MEANINGS = {  # for headers of the catalogue, in ASCII as FITS demands
+    Flag.NONFINITE_PIXEL: "pixel not finite or beyond 1e12",
+    Flag.MISSING_MAGNITUDE: "magnitude missing",
+    Flag.NONFINITE_PREDICTION: "prediction not finite",
+    Flag.INCOMPLETE_CUTOUT: "cutout incomplete",
+    Flag.IMPLAUSIBLE_REDSHIFT: "redshift implausible",
+    Flag.NOT_DONE: "not done yet",
+}
 NO_REDSHIFT = Flag.NONFINITE_PIXEL | Flag.MISSING_MAGNITUDE | Flag.NONFINITE_PREDICTION  # such galaxies have NaN
 
 

@@ -149,7 +149,7 @@ class Survey:
                 for start in range(0, entry.galaxies, size):
                     galaxies = shard.read(start, min(start + size, entry.galaxies))
                     for name, spec in (columns or {}).items():
-                        galaxies.columns[name] = _read_column(shard, name, spec, start, start + len(galaxies))
+                        galaxies.columns[name] = read_column_as(shard, name, spec, start, start + len(galaxies))
                     if images:
                         images.add(galaxies.image)
                     yield galaxies
@@ -305,8 +305,11 @@ def _read_objids(survey: Survey, entry: ShardEntry) -> ObjIds:
         return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, which keeps no file mapped
 
 
-def _read_column(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: int) -> NDArray[Any]:
-    """Return rows of a column of one shard as they are stored in a survey whose shards may differ."""
+def read_column_as(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: int) -> NDArray[Any]:
+    """Return rows of a column as `spec` stores it, in a survey whose shards may differ; missing if the shard has none.
+
+    Raises as `Shard.read_field`.
+    """
     own = shard.columns.get(name)
     if own is None:
         return spec.missing(stop - start)

@@ -16,7 +16,7 @@ from ..measurement.machine import describe_machine
 from ..measurement.table import MeasurementColumn, MeasurementTable
 from ..models.weights import DEMO
 from ..ranks.environment import rank_from_environment
-from ..runs.catalogue import read_catalogue
+from ..runs.catalogue.reading import read_catalogue
 from ..runs.summarize import summarize
 from ..surveys.synthetic import write_synthetic_survey
 from ..worker import loop

@@ -18,7 +18,7 @@ from ..engines.registry import open_engine
 from ..models.weights import WeightsFile
 from ..ranks.environment import Rank
 from ..ranks.invocation import Invocation
-from ..runs.part import PART_COLUMNS, Part
+from ..runs.part import Part
 from ..runs.plan import Plan, WorkItem
 from ..runs.record import Record
 from ..runs.recorder import Recorder
@@ -98,7 +98,7 @@ def _predict_items(
                 source.failed(result.item, result.reason)
                 continue
             predicted.append(result.part)
-            options.progress(len(result.part.objid))
+            options.progress(len(result.part.flag))
             source.heartbeat()
             if result.is_last:
                 with recorder.phase("write"):
@@ -162,9 +162,8 @@ def predict_chunk(engine: Engine, chunk: Chunk) -> Part:
     redshift = engine.predict(galaxies.image, galaxies.magnitude).astype(np.float32, copy=False)
     flag = flag | np.where(flag & NO_REDSHIFT, np.uint8(0), flag_predictions(redshift))
     redshift[flag & NO_REDSHIFT != 0] = np.nan
-    # Copies: a column read from a local file would keep its mapping, and a file descriptor, as long as it lives.
-    return Part(galaxies.objid.copy(), redshift, galaxies.redshift.copy(), flag)
+    return Part(redshift, flag)
 
 
 def _concatenate(parts: list[Part]) -> Part:
-    return Part(*(np.concatenate([getattr(part, name) for part in parts]) for name in PART_COLUMNS))
+    return Part(np.concatenate([part.redshift_phot for part in parts]), np.concatenate([part.flag for part in parts]))

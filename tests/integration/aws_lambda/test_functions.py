@@ -847,7 +847,8 @@ def stack_of_published(cloud: Cloud) -> list[int]:
 @pytest.fixture
 def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write an empty plot, since drawing takes longer than everything else."""
-    monkeypatch.setattr(summarize_module, "plot_redshifts", lambda path, *_: path.write_bytes(b""))
+    monkeypatch.setattr(summarize_module, "draw_redshifts", lambda *_: None)
+    monkeypatch.setattr(summarize_module, "save_figure", lambda _, path, __: path.write_bytes(b""))
 
 
 def half_done(cloud: Cloud, **changes: Any) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Test that a part is read only as what it is: the whole predictions of its own item and plan."""
 
+import hashlib
 import io
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from cosmicai.errors import InputError
 from cosmicai.ranks.environment import Rank
+from cosmicai.runs.plan import WorkItem
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
 from support.helpers import make_run, make_survey, random_galaxies, run_worker, tiny_weights
@@ -58,11 +61,12 @@ def test_a_changed_value_dtype_or_format_is_named(run):
         del file[name]
         file[name] = values
 
-    for name in ("objid", "redshift_phot", "redshift_spec", "flag"):
+    for name in ("redshift_phot", "flag"):
         assert "differ from their digest" in change(lambda file, name=name: file[name].write_direct(file[name][:] + 1))
     assert "another dtype" in change(lambda file: replace(file, "redshift_phot", file["redshift_phot"][:].astype("f8")))
     assert "another item" in change(lambda file: replace(file, "flag", file["flag"][:-1]))
-    assert "its format is" in change(lambda file: file.attrs.modify("format", "cosmicai-part/1"))
+    assert "its format is" in change(lambda file: file.attrs.modify("format", "cosmicai-part/9"))
+    assert "is damaged" in change(lambda file: file.attrs.modify("format", "cosmicai-part/1"))
     with pytest.raises(InputError, match="belongs to another plan; remove it and finish the run with --resume"):
         change(lambda file: file.attrs.modify("plan", "0" * 64))
 
@@ -72,9 +76,7 @@ def test_any_flipped_bit_of_the_values_is_named(run):
     path = Path(run.part_path(item))
     good = path.read_bytes()
     with h5py.File(path) as file:
-        offsets = [
-            file[name].id.get_offset() + byte for name in ("objid", "redshift_phot", "flag") for byte in range(20)
-        ]
+        offsets = [file[name].id.get_offset() + byte for name in ("redshift_phot", "flag") for byte in range(20)]
     for offset in offsets:
         data = bytearray(good)
         data[offset] ^= 1 << offset % 8
@@ -83,9 +85,31 @@ def test_any_flipped_bit_of_the_values_is_named(run):
             run.read_part(run.plan(), item)
 
 
-def test_parts_of_format_1_are_read(run):
+def write_old_part(run: RunFolder, item: WorkItem, version: int) -> None:
+    """Write the part of an item again as earlier versions did, with ids and spectroscopic redshifts."""
+    path, plan, part = run.part_path(item), run.plan(), run.read_part(run.plan(), item)
+    shard = plan.shards[item.shard].name
+    ids, spec = np.array([b"J1", b""] * 10), np.linspace(0, 1, 20)
+    columns = {"objid": ids, "redshift_phot": part.redshift_phot, "redshift_spec": spec, "flag": part.flag}
+    digest = hashlib.sha256(f"{plan.digest} {item.name} {shard}".encode())
+    with h5py.File(path, "w") as file:
+        file.attrs.update(format=f"cosmicai-part/{version}", plan=plan.digest, shard=shard)
+        file.attrs.update(start=item.start, stop=item.stop)
+        for name, column in columns.items():
+            digest.update(f" {name} {column.dtype.str} 20 ".encode() + column.tobytes())
+            file[name] = column
+        if version == 2:
+            file.attrs.update(item=item.name, digest=digest.hexdigest())
+
+
+@pytest.mark.parametrize(("version", "unchecked"), [(1, 3), (2, UNSET)])
+def test_parts_of_earlier_versions_are_read(run, version, unchecked):
+    new = summarize(run)
     for item in run.plan().items:
-        with h5py.File(run.part_path(item), "r+") as file:
-            file.attrs["format"] = "cosmicai-part/1"
-            del file.attrs["digest"], file.attrs["item"]
-    assert summarize(run).complete
+        write_old_part(run, item, version)
+    old = summarize(run)
+    assert old.complete and old.catalogue_sha256 == new.catalogue_sha256
+    assert old.unchecked_parts == unchecked and new.unchecked_parts is UNSET
+    with h5py.File(run.part_path(run.plan().items[0]), "r+") as file:
+        file["objid"][3] = b"J9"
+    assert summarize(run).complete == (version == 1)

@@ -103,7 +103,7 @@ def finished(folder, uri, galaxies: Galaxies, lost=(), missing=(), fields=()):
             phot = (galaxies.redshift[rows] + 0.01).astype(np.float32)
             phot[np.isin(np.arange(GALAXIES)[rows], missing)] = np.nan
             flag = np.isnan(phot).astype(np.uint8)
-            run.write_part(plan, item, Part(galaxies.objid[rows], phot, galaxies.redshift[rows], flag))
+            run.write_part(plan, item, Part(phot, flag))
     summarize(run)
     return run, plan
 

@@ -90,7 +90,15 @@ def test_a_record_with_a_wrong_field_is_named_by_it_and_names_no_file(folder, tm
     assert summary.complete and summary.totals.galaxies == 20
     [left_out] = summary.left_out  # type: ignore[misc]
     assert left_out.startswith(f"{folder.record_path(1, 1)} cannot be used: ") and problem in left_out
-    names = {"0.json", "2.json", "catalogue.parquet", "combined_data.json", "inference.png", "Results.json"}
+    names = {
+        "0.json",
+        "2.json",
+        "catalogue.parquet",
+        "combined_data.json",
+        "inference.png",
+        "inference.pdf",
+        "Results.json",
+    }
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert written == {tmp_path / "run" / name for name in (*names, "summary.json")}
 

@@ -263,7 +263,7 @@ def _finish(folder: RunFolder, run: RunFolder, ended: Execution | None) -> Submi
 
 def _report(folder: RunFolder, summary: Summary) -> Submission:
     """Return the summary that is in a folder, and what the run cost."""
-    summary = structs.replace(summary, catalogue=folder.catalogue_path, plot=folder.plot_path)
+    summary = structs.replace(summary, catalogue=folder.catalogue_path, plot=folder.plot_path("png"))
     closing: tuple[str, ...] = ()
     if cost := summary.cost:
         place = f"{cost.region}, {cost.architecture}, list prices of {cost.prices_as_of}"

@@ -19,6 +19,7 @@ from .fits_hdus import Hdu, describe_hdu
 
 _PIECE = 2**22
 _ALL_ONES = 2**32 - 1
+_PUNCTUATION = ":;<=>?@[\\]^_`"  # which must not occur in a CHECKSUM
 
 
 def verify_checksums(source: str, data: bytes | None, hdus: Sequence[Hdu]) -> None:
@@ -42,8 +43,8 @@ def _verify(source: str, data: bytes | None, hdus: Sequence[Hdu]) -> None:
         return
     with BytesIO(data) if data is not None else _open_stream(Path(source)) as stream:
         for hdu in stating:  # in their order: a gzip stream goes back by starting anew
-            header_sum = _sum(stream, hdu.header_begin, hdu.begin - hdu.header_begin)
-            data_sum = _sum(stream, hdu.begin, hdu.span)
+            header_sum = sum_words(stream, hdu.header_begin, hdu.begin - hdu.header_begin)
+            data_sum = sum_words(stream, hdu.begin, hdu.span)
             stated = str(hdu.cards.get("DATASUM", "")).strip()
             wrong_data = stated.isdecimal() and int(stated) not in (data_sum, data_sum % _ALL_ONES)
             stated = str(hdu.cards.get("CHECKSUM", "")).strip()
@@ -67,7 +68,25 @@ def _add(first: int, second: int) -> int:
     return (total & _ALL_ONES) + (total >> 32)
 
 
-def _sum(stream: BinaryIO, offset: int, length: int) -> int:
+def encode_checksum(total: int) -> str:
+    """Return the text by which CHECKSUM makes the sum of an HDU all ones, given the sum with CHECKSUM = '0' * 16.
+
+    Each byte of the complement is written as four letters or digits that add up to it.
+    """
+    complement = _ALL_ONES - total
+    text = [0] * 16
+    for place, byte in enumerate(complement.to_bytes(4, "big")):
+        letters = [byte // 4 + ord("0")] * 4
+        letters[0] += byte % 4
+        while any(chr(letter) in _PUNCTUATION for letter in letters):
+            for first in (0, 2):
+                if any(chr(letter) in _PUNCTUATION for letter in letters[first : first + 2]):
+                    letters[first], letters[first + 1] = letters[first] + 1, letters[first + 1] - 1
+        text[place::4] = letters
+    return bytes([text[-1], *text[:-1]]).decode()  # since the value begins at a byte that is no multiple of four
+
+
+def sum_words(stream: BinaryIO, offset: int, length: int) -> int:
     """Return the ones' complement sum of `length` bytes, a multiple of four, from `offset`."""
     stream.seek(offset)
     total = 0

@@ -1,0 +1,127 @@
+"""The columns of a catalogue: their types, units, UCDs and descriptions, in one place for every format.
+
+In Parquet each of them is a field whose metadata hold what Arrow's types do not: see `Column`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...surveys.columns import FOLDER, ColumnSpec
+from ...surveys.identity import is_text
+from ...surveys.quality import FLAG_MEANINGS
+
+KEPT = "_kept"  # follows the name of a kept column whose own name is taken
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the catalogue. `ucd` is its Unified Content Descriptor (IVOA UCD1+ 1.6).
+
+    `null` is what stands for a missing integer in formats that cannot leave one out; `width` is the number of bytes of
+    the longest text. Missing numbers are NaN or null, missing texts are empty.
+    """
+
+    name: str
+    type: pa.DataType
+    description: str = ""
+    unit: str = ""
+    ucd: str = ""
+    null: int | None = None
+    width: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds text."""
+        return bool(pa.types.is_string(self.type))
+
+    def to_field(self) -> pa.Field:
+        """Return the column as a field of an Arrow schema."""
+        notes = {"description": self.description, "unit": self.unit, "ucd": self.ucd}
+        notes |= {"null": "" if self.null is None else str(self.null), "width": str(self.width or "")}
+        return pa.field(self.name, self.type, metadata={name: text for name, text in notes.items() if text})
+
+    @staticmethod
+    def from_field(field: pa.Field) -> Column:
+        """Return the column of a field; one of a catalogue of an earlier version has no metadata."""
+        notes = {name.decode(): text.decode() for name, text in (field.metadata or {}).items()}
+        known = STANDARD.get(field.name, Column(field.name, field.type))
+        if not notes:
+            return replace(known, type=field.type)
+        null, width = notes.get("null"), int(notes.get("width", 0))
+        texts = {name: notes.get(name, "") for name in ("description", "unit", "ucd")}
+        return Column(field.name, field.type, **texts, null=None if null is None else int(null), width=width)
+
+
+STANDARD = {
+    column.name: column
+    for column in (
+        Column("objid", pa.int64(), "Identifier in the source; -1 or empty: none", "", "meta.id;meta.main"),
+        Column("ra", pa.float64(), "Right ascension (ICRS)", "deg", "pos.eq.ra;meta.main"),
+        Column("dec", pa.float64(), "Declination (ICRS)", "deg", "pos.eq.dec;meta.main"),
+        Column("redshift_phot", pa.float32(), "Photometric redshift; NaN: see flag", "", "src.redshift.phot;meta.main"),
+        Column("redshift_spec", pa.float64(), "Spectroscopic redshift; NaN: unknown", "", "src.redshift"),
+        Column(
+            "flag", pa.uint8(),
+            "Sum of " + ", ".join(f"{bit:d} {meaning}" for bit, meaning in FLAG_MEANINGS.items()), "", "meta.code.qual",
+        ),
+        Column("shard", pa.string(), "File of the survey that holds the galaxy", "", "meta.file"),
+        Column("row", pa.int64(), "Row of the galaxy in this file, from 0", "", "meta.record"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a catalogue in their order.
+
+    `kept` are those of them that the user kept, by the paths of their datasets in a shard.
+    """
+
+    all: tuple[Column, ...]
+    objid_dtype: np.dtype[Any]
+    specs: Mapping[str, ColumnSpec]
+    kept: Mapping[str, Column]
+
+    def schema(self, metadata: Mapping[str, str]) -> pa.Schema:
+        """Return the Arrow schema with these metadata of the file."""
+        return pa.schema([column.to_field() for column in self.all], dict(metadata))
+
+
+def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], shards: Iterable[str]) -> Columns:
+    """Return the columns of the catalogue of a survey.
+
+    `objid_dtype` is int64 or `S<n>`, `specs` are positions and kept columns by the paths of their datasets, `shards`
+    the names of the files.
+    """
+    objid, shard = STANDARD["objid"], STANDARD["shard"]
+    if is_text(objid_dtype):
+        objid = replace(objid, type=pa.string(), width=objid_dtype.itemsize)
+    shard = replace(shard, width=max((len(name.encode()) for name in shards), default=0))
+    taken, kept = {name.lower() for name in STANDARD}, {}
+    for path, spec in specs.items():
+        if path.startswith(FOLDER):
+            column = _kept_column(path.removeprefix(FOLDER), spec, taken)
+            taken.add(column.name.lower())  # FITS tells no names apart by their case
+            kept[path] = column
+    position = [STANDARD[path] for path in specs if path not in kept]
+    redshifts = [STANDARD[name] for name in ("redshift_phot", "redshift_spec", "flag")]
+    ordered = (objid, *position, *redshifts, *kept.values(), shard, STANDARD["row"])
+    return Columns(ordered, objid_dtype, specs, kept)
+
+
+def _kept_column(name: str, spec: ColumnSpec, taken: set[str]) -> Column:
+    own = name
+    while own.lower() in taken:
+        own += KEPT
+    description = "Kept from the source" if own == name else f"Kept from the source, where it is named {name}"
+    if spec.null is not None:
+        description += "; null: missing"
+    if is_text(spec.dtype):
+        return Column(own, pa.string(), description, spec.unit, width=spec.dtype.itemsize)
+    return Column(own, pa.from_numpy_dtype(spec.dtype), description, spec.unit, null=spec.null)

@@ -1,0 +1,50 @@
+"""The catalogue as CSV, and as ECSV, which has units, descriptions and provenance in its header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import yaml
+from pyarrow import compute, csv
+
+from .metadata import describe_table
+from .source import CatalogueSource
+
+
+def write_csv(source: CatalogueSource, path: Path) -> int:
+    """Write the catalogue to a file and return its number of rows; see `_as_plain_text`."""
+    with csv.CSVWriter(path, source.schema) as writer:
+        for table in source.tables():
+            writer.write_table(_as_plain_text(table))
+    return source.rows
+
+
+def write_ecsv(source: CatalogueSource, path: Path) -> int:
+    """Write the catalogue to a file (ECSV 1.0) and return its number of rows."""
+    header = yaml.safe_dump(describe_table(source.columns, source.provenance) | {"delimiter": ","}, sort_keys=False)
+    lines = ["%ECSV 1.0", "---", *header.splitlines()]
+    with path.open("wb") as file:
+        file.write("".join(f"# {line}\n" for line in lines).encode())
+        with csv.CSVWriter(file, _python_booleans(source.schema.empty_table()).schema) as writer:
+            for table in source.tables():
+                writer.write_table(_python_booleans(table))
+    return source.rows
+
+
+def _as_plain_text(table: pa.Table) -> pa.Table:
+    """Return the table with a quote before text that a spreadsheet would compute as a formula."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            quoted = compute.replace_substring_regex(table.column(index), r"^([=+\-@\t\r])", r"'\1")
+            table = table.set_column(index, field, quoted)
+    return table
+
+
+def _python_booleans(table: pa.Table) -> pa.Table:
+    """Return the table with booleans as "True" and "False", as ECSV writes them."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_boolean(field.type):
+            text = compute.if_else(table.column(index), "True", "False")
+            table = table.set_column(index, pa.field(field.name, pa.string()), text)
+    return table

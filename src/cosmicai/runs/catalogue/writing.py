@@ -1,0 +1,229 @@
+"""Write catalogue.parquet: one row per galaxy of the plan, in the order of the survey.
+
+Parts hold the predictions; who a galaxy is, where it lies and what the user kept of it is read from the shards, a piece
+at a time. The rows of items that are not done are there, too, with the flag NOT_DONE, so that row numbers always match
+those of the survey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ...storage.parallel import map_in_order
+from ...storage.s3 import reader_threads
+from ...surveys.columns import FOLDER, ColumnSpec, join_specs
+from ...surveys.identity import INT64, ObjIds, convert_objids, is_text, no_objids, widest
+from ...surveys.quality import Flag, known_redshifts
+from ...surveys.shard import Shard
+from ...surveys.survey import ShardEntry, Survey, read_column_as
+from ..part import Part
+from ..plan import Plan
+from .columns import Columns, choose_columns
+from .metadata import parquet_metadata
+
+ROW_GROUP = 2**17  # fixed, so that the rows do not depend on how the work was cut
+
+ReadParts = Callable[[], Iterable[Part | None]]
+
+
+class _OtherColumnsError(Exception):
+    """A shard has ids or columns that those before it did not have."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Consecutive rows of a shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+def write_catalogue(path: Path, plan: Plan, read_parts: ReadParts, provenance: Mapping[str, str]) -> dict[str, str]:
+    """Write the catalogue of a plan to a local file, with no more than a few row groups of it in memory.
+
+    `read_parts` yields the predictions of all items of the plan, in its order, None for those that are missing. It may
+    be called again. Return the reason for each shard that cannot be read, or has changed since the plan was made: its
+    galaxies keep their redshifts, and have no id and no values of other columns. Raises InputError if shards hold the
+    same column in different units or kinds, StorageError if the file cannot be written.
+    """
+    survey = Survey(plan.survey, plan.shards)
+    try:  # the shards of a survey have the same columns, unless it is a folder of files from several sources
+        return _write(path, plan, _first_columns(survey), read_parts(), provenance)
+    except _OtherColumnsError:
+        return _write(path, plan, _all_columns(survey), read_parts(), provenance)
+
+
+def _first_columns(survey: Survey) -> Columns:
+    """Return the columns of the catalogue by the header of the first shard that can be read."""
+    for entry in survey.shards:
+        with suppress(InputError):
+            dtype, specs = _describe_shard(survey, entry)
+            return choose_columns(dtype or INT64, specs, (entry.name for entry in survey.shards))
+    return choose_columns(INT64, {}, (entry.name for entry in survey.shards))
+
+
+def _all_columns(survey: Survey) -> Columns:
+    """Return the columns of the catalogue by the headers of all shards that can be read."""
+
+    def describe(entry: ShardEntry) -> tuple[str, np.dtype[Any] | None, dict[str, ColumnSpec]] | None:
+        try:
+            return entry.name, *_describe_shard(survey, entry)
+        except InputError:
+            return None
+
+    found = [one for one in map_in_order(describe, survey.shards, reader_threads(survey.uri)) if one]
+    objid_dtype = widest(dtype for _, dtype, _ in found if dtype is not None)
+    specs = join_specs([(name, own) for name, _, own in found])
+    return choose_columns(objid_dtype, specs, (entry.name for entry in survey.shards))
+
+
+def _describe_shard(survey: Survey, entry: ShardEntry) -> tuple[np.dtype[Any] | None, dict[str, ColumnSpec]]:
+    with survey.open(entry) as shard:
+        return shard.objid_dtype, shard.columns
+
+
+def _write(
+    path: Path, plan: Plan, columns: Columns, parts: Iterable[Part | None], provenance: Mapping[str, str]
+) -> dict[str, str]:
+    """Raise _OtherColumnsError if a shard has other columns than these."""
+    pieces = [
+        _Piece(index, start, min(start + ROW_GROUP, entry.galaxies))
+        for index, entry in enumerate(plan.shards)
+        for start in range(0, entry.galaxies, ROW_GROUP)
+    ]
+    schema = columns.schema(parquet_metadata(columns.all, provenance))
+    predictions = _PredictionStream(plan, parts)
+    read = partial(_read_piece, Survey(plan.survey, plan.shards), columns)
+    pending: list[pa.Table] = []
+    unreadable: dict[str, str] = {}
+    rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for piece, known in zip(pieces, map_in_order(read, pieces, reader_threads(plan.survey)), strict=True):
+            count, entry = piece.stop - piece.start, plan.shards[piece.shard]
+            if isinstance(known, InputError):
+                unreadable[entry.name] = str(known)
+                known = _unknown(columns, count)
+            redshift, flag = predictions.take(count)
+            known |= {"redshift_phot": _number_array(redshift), "flag": _number_array(flag)}
+            known |= {
+                "shard": _repeated_text(entry.name, count),
+                "row": _number_array(np.arange(piece.start, piece.stop)),
+            }
+            pending.append(pa.Table.from_arrays([known[name] for name in schema.names], schema=schema))
+            rows += count
+            while rows >= ROW_GROUP:
+                table = pa.concat_tables(pending)
+                writer.write_table(table.slice(0, ROW_GROUP).combine_chunks())
+                pending, rows = [table.slice(ROW_GROUP)], rows - ROW_GROUP
+        if rows:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
+    return unreadable
+
+
+class _PredictionStream:
+    """The predictions of parts one after the other, to be taken in pieces of any length."""
+
+    def __init__(self, plan: Plan, parts: Iterable[Part | None]) -> None:
+        self._parts = zip(plan.items, parts, strict=True)
+        self._rest: list[Part] = []
+        self._rows = 0
+
+    def take(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return the next redshifts (count,) float32 and flags (count,) uint8."""
+        while self._rows < count:
+            item, part = next(self._parts)
+            self._rest.append(part or _missing_part(item.galaxies))
+            self._rows += item.galaxies
+        redshift = np.concatenate([part.redshift_phot for part in self._rest])
+        flag = np.concatenate([part.flag for part in self._rest])
+        self._rest, self._rows = [Part(redshift[count:], flag[count:])], self._rows - count
+        return redshift[:count], flag[:count]
+
+
+def _missing_part(count: int) -> Part:
+    return Part(np.full(count, np.nan, np.float32), np.full(count, Flag.NOT_DONE, np.uint8))
+
+
+def _read_piece(survey: Survey, columns: Columns, piece: _Piece) -> dict[str, pa.Array] | InputError:
+    """Return what the survey knows of these rows, or why they cannot be read; raises as `_write`."""
+    start, stop = piece.start, piece.stop
+    try:
+        with survey.open(survey.shards[piece.shard]) as shard:
+            _require_same_columns(shard, columns)
+            objid = np.array(shard.read_field("objid", start, stop))
+            redshift = known_redshifts(shard.read_field("redshift", start, stop))
+            others = {path: read_column_as(shard, path, spec, start, stop) for path, spec in columns.specs.items()}
+            return _to_arrays(columns, objid, redshift, others)
+    except InputError as error:
+        return error
+
+
+def _unknown(columns: Columns, count: int) -> dict[str, pa.Array]:
+    """Return what stands in the rows of galaxies of which nothing is known."""
+    others = {path: spec.missing(count) for path, spec in columns.specs.items()}
+    return _to_arrays(columns, no_objids(count, columns.objid_dtype), np.full(count, np.nan), others)
+
+
+def _to_arrays(
+    columns: Columns, objid: ObjIds, redshift: NDArray[np.float64], others: Mapping[str, NDArray[Any]]
+) -> dict[str, pa.Array]:
+    found = {"objid": _objid_array(objid, columns.objid_dtype), "redshift_spec": _number_array(redshift)}
+    for path, values in others.items():
+        name = columns.kept[path].name if path.startswith(FOLDER) else path
+        found[name] = _column_array(values, columns.specs[path])
+    return found
+
+
+def _require_same_columns(shard: Shard, columns: Columns) -> None:
+    """Raise _OtherColumnsError if a shard has ids or columns that do not fit into these."""
+    own = shard.objid_dtype
+    fits = own is None or widest([own, columns.objid_dtype]) == columns.objid_dtype
+    if fits and shard.columns == dict(columns.specs):
+        return
+    try:
+        joined = join_specs([("", columns.specs), (shard.uri, shard.columns)])
+    except InputError:
+        raise _OtherColumnsError from None
+    if not fits or joined != dict(columns.specs):
+        raise _OtherColumnsError
+
+
+# Arrays are made from bytes: pyarrow's own conversions would import pandas, if it is installed, to compare types.
+def _number_array(values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> pa.Array:
+    kind = pa.from_numpy_dtype(values.dtype)
+    own = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else np.ascontiguousarray(values)
+    valid = None if missing is None else pa.py_buffer(np.packbits(~missing, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(own)])
+
+
+def _column_array(values: NDArray[Any], spec: ColumnSpec) -> pa.Array:
+    if is_text(spec.dtype):
+        return _text_array(values)
+    return _number_array(values, None if spec.null is None else values == spec.null)
+
+
+def _objid_array(objid: ObjIds, dtype: np.dtype[Any]) -> pa.Array:
+    return _text_array(convert_objids(objid, dtype)) if is_text(dtype) else _number_array(objid.astype(INT64))
+
+
+def _text_array(text: NDArray[np.bytes_]) -> pa.Array:
+    ends = np.concatenate([[0], np.cumsum(np.char.str_len(text))]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(text), pa.py_buffer(ends), pa.py_buffer(b"".join(text.tolist())))
+
+
+def _repeated_text(text: str, count: int) -> pa.Array:
+    data = text.encode()
+    ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
+    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(data * count))
