@@ -41,19 +41,12 @@ def infer(survey: str, weights: str | None, **options: Any) -> int:
 def _finish(run: RunFolder, rank: Rank) -> int:
     """Do in this process what is missing of a run, summarize it, and return the exit code."""
     from ..console.progress import show_progress
-    from ..worker import loop
-    from ..worker.sources import select_source
+    from ..worker.complete import complete_run
 
-    plan = run.plan()
-    completed = plan.galaxies_of(run.parts())
-    if completed < plan.galaxies:
-        with show_progress(plan.galaxies, completed) as advance:
-            loop.run(run, rank, select_source(run, rank), loop.WorkerOptions(advance))
-    # Imported after the engine has released its memory, since tables and plots need 50 MB of code.
-    from ..runs.summarize import summarize
+    summary = complete_run(run, rank, show_progress)
     from ..runs.summary_text import print_summary
 
-    return print_summary(summarize(run))
+    return print_summary(summary)
 
 
 @click.command()

@@ -83,6 +83,19 @@ def flag_inputs(image: NDArray[np.float32], magnitude: NDArray[np.float64]) -> N
     return np.asarray(flags, np.uint8)
 
 
+def blank_unusable(image: NDArray[np.float32], magnitude: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return the flags (N,) uint8 of cutouts and magnitudes, and put zeros in place of those that are not usable.
+
+    They are not left out, so that the other galaxies are predicted together with the same ones.
+    """
+    flag = flag_inputs(image, magnitude)
+    blank = flag & NO_REDSHIFT != 0
+    if blank.any():
+        image[blank] = 0
+        magnitude[blank] = 0
+    return flag
+
+
 def has_unusable_pixel(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which cutouts (N, bands, H, W) have a pixel that is NaN, infinite or beyond LARGEST_PIXEL."""
     pixels = image.reshape(len(image), math.prod(image.shape[1:]))

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.base import Engine, EngineChoice, choose_concurrency
 from ..engines.registry import open_engine
@@ -158,11 +159,20 @@ def _predict_chunks(
 
 def predict_chunk(engine: Engine, chunk: Chunk) -> Part:
     """Return the predictions of a chunk; a galaxy without a redshift keeps its row, and has NaN."""
-    galaxies, flag = chunk.galaxies, chunk.flag
-    redshift = engine.predict(galaxies.image, galaxies.magnitude).astype(np.float32, copy=False)
+    return Part(*predict_rows(engine, chunk.galaxies.image, chunk.galaxies.magnitude, chunk.flag))
+
+
+def predict_rows(
+    engine: Engine, image: NDArray[np.float32], magnitude: NDArray[np.float64], flag: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return redshifts (B,), NaN where there is none, and the complete flags (B,) of cutouts (B, 5, 32, 32).
+
+    `flag` are those of the inputs, which were blanked (`surveys.quality.blank_unusable`).
+    """
+    redshift = engine.predict(image, magnitude).astype(np.float32, copy=False)
     flag = flag | np.where(flag & NO_REDSHIFT, np.uint8(0), flag_predictions(redshift))
     redshift[flag & NO_REDSHIFT != 0] = np.nan
-    return Part(redshift, flag)
+    return redshift, flag
 
 
 def _concatenate(parts: list[Part]) -> Part:

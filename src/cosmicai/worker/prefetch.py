@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..runs.plan import Plan, WorkItem
 from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3
-from ..surveys.quality import NO_REDSHIFT, flag_inputs
+from ..surveys.quality import blank_unusable
 from ..surveys.shard import Galaxies, Shard
 from ..surveys.survey import Survey
 
@@ -131,11 +131,7 @@ def _read_item(plan: Plan, item: WorkItem, shard: Shard, rows: int, fetches: int
 
 
 def _flag_chunk(item: WorkItem, stop: int, galaxies: Galaxies, is_checked: bool) -> Chunk:
-    flag = flag_inputs(galaxies.image, galaxies.magnitude)
-    blank = flag & NO_REDSHIFT != 0
-    if blank.any():  # not left out, so that the other galaxies' batches do not change
-        galaxies.image[blank] = 0
-        galaxies.magnitude[blank] = 0
+    flag = blank_unusable(galaxies.image, galaxies.magnitude)
     return Chunk(item, stop, galaxies, flag, is_checked)
 
 

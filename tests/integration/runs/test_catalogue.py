@@ -16,10 +16,10 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
+from cosmicai import read_catalogue
 from cosmicai.models.weights import DEMO
 from cosmicai.ranks.environment import Rank
 from cosmicai.runs.catalogue.convert import WRITERS, convert_catalogue
-from cosmicai.runs.catalogue.reading import read_table
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.columns import DEGREES, ColumnSpec
@@ -87,7 +87,7 @@ def read_quietly(file: Path, **options: Any) -> Table:
 
 
 def test_every_row_has_who_it_is_and_what_was_kept(finished):
-    table, given = read_table(finished), make_columns()
+    table, given = read_catalogue(finished.uri), make_columns()
     assert table.colnames == [
         "objid", "ra", "dec", "redshift_phot", "redshift_spec", "flag",
         "specobjid", "run", "flag_kept", "class", "error", "shard", "row",
@@ -122,7 +122,7 @@ def read_text(column: Any) -> list[str]:
 def test_astropy_reads_every_format_without_a_warning(finished, tmp_path, kind):
     path = tmp_path / f"c.{'vot' if kind == 'votable' else kind}"
     assert convert_catalogue(finished, kind, str(path)) == ROWS
-    table, expected = read_quietly(path, **OPTIONS.get(kind, {})), read_table(finished)
+    table, expected = read_quietly(path, **OPTIONS.get(kind, {})), read_catalogue(finished.uri)
     assert table.colnames == expected.colnames
     for name in expected.colnames:
         own, wanted = table[name], expected[name]
@@ -202,14 +202,14 @@ def test_a_small_catalogue_is_a_small_hdf5_file(finished, tmp_path):
 
 
 def test_rows_of_an_unfinished_run_match_those_of_the_survey(finished, tmp_path):
-    plan, whole = finished.plan(), read_table(finished)
+    plan, whole = finished.plan(), read_catalogue(finished.uri)
     run = make_run(open_survey(plan.survey), plan.weights, str(tmp_path / "run"), engine="reference", batch_size=32)
     run_worker(run, Rank(0, 2, "local", threads=1))
     summary = summarize(run)
     done = np.isin(
         np.arange(ROWS), [100 * item.shard + row for item in run.parts() for row in range(item.start, item.stop)]
     )
-    table = read_table(run)
+    table = read_catalogue(run.uri)
     assert not summary.complete and 0 < np.count_nonzero(done) == summary.coverage.completed < ROWS
     assert np.array_equal(table["flag"] == Flag.NOT_DONE, ~done) and np.isnan(table["redshift_phot"][~done]).all()
     assert table["redshift_phot"][done].tolist() == whole["redshift_phot"][done].tolist()
@@ -220,12 +220,12 @@ def test_rows_of_an_unfinished_run_match_those_of_the_survey(finished, tmp_path)
 
 
 def test_a_shard_that_cannot_be_read_again_costs_no_redshift(finished, tmp_path, capsys):
-    plan, whole = finished.plan(), read_table(finished)
+    plan, whole = finished.plan(), read_catalogue(finished.uri)
     digest = summarize(finished).catalogue_sha256
     shard = Path(plan.survey, "000002.h5")
     shard.rename(tmp_path / "away.h5")
     try:
-        summary, table = summarize(finished), read_table(finished)
+        summary, table = summarize(finished), read_catalogue(finished.uri)
     finally:
         (tmp_path / "away.h5").rename(shard)
     assert not summary.complete and summary.coverage.missing == 0
@@ -239,5 +239,5 @@ def test_a_shard_that_cannot_be_read_again_costs_no_redshift(finished, tmp_path,
 def test_the_demo_weights_are_said_to_be_synthetic(finished, tmp_path):
     run = make_run(open_survey(finished.plan().survey), DEMO, str(tmp_path / "run"), engine="reference")
     summarize(run)
-    assert "synthetic galaxies" in read_table(run).meta["synthetic"]
-    assert "synthetic" not in read_table(finished).meta
+    assert "synthetic galaxies" in read_catalogue(run.uri).meta["synthetic"]
+    assert "synthetic" not in read_catalogue(finished.uri).meta

@@ -37,14 +37,18 @@ def open_catalogue(run: RunFolder) -> Iterator[pq.ParquetFile]:
     if not exists(run.catalogue_path):
         run.plan()  # raises for what is not a run folder
         raise InputError(f"{run.uri} has no catalogue yet; make it with `cosmicai summarize {run.uri}`")
-    with open_ranges(run.catalogue_path) as reader:
+    with open_catalogue_file(run.catalogue_path, f"write it again with `cosmicai summarize {run.uri}`") as file:
+        yield file
+
+
+@contextmanager
+def open_catalogue_file(uri: str, remedy: str) -> Iterator[pq.ParquetFile]:
+    """Open a catalogue by its address; `remedy` says what to do if it cannot be read, for the InputError."""
+    with open_ranges(uri) as reader:
         try:
             file = pq.ParquetFile(as_file(reader))
         except (pa.ArrowException, OSError) as error:
-            reason = str(error).partition(". ")[0]
-            raise InputError(
-                f"{run.catalogue_path} is damaged ({reason}); write it again with `cosmicai summarize {run.uri}`"
-            ) from None
+            raise InputError(f"{uri} is damaged ({str(error).partition('. ')[0]}); {remedy}") from None
         with file:
             yield file
 
@@ -54,17 +58,16 @@ def read_catalogue_objids(run: RunFolder) -> Iterator[ObjIds]:
     return map(objid_column, read_catalogue(run, ["objid"]))
 
 
-def read_table(run: RunFolder) -> Table:
-    """Return the catalogue as a table of astropy, with units, descriptions, and missing integers masked.
+def read_table(file: pq.ParquetFile) -> Table:
+    """Return an open catalogue as a table of astropy, with units, descriptions, and missing integers masked.
 
-    All of it is in memory. Raises InputError if it does not exist yet.
+    All of it is in memory.
     """
     from astropy.table import Column as PlainColumn
     from astropy.table import MaskedColumn, Table
 
-    with open_catalogue(run) as file:
-        source = CatalogueSource(file)
-        rows, columns = file.read(), source.columns
+    source = CatalogueSource(file)
+    rows, columns = file.read(), source.columns
     table = Table(meta=source.provenance)
     for column in columns:
         values = column_values(rows, column)

@@ -1,0 +1,161 @@
+"""Redshifts of arrays, without a survey and a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..engines.base import choose_concurrency, split_rows
+from ..engines.registry import choose_engine, open_engine
+from ..errors import InputError
+from ..models.weights import find_weights
+from ..ranks.cores import available_cores
+from ..storage.parallel import map_in_order
+from ..surveys.bands import BANDS
+from ..surveys.ingest.pixels import PixelConversion, to_cutouts
+from ..surveys.quality import blank_unusable
+from ..surveys.shard import IMAGE_SHAPE
+from ..worker.loop import predict_rows
+
+CLOSED = "this Predictor is closed; open another one"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Redshifts (N,) float32, NaN where there is none, and flags (N,) uint8 that say why (see `surveys.quality`)."""
+
+    redshift: NDArray[np.float32]
+    flag: NDArray[np.uint8]
+
+
+class Predictor:
+    """A network that stays open, to predict many arrays; a context manager.
+
+        with Predictor("astromae.safetensors") as predictor:
+            prediction = predictor.predict(images, magnitudes)
+
+    Several threads may use one at the same time. `weights` is the address of a weights file, or `demo` for weights that
+    were trained on synthetic galaxies. `engine`, `precision`, `device` and `batch_size` are those of `cosmicai infer`;
+    the precision is float32 unless another one is requested, and is not checked here. `threads` is the number of cores
+    to use, by default all that this process may use.
+
+    Raises InputError if the weights cannot be used, or if the engine does not exist or cannot run here.
+    """
+
+    def __init__(
+        self,
+        weights: str,
+        *,
+        engine: str = "auto",
+        precision: str = "float32",
+        device: str | None = None,
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if precision == "int8":
+            raise InputError("int8 is calibrated on a survey; use cosmicai.infer, or another precision")
+        if any(number is not None and number < 1 for number in (batch_size, threads)):
+            raise InputError("batch_size and threads must be at least 1")
+        threads, self.weights = threads or available_cores(), find_weights(str(weights))
+        choice, size, _ = choose_engine(self.weights, engine, precision, device, batch_size)
+        self._rows, calls = choose_concurrency(choice, threads, size)
+        self._size, self._calls = size, calls
+        self._engine = open_engine(choice, self.weights, threads)
+        self._is_open = True
+
+    def predict(self, images: ArrayLike, magnitudes: ArrayLike) -> Prediction:
+        """Return the redshifts and flags of galaxies.
+
+        `images` (N, 5, H, W) are cutouts in the bands u, g, r, i, z, in nanomaggies, at SDSS's 0.396 arcsec per pixel,
+        with the galaxy in the middle; sides above 32 pixels are cropped to their centre. `magnitudes` (N, 5) are those
+        of the same bands. Both may be of any dtype of numbers, and masked: what is masked is missing. A galaxy with a
+        pixel or a magnitude that cannot be used has NaN, and a flag that says why.
+
+        Raises InputError if the shapes or dtypes are others.
+        """
+        if not self._is_open:
+            raise InputError(CLOSED)
+        image, magnitude = _check_images(images), _check_magnitudes(magnitudes)
+        if len(image) != len(magnitude):
+            raise InputError(f"images are of {len(image)} galaxies, magnitudes of {len(magnitude)}; expected as many")
+        ranges = [
+            slice(start + part.start, start + part.stop)
+            for batch in split_rows(len(image), self._size)
+            for start, length in [(batch.start, batch.stop - batch.start)]
+            for part in split_rows(length, self._rows)
+        ]
+        parts = list(map_in_order(lambda rows: self._predict_rows(image[rows], magnitude[rows]), ranges, self._calls))
+        if not parts:
+            return Prediction(np.empty(0, np.float32), np.empty(0, np.uint8))
+        return Prediction(
+            np.concatenate([part.redshift for part in parts]), np.concatenate([part.flag for part in parts])
+        )
+
+    def _predict_rows(self, image: NDArray[Any], magnitude: NDArray[np.float64]) -> Prediction:
+        cutout, magnitude = to_cutouts(image, PixelConversion()), magnitude.copy()
+        if np.shares_memory(cutout, image):  # blank_unusable writes
+            cutout = cutout.copy()
+        flag = blank_unusable(cutout, magnitude)
+        return Prediction(*predict_rows(self._engine, cutout, magnitude, flag))
+
+    def close(self) -> None:
+        """Release the network."""
+        self._is_open = False
+        del self._engine
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_open:
+            self.close()
+
+
+def predict(images: ArrayLike, magnitudes: ArrayLike, *, weights: str, **options: Any) -> NDArray[np.float32]:
+    """Return the redshifts (N,) float32 of cutouts (N, 5, H, W) and magnitudes (N, 5); NaN where there is none.
+
+    Opens the network for this call alone: use `Predictor` for many arrays, or if the flags matter. Arguments and errors
+    are those of `Predictor` and `Predictor.predict`.
+    """
+    with Predictor(weights, **options) as predictor:
+        return predictor.predict(images, magnitudes).redshift
+
+
+def _check_images(images: ArrayLike) -> NDArray[Any]:
+    image, side = _to_numbers(images, "images"), IMAGE_SHAPE[-1]
+    shape = image.shape
+    if len(shape) == 4 and shape[1] != len(BANDS) and shape[3] == len(BANDS):
+        raise InputError(f"images are {shape}; expected (N, 5, H, W), as np.moveaxis(images, -1, 1) makes them")
+    if len(shape) != 4 or shape[1] != len(BANDS) or shape[2] != shape[3]:
+        raise InputError(f"images are {shape}; expected (N, 5, H, W) in the bands {', '.join(BANDS)}, H = W >= {side}")
+    if shape[2] < side + shape[2] % 2:
+        least = side + shape[2] % 2
+        raise InputError(f"images are of {shape[2]} pixels a side; expected at least {least}, cut out a larger part")
+    return image
+
+
+def _check_magnitudes(magnitudes: ArrayLike) -> NDArray[np.float64]:
+    magnitude = _to_numbers(magnitudes, "magnitudes")
+    if magnitude.ndim != 2 or magnitude.shape[1] != len(BANDS):
+        raise InputError(f"magnitudes are {magnitude.shape}; expected (N, 5), one each in {', '.join(BANDS)}")
+    return magnitude.astype(np.float64, copy=False)
+
+
+def _to_numbers(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Return values as a plain array, with NaN where they are masked. Raises InputError if they are no numbers."""
+    mask = np.ma.getmask(values) if isinstance(values, np.ma.MaskedArray) else np.ma.nomask
+    try:
+        array = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+    except ValueError:
+        raise InputError(f"{name} are of different shapes; expected one array") from None
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name} are of dtype {array.dtype}; expected real numbers")
+    if mask is np.ma.nomask:
+        return np.asarray(array)
+    return np.where(mask, np.nan, array if array.dtype.kind == "f" else array.astype(np.float64))
