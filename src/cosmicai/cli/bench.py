@@ -22,10 +22,19 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
         ),
-        click.option("--out", type=click.Path(), help="File to write the JSON to."),
+        click.option("--out", callback=_require_replaceable, help="File to write the JSON to."),
     ):
         command = option(command)
     return command
+
+
+def _require_replaceable(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+    """Return the file to write, checked before anything is measured. Raises InputError if it may not be written."""
+    if out:
+        from ..storage.outputs import require_replaceable
+
+        require_replaceable(out)
+    return out
 
 
 def _numbers_option(name: str, kind: type[int] | type[float], default: str, text: str) -> Callable[..., Any]:

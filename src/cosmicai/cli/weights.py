@@ -18,10 +18,10 @@ def weights() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def import_(checkpoint: str, out: str, overwrite: bool) -> None:
     """Convert a published CHECKPOINT (.pt) to safetensors, without executing its pickle."""
-    from .. import storage
     from ..models.checkpoint_import import import_checkpoint
+    from ..storage.outputs import require_new
 
-    storage.require_new(out, overwrite=overwrite)
+    require_new(out, overwrite=overwrite)
     imported = import_checkpoint(checkpoint)
     imported.save(out)
     echo(f"{imported.parameters} parameters in {out}")
@@ -48,7 +48,9 @@ def info(file: str) -> None:
 def fetch(out: str, base_url: str | None) -> None:
     """Download the published checkpoint and its 1,253 galaxies; continue an interrupted download."""
     from ..models.download import PUBLISHED_URL, fetch_published
+    from ..storage.outputs import require_output_folder
 
+    require_output_folder(out)
     for path in fetch_published(out, base_url or PUBLISHED_URL):
         echo(path)
 
@@ -60,7 +62,9 @@ def export(files: tuple[str, ...], out: str) -> None:
     """Export the networks of weights FILES as graphs that a rank can compile without reading the weights."""
     from ..engines.openvino.export import export_graphs
     from ..models.weights import find_weights
+    from ..storage.outputs import require_output_folder
 
+    require_output_folder(out)
     for file in files:
         for path in export_graphs(find_weights(file), out):
             echo(path)

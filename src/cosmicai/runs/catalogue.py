@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import InputError, describe_os_errors
-from ..storage import atomic_write, exists, require_replaceable
+from ..storage import atomic_write, exists
+from ..storage.outputs import require_replaceable
 from ..storage.parallel import map_in_order
 from ..storage.ranges import as_file, open_ranges
 from ..storage.s3 import reader_threads
@@ -160,8 +161,20 @@ def _open_catalogue(run: RunFolder) -> Iterator[pq.ParquetFile]:
     if not exists(run.catalogue_path):
         run.plan()  # raises for what is not a run folder
         raise InputError(f"{run.uri} has no catalogue yet; make it with `cosmicai summarize {run.uri}`")
-    with open_ranges(run.catalogue_path) as reader, pq.ParquetFile(as_file(reader)) as file:
-        yield file
+    with open_ranges(run.catalogue_path) as reader:
+        with _describe_damage(run.uri, run.catalogue_path):
+            file = pq.ParquetFile(as_file(reader))
+        with file:
+            yield file
+
+
+@contextmanager
+def _describe_damage(run: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        remedy = f"write it again with `cosmicai summarize {run}`"
+        raise InputError(f"{path} is damaged ({str(error).partition('.')[0]}); {remedy}") from None
 
 
 def _read_groups(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.Table]:
