@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cosmicai.console import notify
+from cosmicai.console import echo, notify
 
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection
 
@@ -182,7 +182,7 @@ def figures(runs: Sequence[str], out: str) -> None:
     for section in build_sections(_gather_evidence(runs), _make_headings()):
         for drawing in section.drawings:
             for path in save(drawing, folder):
-                click.echo(path)
+                echo(str(path))
         for sentence in section.not_shown:
             notify(sentence)
 
@@ -201,7 +201,7 @@ def report(runs: Sequence[str], out: str, title: str, **job: Any) -> None:
     """Write a self-contained page without scripts, and its tables and figures as files."""
     from .report import write_report
 
-    click.echo(write_report(_gather_evidence(runs, **job), out, title, _make_headings()))
+    echo(str(write_report(_gather_evidence(runs, **job), out, title, _make_headings())))
 
 
 @cli.command()

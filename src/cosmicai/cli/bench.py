@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..console import notify
+from ..console import echo, notify
 from ..engines.registry import ENGINES
 from .options import PRECISION_NAMES
 
@@ -22,7 +22,7 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
         ),
-        click.option("--out", callback=_require_replaceable, help="File to write the JSON to."),
+        click.option("--out", type=click.Path(), callback=_require_replaceable, help="File to write the JSON to."),
     ):
         command = option(command)
     return command
@@ -300,7 +300,7 @@ def sweep(as_json: bool, dry_run: bool, **options: Any) -> int:
     planned = Sweep(**options)
     if dry_run:
         for setting in planned.missing():
-            click.echo(f"python -m {shlex.join(planned.command(*setting))}")
+            echo(f"python -m {shlex.join(planned.command(*setting))}")
         return 0
     _warn_about_demo(options)
     measurements, complete = bench_sweep(planned, notify)

@@ -18,12 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..console import printable_line
 from ..errors import InputError, describe_os_errors
 from ..storage import atomic_write, exists
 from ..storage.outputs import require_replaceable
 from ..storage.parallel import map_in_order
 from ..storage.ranges import as_file, open_ranges
 from ..storage.s3 import reader_threads
+from ..storage.spreadsheet import quote_formulas
 from ..surveys.identity import ObjIds, convert_objids, has_objid, is_text, widest
 from .part import Part
 from .plan import Plan, WorkItem
@@ -214,22 +216,11 @@ def _to_csv(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
     from pyarrow import csv
 
     rows = 0
-    with csv.CSVWriter(path, schema) as writer:
+    with csv.CSVWriter(path, quote_formulas(schema.empty_table()).schema) as writer:
         for table in tables:
-            writer.write_table(_as_plain_text(table))
+            writer.write_table(quote_formulas(table))
             rows += table.num_rows
     return rows
-
-
-def _as_plain_text(table: pa.Table) -> pa.Table:
-    """Return the table with a quote before text that a spreadsheet would compute as a formula."""
-    from pyarrow import compute
-
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
-            quoted = compute.replace_substring_regex(table.column(index), r"^([=+\-@\t\r])", r"'\1")
-            table = table.set_column(index, field, quoted)
-    return table
 
 
 def _to_hdf5(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
@@ -261,7 +252,10 @@ def _to_fits(schema: pa.Schema, tables: Iterator[pa.Table], path: Path) -> int:
             if any(not value.isascii() for value in columns[name]):
                 raise InputError(f"{name} has text beyond ASCII, which FITS does not hold; write csv or hdf5")
     # In ASCII, as FITS demands, and under names of at most 8 letters.
-    found = {name: text.encode("ascii", "backslashreplace").decode() for name, text in _read_provenance(table).items()}
+    found = {
+        name: printable_line(text).encode("ascii", "backslashreplace").decode()
+        for name, text in _read_provenance(table).items()
+    }
     meta = {keyword: found[name] for name, keyword in FITS_KEYWORDS.items() if name in found}
     Table(columns, meta=meta).write(path, format="fits")
     return int(table.num_rows)
