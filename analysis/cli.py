@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cosmicai.console import notify
+from cosmicai.console import echo, notify
 
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection
 
@@ -35,8 +35,26 @@ def _add_json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
 
 
+def _require_replaceable(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+    """Return the file to write, checked before any run is read. Raises InputError if it may not be written."""
+    if out:
+        from cosmicai.storage.outputs import require_replaceable
+
+        require_replaceable(out)
+    return out
+
+
+def _require_folder(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+    """Return the folder to write to, checked before any run is read. Raises InputError if it may not be written to."""
+    if out:
+        from cosmicai.storage.outputs import require_output_folder
+
+        require_output_folder(out)
+    return out
+
+
 def _add_csv_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--out", help="File for the table as CSV.")(command)
+    return click.option("--out", callback=_require_replaceable, help="File for the table as CSV.")(command)
 
 
 def _add_job_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +74,7 @@ def _add_job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @cli.command()
 @_add_runs_argument
-@click.option("--out", help="Folder for runs.csv and ranks.csv.")
+@click.option("--out", callback=_require_folder, help="Folder for runs.csv and ranks.csv.")
 @_add_json_option
 def collect(runs: Sequence[str], out: str | None, as_json: bool) -> None:
     """Find runs and collect them in two tables: one row per run, and one row per rank of a run."""
@@ -148,7 +166,12 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
 
 @cli.command()
 @_add_runs_argument
-@click.option("--out", required=True, help="Folder for the figures, each as SVG and as PNG.")
+@click.option(
+    "--out",
+    required=True,
+    callback=_require_folder,
+    help="Folder for the figures, each as SVG and as PNG.",
+)
 def figures(runs: Sequence[str], out: str) -> None:
     """Draw every study for which these runs, with the published values, have data."""
     from .figures import save
@@ -159,21 +182,26 @@ def figures(runs: Sequence[str], out: str) -> None:
     for section in build_sections(_gather_evidence(runs), _make_headings()):
         for drawing in section.drawings:
             for path in save(drawing, folder):
-                click.echo(path)
+                echo(str(path))
         for sentence in section.not_shown:
             notify(sentence)
 
 
 @cli.command()
 @_add_runs_argument
-@click.option("--out", required=True, help="Folder for index.html, the tables as CSV and the figures.")
+@click.option(
+    "--out",
+    required=True,
+    callback=_require_folder,
+    help="Folder for index.html, the tables as CSV and the figures.",
+)
 @_add_job_options
 @click.option("--title", default="Cosmic AI: what ran, and what it cost", show_default=True, help="Title of the page.")
 def report(runs: Sequence[str], out: str, title: str, **job: Any) -> None:
     """Write a self-contained page without scripts, and its tables and figures as files."""
     from .report import write_report
 
-    click.echo(write_report(_gather_evidence(runs, **job), out, title, _make_headings()))
+    echo(str(write_report(_gather_evidence(runs, **job), out, title, _make_headings())))
 
 
 @cli.command()
@@ -182,7 +210,7 @@ def report(runs: Sequence[str], out: str, title: str, **job: Any) -> None:
 @click.option("--budget", type=float, metavar="DOLLARS", help="Most US dollars on AWS.")
 @click.option("--measured", multiple=True, metavar="RUNS", help="Measured runs, yours or published; may be repeated.")
 @click.option("--weights", help="Weights that will run; your runs with a network of another size are not used.")
-@click.option("--out", help="Folder for the figures and the tables.")
+@click.option("--out", callback=_require_folder, help="Folder for the figures and the tables.")
 @_add_json_option
 def advise(
     survey: str,

@@ -10,7 +10,8 @@ import click
 import pandas as pd
 
 from cosmicai import storage
-from cosmicai.console import make_console, printable
+from cosmicai.console import make_console
+from cosmicai.storage.spreadsheet import quote_formulas
 
 FORMATS: Mapping[str, str] = {
     "partition_mb": ",.4g",
@@ -64,7 +65,7 @@ def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) ->
         number = pd.api.types.is_numeric_dtype(table[name])
         shown.add_column(headings.get(str(name), str(name)), justify="right" if number else "left", overflow="fold")
     for row in format_table(table[filled]).itertuples(index=False):
-        shown.add_row(*map(printable, row))
+        shown.add_row(*row)
     make_console().print(shown)
 
 
@@ -79,12 +80,12 @@ def to_rows(value: Any) -> Any:
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
-    """Return the table as CSV."""
+    """Return the table as CSV, with text that a spreadsheet would compute as `quote_formulas` writes it."""
     import pyarrow
     from pyarrow.csv import write_csv
 
     buffer = pyarrow.BufferOutputStream()  # pandas' own CSV writer takes ten times as long for 100,000 rows
-    write_csv(pyarrow.Table.from_pandas(table, preserve_index=False), buffer)
+    write_csv(quote_formulas(pyarrow.Table.from_pandas(table, preserve_index=False)), buffer)
     return bytes(buffer.getvalue())
 
 

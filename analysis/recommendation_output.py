@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-import click
 import pandas as pd
+
+from cosmicai.console import echo
 
 from . import formatting
 from .recommend import Recommendation
@@ -133,15 +134,16 @@ def print_recommendation(recommendation: Recommendation) -> None:
     title = f"{recommendation.target.galaxies:,} galaxies: choices on the front, and the fastest of each other platform"
     formatting.print_table(_abbreviate(shown.drop(columns=["platform", "command", "remark"])), title, HEADINGS)
     for row in shown.itertuples():
-        click.echo(f"{row.choice}:\n  {row.command}")
-    click.echo()
+        echo(f"{row.choice}:")
+        echo(f"  {row.command}")
+    echo("")
     title = "Errors of the models, each configuration left out in turn"
     formatting.print_table(_abbreviate(tabulate_errors(recommendation.models)), title, HEADINGS)
     for reason, one in {one.reason: one for one in reversed(recommendation.excluded)}.items():
-        click.echo(f"Not possible, for example {one.name}: {reason}")
+        echo(f"Not possible, for example {one.name}: {reason}")
     remarks = [part for text in shown["remark"].dropna() for part in text.split("; ") if part]
     for note in (*dict.fromkeys(remarks), *recommendation.notes, recommendation.verdict):
-        click.echo(f"{note[0].upper()}{note[1:]}")
+        echo(f"{note[0].upper()}{note[1:]}")
 
 
 def _abbreviate(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,16 +22,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "InputError",
-    "Prediction",
-    "Predictor",
-    "Run",
-    "infer",
-    "open_run",
-    "open_survey",
-    "predict",
-    "read_catalogue",
-]
+    "InputError", "Prediction", "Predictor", "Run", "infer", "open_run", "open_survey", "predict", "read_catalogue",
+]  # fmt: skip
 
 _MODULES = {
     "InputError": "errors",

@@ -28,6 +28,7 @@ from ..models.weights import WeightsFile, find_weights
 from ..runs.demo import open_named_survey
 from ..runs.plan import PlanRequest
 from ..runs.store import RunFolder
+from ..storage.outputs import require_output_folder
 from ..surveys.survey import Survey, galaxies_per_partition, open_survey, resplit_survey
 from .timing import summarize_spread
 
@@ -95,6 +96,7 @@ def bench_sweep(sweep: Sweep, notify: Callable[[str], None]) -> tuple[Measuremen
     `notify` receives the runs that fail. Raises InputError if input or options are invalid, or if the folder holds runs
     of another sweep.
     """
+    require_output_folder(sweep.folder)
     here, weights = describe_machine(), find_weights(sweep.weights)
     source = open_named_survey(sweep.survey, sweep.folder)
     surveys = {size: _split_survey(source, sweep.survey_uri(size), size) for size in sweep.partition_mb}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..console import notify
+from ..console import echo, notify
 from ..engines.registry import ENGINES
 from .options import PRECISION_NAMES
 
@@ -22,10 +22,19 @@ def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
         ),
-        click.option("--out", type=click.Path(), help="File to write the JSON to."),
+        click.option("--out", type=click.Path(), callback=_require_replaceable, help="File to write the JSON to."),
     ):
         command = option(command)
     return command
+
+
+def _require_replaceable(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
+    """Return the file to write, checked before anything is measured. Raises InputError if it may not be written."""
+    if out:
+        from ..storage.outputs import require_replaceable
+
+        require_replaceable(out)
+    return out
 
 
 def _numbers_option(name: str, kind: type[int] | type[float], default: str, text: str) -> Callable[..., Any]:
@@ -291,7 +300,7 @@ def sweep(as_json: bool, dry_run: bool, **options: Any) -> int:
     planned = Sweep(**options)
     if dry_run:
         for setting in planned.missing():
-            click.echo(f"python -m {shlex.join(planned.command(*setting))}")
+            echo(f"python -m {shlex.join(planned.command(*setting))}")
         return 0
     _warn_about_demo(options)
     measurements, complete = bench_sweep(planned, notify)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import storage
-from ..console import notify
+from ..console import echo, notify
 from ..console.command_line import COMPLETE, INCOMPLETE
 from ..errors import InputError
 from ..launchers.aws import deployment
@@ -56,7 +56,7 @@ def up(account: Account, stack: str, image: str | None, tags: Sequence[str], yes
         tags=read_tags(tags),
     )
     if not changed:
-        click.echo(f"nothing to change: the stack {stack} is up to date")
+        echo(f"nothing to change: the stack {stack} is up to date")
     _show(account, stack)
 
 
@@ -74,7 +74,7 @@ def status(account: Account, stack: str) -> None:
 def down(account: Account, stack: str, keep_data: bool, yes: bool) -> None:
     """Remove the stack with everything in its bucket; a bucket that existed before is left unchanged."""
     question = "Remove these resources" + ("?" if keep_data else ", and everything in a bucket among them?")
-    deployment.remove_stack(account, stack, confirm_changes(yes, question), click.echo, keep_data=keep_data)
+    deployment.remove_stack(account, stack, confirm_changes(yes, question), echo, keep_data=keep_data)
 
 
 @deploy.command()
@@ -95,7 +95,7 @@ def logs(account: Account, stack: str, run: str) -> None:
     count = collect_reports(account, find_stack(account, stack), folder)
     if folder != copy:
         storage.write_bytes(copy.invocations_path, storage.read_bytes(folder.invocations_path))
-    click.echo(f"{count:,} invocations in {copy.invocations_path}")
+    echo(f"{count:,} invocations in {copy.invocations_path}")
 
 
 @deploy.command()

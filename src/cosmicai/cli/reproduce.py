@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..console import notify
+from ..console import echo, notify
 
 
 @click.command()
@@ -22,7 +22,7 @@ def reproduce(folder: str, out: str, as_json: bool) -> int:
     measurements, agrees = run_reproduction(folder, out, notify)
     print_measurements(measurements, as_json, None)
     if not agrees:
-        click.echo("our metrics do not agree with the published ones", err=True)
+        echo("our metrics do not agree with the published ones", err=True)
     return 0 if agrees else 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -221,7 +222,7 @@ def check(folder: str, weights: str | None, strict: bool, as_json: bool) -> None
     opened = open_survey(folder)
     found = check_survey(opened)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
+        click.echo(json.dumps(msgspec.to_builtins(found), indent=1))  # in ASCII, which no terminal obeys
     for line in describe_table(found, opened):
         echo(line, err=as_json)
     if strict:

@@ -34,17 +34,19 @@ def train(
     """Train a network on the spectroscopic redshifts of SURVEY, a new one or --from existing weights."""
     from msgspec.structs import replace
 
-    from .. import storage
     from ..models.config import AstroMAEConfig
     from ..models.weights import load_weights
     from ..ranks.cores import available_cores
+    from ..storage.outputs import require_new, require_regular
     from ..surveys.survey import open_survey
+    from ..training.fit import STATE_SUFFIX
     from ..training.fit import train as fit
     from ..training.recipe import DEMO_CONFIG, DEMO_OPTIONS, TrainingOptions
 
     if initial and network == "demo":
         raise InputError("--from determines the network; leave out --network demo")
-    storage.require_new(out, overwrite=overwrite)
+    require_new(out, overwrite=overwrite)
+    require_regular(f"{out}{STATE_SUFFIX}")
     initial_weights = load_weights(initial) if initial else None
     new_config = DEMO_CONFIG if network == "demo" else AstroMAEConfig()
     config = initial_weights.config if initial_weights else new_config

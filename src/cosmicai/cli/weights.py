@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from ..console import echo
+from ..errors import InputError
 
 
 @click.group()
@@ -15,14 +18,25 @@ def weights() -> None:
 @weights.command("import")
 @click.argument("checkpoint")
 @click.argument("out")
+@click.option("--heads", type=click.IntRange(1, 2**16), help="Attention heads of a state dict; published: 12.")
+@click.option("--norm-eps", type=click.FloatRange(0, 1), help="Eps of the LayerNorms of a state dict; published: 1e-6.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
-def import_(checkpoint: str, out: str, overwrite: bool) -> None:
-    """Convert a published CHECKPOINT (.pt) to safetensors, without executing its pickle."""
-    from .. import storage
-    from ..models.checkpoint_import import import_checkpoint
+def import_(checkpoint: str, out: str, heads: int | None, norm_eps: float | None, overwrite: bool) -> None:
+    """Convert a published CHECKPOINT (.pt) to safetensors, without executing its pickle.
 
-    storage.require_new(out, overwrite=overwrite)
-    imported = import_checkpoint(checkpoint)
+    CHECKPOINT is a whole model; or a state dict, of which --heads and --norm-eps give what its tensors do not show.
+    """
+    from ..models.checkpoint_import import import_checkpoint
+    from ..models.state_dict import Constants
+    from ..storage.outputs import require_new
+
+    require_new(out, overwrite=overwrite)
+    if (heads is None) != (norm_eps is None):
+        raise InputError("--heads and --norm-eps belong together; give both for a state dict, none for a whole model")
+    if norm_eps is not None and math.isnan(norm_eps):  # which is in every range
+        raise InputError(f"--norm-eps {norm_eps} is not a number; expected one such as 1e-6")
+    constants = None if heads is None or norm_eps is None else Constants(heads, norm_eps)
+    imported = import_checkpoint(checkpoint, constants)
     imported.save(out)
     echo(f"{imported.parameters} parameters in {out}")
 
@@ -48,7 +62,9 @@ def info(file: str) -> None:
 def fetch(out: str, base_url: str | None) -> None:
     """Download the published checkpoint and its 1,253 galaxies; continue an interrupted download."""
     from ..models.download import PUBLISHED_URL, fetch_published
+    from ..storage.outputs import require_output_folder
 
+    require_output_folder(out)
     for path in fetch_published(out, base_url or PUBLISHED_URL):
         echo(path)
 
@@ -60,7 +76,9 @@ def export(files: tuple[str, ...], out: str) -> None:
     """Export the networks of weights FILES as graphs that a rank can compile without reading the weights."""
     from ..engines.openvino.export import export_graphs
     from ..models.weights import find_weights
+    from ..storage.outputs import require_output_folder
 
+    require_output_folder(out)
     for file in files:
         for path in export_graphs(find_weights(file), out):
             echo(path)

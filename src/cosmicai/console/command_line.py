@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import click
 
 from ..errors import InputError
-from . import printable
+from . import printable, printable_line
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 # The group of optional dependencies (pyproject.toml) that installs each module.
@@ -93,7 +93,7 @@ def exit_with_sentence(name: str) -> Iterator[None]:
         yield
         return
     except InputError as error:
-        click.echo(printable(f"{name}: {error}"), err=True)
+        click.echo(printable_line(f"{name}: {error}"), err=True)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in GROUPS:
@@ -104,11 +104,16 @@ def exit_with_sentence(name: str) -> Iterator[None]:
             err=True,
         )
     except OSError as error:
-        click.echo(printable(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}"), err=True)
+        click.echo(
+            printable_line(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}"), err=True
+        )
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        click.echo(printable(shown.getvalue()), err=True, nl=False)
+        # The lines of the usage above the message are our own.
+        message = error.format_message()
+        text = shown.getvalue().replace(message, printable_line(message))
+        click.echo(printable(text), err=True, nl=False)
     except (click.Abort, KeyboardInterrupt):
         remedy = "a run keeps what is finished and continues with --resume, an ingest with the same command"
         click.echo(f"{name}: interrupted; {remedy}", err=True)

@@ -76,7 +76,7 @@ def run_with_mpirun(run: RunFolder, request: RankRequest) -> None:
                 break
             then = "it is started again" if restarts_left else "no restart is left"
             log_end = last_lines(logs / "mpirun.log", log_start)
-            notify("\n  ".join([f"mpirun ended with exit code {process.returncode}; {then}", *log_end]))
+            notify(f"mpirun ended with exit code {process.returncode}; {then}", *log_end)
 
 
 def mpi_command(run: RunFolder, request: RankRequest, logs: Path) -> tuple[list[str], dict[str, str]]:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..console import make_console, printable
+from ..console import make_console, printable_line
 from ..runs.record import Failure, Record
 from ..runs.store import RunFolder
 from ..runs.summary import count_coverage
@@ -206,7 +206,7 @@ def _rank_table(ranks: Iterable[RankStatus]) -> Table:
 
 
 def _texts(lines: Iterable[str]) -> list[Text]:
-    return [Text(printable(line)) for line in lines]
+    return [Text(printable_line(line)) for line in lines]
 
 
 def _rank_status(record: Record, now: datetime) -> RankStatus:

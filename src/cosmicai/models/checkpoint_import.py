@@ -7,23 +7,20 @@ modules' attributes; a checkpoint that this network cannot reproduce exactly is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
 from ..records import convert
 from ..storage import basename
-from ..storage.ranges import RangeReader, open_ranges
-from .checkpoint_modules import ALLOWED_CLASSES, Checkpoint, Module
+from ..storage.ranges import open_ranges
+from .checkpoint_modules import Checkpoint, Module
 from .config import AstroMAEConfig
-from .pickle_scan import CHECKPOINT_LIMITS
-from .torch_archive import StandIn, read_archive
+from .saved_model import read_model
+from .state_dict import Constants
 from .weights import Weights, check_architecture
-
-SAFETENSORS_HEAD = 9  # bytes: the length of the header, then the first character of JSON
 
 
 class _Importer:
@@ -203,7 +200,7 @@ class _Importer:
         mixed.require(Inception_only=False, magnitude=True, uk_paper=False)
         self.import_inception(mixed.child("vis_inception", "Sequential"))
         stem, alias = mixed.child("vis_inception").child("0"), mixed.children().get("conv2d_init")
-        if alias is not None and alias.tensor_refs() == stem.tensor_refs():
+        if alias is not None and alias.equals(stem):
             self.checkpoint.used |= {f"{alias.path}.{name}" for name in alias.tensor_refs()}
         magnitude = mixed.child("magnitude_block", "Sequential").layers()
         magnitude_head = self.import_perceptron("magnitude_head", magnitude)
@@ -237,58 +234,17 @@ class _Importer:
         return convert(self.constants, AstroMAEConfig, where=self.checkpoint.uri, remedy=remedy)
 
 
-def require_model(uri: str) -> None:
-    """Raise InputError unless a file holds a pickled model, with what it holds instead; nothing of it is executed."""
-    with open_ranges(uri) as reader:
-        _read_model(uri, reader)
-
-
-def _read_model(uri: str, reader: RangeReader) -> StandIn:
-    head = bytearray(min(SAFETENSORS_HEAD, reader.size))
-    reader.read_into(0, memoryview(head))
-    if head[8:] == b"{":  # after the length of its header
-        raise InputError(
-            f"{uri} is a safetensors file, which needs no import; pass it as --weights, and if that is refused, import "
-            "the checkpoint that it was made from"
-        )
-    root = read_archive(uri, reader, ALLOWED_CLASSES, CHECKPOINT_LIMITS).root
-    if isinstance(root, StandIn):
-        return root
-    if isinstance(root, Mapping):
-        raise InputError(
-            f"{uri} holds {_describe_dictionary(root)}, expected a model: a state dict lacks the sizes and "
-            "constants of its network; load it into the published ViT_Astro, save that whole with "
-            "torch.save(model, FILE), and import FILE with `cosmicai weights import`"
-        )
-    raise Checkpoint(uri, reader).mismatch(f"it holds a {type(root).__name__}, not a model")
-
-
-def _describe_dictionary(root: Mapping[Any, Any]) -> str:
-    """Return what a dictionary is that was saved in place of a model, with the prefix of its names that torch added."""
-    names = [str(name) for name in root]
-    shown = ", ".join(names[:3])[:120] or "empty"
-    if "pytorch-lightning_version" in root:
-        return f"a checkpoint of Lightning ({shown}), whose network is the dictionary state_dict"
-    inner = [name for name in names if isinstance(root.get(name), Mapping)]
-    if networks := [name for name in inner if name in ("state_dict", "model", "model_state_dict", "ema", "model_ema")]:
-        return f"a training's checkpoint ({shown}), whose network is the dictionary {' or '.join(networks)}"
-    for prefix, origin in (("module.", "DataParallel"), ("_orig_mod.", "torch.compile")):
-        if names and all(name.startswith(prefix) for name in names):
-            return f"a dictionary ({shown}), a state dict from {origin}, which put {prefix} before all names"
-    return f"a dictionary ({shown})"
-
-
-def import_checkpoint(uri: str) -> Weights:
-    """Return the weights of a published checkpoint.
+def import_checkpoint(uri: str, constants: Constants | None = None) -> Weights:
+    """Return the weights of a published checkpoint, a whole model, or a state dict to which `constants` belong.
 
     Raises UnsafePickleError if its pickle names a global outside the allow-list, InputError if the file is damaged or
     holds another architecture.
     """
     with open_ranges(uri) as reader:
-        root = _read_model(uri, reader)
         checkpoint = Checkpoint(uri, reader)
         importer = _Importer(checkpoint)
         try:
+            root = read_model(uri, reader, constants)
             config = importer.import_model(Module(checkpoint, "", root))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # A pickle can hold any object in place of a size, a name or a dictionary.

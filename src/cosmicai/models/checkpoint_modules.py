@@ -131,6 +131,14 @@ class Module:
                 yield module
                 pending += module.children().values()
 
+    def equals(self, other: Module) -> bool:
+        """Return whether the tensors of both have the same names, shapes and values."""
+        mine, others, reader = self.tensor_refs(), other.tensor_refs(), self.checkpoint.reader
+        return mine.keys() == others.keys() and all(
+            ref == others[name] or np.array_equal(ref.read(reader), others[name].read(reader))
+            for name, ref in mine.items()
+        )
+
     def has_tensor(self, name: str) -> bool:
         """Return whether it has this tensor."""
         return name in self.tensor_refs()

@@ -125,7 +125,7 @@ def load_weights(uri: str) -> Weights:
     except (SafetensorError, ValueError) as error:
         # Checked last: the first byte of a safetensors file can be that of a pickle, too.
         if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
-            from .checkpoint_import import require_model  # which imports this module
+            from .saved_model import require_model
 
             require_model(uri)  # raises if `weights import` would refuse the file
             raise InputError(

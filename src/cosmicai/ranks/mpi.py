@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..console import notify
 from ..errors import InputError
 from .communicator import Operation
 from .environment import Environment, Rank
@@ -54,7 +54,7 @@ def connect_mpi(rank: Rank) -> Iterator[MPICommunicator]:
         yield communicator
     except BaseException as error:
         # Printed before Abort, which may end this process too.
-        print(f"rank {rank.rank}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+        notify(f"rank {rank.rank}: {error or type(error).__name__}")
         world.Abort(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else EXIT_FAILURE)
     communicator.close()
 

@@ -9,6 +9,7 @@ from .. import storage
 from ..engines.registry import choose_engine
 from ..errors import InputError
 from ..models.weights import WeightsFile, find_weights
+from ..storage.outputs import require_folder
 from ..surveys.check import check_survey, inspect_survey
 from ..surveys.check_record import require_consistent, warnings
 from ..surveys.survey import Survey
@@ -87,7 +88,9 @@ def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFi
     _require_utf8(survey.uri, run.uri, weights.uri, *(shard.name for shard in planned.shards))
     if has_plan := run.has_plan():
         _join(run, planned, request.resume)
-    elif not any(shard.galaxies for shard in planned.shards):
+    else:
+        require_folder(run.uri)
+    if not has_plan and not any(shard.galaxies for shard in planned.shards):
         raise InputError(f"{survey.uri} holds no galaxies; nothing to do")
     return run, weights, planned, has_plan
 

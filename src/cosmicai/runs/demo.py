@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import storage
 from ..errors import InputError
 from ..models.weights import DEMO
+from ..storage.outputs import require_output_folder
 from ..storage.ranges import open_ranges
 from ..storage.s3 import is_s3
 from ..surveys.shard import SUFFIXES
@@ -71,6 +72,7 @@ def create_demo_run(out: str, galaxies: int) -> RunFolder:
 
     Raises InputError if OUT holds something else.
     """
+    require_output_folder(out)
     folder = Path(out).absolute()
     survey = make_demo_survey(str(folder / "survey"), galaxies)
     if survey.galaxies != galaxies:

@@ -16,12 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InputError, StorageError, describe_os_errors
+from ..errors import StorageError, describe_os_errors
 from .ranges import open_ranges, read_object
 from .s3 import is_s3, s3_client, split_s3_uri
 
-_DESCRIPTIONS = {"plan.json": "run", "survey.json": "survey"}  # the file by which a folder is known
-_RUN_SUBFOLDERS = ("parts", "records", "failures", "claims", "logs", "network", "functions", "submissions")
 # What file systems without hard links answer: SMB, exFAT, some of FUSE and BeeGFS.
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -189,38 +187,6 @@ def create_bytes(uri: str, data: bytes) -> bool:
             _discard(temporary)
         _sync(target.parent)
     return True
-
-
-def require_new(uri: str, *, overwrite: bool) -> None:
-    """Raise InputError if a file that a command is to write exists, unless it is a regular one that may be replaced.
-
-    Raises it also as `require_replaceable`.
-    """
-    require_replaceable(uri)
-    if not exists(uri) or (overwrite and (is_s3(uri) or Path(uri).is_file())):
-        return
-    if is_s3(uri) or Path(uri).is_file():
-        raise InputError(f"{uri} exists; choose another name, or replace it with --overwrite")
-    raise InputError(f"cannot write {uri}: it is {_kind(uri)}; choose another name")
-
-
-def require_replaceable(uri: str) -> None:
-    """Raise InputError unless a file of this name can be written without destroying what a run or survey is made of."""
-    if not is_s3(uri) and exists(uri) and not Path(uri).is_file():
-        raise InputError(f"cannot write {uri}: it is {_kind(uri)}; choose another name")
-    parent = uri.rpartition("/")[0] if is_s3(uri) else str(Path(uri).resolve().parent)
-    if basename(parent) in _RUN_SUBFOLDERS:
-        parts = [(parent.rpartition("/")[0], "plan.json")]
-    else:
-        replaced = exists(uri) and not re.fullmatch(r"catalogue\.\w+", basename(uri))
-        parts = [(parent, name) for name in _DESCRIPTIONS if replaced]
-    for folder, name in parts:
-        if exists(join(folder, name)):
-            raise InputError(f"{uri} belongs to the {_DESCRIPTIONS[name]} in {folder}; choose another name")
-
-
-def _kind(path: str) -> str:
-    return "a folder" if Path(path).is_dir() else "no regular file"
 
 
 @contextmanager

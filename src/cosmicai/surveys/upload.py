@@ -15,6 +15,7 @@ from pathlib import Path
 from .. import storage
 from ..errors import InputError
 from ..storage.folder import locked_folder
+from ..storage.outputs import require_output_folder
 from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3, reader_threads
 from .survey import UNFINISHED
@@ -37,7 +38,9 @@ def output_folder(out: str) -> Iterator[str]:
     mark, address = f"{platform.node()} {parent}".encode(), storage.join(out, UNFINISHED)
     with locked_folder(parent, out):
         try:
-            if storage.is_folder(out) and storage.read_if_exists(address) != mark:
+            if not storage.is_folder(out):
+                require_output_folder(out)
+            elif storage.read_if_exists(address) != mark:
                 raise InputError(f"{out} is not empty; choose another --out or remove it")
             folder = parent / "survey"
             if folder.exists():  # complete, but not copied

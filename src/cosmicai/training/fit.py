@@ -37,6 +37,7 @@ from .network import InputScaling, copy_network, initialize_network, learned_tok
 from .recipe import TrainingOptions, check_options
 from .sample import Sample, read_training_batches, read_validation_batches, scan_survey
 
+STATE_SUFFIX = ".state.pt"  # of the file beside the weights with the state of an unfinished training
 HUBER = 0.05  # redshift errors beyond this count linearly, so that outliers do not dominate
 
 
@@ -98,7 +99,7 @@ def train(
     check_options(options, config, initial)
     if options.threads:
         torch.set_num_threads(options.threads)
-    state_uri, identity = f"{out}.state.pt", _identity(survey, config, options, initial)
+    state_uri, identity = f"{out}{STATE_SUFFIX}", _identity(survey, config, options, initial)
     state = _load_state(state_uri, identity) if resume and storage.exists(state_uri) else None
     sample = scan_survey(survey, options)
     scaling = InputScaling.of(sample, config, options.device)

@@ -22,6 +22,7 @@ from ..runs.create import create_run
 from ..runs.request import RunRequest
 from ..runs.store import RunFolder
 from ..runs.summarize import summarize
+from ..storage.outputs import require_output_folder
 from ..storage.s3 import is_s3
 from ..surveys.survey import open_survey
 from ..worker import loop
@@ -84,6 +85,8 @@ def reproduce(
     `out` receives the imported weights and the run, which starts from scratch each time. `notify` receives the failed
     items. Raises InputError if a file is missing or not the published one, or if `out` is on S3 or holds another run.
     """
+    if not is_s3(out):
+        require_output_folder(out)
     checkpoint, galaxies = find_published_files(folder, files)
     here = describe_machine()
     survey = open_survey(str(galaxies))

@@ -7,8 +7,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-import click
-
+from ..console import echo
 from ..console.progress import poll_progress
 from ..ranks.connect import connect
 from ..ranks.cores import pin_to_cores
@@ -46,7 +45,7 @@ def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
             record = loop.run(run, rank, supervisor or select_source(run, rank, schedule, communicator))
             if communicator is not None:
                 communicator.barrier()
-        click.echo(f"rank {rank.rank} of {rank.world_size}: {record.galaxies} galaxies in {record.items} items")
+        echo(f"rank {rank.rank} of {rank.world_size}: {record.galaxies} galaxies in {record.items} items")
         if communicator is None and rank.submission:
             return _summarize_if_last(run, record)
         if communicator is None or logs:
@@ -60,7 +59,7 @@ def _summarize_if_last(run: RunFolder, record: Record) -> int:
     failed = {failure.item for failure in run.failures()}
     left = sum(item.galaxies for item in plan.items if item not in done and item.name not in failed)
     if left:
-        click.echo(f"{left} galaxies are left to other ranks; `python -m launch status {run.uri}` shows their progress")
+        echo(f"{left} galaxies are left to other ranks; `python -m launch status {run.uri}` shows their progress")
         return 0
     if not record.items and run.complete_summary():
         return 0

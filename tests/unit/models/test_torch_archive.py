@@ -37,7 +37,7 @@ def read_galaxies(uri: str) -> None:
         shard.read(0, shard.galaxies)
 
 
-READERS = {"weights": import_checkpoint, "galaxies": read_galaxies}
+READERS: dict[str, Callable[[str], object]] = {"weights": import_checkpoint, "galaxies": read_galaxies}
 both = pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import click
 from msgspec import structs
 
 from ... import storage
-from ...console import notify
+from ...console import echo, notify
 from ...errors import InputError, describe_os_errors
 from ...runs.store import RunFolder
 from ...runs.summary import Summary, count_coverage
@@ -223,7 +222,8 @@ def _execute(
     )
     if detach:
         return Submission(folder, (*lines, f"when it has ended, fetch its results with {fetch}"))
-    click.echo("\n".join(lines))
+    for line in lines:
+        echo(line)
     try:
         ended = execution.follow_execution(account, arn, run)
     except KeyboardInterrupt:

@@ -204,7 +204,7 @@ class Supervisor:
             unfinished -= 1
         restarts = self._restarts > 0 and not self._scheduler.is_done
         then = "it is started again" if restarts else "the others go on" if self.workers else "no rank is left"
-        notify("\n  ".join([f"rank {rank} {failure} with {unfinished} items unfinished; {then}", *log_end]))
+        notify(f"rank {rank} {failure} with {unfinished} items unfinished; {then}", *log_end)
         if restarts:
             self._restarts -= 1
             self._start(worker.rank, worker.variables)

@@ -9,10 +9,8 @@ from dataclasses import fields, replace
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 
-import click
-
 from ... import storage
-from ...console import notify
+from ...console import echo, notify
 from ...console.progress import poll_progress
 from ...errors import InputError
 from ...ranks.cores import available_cores
@@ -120,7 +118,7 @@ class SlurmLauncher:
         if not wait:
             watch = f"watch it with `python -m launch status --watch {run.uri}`"
             return Submission(run, (submitted, watch, f"stop it with `python -m launch cancel {run.uri}`"))
-        click.echo(submitted)
+        echo(submitted)
         try:
             _wait_for_jobs(run, submission)
         except KeyboardInterrupt:

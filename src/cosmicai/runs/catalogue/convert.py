@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 from ...errors import describe_os_errors
-from ...storage import atomic_write, require_replaceable
+from ...storage import atomic_write
+from ...storage.outputs import require_replaceable
 from ..store import RunFolder
 from .reading import open_catalogue
 from .source import CatalogueSource

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from ...console import printable_line
 from ...surveys.ingest.fits_checksum import encode_checksum, sum_words
 from ...surveys.quality import FLAG_MEANINGS
 from .columns import Column
@@ -81,7 +82,7 @@ def _build_header(source: CatalogueSource) -> Any:
 
 
 def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode()
+    return printable_line(text).encode("ascii", "backslashreplace").decode()
 
 
 def _to_bytes(header: Any) -> bytes:

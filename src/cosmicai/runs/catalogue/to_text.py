@@ -8,15 +8,16 @@ import pyarrow as pa
 import yaml
 from pyarrow import compute, csv
 
+from ...storage.spreadsheet import quote_formulas
 from .metadata import describe_table
 from .source import CatalogueSource
 
 
 def write_csv(source: CatalogueSource, path: Path) -> int:
-    """Write the catalogue to a file and return its number of rows; see `_as_plain_text`."""
-    with csv.CSVWriter(path, source.schema) as writer:
+    """Write the catalogue to a file and return its number of rows; text that would be a formula in a spreadsheet is quoted."""
+    with csv.CSVWriter(path, quote_formulas(source.schema.empty_table()).schema) as writer:
         for table in source.tables():
-            writer.write_table(_as_plain_text(table))
+            writer.write_table(quote_formulas(table))
     return source.rows
 
 
@@ -30,15 +31,6 @@ def write_ecsv(source: CatalogueSource, path: Path) -> int:
             for table in source.tables():
                 writer.write_table(_python_booleans(table))
     return source.rows
-
-
-def _as_plain_text(table: pa.Table) -> pa.Table:
-    """Return the table with a quote before text that a spreadsheet would compute as a formula."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
-            quoted = compute.replace_substring_regex(table.column(index), r"^([=+\-@\t\r])", r"'\1")
-            table = table.set_column(index, field, quoted)
-    return table
 
 
 def _python_booleans(table: pa.Table) -> pa.Table:
