@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from .. import storage
 from ..errors import InputError
+from ..processes import process_start_time
 from ..records import decode_json
 from ..runs.store import RunFolder
 
@@ -82,15 +82,6 @@ def is_dead(lock: LauncherLock) -> bool | None:
     if lock.host != platform.node():
         return None
     return process_start_time(lock.pid) != lock.process_start
-
-
-def process_start_time(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot; None if no such process is alive."""
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else numbers[18]  # a zombie remains where its parent does not wait for it
 
 
 def _remove_dead_lock(run: RunFolder, notify: Callable[[str], None]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import platform
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from ..processes import process_start_time
 from ..ranks.invocation import InvocationRecord
 from ..surveys.survey import Count
 from .plan import PrecisionCheck
@@ -37,6 +39,8 @@ PUBLISHED_S3_KEYS = (
     "s3_first_request_time",
     "s3_last_response_time",
 )
+
+RECENT = 120.0  # seconds within which a rank at work writes its record
 
 Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
@@ -125,6 +129,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """Name of the record, under which the published outputs of the rank are written too."""
         return record_name(self.rank, self.attempt)
+
+    def silent_seconds(self) -> float:
+        """Return the time since the record was written, negative if the clock of its machine is ahead of this one."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.updated_at)).total_seconds()
+
+    def is_at_work(self) -> bool:
+        """Return whether the attempt goes on: it wrote within RECENT seconds and, if on this machine, has a process.
+
+        An attempt that needs longer for an item is not recognized.
+        """
+        if self.state != "running" or abs(self.silent_seconds()) > RECENT:
+            return False
+        return self.host != platform.node() or process_start_time(self.pid) is not None
 
     @property
     def machine(self) -> str:

@@ -24,6 +24,7 @@ from cosmicai.errors import InputError
 from cosmicai.launchers import lock
 from cosmicai.launchers.lock import LauncherLock, is_dead, read_lock, run_lock
 from cosmicai.launchers.status import run_status
+from cosmicai.processes import process_start_time
 from cosmicai.runs.plan import WorkItem
 from cosmicai.runs.store import RunFolder
 from cosmicai.worker.interrupts import STOP_SIGNALS
@@ -404,7 +405,7 @@ def test_a_launcher_writes_heartbeats(tmp_path, monkeypatch):
 def test_a_zombie_launcher_is_dead():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     other = LauncherLock(
-        platform.node(), process.pid, lock.process_start_time(process.pid), "2026-01-01T00:00:00+00:00"
+        platform.node(), process.pid, process_start_time(process.pid), "2026-01-01T00:00:00+00:00"
     )
     assert is_dead(other) is False
     assert is_dead(structs.replace(other, process_start="0")) is True, "another process has got its number"
