@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import click
 
-from ..errors import InputError
+from ..errors import InputError, describe_os_error
 from . import printable
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
@@ -104,7 +104,8 @@ def exit_with_sentence(name: str) -> Iterator[None]:
             err=True,
         )
     except OSError as error:
-        click.echo(printable(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}"), err=True)
+        where, reason = error.filename or "input or output", describe_os_error(error, "use")
+        click.echo(printable(f"{name}: {where}: {reason}"), err=True)
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)

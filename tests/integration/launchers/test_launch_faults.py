@@ -404,9 +404,7 @@ def test_a_launcher_writes_heartbeats(tmp_path, monkeypatch):
 
 def test_a_zombie_launcher_is_dead():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    other = LauncherLock(
-        platform.node(), process.pid, process_start_time(process.pid), "2026-01-01T00:00:00+00:00"
-    )
+    other = LauncherLock(platform.node(), process.pid, process_start_time(process.pid), "2026-01-01T00:00:00+00:00")
     assert is_dead(other) is False
     assert is_dead(structs.replace(other, process_start="0")) is True, "another process has got its number"
     process.kill()
