@@ -60,7 +60,7 @@ def describe_os_error(error: Exception, action: str) -> str:
         errno.EMFILE: "too many files are open in this process; raise the limit (ulimit -n), then run again",
         errno.ENFILE: "too many files are open on this machine; run again later",
         errno.ENOLCK: "the file system has no locks; set HDF5_USE_FILE_LOCKING=FALSE if nobody writes to it",
-        errno.ESTALE: "the file server has replaced it again and again (stale file handle); run again",
+        errno.ESTALE: "the file server says again and again that it was replaced (stale file handle); run again",
         errno.ENOTCONN: "its file system is no longer connected; mount it again, then run again",
         errno.EHOSTDOWN: "its file server does not answer; run again when it does",
         errno.ETIMEDOUT: "its file server does not answer; run again when it does",

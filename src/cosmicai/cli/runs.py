@@ -51,6 +51,7 @@ def _finish(run: RunFolder, rank: Rank) -> int:
     from ..runs.summarize import summarize
     from ..runs.summary_text import print_summary
 
+    run.remove_leftovers()
     return print_summary(summarize(run))
 
 
@@ -98,7 +99,10 @@ def summarize(run: str) -> int:
     from ..runs.summarize import summarize as summarize_run
     from ..runs.summary_text import print_summary
 
-    return print_summary(summarize_run(RunFolder(storage.absolute(run))))
+    folder = RunFolder(storage.absolute(run))
+    summary = summarize_run(folder)
+    folder.remove_leftovers()
+    return print_summary(summary)
 
 
 @click.command()

@@ -12,6 +12,7 @@ import click
 
 from ..errors import InputError, describe_os_error
 from . import printable
+from .streams import secure_standard_streams
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 # The group of optional dependencies (pyproject.toml) that installs each module.
@@ -64,9 +65,12 @@ def run_command(command: click.Command, name: str, context: object = None) -> No
 
     Failures end as `exit_with_sentence` says. Commands find `context` as click's `obj`.
     """
+    secure_standard_streams()
     add_page(command, name)
     with exit_with_sentence(name):
-        sys.exit(command.main(prog_name=CALLS.get(name, name), standalone_mode=False, obj=context))
+        code = command.main(prog_name=CALLS.get(name, name), standalone_mode=False, obj=context)
+        sys.stdout.flush()  # here an error, such as of a full disk, is still a sentence
+        sys.exit(code)
 
 
 def add_page(command: click.Command, name: str) -> None:

@@ -248,6 +248,10 @@ class RunFolder(RunPaths):
         summary = self.summary()
         return summary if summary and summary.complete else None
 
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of processes that were killed while they wrote into the folder."""
+        storage.remove_run_leftovers(self.uri)
+
     def create_record(self, recorder: Recorder) -> None:
         """Write the record of a rank's next attempt and give the recorder that number, which no other process gets."""
         taken = {entry.name for entry in storage.list_files(self.path("records"), str(recorder.rank.rank))}

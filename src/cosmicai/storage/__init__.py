@@ -157,7 +157,7 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
             s3_client().put_object(Bucket=bucket, Key=key, Body=bytes(data))  # boto3 takes no memoryview
         return
     with atomic_write(uri) as temporary, describe_os_errors(uri, "write"):
-        temporary.write_bytes(data)
+        retry_stale(temporary.write_bytes, data)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -181,7 +181,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
         retry_stale(target.parent.mkdir, parents=True, exist_ok=True)
         temporary = temporary_path(target)
         try:
-            temporary.write_bytes(data)
+            retry_stale(temporary.write_bytes, data)
             is_first = create_from(temporary, target)
         finally:
             discard(temporary)

@@ -75,14 +75,14 @@ def _file_system_time(folder: Path) -> float:
 
 def rename_over(temporary: Path, target: Path) -> None:
     """Give a temporary file its final name, flushed to disk, in place of an earlier file."""
-    _sync(temporary)
+    retry_stale(_sync, temporary)
     retry_stale(temporary.replace, target)
     _sync_folder(target.parent)
 
 
 def create_from(temporary: Path, target: Path) -> bool:
     """Give a temporary file its final name, flushed to disk, and return True; return False if there is such a file."""
-    _sync(temporary)
+    retry_stale(_sync, temporary)
     try:
         retry_stale(os.link, temporary, target)
     except FileExistsError:

@@ -79,6 +79,7 @@ def _summarize(run: RunFolder) -> int:
     from ..runs.summarize import summarize
     from ..runs.summary_text import print_summary
 
+    run.remove_leftovers()
     return print_summary(summarize(run))
 
 
