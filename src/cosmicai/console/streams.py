@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 _NAMES = ("stdin", "stdout", "stderr")
@@ -29,7 +30,8 @@ def secure_standard_streams() -> None:
         except OSError:
             _open_null(descriptor)
         if getattr(sys, name) is None:  # as Python does for a descriptor that was closed when it started
-            setattr(sys, name, open(os.devnull, "r" if descriptor == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+            null = Path(os.devnull).open("r" if descriptor == 0 else "w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, null)
     for name in _NAMES[1:]:
         if getattr(sys, name) is getattr(sys, f"__{name}__"):
             setattr(sys, name, _tolerant(getattr(sys, name)))
@@ -48,7 +50,7 @@ class _TolerantFile(io.FileIO):
 
     _has_raised = False
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:

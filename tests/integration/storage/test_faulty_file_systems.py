@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from support.helpers import make_survey, random_galaxies, run, tiny_weights
+from support.helpers import make_survey, random_galaxies, tiny_weights
 from support.interposed import build_library, faults
+from support.processes import run
 
 CALLS = """
 import json, sys
