@@ -116,6 +116,8 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
     from ..runs.store import RunFolder
 
     folder = RunFolder(storage.absolute(run))
+    if folder.has_plan():
+        folder.plan()  # raises InputError if it is damaged: the catalogue of such a run is not to be trusted
     target = out or folder.path(f"catalogue.{kind}")
     rows = convert_catalogue(folder, kind, target)
     echo(f"{rows} galaxies in {target}")
