@@ -10,7 +10,6 @@ import io
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TextIO
 
 _NAMES = ("stdin", "stdout", "stderr")
@@ -25,13 +24,16 @@ def secure_standard_streams() -> None:
     were replaced, as in tests, stay.
     """
     for descriptor, name in enumerate(_NAMES):
+        is_open = True
         try:
             os.fstat(descriptor)
         except OSError:
+            is_open = False
             _open_null(descriptor)
         if getattr(sys, name) is None:  # as Python does for a descriptor that was closed when it started
-            null = Path(os.devnull).open("r" if descriptor == 0 else "w", encoding="utf-8")  # noqa: SIM115
-            setattr(sys, name, null)
+            # If it is open now, something else has it, which must not be written to.
+            null = os.open(os.devnull, os.O_RDWR) if is_open else descriptor
+            setattr(sys, name, os.fdopen(null, "r" if descriptor == 0 else "w", encoding="utf-8", closefd=False))
     for name in _NAMES[1:]:
         if getattr(sys, name) is getattr(sys, f"__{name}__"):
             setattr(sys, name, _tolerant(getattr(sys, name)))

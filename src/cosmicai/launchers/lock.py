@@ -84,6 +84,13 @@ def is_dead(lock: LauncherLock) -> bool | None:
     return process_start_time(lock.pid) != lock.process_start
 
 
+def remove_lock_if_dead(run: RunFolder) -> None:
+    """Remove the lock of a launcher that was killed on this machine, if there is one."""
+    lock = read_lock(run)
+    if lock is not None and is_dead(lock):
+        storage.remove(run.launcher_path)
+
+
 def _remove_dead_lock(run: RunFolder, notify: Callable[[str], None]) -> None:
     """Remove the lock of a dead launcher. Raises InputError if the launcher is alive."""
     first = now = read_lock(run)

@@ -13,6 +13,7 @@ from ..processes import process_start_time
 from ..ranks.invocation import InvocationRecord
 from ..surveys.survey import Count
 from .plan import PrecisionCheck
+from .provenance import process_age
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
 WORKING = ("read", "predict", "write")
@@ -135,13 +136,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return (datetime.now(UTC) - datetime.fromisoformat(self.updated_at)).total_seconds()
 
     def is_at_work(self) -> bool:
-        """Return whether the attempt goes on: it wrote within RECENT seconds and, if on this machine, has a process.
+        """Return whether the attempt is known to go on: it wrote within RECENT seconds.
 
+        On this machine it must also have a process, and on another one it must have written since this process started.
         An attempt that needs longer for an item is not recognized.
         """
-        if self.state != "running" or abs(self.silent_seconds()) > RECENT:
+        if self.state != "running" or abs(silent := self.silent_seconds()) > RECENT:
             return False
-        return self.host != platform.node() or process_start_time(self.pid) is not None
+        if self.host == platform.node():
+            return process_start_time(self.pid) is not None
+        return silent < process_age()
 
     @property
     def machine(self) -> str:

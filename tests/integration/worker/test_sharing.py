@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from cosmicai.errors import InputError
 from cosmicai.ranks.environment import Rank
+from cosmicai.runs import record
 from cosmicai.runs.demo import make_demo_survey, open_named_survey
 from cosmicai.runs.schedule import static_assignment
 from cosmicai.runs.store import RunFolder
@@ -43,8 +45,8 @@ def read_claims(run: RunFolder, submission: str = "70") -> dict[str, str]:
 
 def test_a_rank_claims_only_items_that_others_have_left(planned):
     own = static_assignment(planned.plan().items, 2, TASKS)
-    record = run_worker(planned, task(2))
-    assert (record.items, record.galaxies) == (len(planned.plan().items), GALAXIES)
+    done = run_worker(planned, task(2))
+    assert (done.items, done.galaxies) == (len(planned.plan().items), GALAXIES)
     assert set(read_claims(planned)) == {item.name for item in planned.plan().items} - {item.name for item in own}
     assert set(read_claims(planned).values()) == {"2"}
 
@@ -54,6 +56,11 @@ def test_a_rank_without_submission_or_with_a_static_schedule_claims_nothing(plan
     assert run_worker(planned, task(1), schedule="static").items == len(own)
     assert run_worker(planned, task(1, None)).items == 0
     assert planned.parts() == set(own)
+
+
+def long_ago(seconds: float) -> str:
+    """Return the time so many seconds ago as records have it."""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
 
 
 def add_record(run: RunFolder, rank: int, **changes: Any) -> None:
@@ -78,14 +85,18 @@ def test_an_item_claimed_by_another_rank_that_is_at_work_is_left_to_it(planned):
         pytest.param(None, id="it never wrote a record"),
         pytest.param({"pid": 4194305}, id="its process was killed"),  # a number that no process can have
         pytest.param({"state": "finished"}, id="it has ended"),
+        pytest.param(
+            {"host": "elsewhere", "updated_at": long_ago(90)}, id="it did not write since this process started"
+        ),
         pytest.param({"host": "elsewhere", "updated_at": "2026-01-01T00:00:00+00:00"}, id="it is silent"),
         pytest.param({"host": "elsewhere", "updated_at": "2999-01-01T00:00:00+00:00"}, id="its clock is of no use"),
     ],
 )
-def test_items_claimed_by_a_rank_that_is_not_at_work_any_more_are_done_by_another(planned, changes):
+def test_items_claimed_by_a_rank_that_is_not_known_to_be_at_work_are_done_by_another(planned, changes, monkeypatch):
     items = [item for item in planned.plan().items if item not in static_assignment(planned.plan().items, 2, TASKS)]
     for item in items:
         assert planned.claim(item, task(3))
+    monkeypatch.setattr(record, "process_age", lambda: 60.0)
     if changes is not None:
         add_record(planned, 3, **changes)
     assert run_rank(planned, task(2), "dynamic") == 0
@@ -102,6 +113,13 @@ def test_an_item_is_taken_over_again_from_a_rank_that_has_died_as_well(planned):
     add_record(planned, 1, pid=4194305)
     assert not planned.is_held(item, task(2)) and planned.take_over(item, task(2))
     assert read_claims(planned) == {item.name: "3", f"{item.name}.2": "1", f"{item.name}.3": "2"}
+
+
+def test_a_rank_on_another_machine_that_writes_its_record_keeps_its_items(planned, monkeypatch):
+    monkeypatch.setattr(record, "process_age", lambda: 60.0)
+    [item, *_] = planned.plan().items
+    add_record(planned, 3, host="elsewhere", updated_at=long_ago(30))
+    assert planned.claim(item, task(3)) and planned.is_held(item, task(2)) and not planned.take_over(item, task(2))
 
 
 def test_only_one_of_several_ranks_takes_an_item_over(planned):
@@ -131,8 +149,8 @@ def test_a_failed_item_is_not_tried_again_by_other_ranks(planned, inputs):
 def test_concurrent_ranks_count_every_galaxy_once(planned):
     with ThreadPoolExecutor(TASKS) as threads:
         records = list(threads.map(lambda number: run_worker(planned, task(number)), range(TASKS)))
-    assert sum(record.galaxies for record in records) == GALAXIES
-    assert sum(record.items for record in records) == len(planned.plan().items)
+    assert sum(one.galaxies for one in records) == GALAXIES
+    assert sum(one.items for one in records) == len(planned.plan().items)
 
 
 def test_the_last_rank_summarizes_and_the_others_report_what_is_left(planned, capsys, monkeypatch):
