@@ -54,6 +54,7 @@ def describe_os_error(error: Exception, action: str) -> str:
         errno.EISDIR: "it is a folder where a file was expected",
         errno.ENOTDIR: "a part of its path is a file where a folder was expected",
         errno.EEXIST: "a part of its path is a file where a folder was expected",
+        errno.EIO: "the disk or file server reports an error (input/output error); check it, then run again",
         errno.ENAMETOOLONG: "its name is longer than the file system allows; choose a shorter one",
         errno.ELOOP: "its symbolic links lead in a circle; check the path",
         errno.EFBIG: "it would be larger than the file system or your limit (ulimit -f) allows; raise the limit",

@@ -69,7 +69,8 @@ def test_a_file_that_cannot_be_flushed_is_an_error_and_leaves_nothing(library: P
     calls = "[attempt(storage.write_bytes, uri, b'x'), attempt(storage.create_bytes, uri, b'x')]"
     uri = tmp_path / "a"
     found = call_storage(uri, calls, faults(library, "fsync", "EIO", ".partial-"))
-    assert found == [f"cannot write {uri}: Input/output error"] * 2
+    reason = "the disk or file server reports an error (input/output error); check it, then run again"
+    assert found == [f"cannot write {uri}: {reason}"] * 2
     assert names(tmp_path) == []
 
 
@@ -162,6 +163,29 @@ def test_a_file_without_permission_is_named_and_not_called_damaged(
     assert part in done.stderr and "permission denied; ask its owner for read permission" in done.stderr
     assert "damaged" not in done.stderr and "Traceback" not in done.stderr
     assert done.returncode == (3 if part.endswith(".h5") else 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "arguments"),
+    [
+        ("catalogue.parquet", ("catalogue", "RUN", "--to", "csv")),
+        ("plan.json", ("catalogue", "RUN", "--to", "csv")),
+        ("records/0.json", ("summarize", "RUN")),
+        ("parts/", ("summarize", "RUN")),
+    ],
+)
+def test_a_file_of_a_run_without_permission_is_named_and_stays(
+    library: Path, job: tuple[str, str], tmp_path: Path, part: str, arguments: tuple[str, ...]
+) -> None:
+    survey, weights = job
+    out = tmp_path / "run"
+    assert run("infer", survey, "--weights", weights, "--out", str(out)).returncode == 0
+    before = names(out / "parts")
+    done = run(*(str(out) if word == "RUN" else word for word in arguments), **faults(library, "open", "EACCES", part))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"cosmicai: cannot read {out}/{part}")
+    assert done.stderr.endswith(": permission denied; ask its owner for read permission\n")
+    assert names(out / "parts") == before
 
 
 @pytest.mark.parametrize(("error", "code", "reason"), [
