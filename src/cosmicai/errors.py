@@ -29,14 +29,18 @@ def describe_os_errors(uri: str, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot {action} {uri}: {_reason(error, action)}") from error
+        raise StorageError(f"cannot {action} {uri}: {describe_os_error(error, action)}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
             raise
         raise StorageError(f"cannot {action} {uri}: {_s3_reason(error)}") from error
 
 
-def _reason(error: OSError, action: str) -> str:
+def describe_os_error(error: Exception, action: str) -> str:
+    """Return the reason of an error of the operating system, and what to do, as the end of a sentence.
+
+    `action` is what was tried, such as "read". Errors of HDF5 and Arrow have the system's number in their text alone.
+    """
     denied = NO_READ_PERMISSION
     if action not in ("read", "inspect", "list"):
         denied = "permission denied; choose another place or change its permissions"
@@ -50,11 +54,26 @@ def _reason(error: OSError, action: str) -> str:
         errno.EISDIR: "it is a folder where a file was expected",
         errno.ENOTDIR: "a part of its path is a file where a folder was expected",
         errno.EEXIST: "a part of its path is a file where a folder was expected",
+        errno.EIO: "the disk or file server reports an error (input/output error); check it, then run again",
+        errno.ENAMETOOLONG: "its name is longer than the file system allows; choose a shorter one",
+        errno.ELOOP: "its symbolic links lead in a circle; check the path",
+        errno.EFBIG: "it would be larger than the file system or your limit (ulimit -f) allows; raise the limit",
+        errno.EMFILE: "too many files are open in this process; raise the limit (ulimit -n), then run again",
+        errno.ENFILE: "too many files are open on this machine; run again later",
+        errno.ENOLCK: "the file system has no locks; set HDF5_USE_FILE_LOCKING=FALSE if nobody writes to it",
+        errno.ESTALE: "the file server says again and again that it was replaced (stale file handle); run again",
+        errno.ENOTCONN: "its file system is no longer connected; mount it again, then run again",
+        errno.EHOSTDOWN: "its file server does not answer; run again when it does",
+        errno.ETIMEDOUT: "its file server does not answer; run again when it does",
     }
-    # HDF5 and Arrow report the system's error number only in their text.
-    reported = re.search(r"errno[ =]+(\d+)", str(error))
-    code = error.errno or (int(reported.group(1)) if reported else 0)
+    code = os_error_number(error)
     return known.get(code) or (os.strerror(code) if code else str(error).partition("\n")[0])
+
+
+def os_error_number(error: Exception) -> int:
+    """Return the system's number of an error, which may be in its text alone; 0 if it has none."""
+    reported = re.search(r"errno[ =]+(\d+)", str(error))
+    return getattr(error, "errno", None) or (int(reported.group(1)) if reported else 0)
 
 
 def _s3_reason(error: Exception) -> str:

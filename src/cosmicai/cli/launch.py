@@ -112,6 +112,7 @@ def _report(submission: Submission) -> int:
     from ..runs.summarize import summarize
     from ..runs.summary_text import print_summary
 
+    submission.run.remove_leftovers()
     code = print_summary(submission.summary or summarize(submission.run))
     for line in submission.closing:
         echo(line)

@@ -46,6 +46,7 @@ def _finish(run: RunFolder, rank: Rank) -> int:
     summary = complete_run(run, rank, show_progress)
     from ..runs.summary_text import print_summary
 
+    run.remove_leftovers()
     return print_summary(summary)
 
 
@@ -93,7 +94,10 @@ def summarize(run: str) -> int:
     from ..runs.summarize import summarize as summarize_run
     from ..runs.summary_text import print_summary
 
-    return print_summary(summarize_run(RunFolder(storage.absolute(run))))
+    folder = RunFolder(storage.absolute(run))
+    summary = summarize_run(folder)
+    folder.remove_leftovers()
+    return print_summary(summary)
 
 
 @click.command()
@@ -107,6 +111,8 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
     from ..runs.store import RunFolder
 
     folder = RunFolder(storage.absolute(run))
+    if folder.has_plan():
+        folder.plan()  # raises InputError if it is damaged: the catalogue of such a run is not to be trusted
     target = out or folder.path(default_name(kind))
     rows = convert_catalogue(folder, kind, target)
     echo(f"{rows} galaxies in {target}")

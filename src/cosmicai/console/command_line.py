@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import click
 
-from ..errors import InputError
+from ..errors import InputError, describe_os_error
 from . import printable, printable_line
+from .streams import secure_standard_streams
 
 COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 # The group of optional dependencies (pyproject.toml) that installs each module.
@@ -64,9 +65,12 @@ def run_command(command: click.Command, name: str, context: object = None) -> No
 
     Failures end as `exit_with_sentence` says. Commands find `context` as click's `obj`.
     """
+    secure_standard_streams()
     add_page(command, name)
     with exit_with_sentence(name):
-        sys.exit(command.main(prog_name=CALLS.get(name, name), standalone_mode=False, obj=context))
+        code = command.main(prog_name=CALLS.get(name, name), standalone_mode=False, obj=context)
+        sys.stdout.flush()  # here an error, such as of a full disk, is still a sentence
+        sys.exit(code)
 
 
 def add_page(command: click.Command, name: str) -> None:
@@ -104,9 +108,8 @@ def exit_with_sentence(name: str) -> Iterator[None]:
             err=True,
         )
     except OSError as error:
-        click.echo(
-            printable_line(f"{name}: {error.filename or 'input or output'}: {error.strerror or error}"), err=True
-        )
+        where, reason = error.filename or "input or output", describe_os_error(error, "use")
+        click.echo(printable_line(f"{name}: {where}: {reason}"), err=True)
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from .. import storage
 from ..errors import InputError
+from ..processes import process_start_time
 from ..records import decode_json
 from ..runs.store import RunFolder
 
@@ -84,13 +84,11 @@ def is_dead(lock: LauncherLock) -> bool | None:
     return process_start_time(lock.pid) != lock.process_start
 
 
-def process_start_time(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot; None if no such process is alive."""
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else numbers[18]  # a zombie remains where its parent does not wait for it
+def remove_lock_if_dead(run: RunFolder) -> None:
+    """Remove the lock of a launcher that was killed on this machine, if there is one."""
+    lock = read_lock(run)
+    if lock is not None and is_dead(lock):
+        storage.remove(run.launcher_path)
 
 
 def _remove_dead_lock(run: RunFolder, notify: Callable[[str], None]) -> None:

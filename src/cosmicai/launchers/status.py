@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..console import make_console, printable_line
-from ..runs.record import Failure, Record
+from ..runs.record import RECENT, Failure, Record
 from ..runs.store import RunFolder
 from ..runs.summary import count_coverage
 from .base import Launcher, RemoteStatus
@@ -22,7 +22,6 @@ from .registry import launchers_of
 
 REFRESH_INTERVAL = 2.0  # seconds
 REMOTE_INTERVAL = 10.0  # seconds between requests to SLURM or AWS
-RECENT = 120.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,8 @@ def run_status(run: RunFolder) -> RunStatus:
     plan, parts, failures = run.plan(), run.parts(), run.failures(problems.append)
     coverage, lock = count_coverage(plan, parts), read_lock(run)
     dead = lock is not None and is_dead(lock)
-    now = datetime.now(UTC)
     records = sorted(run.records(problems.append).values(), key=lambda record: (record.rank, record.attempt))
-    ranks = tuple(_rank_status(record, now) for record in records)
+    ranks = tuple(_rank_status(record) for record in records)
     latest = {rank.rank: rank for rank in ranks}.values()
     working = [rank for rank in latest if rank.state == "running" and rank.silent_seconds < RECENT and not dead]
     rate = sum((rank.galaxies_per_second for rank in working), 0.0)
@@ -209,7 +207,7 @@ def _texts(lines: Iterable[str]) -> list[Text]:
     return [Text(printable_line(line)) for line in lines]
 
 
-def _rank_status(record: Record, now: datetime) -> RankStatus:
+def _rank_status(record: Record) -> RankStatus:
     begin, wrote = (datetime.fromisoformat(time) for time in (record.working_at, record.updated_at))
     working = (wrote - begin).total_seconds()
     return RankStatus(
@@ -220,5 +218,5 @@ def _rank_status(record: Record, now: datetime) -> RankStatus:
         items=record.items,
         galaxies=record.galaxies,
         galaxies_per_second=record.galaxies / working if working > 0 else 0.0,
-        silent_seconds=max(0.0, (now - wrote).total_seconds()),
+        silent_seconds=max(0.0, record.silent_seconds()),
     )

@@ -38,9 +38,9 @@ class RunPaths:
         """Return the address of the failure of an item."""
         return self.path("failures", f"{item.name}.json")
 
-    def claim_path(self, submission: str, item: WorkItem) -> str:
-        """Return the address at which one rank of a submission claims an item."""
-        return self.path("claims", submission, item.name)
+    def claim_path(self, submission: str, item: WorkItem, number: int = 1) -> str:
+        """Return the address at which one rank of a submission claims an item, for the n-th time that this happens."""
+        return self.path("claims", submission, item.name if number == 1 else f"{item.name}.{number}")
 
     def record_path(self, rank: int, attempt: int) -> str:
         """Return the address of the record of one attempt of a rank."""

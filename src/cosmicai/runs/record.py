@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import platform
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from ..processes import process_start_time
 from ..ranks.invocation import InvocationRecord
 from ..surveys.survey import Count
 from .plan import PrecisionCheck
+from .provenance import process_age
 
 BITS_PER_GALAXY = (5 * 32 * 32 * 4 + 5 * 8) * 8  # as published: cutout float32 and magnitudes float64
 WORKING = ("read", "predict", "write")
@@ -37,6 +40,8 @@ PUBLISHED_S3_KEYS = (
     "s3_first_request_time",
     "s3_last_response_time",
 )
+
+RECENT = 120.0  # seconds within which a rank at work writes its record
 
 Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
@@ -125,6 +130,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """Name of the record, under which the published outputs of the rank are written too."""
         return record_name(self.rank, self.attempt)
+
+    def silent_seconds(self) -> float:
+        """Return the time since the record was written, negative if the clock of its machine is ahead of this one."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.updated_at)).total_seconds()
+
+    def is_at_work(self) -> bool:
+        """Return whether the attempt is known to go on: it wrote within RECENT seconds.
+
+        On this machine it must also have a process, and on another one it must have written since this process started.
+        An attempt that needs longer for an item is not recognized.
+        """
+        if self.state != "running" or abs(silent := self.silent_seconds()) > RECENT:
+            return False
+        if self.host == platform.node():
+            return process_start_time(self.pid) is not None
+        return silent < process_age()
 
     @property
     def machine(self) -> str:

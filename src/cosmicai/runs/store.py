@@ -52,6 +52,38 @@ class RunFolder(RunPaths):
         path, mine = self.claim_path(str(rank.submission), item), str(rank.rank).encode()
         return storage.create_bytes(path, mine) or storage.read_if_exists(path) == mine
 
+    def take_over(self, item: WorkItem, rank: Rank) -> bool:
+        """Claim an item whose last claimant in the submission is not at work any more; return whether this rank has it.
+
+        Of several ranks only one succeeds. The claimant may yet turn out to be alive, and then does the same.
+        """
+        mine = str(rank.rank).encode()
+        claims, claimant = self._last_claim(item, rank)
+        if claimant == mine:
+            return True
+        if claimant is not None and self._is_at_work(claimant):
+            return False
+        return storage.create_bytes(self.claim_path(str(rank.submission), item, claims + 1), mine)
+
+    def is_held(self, item: WorkItem, rank: Rank) -> bool:
+        """Return whether another rank of this rank's submission has claimed an item and is at work."""
+        _, claimant = self._last_claim(item, rank)
+        return claimant not in (None, str(rank.rank).encode()) and self._is_at_work(claimant or b"")
+
+    def _last_claim(self, item: WorkItem, rank: Rank) -> tuple[int, bytes | None]:
+        """Return how often an item was claimed in the submission of a rank, and by which rank last."""
+        last = None
+        for claims in count():
+            found = storage.read_if_exists(self.claim_path(str(rank.submission), item, claims + 1))
+            if found is None:
+                return claims, last
+            last = found
+        raise AssertionError("count() does not end")
+
+    def _is_at_work(self, claimant: bytes) -> bool:
+        attempts = self.records_of(int(claimant), ignore) if claimant.isdigit() else []
+        return bool(attempts) and attempts[-1].is_at_work()
+
     def claim_redrive(self, execution: str, redrives: int) -> bool:
         """Return whether this is the first call after an execution was started again for the nth time."""
         return storage.create_bytes(self.path("claims", execution, str(redrives)), b"")
@@ -215,6 +247,10 @@ class RunFolder(RunPaths):
         """Return the summary of a run that is complete, else None."""
         summary = self.summary()
         return summary if summary and summary.complete else None
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of processes that were killed while they wrote into the folder."""
+        storage.remove_run_leftovers(self.uri)
 
     def create_record(self, recorder: Recorder) -> None:
         """Write the record of a rank's next attempt and give the recorder that number, which no other process gets."""

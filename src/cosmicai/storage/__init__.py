@@ -10,18 +10,16 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import StorageError, describe_os_errors
+from .local import read_file, retry_stale
 from .ranges import open_ranges, read_object
 from .s3 import is_s3, s3_client, split_s3_uri
-
-# What file systems without hard links answer: SMB, exFAT, some of FUSE and BeeGFS.
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+from .temporary import create_from, discard, remove_leftovers, rename_over, temporary_path
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def exists(uri: str) -> bool:
     """Return whether there is a file (or, locally, a folder) at the address."""
     if not is_s3(uri):
         with describe_os_errors(uri, "inspect"):
-            return Path(uri).exists()
+            return retry_stale(Path(uri).exists)
     bucket, key = split_s3_uri(uri)
     with describe_os_errors(uri, "inspect"):
         response = s3_client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
@@ -68,7 +66,7 @@ def is_folder(uri: str) -> bool:
     """Return whether the address is a folder: a local directory, or an S3 prefix with objects under it."""
     if not is_s3(uri):
         with describe_os_errors(uri, "inspect"):
-            return Path(uri).is_dir()
+            return retry_stale(Path(uri).is_dir)
     bucket, key = split_s3_uri(uri)
     folder = f"{key.rstrip('/')}/" if key else ""
     with describe_os_errors(uri, "inspect"):
@@ -88,9 +86,9 @@ def list_folder(uri: str, prefix: str = "") -> tuple[list[Entry], list[str]]:
 
     A symbolic link to a folder is not listed.
     """
-    entries: list[Entry] = []
-    folders: list[str] = []
     if is_s3(uri):
+        entries: list[Entry] = []
+        folders: list[str] = []
         bucket, key = split_s3_uri(uri)
         folder = f"{key.rstrip('/')}/" if key else ""
         request = {"Bucket": bucket, "Prefix": folder + prefix, "Delimiter": "/"}
@@ -99,28 +97,32 @@ def list_folder(uri: str, prefix: str = "") -> tuple[list[Entry], list[str]]:
                 for item in page.get("Contents", []):
                     entries.append(Entry(item["Key"][len(folder) :], item["Size"], item["ETag"].strip('"')))
                 folders += [item["Prefix"][len(folder) : -1] for item in page.get("CommonPrefixes", [])]
-    elif Path(uri).is_dir():
-        with describe_os_errors(uri, "list"), os.scandir(uri) as found:
-            for item in found:
-                with suppress(FileNotFoundError):  # another process renamed or removed it meanwhile
-                    if not item.name.startswith(prefix):
-                        continue
-                    if item.is_file():
-                        entries.append(Entry(item.name, item.stat().st_size))
-                    elif item.is_dir(follow_symlinks=False):
-                        folders.append(item.name)
+    else:
+        with describe_os_errors(uri, "list"):
+            entries, folders = retry_stale(_scan_folder, uri, prefix)
     files = sorted((entry for entry in entries if entry.name), key=lambda entry: natural_key(entry.name))
     return files, sorted((name for name in folders if name), key=natural_key)
 
 
+def _scan_folder(path: str, prefix: str) -> tuple[list[Entry], list[str]]:
+    entries, folders = [], []
+    if not Path(path).is_dir():
+        return [], []
+    with os.scandir(path) as found:
+        for item in found:
+            with suppress(FileNotFoundError):  # another process renamed or removed it meanwhile
+                if not item.name.startswith(prefix):
+                    continue
+                if item.is_file():
+                    entries.append(Entry(item.name, item.stat().st_size))
+                elif item.is_dir(follow_symlinks=False):
+                    folders.append(item.name)
+    return entries, folders
+
+
 def read_bytes(uri: str) -> bytes:
     """Return the content of a small file."""
-    if is_s3(uri):
-        return read_object(uri)
-    with open_ranges(uri) as reader:
-        data = bytearray(reader.size)
-        reader.read_into(0, memoryview(data))
-        return bytes(data)
+    return read_object(uri) if is_s3(uri) else read_file(uri)
 
 
 def read_if_exists(uri: str) -> bytes | None:
@@ -152,7 +154,7 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
             s3_client().put_object(Bucket=bucket, Key=key, Body=bytes(data))  # boto3 takes no memoryview
         return
     with atomic_write(uri) as temporary, describe_os_errors(uri, "write"):
-        temporary.write_bytes(data)
+        retry_stale(temporary.write_bytes, data)
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -173,20 +175,16 @@ def create_bytes(uri: str, data: bytes) -> bool:
         return True
     target = Path(uri)
     with describe_os_errors(uri, "write"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_path(target)
+        retry_stale(target.parent.mkdir, parents=True, exist_ok=True)
+        temporary = temporary_path(target)
         try:
-            temporary.write_bytes(data)
-            _sync(temporary)
-            _create_from(temporary, target)
-        except FileExistsError:
-            if target.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "", uri) from None
-            return False
+            retry_stale(temporary.write_bytes, data)
+            is_first = create_from(temporary, target)
         finally:
-            _discard(temporary)
-        _sync(target.parent)
-    return True
+            discard(temporary)
+        if not is_first and target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "", uri)
+    return is_first
 
 
 @contextmanager
@@ -207,16 +205,14 @@ def atomic_write(uri: str) -> Iterator[Path]:
         return
     target = Path(uri)
     with describe_os_errors(uri, "write"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_path(target)
+        retry_stale(target.parent.mkdir, parents=True, exist_ok=True)
+    temporary = temporary_path(target)
     try:
         yield temporary
         with describe_os_errors(uri, "write"):
-            _sync(temporary)
-            temporary.replace(target)
-            _sync(target.parent)
+            rename_over(temporary, target)
     finally:
-        _discard(temporary)
+        discard(temporary)
 
 
 def remove(uri: str) -> None:
@@ -226,39 +222,13 @@ def remove(uri: str) -> None:
             bucket, key = split_s3_uri(uri)
             s3_client().delete_object(Bucket=bucket, Key=key)
         else:
-            Path(uri).unlink(missing_ok=True)
+            retry_stale(Path(uri).unlink, missing_ok=True)
 
 
-def _temporary_path(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
-
-
-def _create_from(temporary: Path, target: Path) -> None:
-    """Give the temporary file its final name. Raises FileExistsError if there is such a file already."""
-    try:
-        os.link(temporary, target)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        # A reader may see such a file before it is whole, and a kill leave it so; there it is no better to be had.
-        with target.open("xb") as file:
-            try:
-                file.write(temporary.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                target.unlink(missing_ok=True)
-                raise
-
-
-def _discard(temporary: Path) -> None:
-    with suppress(OSError):  # the error to report is the one that made the write fail
-        temporary.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def remove_run_leftovers(uri: str) -> None:
+    """Remove what killed processes left of temporary files in the folders of a run. On S3 there are none."""
+    if is_s3(uri):
+        return
+    folders = [Path(uri), *(Path(uri, name) for name in _RUN_SUBFOLDERS)]
+    for folder in (*folders, *(Path(uri, "claims", name) for name in list_folder(join(uri, "claims"))[1])):
+        remove_leftovers(folder)

@@ -12,14 +12,13 @@ import errno
 import io
 import mmap
 import os
-import stat
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from ..errors import StorageError, describe_os_errors
+from .local import open_with_state, retry_stale
 from .s3 import is_s3, s3_client, split_s3_uri, time_read
 
 LARGEST_PAGE = 2**21  # bytes of the largest piece of the page cache that Linux handles as one
@@ -62,52 +61,59 @@ def _ends_early(uri: str, size: int) -> StorageError:
     return StorageError(f"{uri} ends at byte {size} where more was expected; it was truncated, copy it again")
 
 
-def open_regular(path: str | Path) -> int:
-    """Return the descriptor of a regular file that is open for reading.
-
-    Raises StorageError if it is anything else: a pipe would be waited for until somebody writes to it, and a device
-    may have no end. Raises OSError as `os.open`.
-    """
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which has no effect on regular files
-    mode = os.fstat(file).st_mode
-    if stat.S_ISREG(mode):
-        return file
-    os.close(file)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "", str(path))
-    kind = "pipe" if stat.S_ISFIFO(mode) else "device"
-    raise StorageError(f"cannot read {path}: it is a {kind} where a file was expected; copy its content to a file")
-
-
 class _LocalReader:
     etag = ""
 
     def __init__(self, path: str) -> None:
         self.uri = path
         with describe_os_errors(path, "read"):
-            self._file = open_regular(path)
-            self.size = os.fstat(self._file).st_size
+            self._file, self._state = retry_stale(open_with_state, path)
+        self.size = self._state.st_size
+
+    def _reopening(self, read: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a read, repeated on the file opened anew if its handle is stale."""
+
+        def attempt() -> T:
+            try:
+                return read(*arguments)
+            except OSError as error:
+                if error.errno == errno.ESTALE:
+                    self._reopen()
+                raise
+
+        with describe_os_errors(self.uri, "read"):
+            return retry_stale(attempt)
+
+    def _reopen(self) -> None:
+        file, state = retry_stale(open_with_state, self.uri)
+        try:
+            if any(getattr(state, name) != getattr(self._state, name) for name in ("st_ino", "st_size", "st_mtime_ns")):
+                raise StorageError(f"cannot read {self.uri}: it was replaced while it was being read; run again")
+            os.dup2(file, self._file, inheritable=False)
+        finally:
+            os.close(file)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
-        with describe_os_errors(self.uri, "read"):
-            while done < len(buffer):
-                count = os.preadv(self._file, [buffer[done:]], offset + done)
-                if count == 0:
-                    raise _ends_early(self.uri, os.fstat(self._file).st_size)
-                done += count
+        while done < len(buffer):
+            count = self._reopening(lambda start: os.preadv(self._file, [buffer[start:]], offset + start), done)
+            if count == 0:
+                raise _ends_early(self.uri, os.fstat(self._file).st_size)
+            done += count
 
     def read(self, offset: int, length: int) -> memoryview:
         if not length:  # mmap takes 0 for the whole file
             return memoryview(bytearray())
         before = offset % mmap.ALLOCATIONGRANULARITY
-        with describe_os_errors(self.uri, "read"):
-            try:  # mmap compares with the current size of the file
-                pages = mmap.mmap(self._file, before + length, access=mmap.ACCESS_COPY, offset=offset - before)
-            except ValueError:
-                raise _ends_early(self.uri, os.fstat(self._file).st_size) from None
-            _load(pages)
-        return memoryview(pages)[before:]
+        return memoryview(self._reopening(self._map, offset - before, before + length))[before:]
+
+    def _map(self, offset: int, length: int) -> mmap.mmap:
+        try:  # mmap compares with the current size of the file
+            pages = mmap.mmap(self._file, length, access=mmap.ACCESS_COPY, offset=offset)
+        except ValueError:
+            raise _ends_early(self.uri, os.fstat(self._file).st_size) from None
+        _load(pages)
+        return pages
 
     def drop_cached(self, offset: int, length: int) -> None:
         if length and hasattr(os, "posix_fadvise"):  # posix_fadvise takes 0 for the rest of the file

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NO_READ_PERMISSION, InputError
+from ..errors import InputError, describe_os_error, os_error_number
 from .bands import BAND_NAMES, BANDS, band_letter, order_to_ugriz, parse_bands
 from .field_names import find_likely
 from .hdf5_absence import EXAMPLES, files_of, find_absence
@@ -21,29 +21,25 @@ _UNIT_NAMES = ("unit", "units", *_FLUX_UNIT_NAMES)
 PIXEL_SCALE_NAMES = ("pixel_scale", "pixscale", "pixel_scale_arcsec", "pixelscale", "arcsec_per_pixel", "pixsize")
 _NUMBER = re.compile(r"\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*(?:arcsec\S*|\"|mag\S*)?\s*")
 _PACKING_NAMES = ("_unsigned", "scale_factor", "add_offset", "_fillvalue", "missing_value")
+_OF_DAMAGED_FILES = (errno.EINVAL, errno.EFAULT, errno.EFBIG, errno.EOVERFLOW, errno.ESPIPE)  # impossible places
 _PIECE = 2**16  # rows of a dataset of bands that are read at once
 
 
 def explain_hdf5_error(uri: str, error: Exception) -> str:
     """Return one sentence that says what an error of h5py at opening or reading a file means, and what to do."""
     text = str(error).replace("\n", " ")
-    number = getattr(error, "errno", None) or _errno_in(text)
-    if number in (errno.EACCES, errno.EPERM) or isinstance(error, PermissionError):
-        return f"cannot read {uri}: {NO_READ_PERMISSION}"
-    if number in (errno.EAGAIN, errno.EWOULDBLOCK) or "unable to lock file" in text:
+    number = os_error_number(error)
+    if number in (errno.EAGAIN, errno.ENOLCK) or "unable to lock file" in text:
         return (
             f"{uri} is locked: another program has it open for writing, or the file system has no locks; wait until it "
             "is closed, or set HDF5_USE_FILE_LOCKING=FALSE if nobody writes to it"
         )
     if number == errno.ENOENT or isinstance(error, FileNotFoundError):
         return f"{uri} does not exist; check the path"
+    if number and number not in _OF_DAMAGED_FILES:
+        return f"cannot read {uri}: {describe_os_error(error, 'read')}"
     problem = "is truncated" if "truncated" in text else "is not an HDF5 file or is damaged"
     return f"{uri} {problem}; expected image and magnitude, copy it again"
-
-
-def _errno_in(text: str) -> int | None:
-    match = re.search(r"errno = (\d+)", text)
-    return int(match[1]) if match else None
 
 
 def find_unknown_filter(dataset: Any) -> str | None:

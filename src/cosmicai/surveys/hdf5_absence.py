@@ -99,7 +99,8 @@ def _find_virtual_gap(dataset: Any, folder: Path, depth: int) -> str | None:
         if source.file_name == ".":
             problem = _find_source_gap(dataset.file, source, depth)
         else:
-            with h5py.File(folder / source.file_name, "r") as file:
+            # Without a lock: only its description is read, and not every file system has locks.
+            with h5py.File(folder / source.file_name, "r", locking=False) as file:
                 problem = _find_source_gap(file, source, depth)
         if problem:
             return problem

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..console import echo
+from ..console.command_line import COMPLETE, INCOMPLETE
 from ..console.progress import poll_progress
 from ..ranks.connect import connect
 from ..ranks.cores import pin_to_cores
@@ -28,7 +29,8 @@ def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
     """Run one rank of a run in this process and return the exit code.
 
     If the ranks can communicate, they end together: rank 0 shows the progress of all and summarizes the run at the end.
-    If they cannot, the last rank of a submission summarizes it. Raises InputError as `loop.run` does.
+    If they cannot, the last rank summarizes it, and one that leaves items which no other rank is at work on returns 3.
+    Where a launcher watches the ranks, it summarizes the run. Raises InputError as `loop.run` does.
     """
     pin_to_cores(os.environ)
     plan = run.plan()
@@ -46,21 +48,27 @@ def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
             if communicator is not None:
                 communicator.barrier()
         echo(f"rank {rank.rank} of {rank.world_size}: {record.galaxies} galaxies in {record.items} items")
-        if communicator is None and rank.submission:
-            return _summarize_if_last(run, record)
-        if communicator is None or logs:
+        if supervisor or logs:
             return 0
+        if communicator is None:
+            return _summarize_if_last(run, rank, record)
         return int(communicator.broadcast(_summarize(run) if leads else None))
 
 
-def _summarize_if_last(run: RunFolder, record: Record) -> int:
+def _summarize_if_last(run: RunFolder, rank: Rank, record: Record) -> int:
     """Summarize the run if no other rank has anything left to do; two ranks that end at once write the same."""
     plan, done = run.plan(), run.parts()
     failed = {failure.item for failure in run.failures()}
-    left = sum(item.galaxies for item in plan.items if item not in done and item.name not in failed)
+    left = [item for item in plan.items if item not in done and item.name not in failed]
     if left:
-        echo(f"{left} galaxies are left to other ranks; `python -m launch status {run.uri}` shows their progress")
-        return 0
+        galaxies = sum(item.galaxies for item in left)
+        watch = f"`python -m launch status {run.uri}` shows their progress"
+        # In this order: a claimant that ended in between has left a part or a failure.
+        if all(run.is_held(item, rank) or run.has_part(item) or run.has_failure(item) for item in left):
+            echo(f"{galaxies} galaxies are left to other ranks, which are at work; {watch}")
+            return COMPLETE
+        echo(f"incomplete: {galaxies} galaxies are left to other ranks, which may not have started; {watch}", err=True)
+        return INCOMPLETE
     if not record.items and run.complete_summary():
         return 0
     return _summarize(run)
@@ -71,6 +79,7 @@ def _summarize(run: RunFolder) -> int:
     from ..runs.summarize import summarize
     from ..runs.summary_text import print_summary
 
+    run.remove_leftovers()
     return print_summary(summarize(run))
 
 

@@ -100,7 +100,7 @@ class ClaimSource(UnsupervisedSource):
     """A rank's static share first, then items that ranks which died, are late or never start have left.
 
     For ranks of one submission that cannot communicate: a claim in the run folder gives each remaining item to one of
-    them.
+    them. Items whose claimants are not at work any more come last: one of them may have ended its claimant.
     """
 
     def __init__(self, run: RunFolder, rank: Rank) -> None:
@@ -115,8 +115,15 @@ class ClaimSource(UnsupervisedSource):
         remaining = [item for item in items if item not in excluded]
         # Other ranks go through their share forwards, so this one goes backwards, each from another position.
         first = len(remaining) * (rank.rank + 1) // rank.world_size
+        held = []
         for item in reversed(remaining[first:] + remaining[:first]):
-            if not run.has_part(item) and not run.has_failure(item) and run.claim(item, rank):
+            if not run.has_part(item) and not run.has_failure(item):
+                if run.claim(item, rank):
+                    yield item
+                else:
+                    held.append(item)
+        for item in held:
+            if not run.has_part(item) and not run.has_failure(item) and run.take_over(item, rank):
                 yield item
 
 

@@ -24,6 +24,7 @@ from cosmicai.errors import InputError
 from cosmicai.launchers import lock
 from cosmicai.launchers.lock import LauncherLock, is_dead, read_lock, run_lock
 from cosmicai.launchers.status import run_status
+from cosmicai.processes import process_start_time
 from cosmicai.runs.plan import WorkItem
 from cosmicai.runs.store import RunFolder
 from cosmicai.worker.interrupts import STOP_SIGNALS
@@ -358,6 +359,16 @@ def test_a_launcher_of_another_machine_that_ends_meanwhile_is_not_waited_for(tmp
     assert time.monotonic() - begin < 3 * 5.0, "the time after which a silent launcher is considered dead"
 
 
+def test_the_lock_of_a_killed_launcher_is_removed_also_if_nothing_is_missing(tmp_path, job):
+    out = tmp_path / "run"
+    assert wait_for_end(job.start(out, "--procs", "2"))[0] == 0
+    dead = structs.replace(ELSEWHERE, host=platform.node(), pid=os.getpid())
+    for lock_file, stays in ((dead, False), (ELSEWHERE, True)):
+        (out / "launcher.json").write_bytes(lock_file.to_json())
+        assert run("resume", str(out), "--procs", "2", module="launch").returncode == 0
+        assert (out / "launcher.json").exists() == stays
+
+
 @pytest.fixture
 def living_elsewhere(tmp_path: Path) -> Iterator[RunFolder]:
     """A run at which a launcher of another machine is at work."""
@@ -403,9 +414,7 @@ def test_a_launcher_writes_heartbeats(tmp_path, monkeypatch):
 
 def test_a_zombie_launcher_is_dead():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    other = LauncherLock(
-        platform.node(), process.pid, lock.process_start_time(process.pid), "2026-01-01T00:00:00+00:00"
-    )
+    other = LauncherLock(platform.node(), process.pid, process_start_time(process.pid), "2026-01-01T00:00:00+00:00")
     assert is_dead(other) is False
     assert is_dead(structs.replace(other, process_start="0")) is True, "another process has got its number"
     process.kill()

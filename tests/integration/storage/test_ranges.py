@@ -160,7 +160,8 @@ def test_a_page_that_cannot_be_loaded_is_one_sentence_and_no_sigbus(tmp_path, mo
         monkeypatch.setattr(ranges.mmap, "mmap", CutOff)  # type: ignore[attr-defined]
         with pytest.raises(StorageError) as caught:
             reader.read(0, 3 * PAGE)
-    assert str(caught.value) == f"cannot read {path}: Input/output error"
+    reason = "the disk or file server reports an error (input/output error); check it, then run again"
+    assert str(caught.value) == f"cannot read {path}: {reason}"
 
 
 def test_an_older_linux_reads_the_same(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from ...storage.s3 import is_s3
 from ...worker.interrupts import defer_interrupts
 from ...worker.supervisor_socket import SOCKET_VARIABLE
 from ..base import RankRequest
-from ..lock import run_lock
+from ..lock import remove_lock_if_dead, run_lock
 from .resources import local_ranks
 from .scheduler import MAX_CRASHES, WorkScheduler
 
@@ -46,6 +46,7 @@ def supervise(run: RunFolder, request: RankRequest) -> None:
     plan, done = run.plan(), run.parts()
     missing = [item for item in plan.items if item not in done]
     if not missing:
+        remove_lock_if_dead(run)
         return
     with ExitStack() as stack:
         check_interrupts = stack.enter_context(defer_interrupts())

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, describe_os_errors
-from ...storage.ranges import open_regular
+from ...storage.local import open_regular
 from .arrow_columns import CatalogueTable, TableColumn, by_name, encode_text, first_line, open_parquet
 from .fits_checksum import verify_checksums
 from .fits_hdus import describe_hdu

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, describe_os_errors
-from ...storage.ranges import open_regular
+from ...storage.local import open_regular
 from ..columns import join_specs
 from ..identity import INT64, combine_sources
 from ..shard import Galaxies

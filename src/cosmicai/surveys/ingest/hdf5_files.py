@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import h5py
 
 from ...errors import InputError
+from ...storage.local import retry_stale
 from ..bands import BAND_NAMES, BANDS
 from ..columns import POSITION
 from ..hdf5 import (
@@ -63,9 +65,9 @@ def open_hdf5(source: str, options: IngestOptions) -> Iterator[Source]:
 
 def _open_file(source: str) -> Any:
     try:
-        return h5py.File(source, "r", rdcc_nbytes=_CHUNK_CACHE)
+        return retry_stale(h5py.File, source, "r", rdcc_nbytes=_CHUNK_CACHE)
     except OSError as error:
-        if error.errno != 37:  # ENOLCK: the file system has no locks, which protect nobody who only reads
+        if error.errno != errno.ENOLCK:  # the file system has no locks, which protect nobody who only reads
             raise
         return h5py.File(source, "r", rdcc_nbytes=_CHUNK_CACHE, locking=False)
 
