@@ -95,8 +95,8 @@ image: install
 sif:
 	containers/sif.sh cosmicai-$(VARIANT).oci.tar
 
-# Known vulnerabilities of the locked packages: exit code 1 of pip-audit if there are some, 2 if the index cannot tell.
-# pip-audit prints a table of what it has found, and nothing if it had no answer.
+# Known vulnerabilities of what the program and the image need. pip-audit prints a table of what it has found, and none
+# if the index gave no answer.
 audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet pip-audit
