@@ -879,6 +879,21 @@ def test_the_image_runs_its_command(image: Image) -> None:
     assert (done.returncode, done.stdout) == (9, f"in {image.folder}: python -m cosmicai\n")
 
 
+@pytest.mark.parametrize(("given", "home"), [({"HOME": "/home/a"}, "/home/a"), ({"HOME": ""}, "/")])
+def test_a_user_without_a_home_gets_the_root(image: Image, given: dict[str, str], home: str) -> None:
+    """Programs such as mpirun end without the variable."""
+    assert image.variables(**given)["HOME"] == home
+    command = ["env", "--unset=HOME", str(image.opt / "bin/entrypoint"), "printenv", "HOME"]
+    assert run_script([*command], image.folder).stdout == "/\n"
+
+
+def test_the_image_runs_as_a_user_without_privileges() -> None:
+    lines = (PROJECT / "containers/Containerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
+    # Only then: what is built before belongs to root.
+    assert lines.index("USER 1000:1000") > max(n for n, line in enumerate(lines) if line.startswith(("RUN", "ADD")))
+
+
 @pytest.mark.parametrize("under", [{}, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}])
 def test_the_command_replaces_the_process_of_the_entrypoint(image: Image, under: dict[str, str]) -> None:
     executable(image.folder / "bin/python", "echo $$")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def test_it_contains_the_locked_packages_and_a_list_of_all_packages(image):
     listed = {(own["name"], own["version"]) for own in parts["components"] if own["purl"].startswith("pkg:deb/")}
     installed = image.run("dpkg-query", "--show", "--showformat=${Package} ${Version}\n").stdout.split("\n")[:-1]
     assert listed == {tuple(line.split(" ")) for line in installed} and len(listed) > 80
+
+
+def test_it_runs_as_a_user_without_privileges(image):
+    config = json.loads(read_manifest()[1])["config"]["digest"]
+    with tarfile.open(ARCHIVE) as archive:
+        user = json.load(archive.extractfile(f"blobs/{config.replace(':', '/')}"))["config"]["User"]
+    assert user == "1000:1000"
 
 
 def test_python_files_in_it_are_compiled(image):
