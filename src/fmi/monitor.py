@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -76,18 +77,22 @@ class _OpenRequests:
 
     A new one is never refused, so that clients that hang do not keep others out: beyond the limit of its address the
     oldest one of that address is closed, and beyond the limit of all the oldest one of the address that has the most.
+    Where this process may open few files, a quarter of them is the limit, since the ranks need the others.
     """
 
     def __init__(self) -> None:
         self._by_address: dict[str, dict[asyncio.WriteTransport, None]] = {}
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._limit = MAX_REQUESTS if files == resource.RLIM_INFINITY else min(MAX_REQUESTS, files // 4)
+        self._limit_per_address = min(MAX_REQUESTS_PER_ADDRESS, self._limit // 2)
 
     def add(self, address: str, connection: asyncio.WriteTransport) -> None:
         """Add a connection, and close another one if there are too many."""
         own = self._by_address.setdefault(address, {})
         own[connection] = None
-        if len(own) > MAX_REQUESTS_PER_ADDRESS:
+        if len(own) > self._limit_per_address:
             crowded = address
-        elif sum(map(len, self._by_address.values())) > MAX_REQUESTS:
+        elif sum(map(len, self._by_address.values())) > self._limit:
             crowded = max(self._by_address, key=lambda one: len(self._by_address[one]))
         else:
             return
