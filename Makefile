@@ -11,6 +11,10 @@ PYTHON ?= python3
 VENV ?= .venv
 VARIANT ?= cpu
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH = grep -o 'torch==[0-9.]*' pyproject.toml
+# It resolves the locks: unlike pip it knows the hashes of all files of a version, for all platforms and Pythons.
+UV := uv==0.13.9
 # AWS Lambda's emulator is a program in this package, whose own requirements do not fit ours.
 EMULATOR := aws-sam-cli==1.170.0
 
@@ -24,11 +28,12 @@ demo: install
 
 install: $(VENV)/installed
 
-# torch goes first and alone: its pin then decides for everything that asks for torch.
+# torch comes last and apart: its builds for CPUs and for CUDA have one version, but hashes of their own, and pip takes
+# the one that it is configured to find. What they need besides CUDA has then been installed, by its hashes.
 $(VENV)/installed: requirements.lock requirements-dev.lock pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(PIP) --require-hashes --requirement requirements.lock --requirement requirements-dev.lock
+	$(PIP) "$$($(TORCH))"
+	$(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 
 $(BIN)/python:
@@ -90,26 +95,40 @@ image: install
 sif:
 	containers/sif.sh cosmicai-$(VARIANT).oci.tar
 
-# Known vulnerabilities of the locked packages. Where the index that pip uses cannot tell, there is the image's list of
-# all its parts, for a scanner that can: apptainer exec cosmicai.sif cat /opt/cosmicai/sbom.cdx.json
+# Known vulnerabilities of what the program and the image need. pip-audit prints a table of what it has found, and none
+# if the index gave no answer.
 audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet pip-audit
-	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
+	$(TORCH) >build/audit/torch.txt
+	@build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock \
+	  --requirement containers/requirements.lock --requirement build/audit/torch.txt >build/audit/found.txt && exit; \
+	cat build/audit/found.txt; test ! -s build/audit/found.txt || exit 1; \
+	echo "make audit: nothing was checked, since the index did not answer for all packages (see above); use an index" \
+	  "with known vulnerabilities, as PyPI, or give the image's list to a scanner:" \
+	  "apptainer exec cosmicai.sif cat /opt/cosmicai/sbom.cdx.json" >&2; exit 2
 
 # Thirty kill -9 at random moments, each followed by --resume; ends well only if the catalogue is bit-identical.
 kill: install
 	$(BIN)/python tests/support/kill_and_resume.py --kills 30
 
-# Resolves anew from pyproject.toml; torch+cpu and torch with CUDA have the same version.
+# Resolves anew from pyproject.toml, for all platforms and all versions of Python that it permits, without torch and its
+# CUDA (see `install`). Each lock has what those before it lack: requirements.lock, that of the image, that of the tests.
+RESOLVE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+  --generate-hashes --no-annotate --no-header pyproject.toml --extra all
+WITHOUT_TORCH = sed -E '/^(torch==|triton==|cuda-|nvidia-)/,/[^\\]$$/d; /^\#/d'
+BESIDES = $$(sed -n 's/^\([^ ]*\)==.*/--no-emit-package \1/p' requirements.lock)
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install --quiet "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
-	build/lock/bin/pip install --quiet '.[all]'
-	build/lock/bin/pip freeze --all --exclude cosmicai --exclude pip | sed 's/+cpu//' | LC_ALL=C sort >requirements.lock
-	build/lock/bin/pip install --quiet '.[all,dev]'
-	build/lock/bin/pip freeze --all --exclude cosmicai --exclude pip | sed 's/+cpu//' | LC_ALL=C sort | \
-	  LC_ALL=C comm -13 requirements.lock - >requirements-dev.lock
+	build/lock/bin/pip install --quiet $(UV)
+	$(RESOLVE) --extra dev --output-file build/lock/everything.txt
+	$(RESOLVE) --constraint build/lock/everything.txt --output-file build/lock/all.txt
+	$(WITHOUT_TORCH) build/lock/all.txt >requirements.lock
+	$(RESOLVE) --constraint build/lock/everything.txt --extra int8 --extra lambda $(BESIDES) \
+	  --output-file build/lock/image.txt
+	$(WITHOUT_TORCH) build/lock/image.txt >containers/requirements.lock
+	$(RESOLVE) --constraint build/lock/everything.txt --extra dev $(BESIDES) --output-file build/lock/dev.txt
+	$(WITHOUT_TORCH) build/lock/dev.txt >requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) build demo sweep report

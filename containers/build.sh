@@ -77,13 +77,15 @@ fetch=("$python" -m pip download -qq --disable-pip-version-check --dest "$wheels
   --platform manylinux2014_"$machine")
 for glibc in {5..36}; do fetch+=(--platform "manylinux_2_${glibc}_$machine"); done
 rm -f "$wheels"/torch-*.whl # of an earlier build, perhaps of the other variant
-"${fetch[@]}" --no-deps "$(grep '^torch==' "$root/requirements.lock")" || fail "pip found no torch; see above"
+torch=$(grep -o 'torch==[0-9.]*' "$root/pyproject.toml")
+"${fetch[@]}" --no-deps "$torch" || fail "pip found no torch; see above"
 needs=$("$python" - "$wheels"/torch-*.whl <<'END'
 import sys, zipfile
 for wheel in sys.argv[1:]:
     names = zipfile.ZipFile(wheel)
     text = names.read(next(name for name in names.namelist() if name.endswith("/METADATA"))).decode()
-    print(*(line for line in text.splitlines() if line.startswith(("Requires-Dist: nvidia", "Requires-Dist: cuda"))))
+    needs = [line.removeprefix("Requires-Dist: ") for line in text.splitlines() if line.startswith("Requires-Dist: ")]
+    print(*(need for need in needs if need.startswith(("nvidia", "cuda", "triton"))), sep="\n")
 END
 )
 case $variant:$needs in
@@ -92,8 +94,10 @@ case $variant:$needs in
   *) wrong='' ;;
 esac
 [ -z "$wrong" ] || fail "pip found $wrong"
-"${fetch[@]}" --find-links "$wheels" --requirement "$root/containers/requirements.txt" ||
-  fail "pip did not find all wheels; see above"
+"${fetch[@]}" --require-hashes --requirement "$root/requirements.lock" \
+  --requirement "$root/containers/requirements.lock" || fail "pip did not find all wheels; see above"
+mapfile -t cuda <<<"$needs"
+[ "$variant" = cpu ] || "${fetch[@]}" "${cuda[@]}" || fail "pip did not find what torch with CUDA needs; see above"
 
 mkdir "$context"/{project,weights}
 cp -al "$wheels" "$context/wheels"

@@ -91,9 +91,9 @@ def create_listener(host: str, port: int, *, has_secret: bool) -> socket.socket:
     return listener
 
 
-def raise_open_file_limit(connections: int) -> None:
-    """Allow this process as many open files as these connections need, or as many as the hard limit allows."""
-    needed = connections * FILES_PER_CONNECTION
+def raise_open_file_limit(connections: int, others: int) -> None:
+    """Allow this process as many open files as the connections and others need, or as many as the hard limit allows."""
+    needed = connections * FILES_PER_CONNECTION + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)

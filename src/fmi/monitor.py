@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,10 +16,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from .clients import BACKLOG, create_listener
+
 LOG = logging.getLogger("fmi")
 MAX_REQUEST_BYTES = 4096
-REQUEST_TIMEOUT = 5.0  # seconds for a whole request
-MAX_CONCURRENT_REQUESTS = 64
+REQUEST_TIMEOUT = 5.0  # seconds for the head of a request, however it arrives, and again for reading the answer
+MAX_REQUESTS = 600  # that are open at a time; a further one displaces another
+MAX_REQUESTS_PER_ADDRESS = 300
+ACCEPTED_AT_ONCE = 16  # far fewer than the limits, so that no connection is displaced before its request could be read
 
 
 class JsonFormatter(logging.Formatter):
@@ -67,22 +72,68 @@ def _state_value(state: Callable[[], dict[str, Any]], name: str) -> float:
     return float(state()[name])
 
 
+class _OpenRequests:
+    """The connections whose requests are not answered yet, the oldest of each address first.
+
+    A new one is never refused, so that clients that hang do not keep others out: beyond the limit of its address the
+    oldest one of that address is closed, and beyond the limit of all the oldest one of the address that has the most.
+    Where this process may open few files, a quarter of them is the limit, since the ranks need the others.
+    """
+
+    def __init__(self) -> None:
+        self._by_address: dict[str, dict[asyncio.WriteTransport, None]] = {}
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._limit = MAX_REQUESTS if files == resource.RLIM_INFINITY else min(MAX_REQUESTS, files // 4)
+        self._limit_per_address = min(MAX_REQUESTS_PER_ADDRESS, self._limit // 2)
+
+    def add(self, address: str, connection: asyncio.WriteTransport) -> None:
+        """Add a connection, and close another one if there are too many."""
+        own = self._by_address.setdefault(address, {})
+        own[connection] = None
+        if len(own) > self._limit_per_address:
+            crowded = address
+        elif sum(map(len, self._by_address.values())) > self._limit:
+            crowded = max(self._by_address, key=lambda one: len(self._by_address[one]))
+        else:
+            return
+        oldest = next(iter(self._by_address[crowded]))
+        oldest.abort()
+        self.remove(crowded, oldest)
+
+    def remove(self, address: str, connection: asyncio.WriteTransport) -> None:
+        """Remove a connection unless it was closed for another one."""
+        own = self._by_address.get(address, {})
+        own.pop(connection, None)
+        if not own:
+            self._by_address.pop(address, None)
+
+
 async def serve_http(
     host: str, port: int, metrics: ServerMetrics, state: Callable[[], dict[str, Any]]
 ) -> asyncio.Server:
     """Serve GET /health (JSON), /metrics (Prometheus) and /address (JSON: the client's address as seen here)."""
-    slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+    requests = _OpenRequests()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            if not slots.locked():
-                async with slots, asyncio.timeout(REQUEST_TIMEOUT):
+        client = writer.get_extra_info("peername")
+        address = client[0] if client else ""  # it has disconnected already
+        requests.add(address, writer.transport)
+        try:
+            with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                async with asyncio.timeout(REQUEST_TIMEOUT):
                     head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(_response(head, writer.get_extra_info("peername"), metrics, state))
-                    await writer.drain()
-        writer.close()
+                writer.write(_response(head, client, metrics, state))
+                writer.close()
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    await writer.wait_closed()
+        finally:
+            writer.transport.abort()  # of a client that reads nothing the rest would be kept for ever
+            requests.remove(address, writer.transport)
 
-    return await asyncio.start_server(answer, host, port, limit=MAX_REQUEST_BYTES)
+    listener = create_listener(host, port, has_secret=True)  # at the address of the server, which was checked
+    server = await asyncio.start_server(answer, sock=listener, limit=MAX_REQUEST_BYTES, backlog=ACCEPTED_AT_ONCE)
+    listener.listen(BACKLOG)  # asyncio's backlog is both: how many it accepts at once, and how many the kernel keeps
+    return server
 
 
 def _response(head: bytes, client: Any, metrics: ServerMetrics, state: Callable[[], dict[str, Any]]) -> bytes:

@@ -22,7 +22,7 @@ from .clients import Client, create_listener, raise_open_file_limit
 from .errors import RequestRefused
 from .limits import Limits
 from .messages import ROUTES, ProtocolError
-from .monitor import ServerMetrics, log_event, serve_http
+from .monitor import MAX_REQUESTS, ServerMetrics, log_event, serve_http
 from .registry import Member, Pair, RegisteredGroup, Registry
 from .relay import relay
 
@@ -256,7 +256,7 @@ async def run_server(settings: Settings) -> AsyncIterator[Server]:
 
     Raises OSError if it cannot listen, and ValueError if it would listen on other than loopback without a secret.
     """
-    raise_open_file_limit(settings.limits.connections)
+    raise_open_file_limit(settings.limits.connections, MAX_REQUESTS)
     server = Server(settings)
     with create_listener(settings.host, settings.port, has_secret=bool(settings.secret)) as listener:
         host, server.port = listener.getsockname()[:2]

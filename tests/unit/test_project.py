@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from cosmicai.console.command_line import GROUPS
+from support.locks import read_lock
 
 ROOT = Path(__file__).parents[2]
 
 
-def locked() -> dict[str, str]:
-    lines = (ROOT / "requirements.lock").read_text().split()
-    return {name.lower(): version for name, _, version in (line.partition("==") for line in lines)}
+LOCKS = ("requirements.lock", "requirements-dev.lock", "containers/requirements.lock")
 
 
 def test_the_conda_environment_has_the_locked_versions():
@@ -23,7 +23,9 @@ def test_the_conda_environment_has_the_locked_versions():
     pins = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     versions = {name: version for name, _, version in (pin.partition("==") for pin in pins if "==" in pin)}
     assert sorted(versions) == sorted({name for names in groups().values() for name in names})
-    assert versions == {name: locked()[name] for name in versions}
+    assert f'"torch=={versions.pop("torch")}"' in (ROOT / "pyproject.toml").read_text()
+    locked = read_lock(ROOT / "requirements.lock")
+    assert versions == {name: locked[canonicalize_name(name)] for name in versions}
 
 
 def groups() -> dict[str, list[str]]:
@@ -46,9 +48,21 @@ def test_a_missing_package_is_named_with_the_group_that_brings_it():
     assert found | brought == GROUPS
 
 
-def test_torch_is_pinned_once():
-    assert locked()["torch"] == "2.13.0"
-    assert '"torch==2.13.0"' in (ROOT / "pyproject.toml").read_text()
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_every_package_by_hashes_and_names_no_index(lock):
+    text = (ROOT / lock).read_text()
+    entries = re.split(r"\n(?=\S)", text.rstrip("\n"))
+    pinned = re.compile(r"[a-z0-9-]+==\S+( ; [^\\]+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\\n|$))+")
+    assert [entry for entry in entries if not pinned.fullmatch(entry)] == []
+    assert not re.search("https?:|--index|--find-links", text)
+
+
+def test_the_locks_have_no_package_twice_and_leave_torch_to_pip():
+    """The builds of torch for CPUs and for CUDA have one version, but other hashes and requirements."""
+    base, dev, image = (read_lock(ROOT / lock, everywhere=True) for lock in LOCKS)
+    assert [name for name in base | dev if re.match("torch$|triton$|cuda-|nvidia-", name)] == []
+    assert not base.keys() & (dev.keys() | image.keys())
+    assert image.items() <= dev.items()
 
 
 def test_fmi_knows_nothing_of_galaxies():

@@ -37,9 +37,27 @@ PARAMETERS = (
         "--reserved-concurrency", "ReservedConcurrency", type=click.IntRange(0), help="Reserved for ranks; 0 for none."
     ),
     click.option(
+        "--reserved-run-concurrency",
+        "ReservedRunConcurrency",
+        type=click.IntRange(0),
+        help="Reserved for each of initialize and summarize, once per run; 0 for none.",
+    ),
+    click.option(
         "--max-concurrency", "MaxConcurrency", type=click.IntRange(1), help="Ranks that run at the same time."
     ),
     click.option("--bucket", "BucketName", help="Existing bucket; by default the stack creates its own."),
+    click.option(
+        "--kms-key", "KmsKeyArn", help="Key in KMS of the bucket's objects: ARN, id or alias/NAME; '' for AES256."
+    ),
+    click.option(
+        "--versioning",
+        "Versioning",
+        type=click.Choice(["Enabled", "Suspended"]),
+        help="Keep replaced and deleted objects of the stack's own bucket for 30 days.",
+    ),
+    click.option(
+        "--access-log-bucket", "AccessLogBucketName", help="Bucket for access logs of the stack's own; '' for none."
+    ),
     click.option("--data-bucket", "DataBucketName", help="Another bucket to read galaxies from."),
     click.option("--data-prefix", "DataPrefixes", multiple=True, help="Folder of galaxies; repeatable."),
     click.option("--result-prefix", "ResultPrefixes", multiple=True, help="Folder of runs; repeatable."),

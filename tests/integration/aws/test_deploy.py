@@ -364,6 +364,48 @@ def test_waiting_can_be_interrupted(aws, deployed):
     assert aws.parameters()["MemoryMB"] == "3008"
 
 
+def test_a_key_is_given_by_its_arn_its_id_or_an_alias(aws, deploy, deployed):
+    kms, alias = boto3.client("kms"), f"alias/{aws.name}"
+    key = kms.create_key()["KeyMetadata"]
+    kms.create_alias(AliasName=alias, TargetKeyId=key["KeyId"])
+    for given in (alias, key["Arn"], key["KeyId"], key["Arn"].partition(":key/")[0] + f":{alias}"):
+        done = deploy("up", "--yes", "--kms-key", given)
+        assert done.code == 0 and ("nothing to change" in done.out) is (given != alias), done.err
+        assert aws.parameters()["KmsKeyArn"] == key["Arn"]
+    arn = f"arn:aws:iam::{ACCOUNT}:policy/{aws.name}-key-{REGION}"
+    document = boto3.client("iam").get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
+    assert document["Statement"][0]["Resource"] == key["Arn"]
+    assert deploy("up", "--yes", "--memory", 4096).code == 0
+    assert aws.parameters()["KmsKeyArn"] == key["Arn"]
+    assert deploy("up", "--yes", "--kms-key", "").code == 0
+    assert aws.parameters()["KmsKeyArn"] == ""
+
+
+def test_a_key_that_cannot_be_used_is_refused_before_anything_is_created(aws, deploy, skopeo, archive):
+    kms = boto3.client("kms")
+    signing = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+    disabled = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.disable_key(KeyId=disabled)
+    expected = "expected an enabled one of the kind SYMMETRIC_DEFAULT"
+    elsewhere = f"arn:aws:kms:eu-north-1:{ACCOUNT}:key/01234567-89ab-cdef-0123-456789abcdef"
+    for key, sentence in {
+        "alias/missing": "cannot find the key alias/missing in KMS: ",
+        signing: f"--kms-key {signing} is a key of the kind RSA_2048 in the state Enabled; {expected}",
+        disabled: f"--kms-key {disabled} is a key of the kind SYMMETRIC_DEFAULT in the state Disabled; {expected}",
+        elsewhere: f"--kms-key {elsewhere} is not in {REGION}, the region of the stack; use one that is",
+    }.items():
+        done = deploy("up", "--yes", "--kms-key", key)
+        assert done.code == 2 and done.err.splitlines()[-1].startswith(f"deploy: {sentence}"), done.err
+    assert aws.stack() is None and skopeo.calls() == []
+
+
+def test_options_of_the_bucket_are_passed_on(aws, deploy, skopeo, archive):
+    words = ("--versioning", "Enabled", "--access-log-bucket", "logs", "--reserved-run-concurrency", 2)
+    assert deploy("up", "--yes", *words).code == 0
+    expected = {"Versioning": "Enabled", "AccessLogBucketName": "logs", "ReservedRunConcurrency": "2"}
+    assert expected.items() <= aws.parameters().items()
+
+
 def test_an_existing_bucket_is_kept(aws, deploy, skopeo, archive):
     s3, own = boto3.client("s3"), f"{aws.name}-before"
     missing = deploy("up", "--yes", "--bucket", own)

@@ -50,6 +50,7 @@ SIGN_IN = {
     }
 }
 NO_VALUE = object()
+KEY_ARN = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/01234567-89ab-cdef-0123-456789abcdef"
 VPC, SUBNETS = "vpc-0123456789abcdef0", ("subnet-0123456789abcdef0", "subnet-0123456789abcdef1")
 RENDEZVOUS = {"RendezvousVpc": VPC, "RendezvousSubnets": ",".join(SUBNETS), "RendezvousCidr": "192.0.2.0/24"}
 RECORD = {"RendezvousZone": "Z0123456789ABC", "RendezvousName": "rendezvous.example.org"}
@@ -93,7 +94,7 @@ def reference_values(template: dict[str, Any], given: Mapping[str, str]) -> dict
     names |= {"AWS::NoValue": NO_VALUE, "Bucket": bucket, "Bucket.Arn": f"arn:aws:s3:::{bucket}"}
     names["Repository.RepositoryUri"] = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{names['Prefix']}"
     names["Repository.Arn"] = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{names['Prefix']}"
-    names |= {name: name for name in ("InputsPolicy", "RunsPolicy", "RendezvousPolicy", "StateMachine")}
+    names |= {name: name for name in ("InputsPolicy", "RunsPolicy", "KeyPolicy", "RendezvousPolicy", "StateMachine")}
     names |= {f"{name}Function": f"{names['Prefix']}-{name.lower()}" for name in FUNCTIONS_OF_A_RUN}
     names |= {f"Rendezvous{name}": f"Rendezvous{name}" for name in ("Balancer", "Cluster", "Targets", "Task")}
     names |= {f"Rendezvous{name}Group.GroupId": f"sg-of-the-{name.lower()}" for name in ("Balancer", "Server")}
@@ -227,7 +228,7 @@ def test_no_policy_allows_a_wildcard() -> None:
     assert list(find_wildcards(stack(**IMAGE))) == []
     assert list(find_wildcards(stack(**IMAGE, BucketName="old", DataBucketName="other"))) == []
     assert list(find_wildcards(stack())) == []
-    assert list(find_wildcards(stack(**IMAGE, **RENDEZVOUS, **RECORD))) == []
+    assert list(find_wildcards(stack(**IMAGE, **RENDEZVOUS, **RECORD, KmsKeyArn=KEY_ARN))) == []
 
 
 @pytest.mark.parametrize(
@@ -397,6 +398,63 @@ def test_storage_is_private_encrypted_and_cleaned_up() -> None:
     }
 
 
+def test_options_of_the_bucket_change_nothing_else_of_it() -> None:
+    before, other = stack(), {"Versioning": "Enabled", "AccessLogBucketName": "logs", "KmsKeyArn": KEY_ARN}
+    after = stack(**other)
+    assert {name for name in after if before[name] != after[name]} == {"Bucket"}
+    changed = {key: value for key, value in after["Bucket"].items() if before["Bucket"].get(key) != value}
+    rules = changed.pop("LifecycleConfiguration")["Rules"]
+    assert changed == {
+        "BucketEncryption": {
+            "ServerSideEncryptionConfiguration": [
+                {
+                    "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KEY_ARN},
+                    "BucketKeyEnabled": True,
+                }
+            ]
+        },
+        "VersioningConfiguration": {"Status": "Enabled"},
+        "LoggingConfiguration": {"DestinationBucketName": "logs", "LogFilePrefix": "cosmicai/"},
+    }
+    assert rules == [
+        *before["Bucket"]["LifecycleConfiguration"]["Rules"],
+        {
+            "Id": "versions",
+            "Status": "Enabled",
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+            "ExpiredObjectDeleteMarker": True,
+        },
+    ]
+    suspended = stack(**other | {"Versioning": "Suspended"})["Bucket"]
+    assert suspended == after["Bucket"] | {"VersioningConfiguration": {"Status": "Suspended"}}
+
+
+@pytest.mark.parametrize("bucket", ["", "old"])
+def test_a_key_may_be_used_by_those_who_use_objects_and_through_s3_alone(bucket: str) -> None:
+    before, after = (stack(**IMAGE, **RENDEZVOUS, BucketName=bucket, KmsKeyArn=key) for key in ("", KEY_ARN))
+    [statement] = after["KeyPolicy"]["PolicyDocument"]["Statement"]
+    assert statement == {
+        "Sid": "UseKeyOfBucket",
+        "Effect": "Allow",
+        "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+        "Resource": KEY_ARN,
+        "Condition": {"StringEquals": {"kms:ViaService": f"s3.{REGION}.amazonaws.com"}},
+    }
+    for name in [name for name in before if name.endswith("Role")]:
+        attached = before[name].get("ManagedPolicyArns", [])
+        added = [] if name == "RendezvousRole" else ["KeyPolicy"]
+        assert after[name].get("ManagedPolicyArns", []) == attached + added, name
+
+
+@pytest.mark.parametrize("given", [{"Versioning": "Enabled"}, {"AccessLogBucketName": "logs"}])
+def test_options_of_the_own_bucket_are_refused_for_an_existing_one(given: dict[str, str]) -> None:
+    assert violated_rules(**given) == violated_rules(BucketName="old", KmsKeyArn=KEY_ARN) == []
+    assert violated_rules(**given, BucketName="old") == [
+        "Versioning and AccessLogBucketName are for the bucket that the stack creates; set them on the existing bucket "
+        "itself."
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "memory", "timeout", "ephemeral"),
     [("initialize", 3008, 900, 512), ("infer", "4096", "60", "1024"), ("summarize", 3008, 900, 512)],
@@ -436,8 +494,14 @@ def test_functions_are_the_image_by_its_digest(name: str, memory: Any, timeout: 
 
 
 def test_concurrency_is_reserved_only_on_request() -> None:
-    assert "ReservedConcurrentExecutions" not in stack(**IMAGE)["InferFunction"]
-    assert stack(**IMAGE, ReservedConcurrency="50")["InferFunction"]["ReservedConcurrentExecutions"] == "50"
+    def reserved(**given: str) -> list[str | None]:
+        resources = stack(**IMAGE, **given)
+        return [resources[f"{name}Function"].get("ReservedConcurrentExecutions") for name in FUNCTIONS_OF_A_RUN]
+
+    assert reserved() == [None, None, None]
+    assert reserved(ReservedConcurrency="50") == [None, "50", None]
+    assert reserved(ReservedRunConcurrency="3") == ["3", None, "3"]
+    assert reserved(ReservedConcurrency="50", ReservedRunConcurrency="3") == ["3", "50", "3"]
 
 
 def test_logs_are_created_before_the_functions_and_expire() -> None:
@@ -500,7 +564,9 @@ def test_resources_depend_on_image_and_bucket() -> None:
     assert set(stack(BucketName="old")) == {"Repository"}
     assert set(stack(**IMAGE)) == WITHOUT_RENDEZVOUS
     assert set(stack(**IMAGE, BucketName="old")) == WITHOUT_RENDEZVOUS - {"Bucket", "BucketPolicy"}
-    assert set(stack(**IMAGE, **RENDEZVOUS, **RECORD)) == set(SOURCE["Resources"])
+    assert set(stack(**IMAGE, KmsKeyArn=KEY_ARN)) == WITHOUT_RENDEZVOUS | {"KeyPolicy"}
+    assert set(stack(KmsKeyArn=KEY_ARN)) == {"Bucket", "BucketPolicy", "Repository"}
+    assert set(stack(**IMAGE, **RENDEZVOUS, **RECORD, KmsKeyArn=KEY_ARN)) == set(SOURCE["Resources"])
 
 
 def violated_rules(**given: str) -> list[str]:
@@ -734,7 +800,8 @@ def test_the_load_balancer_preserves_the_addresses_of_clients(scheme: str) -> No
     }
 
 
-PORT = {"IpProtocol": "tcp", "FromPort": 10000, "ToPort": 10000}
+PORT = {"Description": "Messages of ranks", "IpProtocol": "tcp", "FromPort": 10000, "ToPort": 10000}
+HTTPS = {"Description": "Image, secret and logs", "IpProtocol": "tcp", "FromPort": 443, "ToPort": 443}
 
 
 @pytest.mark.parametrize(
@@ -773,7 +840,7 @@ def test_only_the_given_clients_may_connect(named: dict[str, str], admitted: lis
         "Type": "AWS::EC2::SecurityGroup",
         "GroupDescription": "The rendezvous server, reached through its load balancer alone",
         "VpcId": VPC,
-        "SecurityGroupEgress": [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "CidrIp": "0.0.0.0/0"}],
+        "SecurityGroupEgress": [HTTPS | {"CidrIp": "0.0.0.0/0"}],
         "Tags": tags(),
     }
     assert resources["RendezvousServerIngress"] == {
@@ -857,6 +924,7 @@ def test_every_parameter_has_a_default_and_a_description_of_its_values() -> None
     defaults = {name: parameter["Default"] for name, parameter in SOURCE["Parameters"].items()}
     assert defaults == {
         "Prefix": "cosmicai", "BucketName": "", "DataBucketName": "", "DataPrefixes": ",".join(DATA),
+        "Versioning": "", "AccessLogBucketName": "", "KmsKeyArn": "", "ReservedRunConcurrency": 0,
         "ResultPrefixes": ",".join(RUNS), "WeightsPrefixes": ",".join(WEIGHTS), "ImageDigest": "",
         "Architecture": "x86_64", "MemoryMB": 2048, "TimeoutSeconds": 900, "EphemeralStorageMB": 512,
         "ReservedConcurrency": 0, "MaxConcurrency": 100, "LogDays": 30, "DefaultWeights": "", "DefinitionKey": "",
@@ -872,6 +940,14 @@ def test_every_parameter_has_a_default_and_a_description_of_its_values() -> None
         ("Prefix", ["a", "cosmicai-2"], ["", "Cosmicai", "2fast", "a--b", "a-", "a_b", "a" * 33]),
         ("BucketName", ["my-bucket", "a.b"], ["s3://b", "My", "-ab", "a*b", "ab/"]),
         ("DataBucketName", ["cosmicai-data"], ["b/100MB", "*"]),
+        ("Versioning", ["Enabled", "Suspended"], ["enabled", "true", "Disabled"]),
+        ("AccessLogBucketName", ["my-logs"], ["s3://logs", "*", "logs/a"]),
+        (
+            "KmsKeyArn",
+            [KEY_ARN, f"arn:aws:kms:eu-west-1:{ACCOUNT}:key/mrk-0123456789abcdef0123456789abcdef"],
+            ["*", "alias/a", KEY_ARN[:-36] + "*", KEY_ARN.replace("key/", "alias/"), KEY_ARN.rpartition("/")[2]],
+        ),
+        ("ReservedRunConcurrency", ["0", "10000"], ["-1", "10001"]),
         (
             "DataPrefixes",
             ["a", "a/b", "runs,a b", "part-*"],

@@ -6,17 +6,22 @@ import asyncio
 import http.client
 import json
 import logging
+import resource
 import socket
+import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fmi import messages, monitor
-from fmi.monitor import MAX_CONCURRENT_REQUESTS, MAX_REQUEST_BYTES, JsonFormatter, ServerMetrics, serve_http
-from support.rendezvous import TIMEOUT, Server
+from fmi.monitor import MAX_REQUEST_BYTES, MAX_REQUESTS_PER_ADDRESS, JsonFormatter, ServerMetrics, serve_http
+from support.rendezvous import TIMEOUT, Server, rendezvous_server
 from support.rendezvous_clients import RawClient, checked_server, joined_ranks, relayed_ends, run_fmi
 
 EMPTY_STATE = {"status": "ok", "jobs": 0, "ranks": 0, "connections": 0}
@@ -119,19 +124,72 @@ def test_an_invalid_request_is_answered_by_an_error(server: Server, request_: by
         assert own.recv(1000).split(b" ")[1] in (b"404", b"405")
 
 
-def test_slow_and_large_requests_do_not_block_others(server: Server) -> None:
+def open_sockets(stack: ExitStack, port: int, count: int, data: bytes) -> list[socket.socket]:
+    """Open connections that send these bytes and then hang until the stack closes them."""
+    opened = []
+    for _ in range(count):
+        one = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT))
+        one.sendall(data)
+        opened.append(one)
+    return opened
+
+
+HANGING = {
+    "silent": b"", "half a request": b"GET /health HTTP/1.1\r\nHost: a\r\n", "half a line": b"GET /hea",
+    "an unread answer": b"GET /metrics HTTP/1.1\r\n\r\n",
+    "half a body": b"GET /health HTTP/1.1\r\nContent-Length: 9\r\n\r\na",
+    "too much": b"GET /" + b"x" * 3 * MAX_REQUEST_BYTES,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [200, 2 * MAX_REQUESTS_PER_ADDRESS])
+@pytest.mark.parametrize("data", HANGING.values(), ids=HANGING)
+def test_health_answers_while_clients_hang(server: Server, data: bytes, count: int) -> None:
     with ExitStack() as stack:
-        address = ("127.0.0.1", server.health_port)
-        for _ in range(MAX_CONCURRENT_REQUESTS - 1):
-            slow = stack.enter_context(socket.create_connection(address, timeout=TIMEOUT))
-            slow.sendall(b"GET /health HT")
-        large = stack.enter_context(socket.create_connection(address, timeout=TIMEOUT))
-        large.sendall(b"GET /" + b"x" * 3 * MAX_REQUEST_BYTES)
-        with suppress(ConnectionResetError):
-            assert large.recv(1000) == b""
-        assert get(server, "/health")[0] == 200
+        with suppress(ConnectionError):  # those that send too much are closed at once
+            open_sockets(stack, server.health_port, count, data)
+        assert get(server, "/health") == (200, "application/json", json.dumps(EMPTY_STATE).encode())
         with joined_ranks(server, "meanwhile", 2) as (one, _):
             assert one.request(messages.Next(0)) == messages.Number(0, 0)
+            assert json.loads(get(server, "/health")[2])["ranks"] == 2
+
+
+@pytest.mark.parametrize("data", [b"", messages.MAGIC, b"GET /health HTTP/1.1\r\n"])
+def test_health_answers_while_200_clients_hang_at_the_other_port(server: Server, data: bytes) -> None:
+    with ExitStack() as stack:
+        open_sockets(stack, server.endpoint.port, 200, data)
+        assert json.loads(get(server, "/health")[2])["status"] == "ok"
+        with joined_ranks(server, "meanwhile", 2) as (one, _):  # of the same address
+            assert one.request(messages.Next(0)) == messages.Number(0, 0)
+
+
+def test_health_answers_while_clients_hang_and_come_again(server: Server) -> None:
+    stop = threading.Event()
+
+    def hang() -> None:
+        with ExitStack() as stack:
+            while not stop.is_set():
+                with suppress(ConnectionError):
+                    open_sockets(stack, server.health_port, 100, HANGING["half a request"])
+                stack.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        hanging = [pool.submit(hang) for _ in range(4)]
+        try:
+            assert [get(server, "/health")[0] for _ in range(20)] == [200] * 20
+        finally:
+            stop.set()
+    assert [one.result() for one in hanging] == [None] * 4
+
+
+def test_health_answers_where_few_files_may_be_open() -> None:
+    limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, 256))
+    with rendezvous_server(popen=partial(subprocess.Popen, preexec_fn=limit)) as few, ExitStack() as stack:
+        open_sockets(stack, few.health_port, 300, HANGING["half a request"])
+        assert get(few, "/health")[0] == 200
+        with joined_ranks(few, "meanwhile", 2) as (one, _):
+            assert one.request(messages.Next(0)) == messages.Number(0, 0)
+        assert "out of files" not in [line["event"] for line in few.events]
 
 
 def test_the_health_command(server: Server) -> None:
@@ -183,19 +241,88 @@ def test_a_request_must_be_complete_in_time(monkeypatch: pytest.MonkeyPatch) -> 
     run_client(client)
 
 
-def test_the_number_of_concurrent_requests_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "MAX_CONCURRENT_REQUESTS", 2)
+def test_a_request_that_comes_one_byte_at_a_time_must_be_complete_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "REQUEST_TIMEOUT", 0.2)
 
     async def client(port: int) -> None:
-        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await asyncio.wait_for(reader.read(), TIMEOUT) == b""
-        for reader, writer in slow:
-            writer.write(b"GET /health HTTP/1.1\r\n\r\n")
-            assert (await asyncio.wait_for(reader.read(), TIMEOUT)).startswith(b"HTTP/1.1 200 OK\r\n")
-            writer.close()
+        with suppress(ConnectionResetError):
+            while not reader.at_eof():
+                writer.write(b"G")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        assert await reader.read() == b""
+        writer.close()
 
     run_client(client)
+
+
+def test_an_answer_must_be_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "REQUEST_TIMEOUT", 0.1)
+    size, closed = 2**25, 0  # more than the kernel keeps
+
+    async def run() -> None:
+        nonlocal closed
+        server = await serve_http("127.0.0.1", 0, ServerMetrics(lambda: EMPTY_STATE), lambda: {"large": "x" * size})
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=1)
+            writer.write(b"GET /health HTTP/1.1\r\n\r\n")
+            await reader.readexactly(1)
+            others = asyncio.all_tasks() - {asyncio.current_task()}  # the one that answers
+            await asyncio.wait(others, timeout=TIMEOUT)
+            with suppress(ConnectionResetError):
+                while data := await reader.read(2**20):
+                    closed += len(data)
+            writer.close()
+
+    asyncio.run(run())
+    assert closed < size
+
+
+def test_the_oldest_request_of_an_address_gives_way_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "MAX_REQUESTS_PER_ADDRESS", 2)
+
+    async def client(port: int) -> None:
+        oldest, *others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        assert await is_closed(oldest)
+        for one in others:
+            assert await answers(one)
+
+    run_client(client)
+
+
+def test_the_address_with_the_most_requests_gives_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "MAX_REQUESTS", 4)
+
+    async def client(port: int) -> None:
+        few, *many, last = [
+            await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.0.{host}", 0))
+            for host in (1, 2, 2, 3, 4)
+        ]
+        assert await is_closed(many[0])
+        for one in (few, *many[1:], last):
+            assert await answers(one)
+
+    run_client(client)
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def is_closed(connection: Connection) -> bool:
+    reader, writer = connection
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), TIMEOUT) == b""
+    writer.close()
+    return True
+
+
+async def answers(connection: Connection) -> bool:
+    reader, writer = connection
+    writer.write(b"GET /health HTTP/1.1\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), TIMEOUT)
+    writer.close()
+    return answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def record(**extra: Any) -> logging.LogRecord:

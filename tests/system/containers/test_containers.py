@@ -139,7 +139,8 @@ PYTHON = r"""
 case $* in
   "-m pip --version") echo "pip 1" ;;
   "-m pip download"*" --no-deps "*) copied=("$WHEELS"/torch-*) ;;
-  "-m pip download"*) copied=("$WHEELS"/[!t]*) ;;
+  "-m pip download"*" nvidia-"*) copied=("$WHEELS"/nvidia_*) ;;
+  "-m pip download"*) copied=("$WHEELS"/numpy-*) ;;
   "- "*) exec "$PYTHON" "$@" ;;
   *) exit 64 ;;
 esac
@@ -157,6 +158,7 @@ class Checkout(FakeSystem):
         self.wheels, self.python = folder / "wheels", self.root / ".venv/bin/python"
         self.wheels.mkdir()
         wheel(self.wheels / "numpy-2-none-any.whl")
+        wheel(self.wheels / "nvidia_cudnn_cu13-9-none-any.whl")
         executable(self.python, PYTHON)
         self.environment |= {"WHEELS": self.wheels, "PYTHON": sys.executable}
         self.program("df", "echo Avail; echo 99999")
@@ -411,27 +413,31 @@ def test_the_torch_of_an_earlier_build_is_not_reused(checkout: Checkout, earlier
 FAILING = {
     "torch": ("--no-deps", "pip found no torch; see above"),
     "another": ("--requirement", "pip did not find all wheels; see above"),
+    "CUDA": ("nvidia-cudnn-cu13==9", "pip did not find what torch with CUDA needs; see above"),
 }
 
 
 @pytest.mark.parametrize(("option", "why"), FAILING.values(), ids=FAILING)
 def test_without_all_wheels_nothing_is_built(checkout: Checkout, option: str, why: str) -> None:
     executable(checkout.python, f'case $* in *{option}*) echo "pip: none" >&2; exit 1 ;; esac\n{PYTHON}')
-    assert refused(checkout.build(), "build.sh: fetching wheels", "pip: none", f"build.sh: {why}")
+    assert refused(checkout.build(variant="cuda"), "build.sh: fetching wheels", "pip: none", f"build.sh: {why}")
     assert checkout.left == checkout.builder_calls == []
 
 
-def test_the_wheels_are_those_for_the_python_of_the_image(checkout: Checkout) -> None:
+@pytest.mark.parametrize(("variant", "cuda"), [("cpu", []), ("cuda", ["nvidia-cudnn-cu13==9"])])
+def test_the_wheels_are_those_for_the_python_of_the_image(checkout: Checkout, variant: str, cuda: list[str]) -> None:
     executable(checkout.python, f'echo "python $*" >>"$CALLS"\n{PYTHON}')
-    assert checkout.build().returncode == 0
-    machine, wheels = os.uname().machine, checkout.root / "build/wheels-cpu"
+    assert checkout.build(variant=variant).returncode == 0
+    machine, wheels = os.uname().machine, checkout.root / f"build/wheels-{variant}"
     platforms = [f"{name}_{machine}" for name in ("manylinux1", "manylinux2010", "manylinux2014")]
     platforms += [f"manylinux_2_{glibc}_{machine}" for glibc in range(5, 37)]
     how = f"-m pip download -qq --disable-pip-version-check --dest {wheels} --only-binary=:all: --python-version 3.11"
     fetch = " ".join(["python", how, *(f"--platform {name}" for name in platforms)])
     assert [call for call in checkout.called if "download" in call] == [
         f"{fetch} --no-deps torch==2.13.0",
-        f"{fetch} --find-links {wheels} --requirement {checkout.root}/containers/requirements.txt",
+        f"{fetch} --require-hashes --requirement {checkout.root}/requirements.lock "
+        f"--requirement {checkout.root}/containers/requirements.lock",
+        *(f"{fetch} {need}" for need in cuda),
     ]
 
 
@@ -871,6 +877,21 @@ def test_the_image_runs_its_command(image: Image) -> None:
     assert image.run("no-such-program").returncode == 127
     done = image.run("python", "-m", "cosmicai")
     assert (done.returncode, done.stdout) == (9, f"in {image.folder}: python -m cosmicai\n")
+
+
+@pytest.mark.parametrize(("given", "home"), [({"HOME": "/home/a"}, "/home/a"), ({"HOME": ""}, "/")])
+def test_a_user_without_a_home_gets_the_root(image: Image, given: dict[str, str], home: str) -> None:
+    """Programs such as mpirun end without the variable."""
+    assert image.variables(**given)["HOME"] == home
+    command = ["env", "--unset=HOME", str(image.opt / "bin/entrypoint"), "printenv", "HOME"]
+    assert run_script([*command], image.folder).stdout == "/\n"
+
+
+def test_the_image_runs_as_a_user_without_privileges() -> None:
+    lines = (PROJECT / "containers/Containerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
+    # Only then: what is built before belongs to root.
+    assert lines.index("USER 1000:1000") > max(n for n, line in enumerate(lines) if line.startswith(("RUN", "ADD")))
 
 
 @pytest.mark.parametrize("under", [{}, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}])

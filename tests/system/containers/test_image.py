@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from support.emulator import EMULATOR, NO_EMULATOR
 from support.helpers import make_survey, random_galaxies, run, tiny_weights
 from support.image_registry import NO_REGISTRY, fetch_manifest, serve_registry
 from support.image_registry import is_available as registry_installed
+from support.locks import read_lock
 from support.processes import digest
 from support.rendezvous import SECRET, rendezvous_server
 from support.s3 import bucket_fixture as bucket_fixture
@@ -93,12 +95,19 @@ def test_it_contains_the_locked_packages_and_a_list_of_all_packages(image):
         re.sub("[-_.]+", "-", own["name"]).lower(): own["version"].partition("+")[0]
         for own in parts["components"] if own["purl"].startswith("pkg:pypi/")
     }  # fmt: skip
-    locked = dict(line.lower().split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
-    assert {re.sub("[-_.]+", "-", name): version for name, version in locked.items()}.items() <= python.items()
-    assert {"cosmicai", "nncf", "awslambdaric"} <= python.keys() and "pip" not in python
+    locked = read_lock(ROOT / "requirements.lock") | read_lock(ROOT / "containers/requirements.lock")
+    assert locked.items() <= python.items() and {"nncf", "awslambdaric"} <= locked.keys()
+    assert python.keys() - locked.keys() == {"cosmicai", "torch"}
     listed = {(own["name"], own["version"]) for own in parts["components"] if own["purl"].startswith("pkg:deb/")}
     installed = image.run("dpkg-query", "--show", "--showformat=${Package} ${Version}\n").stdout.split("\n")[:-1]
     assert listed == {tuple(line.split(" ")) for line in installed} and len(listed) > 80
+
+
+def test_it_runs_as_a_user_without_privileges(image):
+    config = json.loads(read_manifest()[1])["config"]["digest"]
+    with tarfile.open(ARCHIVE) as archive:
+        user = json.load(archive.extractfile(f"blobs/{config.replace(':', '/')}"))["config"]["User"]
+    assert user == "1000:1000"
 
 
 def test_python_files_in_it_are_compiled(image):

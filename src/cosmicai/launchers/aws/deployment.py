@@ -48,8 +48,9 @@ def deploy_stack(
 ) -> bool:
     """Create a stack, or update it to the template, the parameters and the image; return False if nothing changed.
 
-    A parameter that is not given keeps its value, and so does the image if there is no archive. A new stack is first
-    created without an image, since bucket and repository must exist before they can hold anything.
+    A parameter that is not given keeps its value, and so does the image if there is no archive. `KmsKeyArn` may also be
+    the id or an alias of a key. A new stack is first created without an image, since bucket and repository must exist
+    before they can hold anything.
     Raises InputError if an argument does not fit, and as `change_stack` and `push_image` do; what has been done by then
     is kept, and another call continues from there.
     """
@@ -64,6 +65,8 @@ def deploy_stack(
         )
     if changed.get("BucketName"):
         _require_bucket(account, changed["BucketName"], outputs)
+    if changed.get("KmsKeyArn"):
+        changed["KmsKeyArn"] = _find_key(account, changed["KmsKeyArn"])
     created = False
     if stack:
         changed.pop("BucketName", None)  # a bucket that the stack created would otherwise no longer belong to it
@@ -189,3 +192,19 @@ def _require_bucket(account: Account, bucket: str, outputs: Mapping[str, str]) -
         raise InputError(
             f"the bucket {bucket} is in {region} and the stack in {account.region_name}; use one region for both"
         )
+
+
+def _find_key(account: Account, key: str) -> str:
+    """Return the ARN of a key in KMS. Raises InputError if it does not exist or cannot encrypt the stack's objects."""
+    if not key.startswith("arn:") or ":alias/" in key:  # the key of another account may be used, but not described
+        with describe_aws_errors(f"find the key {key} in KMS"):
+            found = account.client("kms").describe_key(KeyId=key)["KeyMetadata"]
+        if found["KeySpec"] != "SYMMETRIC_DEFAULT" or found["KeyState"] != "Enabled":
+            raise InputError(
+                f"--kms-key {key} is a key of the kind {found['KeySpec']} in the state {found['KeyState']}; "
+                "expected an enabled one of the kind SYMMETRIC_DEFAULT"
+            )
+        key = found["Arn"]
+    if key.split(":")[3:4] != [account.region_name]:
+        raise InputError(f"--kms-key {key} is not in {account.region_name}, the region of the stack; use one that is")
+    return key
