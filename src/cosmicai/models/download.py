@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from ..console.progress import show_progress
 from ..errors import InputError, describe_os_errors
+from ..storage.ranges import open_regular
 
 PUBLISHED_URL = "https://raw.githubusercontent.com/UVA-MLSys/AI-for-Astronomy/main"
 TIMEOUT = 60.0  # seconds without a byte
@@ -56,7 +58,7 @@ class _BrokenConnectionError(Exception):
 def git_blob_id(path: Path) -> str:
     """Return the git blob id of a file."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -117,7 +119,7 @@ def _download(url: str, partial: Path) -> None:
             length = int(response.headers.get("Content-Length") or 0)
             total = have + length if length else 0  # 0: the server does not state it
             with describe_os_errors(str(partial), "write"):
-                file = partial.open("ab" if resumed else "wb")
+                file = open(partial, "ab" if resumed else "wb", opener=_open_unblocked)
             with file, show_progress(total, have, "bytes") as advance:
                 _copy(response, file, advance)
             if total and (got := partial.stat().st_size) != total:
@@ -130,6 +132,11 @@ def _download(url: str, partial: Path) -> None:
         raise _BrokenConnectionError(f"it returned {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:  # errors of the network: those of the disk are InputErrors
         raise _BrokenConnectionError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+
+
+def _open_unblocked(path: str, flags: int) -> int:
+    """Open a file, or raise OSError if it is a pipe, whose reader would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _copy(response: Any, file: Any, advance: Callable[[int], None]) -> None:

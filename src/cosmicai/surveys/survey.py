@@ -302,7 +302,7 @@ def _objid_dtype(survey: Survey, entry: ShardEntry) -> np.dtype[Any] | None:
 
 def _read_objids(survey: Survey, entry: ShardEntry) -> ObjIds:
     with survey.open(entry) as shard:
-        return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, which keeps no file mapped
+        return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, without what was read around it
 
 
 def _read_column(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: int) -> NDArray[Any]:

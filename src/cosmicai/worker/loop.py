@@ -162,7 +162,7 @@ def predict_chunk(engine: Engine, chunk: Chunk) -> Part:
     redshift = engine.predict(galaxies.image, galaxies.magnitude).astype(np.float32, copy=False)
     flag = flag | np.where(flag & NO_REDSHIFT, np.uint8(0), flag_predictions(redshift))
     redshift[flag & NO_REDSHIFT != 0] = np.nan
-    # Copies: a column read from a local file would keep its mapping, and a file descriptor, as long as it lives.
+    # Copies: a view of what was read keeps all of it in memory.
     return Part(galaxies.objid.copy(), redshift, galaxies.redshift.copy(), flag)
 
 
