@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import resource
 import shutil
 import signal
@@ -152,7 +151,7 @@ def write_cases(folder: Path) -> None:
     fields = (GOOD.image, GOOD.magnitude, GOOD.redshift)
     torch.save(TensorDataset(*map(torch.from_numpy, fields)), folder / "partition.pt")
     write_npz(folder)
-    columns = {"image": GOOD.image, "magnitude": GOOD.magnitude, "redshift": GOOD.redshift}
+    columns: Values = {"image": GOOD.image, "magnitude": GOOD.magnitude, "redshift": GOOD.redshift}
     rows = np.zeros(ROWS, [(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
     for name, values in columns.items():
         rows[name] = values
@@ -177,7 +176,7 @@ def write_cases(folder: Path) -> None:
 
 
 def mutate(data: bytes, random: np.random.Generator) -> bytes:
-    """Return bytes with one to three changes: flipped bits, other bytes, numbers or words, or pieces lost or doubled."""
+    """Return bytes with one to three changes: flipped bits, other bytes, numbers or words, pieces lost or doubled."""
     for _ in range(random.integers(1, 4)):
         end = len(data)
         at = int(random.integers(end + 1))
@@ -242,4 +241,3 @@ def main(folder: Path, first: int, stop: int, step: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
-    os._exit(0)

@@ -119,7 +119,8 @@ def _download(url: str, partial: Path) -> None:
             length = int(response.headers.get("Content-Length") or 0)
             total = have + length if length else 0  # 0: the server does not state it
             with describe_os_errors(str(partial), "write"):
-                file = open(partial, "ab" if resumed else "wb", opener=_open_unblocked)
+                flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if resumed else os.O_TRUNC)
+                file = os.fdopen(os.open(partial, flags | os.O_NONBLOCK, 0o666), "wb")  # waits for no reader of a pipe
             with file, show_progress(total, have, "bytes") as advance:
                 _copy(response, file, advance)
             if total and (got := partial.stat().st_size) != total:
@@ -132,11 +133,6 @@ def _download(url: str, partial: Path) -> None:
         raise _BrokenConnectionError(f"it returned {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:  # errors of the network: those of the disk are InputErrors
         raise _BrokenConnectionError(str(getattr(error, "reason", error)) or type(error).__name__) from None
-
-
-def _open_unblocked(path: str, flags: int) -> int:
-    """Open a file, or raise OSError if it is a pipe, whose reader would be waited for."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _copy(response: Any, file: Any, advance: Callable[[int], None]) -> None:
