@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -174,6 +174,8 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     files = {entry.name: entry for entry in storage.list_files(uri)}
     if UNFINISHED in files:
         raise InputError(f"{uri} was not copied entirely; remove it and ingest again")
+    if not is_s3(uri):
+        _require_regular(Path(uri), files.keys())
     if "survey.json" in files:
         described = _read_description(uri, files)
         return Survey(uri, described.shards[:limit])
@@ -186,6 +188,15 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
             "or rename them if they hold different galaxies"
         )
     return describe_files(uri, names)
+
+
+def _require_regular(folder: Path, listed: Collection[str]) -> None:
+    """Raise InputError if a pipe, a device or a link to nothing has the name of a shard: it would be left out."""
+    with describe_os_errors(str(folder), "list"):
+        others = [path for path in folder.iterdir() if path.name not in listed]
+    for name in sorted(path.name for path in others if not (path.is_file() or path.is_dir())):
+        if name == "survey.json" or (name.endswith(SUFFIXES) and not name.startswith(".")):
+            raise InputError(f"{folder / name} is not a regular file; put back the file, or remove it")
 
 
 def describe_files(folder: str, names: Iterable[str]) -> Survey:
