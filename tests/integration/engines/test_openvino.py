@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 
 from cosmicai.engines import registry
 from cosmicai.engines.base import EngineChoice, choose_inner_batch, split_rows
-from cosmicai.engines.openvino import inner_batch
-from cosmicai.engines.openvino.compiled_cache import cache_folder, get_or_create
+from cosmicai.engines.openvino import compiled_part, inner_batch
+from cosmicai.engines.openvino.compiled_cache import UnusableFile, cache_folder, get_or_create
 from cosmicai.engines.openvino.engine import OpenVINOEngine
 from cosmicai.engines.openvino.graph import build_encoder, build_rest
 from cosmicai.engines.registry import choose_engine, open_engine
@@ -36,6 +37,7 @@ from cosmicai.ranks.environment import Rank
 from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.shard import open_shard
 from support.helpers import TINY, make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
+from support.mutations import mutate
 from support.network_configs import MORE
 from support.networks import galaxies, random_network
 
@@ -182,7 +184,7 @@ def test_a_damaged_compiled_network_is_compiled_again(
     galaxies = random_galaxies(64)
     for path, other in (paths, paths[::-1]):
         whole = path.read_bytes()
-        places = (0, 16, 40, 50, 63, 64, 300, len(whole) // 3, len(whole) // 2, len(whole) - 1)
+        places = (0, 16, 33, 37, 40, 50, 63, 64, 300, len(whole) // 3, len(whole) // 2, len(whole) - 1)
         flipped = [flip(whole, place) for place in places]
         cut = [whole[: len(whole) // 2], whole[:20], whole + b"0", b"", b"garbage", whole[64:]]
         for damaged in (*flipped, *cut, other.read_bytes()):
@@ -194,6 +196,20 @@ def test_a_damaged_compiled_network_is_compiled_again(
             assert notice.startswith(f"{path} is made again: it is damaged, ")
     open_engine(FLOAT32, file, 1)
     assert capsys.readouterr().err == ""
+
+
+def test_no_change_of_a_compiled_network_goes_unnoticed(
+    compiled: tuple[WeightsFile, NDArray[np.float32], list[Path]],
+) -> None:
+    for path in compiled[2]:
+        whole, random = path.read_bytes(), np.random.default_rng(0)
+        flipped = [flip(whole, place) for place in range(64)]
+        for changed in (*flipped, *(mutate(whole, random) for _ in range(200))):
+            if changed != whole:
+                with pytest.raises(UnusableFile):
+                    compiled_part._unpack(path.name, io.BytesIO(changed))
+        with pytest.raises(UnusableFile):
+            compiled_part._unpack("another.blob", io.BytesIO(whole))
 
 
 def test_a_damaged_compiled_network_is_compiled_again_when_a_run_is_planned(

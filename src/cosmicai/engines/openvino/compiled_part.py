@@ -145,7 +145,7 @@ def _unpack(name: str, file: io.BufferedIOBase) -> tuple[NDArray[np.float32], ND
 
 
 def _header(name: str, expected_bytes: int, content: memoryview) -> bytes:
-    digest = xxhash.xxh3_128(name.encode())
+    digest = xxhash.xxh3_128(f"{name} {expected_bytes} ".encode())
     digest.update(content)  # SHA-256 would take 47 ms for the full-size network, more than a tenth of a start
     return HEADER.pack(MAGIC, digest.digest(), expected_bytes, len(content))
 
