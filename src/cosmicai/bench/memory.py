@@ -38,10 +38,9 @@ def bench_memory(
     """Run one `cosmicai infer` per engine and partition size on surveys of noise, each in a process of its own.
 
     `peak_rss_worker_mb` is the peak resident memory until the last prediction is written, from the run's record;
-    `peak_rss_command_mb` is the peak until the process ends, including catalogue and plot. Both include pages of mapped
-    files. MB are 2^20 bytes. The published loop reads one partition, as in production; its rate is from opening the
-    file to the last prediction. Surveys are in the temporary folder (TMPDIR), one at a time. Raises InputError if
-    options are invalid.
+    `peak_rss_command_mb` is the peak until the process ends, including catalogue and plot. MB are 2^20 bytes. The
+    published loop reads one partition, as in production; its rate is from opening the file to the last prediction.
+    Surveys are in the temporary folder (TMPDIR), one at a time. Raises InputError if options are invalid.
     """
     specs, weights = parse_engine_specs(engines), find_weights(weights).uri
     here = describe_machine()

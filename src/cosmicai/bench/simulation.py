@@ -23,6 +23,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from .. import storage
 from ..engines.registry import BATCH_SIZE
 from ..errors import InputError
 from ..ranks.environment import Rank
@@ -56,7 +57,8 @@ def read_rates(folder: str) -> Rates:
     rates: list[float] = []
     for path in sorted(Path(folder).rglob("combined_data.json")):
         try:
-            records = json.loads(path.read_bytes())  # not by `records.decode_json`, since these may hold NaN
+            # Not by `records.decode_json`, since these may hold NaN.
+            records = json.loads(storage.read_bytes(str(path)))
         except (ValueError, RecursionError):
             continue
         rates += filter(None, map(_seconds_per_galaxy, records if isinstance(records, list) else ()))

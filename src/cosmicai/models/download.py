@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from ..console.progress import show_progress
 from ..errors import InputError, describe_os_errors
+from ..storage.ranges import open_regular
 
 PUBLISHED_URL = "https://raw.githubusercontent.com/UVA-MLSys/AI-for-Astronomy/main"
 TIMEOUT = 60.0  # seconds without a byte
@@ -56,7 +58,7 @@ class _BrokenConnectionError(Exception):
 def git_blob_id(path: Path) -> str:
     """Return the git blob id of a file."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -117,7 +119,8 @@ def _download(url: str, partial: Path) -> None:
             length = int(response.headers.get("Content-Length") or 0)
             total = have + length if length else 0  # 0: the server does not state it
             with describe_os_errors(str(partial), "write"):
-                file = partial.open("ab" if resumed else "wb")
+                flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if resumed else os.O_TRUNC)
+                file = os.fdopen(os.open(partial, flags | os.O_NONBLOCK, 0o666), "wb")  # waits for no reader of a pipe
             with file, show_progress(total, have, "bytes") as advance:
                 _copy(response, file, advance)
             if total and (got := partial.stat().st_size) != total:

@@ -21,6 +21,8 @@ from .ranges import open_ranges, read_object
 from .s3 import is_s3, s3_client, split_s3_uri
 from .temporary import create_from, discard, remove_leftovers, rename_over, temporary_path
 
+RUN_SUBFOLDERS = ("parts", "records", "failures", "claims", "logs", "network", "functions", "submissions")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -229,6 +231,6 @@ def remove_run_leftovers(uri: str) -> None:
     """Remove what killed processes left of temporary files in the folders of a run. On S3 there are none."""
     if is_s3(uri):
         return
-    folders = [Path(uri), *(Path(uri, name) for name in _RUN_SUBFOLDERS)]
+    folders = [Path(uri), *(Path(uri, name) for name in RUN_SUBFOLDERS)]
     for folder in (*folders, *(Path(uri, "claims", name) for name in list_folder(join(uri, "claims"))[1])):
         remove_leftovers(folder)

@@ -11,12 +11,11 @@ import re
 from pathlib import Path
 
 from ..errors import InputError, describe_os_errors
-from . import basename, exists, join
+from . import RUN_SUBFOLDERS, basename, exists, join
 from .ranges import open_ranges
 from .s3 import is_s3
 
 _DESCRIPTIONS = {"plan.json": "run", "survey.json": "survey"}  # the file by which a folder is known
-_RUN_SUBFOLDERS = ("parts", "records", "failures", "claims", "logs", "network", "functions", "submissions")
 _DEPTH = 4  # folders above a file that are looked at; those of a run are at most three deep
 # Names that a run or survey uses directly in its folder, whether it has written them yet or not.
 _OWN_NAMES = {
@@ -122,7 +121,7 @@ def _require_outside_runs(uri: str, address: str) -> None:
     """Raise InputError for what is below one of the folders in which a run keeps its files, at any depth."""
     for _ in range(_DEPTH):
         folder = _folder(address)
-        if basename(address) in _RUN_SUBFOLDERS and exists(join(folder, "plan.json")):
+        if basename(address) in RUN_SUBFOLDERS and exists(join(folder, "plan.json")):
             raise _belonging(uri, "plan.json", folder)
         address = folder
 

@@ -1,16 +1,13 @@
 """Read byte ranges of a file, local or on S3, directly or through a seekable binary file.
 
-Ranges of a local file are mapped, not copied: they share the pages of the page cache until they are written to
-(copy on write). The file must therefore not change while a range is in use: data overwritten in place appears in the
-range, and access beyond a truncated end kills the process (SIGBUS). This program only ever replaces files whole, which
-does neither.
+Ranges are read into memory, not mapped: access to a mapped file that another program truncates kills the process
+(SIGBUS), and data overwritten in place would change under those who have checked them.
 """
 
 from __future__ import annotations
 
 import errno
 import io
-import mmap
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,6 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from ..errors import StorageError, describe_os_errors
+from .buffers import allocate
 from .local import open_with_state, retry_stale
 from .s3 import is_s3, s3_client, split_s3_uri, time_read
 
@@ -27,7 +25,6 @@ T = TypeVar("T")
 READS = 5  # attempts to read a range of an object
 BLOCK = 2**17  # bytes that are read at once to serve small reads of a file
 PIECE = 2**18  # bytes of a response from S3 that are copied at a time
-_POPULATE_READ = 22  # MADV_POPULATE_READ of madvise (Linux 5.14 or newer), for which Python has no constant
 
 
 class RangeReader(Protocol):
@@ -49,8 +46,7 @@ class RangeReader(Protocol):
     def drop_cached(self, offset: int, length: int) -> None:
         """Release the pages of the page cache that hold this range, which is not read again.
 
-        Pages that an array still maps and pages that reach beyond the range stay; a page has up to LARGEST_PAGE bytes.
-        On S3 this has no effect.
+        Pages that reach beyond the range stay; a page has up to LARGEST_PAGE bytes. On S3 this has no effect.
         """
 
     def __enter__(self) -> RangeReader: ...
@@ -102,18 +98,11 @@ class _LocalReader:
             done += count
 
     def read(self, offset: int, length: int) -> memoryview:
-        if not length:  # mmap takes 0 for the whole file
-            return memoryview(bytearray())
-        before = offset % mmap.ALLOCATIONGRANULARITY
-        return memoryview(self._reopening(self._map, offset - before, before + length))[before:]
-
-    def _map(self, offset: int, length: int) -> mmap.mmap:
-        try:  # mmap compares with the current size of the file
-            pages = mmap.mmap(self._file, length, access=mmap.ACCESS_COPY, offset=offset)
-        except ValueError:
-            raise _ends_early(self.uri, os.fstat(self._file).st_size) from None
-        _load(pages)
-        return pages
+        if offset + length > (size := os.fstat(self._file).st_size):  # before memory is taken for it
+            raise _ends_early(self.uri, size)
+        data = allocate(length)
+        self.read_into(offset, data)
+        return data
 
     def drop_cached(self, offset: int, length: int) -> None:
         if length and hasattr(os, "posix_fadvise"):  # posix_fadvise takes 0 for the rest of the file
@@ -125,18 +114,6 @@ class _LocalReader:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-
-
-def _load(pages: mmap.mmap) -> None:
-    """Read all pages now, so that a disk error is an OSError here and not a SIGBUS at the first access."""
-    pages.madvise(mmap.MADV_SEQUENTIAL)  # otherwise the system also reads the pages before them
-    try:
-        pages.madvise(_POPULATE_READ)
-    except OSError as error:
-        if error.errno == errno.EFAULT:
-            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
-        if error.errno != errno.EINVAL:  # an older Linux, which reads the pages as they are accessed
-            raise
 
 
 def retry_broken_reads(read: Callable[..., T], *arguments: object) -> T:
@@ -200,7 +177,7 @@ class _S3Reader:
                 at += len(piece)
 
     def read(self, offset: int, length: int) -> memoryview:
-        data = memoryview(bytearray(length))
+        data = allocate(length)
         self.read_into(offset, data)
         return data
 

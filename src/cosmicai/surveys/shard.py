@@ -1,4 +1,4 @@
-"""A shard: one file of galaxies, in which any range of rows takes one read per array; local files are mapped.
+"""A shard: one file of galaxies, in which any range of rows takes one read per array.
 
 The format (HDF5, `format = "cosmicai-shard/2"`, `bands = "ugriz"`), all datasets contiguous:
 
@@ -134,9 +134,7 @@ class Shard:
     def read_field(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows start to stop of one field in the dtype of `Galaxies`; NaN or -1 if the shard does not have it.
 
-        The array belongs to the caller: writing to it never changes the file, and it outlives the shard. For a local
-        file it maps the cached pages, unless the file has another dtype, or values that do not lie at multiples of
-        their size.
+        The array belongs to the caller: writing to it never changes the file, and it outlives the shard.
         Raises StorageError if the file ends before or cannot be read, InputError if rows differ from their checksums or
         text is not UTF-8, IndexError if the shard has no such rows.
         """
@@ -196,10 +194,9 @@ class Shard:
     def drop_cached(self, start: int, stop: int) -> None:
         """Drop rows start to stop from the system's page cache, so that a survey does not fill the memory.
 
-        Call it when the arrays of these rows are deleted: pages that an array still maps stay cached. It expects rows
-        to be read in order: a page that reaches beyond them, up to 2 MiB at the end, is dropped with the following
-        rows, and the fields other than the image, 0.3% of a shard, with its last rows. Dropped rows can be read again,
-        from the disk. Does nothing on S3. Raises IndexError if the shard has no such rows.
+        It expects rows to be read in order: a page that reaches beyond them, up to 2 MiB at the end, is dropped with
+        the following rows, and the fields other than the image, 0.3% of a shard, with its last rows. Dropped rows can
+        be read again, from the disk. Does nothing on S3. Raises IndexError if the shard has no such rows.
         """
         self._check_rows(start, stop)
         if start == stop:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -175,6 +175,8 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
     files = {entry.name: entry for entry in storage.list_files(uri)}
     if UNFINISHED in files:
         raise InputError(f"{uri} was not copied entirely; remove it and ingest again")
+    if not is_s3(uri):
+        _require_regular(Path(uri), files.keys())
     if "survey.json" in files:
         described = _read_description(uri, files)
         return Survey(uri, described.shards[:limit])
@@ -187,6 +189,15 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
             "or rename them if they hold different galaxies"
         )
     return describe_files(uri, names)
+
+
+def _require_regular(folder: Path, listed: Collection[str]) -> None:
+    """Raise InputError if a pipe, a device or a link to nothing has the name of a shard: it would be left out."""
+    with describe_os_errors(str(folder), "list"):
+        others = [path for path in folder.iterdir() if path.name not in listed]
+    for name in sorted(path.name for path in others if not (path.is_file() or path.is_dir())):
+        if name == "survey.json" or (name.endswith(SUFFIXES) and not name.startswith(".")):
+            raise InputError(f"{folder / name} is not a regular file; put back the file, or remove it")
 
 
 def describe_files(folder: str, names: Iterable[str]) -> Survey:
@@ -303,7 +314,7 @@ def _objid_dtype(survey: Survey, entry: ShardEntry) -> np.dtype[Any] | None:
 
 def _read_objids(survey: Survey, entry: ShardEntry) -> ObjIds:
     with survey.open(entry) as shard:
-        return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, which keeps no file mapped
+        return np.array(shard.read_field("objid", 0, entry.galaxies))  # a copy, without what was read around it
 
 
 def read_column_as(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: int) -> NDArray[Any]:

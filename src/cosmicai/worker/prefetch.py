@@ -76,7 +76,7 @@ def read_items(
 
     From S3, where requests cost more than memory, chunks are of about FETCHED_ROWS, and `fetches` of an item are
     requested at a time. If the survey is too large for the page cache, rows more than `in_use` galaxies back are
-    dropped from the cache; the caller must not hold more galaxies than that.
+    dropped from the cache.
     """
     survey, is_large = Survey(plan.survey, plan.shards), _is_large(plan)
     rows, fetches = (rows_per_fetch(plan, rows), fetches) if is_s3(plan.survey) else (rows, 0)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -15,11 +19,12 @@ import openvino
 import pytest
 import torch
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from cosmicai.engines import registry
 from cosmicai.engines.base import EngineChoice, choose_inner_batch, split_rows
-from cosmicai.engines.openvino import inner_batch
-from cosmicai.engines.openvino.compiled_cache import cache_folder, get_or_create
+from cosmicai.engines.openvino import compiled_part, inner_batch
+from cosmicai.engines.openvino.compiled_cache import UnusableFile, cache_folder, get_or_create
 from cosmicai.engines.openvino.engine import OpenVINOEngine
 from cosmicai.engines.openvino.graph import build_encoder, build_rest
 from cosmicai.engines.registry import choose_engine, open_engine
@@ -27,13 +32,16 @@ from cosmicai.errors import InputError
 from cosmicai.models.checkpoint_import import import_checkpoint
 from cosmicai.models.config import AstroMAEConfig
 from cosmicai.models.fold import fold
-from cosmicai.models.weights import extract_weights, find_weights, load_weights
+from cosmicai.models.weights import WeightsFile, extract_weights, find_weights, load_weights
 from cosmicai.ranks.environment import Rank
 from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.shard import open_shard
 from support.helpers import TINY, make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
+from support.mutations import mutate
 from support.network_configs import MORE
 from support.networks import galaxies, random_network
+
+FLOAT32 = EngineChoice("openvino", "float32", "cpu", 64)
 
 
 @pytest.mark.parametrize("config", MORE.values(), ids=MORE.keys())
@@ -117,7 +125,11 @@ def test_a_network_is_compiled_once_and_its_inner_batch_is_measured_once(tmp_pat
 @pytest.mark.parametrize(
     "damaged",
     ["", '{"inner_batch": 64', "[]", "[" * 100_000, '{"inner_batch": "64"}', '{"inner_batch": 64}', "\xff",
-     '{"inner_batch": -1, "galaxies_per_second": {}}', '{"inner_batch": 1000000, "galaxies_per_second": {}}'],
+     '{"inner_batch": -1, "galaxies_per_second": {}}', '{"inner_batch": 1000000, "galaxies_per_second": {}}',
+     '{"inner_batch": 128, "galaxies_per_second": {"64": 32.0}}', '{"inner_batch": 1' + "0" * 400 + "}",
+     '{"inner_batch": 64, "galaxies_per_second": {"64": 32.0, "128": 64.0}}',
+     '{"inner_batch": 128, "galaxies_per_second": {"64": 32.0, "128": 1e999}}',
+     '{"inner_batch": 128, "galaxies_per_second": {"64": -1, "128": 64.0}}', "[" * 10**6],
 )  # fmt: skip
 def test_a_damaged_measurement_of_inner_batches_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
@@ -133,42 +145,142 @@ def test_a_damaged_measurement_of_inner_batches_is_made_again(
     assert path.read_text() == '{"inner_batch": 128, "galaxies_per_second": {"64": 32.0, "128": 64.0}}'
 
 
-def test_a_folder_in_the_place_of_a_cached_file_is_avoided() -> None:
-    blocked = cache_folder() / "test-of-a-folder"
-    blocked.mkdir(exist_ok=True)
-    path = get_or_create("test-of-a-folder", lambda: b"abc")
-    assert path.read_bytes() == b"abc" and path.parent != cache_folder()
-
-
-def test_a_damaged_compiled_network_is_compiled_again(tmp_path: Path) -> None:
+@pytest.fixture
+def compiled(tmp_path: Path) -> tuple[WeightsFile, NDArray[np.float32], list[Path]]:
+    """Return weights, their redshifts of 64 galaxies, and the paths of the two parts in the cache."""
     file, galaxies = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=11)), random_galaxies(64)
-    choice = EngineChoice("openvino", "float32", "cpu", 64)
-    expected = open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude)
-    paths = [path for path in cache_folder().iterdir() if file.sha256[:16] in path.name]
+    expected = open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)
+    paths = sorted(cache_folder().glob(f"{file.sha256[:16]}-*.blob"))
     assert len(paths) == 2
-    for path in paths:
+    return file, expected, paths
+
+
+def flip(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :]
+
+
+def hold_nothing(path: Path) -> None:
+    path.mkdir()
+
+
+def hold_a_file(path: Path) -> None:
+    path.mkdir()
+    (path / "kept").write_bytes(b"kept")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def link_to_a_copy(path: Path) -> None:
+    path.with_suffix(".copy").write_bytes(b"cosmicai")
+    path.symlink_to(path.with_suffix(".copy"))
+
+
+def test_a_damaged_compiled_network_is_compiled_again(
+    compiled: tuple[WeightsFile, NDArray[np.float32], list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, expected, paths = compiled
+    galaxies = random_galaxies(64)
+    for path, other in (paths, paths[::-1]):
         whole = path.read_bytes()
-        for damaged in (b"", b"garbage", whole[: len(whole) // 2]):
-            path.unlink()
+        places = (0, 16, 33, 37, 40, 50, 63, 64, 300, len(whole) // 3, len(whole) // 2, len(whole) - 1)
+        flipped = [flip(whole, place) for place in places]
+        cut = [whole[: len(whole) // 2], whole[:20], whole + b"0", b"", b"garbage", whole[64:]]
+        for damaged in (*flipped, *cut, other.read_bytes()):
             path.write_bytes(damaged)
-            found = open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude)
+            found = open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)
             assert np.array_equal(found, expected)
-            assert len(path.read_bytes()) > 0.9 * len(whole)
+            assert path.stat().st_size > 0.9 * len(whole) and path.read_bytes() != damaged
+            [notice] = capsys.readouterr().err.splitlines()
+            assert notice.startswith(f"{path} is made again: it is damaged, ")
+    open_engine(FLOAT32, file, 1)
+    assert capsys.readouterr().err == ""
 
 
-def test_a_compiled_network_with_changed_weights_is_compiled_again(tmp_path: Path) -> None:
-    file, galaxies = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=13)), random_galaxies(64)
-    choice = EngineChoice("openvino", "float32", "cpu", 64)
-    expected = open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude)
-    [path] = cache_folder().glob(f"{file.sha256[:16]}-rest-*.blob")
-    whole = bytearray(path.read_bytes())
-    weight = load_weights(file.uri).tensors["magnitude_head.0.weight"].tobytes()
-    place = whole.index(weight)
-    whole[place : place + len(weight)] = np.full(len(weight) // 4, 1000, np.float32).tobytes()
+def test_no_change_of_a_compiled_network_goes_unnoticed(
+    compiled: tuple[WeightsFile, NDArray[np.float32], list[Path]],
+) -> None:
+    for path in compiled[2]:
+        whole, random = path.read_bytes(), np.random.default_rng(0)
+        flipped = [flip(whole, place) for place in range(64)]
+        for changed in (*flipped, *(mutate(whole, random) for _ in range(200))):
+            if changed != whole:
+                with pytest.raises(UnusableFile):
+                    compiled_part._unpack(path.name, io.BytesIO(changed))
+        with pytest.raises(UnusableFile):
+            compiled_part._unpack("another.blob", io.BytesIO(whole))
+
+
+def test_a_damaged_compiled_network_is_compiled_again_when_a_run_is_planned(
+    compiled: tuple[WeightsFile, NDArray[np.float32], list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, _, [path, _] = compiled
+    whole = path.read_bytes()
+    path.write_bytes(flip(whole, len(whole) // 2))
+    choose_engine(file, "openvino", "float32", None, 64)
+    open_engine(FLOAT32, file, 1)  # without another notice
+    assert capsys.readouterr().err == f"{path} is made again: it is damaged, its bytes differ from their digest\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (os.mkfifo, "it is not a regular file"),
+        (hold_nothing, "it is not a regular file"),
+        (link_to_itself, "it is a link"),
+        (link_to_a_copy, "it is a link"),
+    ],
+)
+def test_what_is_no_file_in_the_place_of_a_compiled_network_is_replaced(
+    compiled: tuple[WeightsFile, NDArray[np.float32], list[Path]],
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], None],
+    problem: str,
+) -> None:
+    file, _, [path, _] = compiled
     path.unlink()
-    path.write_bytes(whole)  # still a valid file
-    assert np.array_equal(open_engine(choice, file, 1).predict(galaxies.image, galaxies.magnitude), expected)
-    assert path.read_bytes() != whole
+    make(path)
+    for _ in range(2):
+        open_engine(FLOAT32, file, 1)
+    assert capsys.readouterr().err == f"{path} is made again: {problem}\n"
+    assert not path.is_symlink() and path.is_file()
+
+
+def test_a_folder_with_files_in_the_place_of_a_compiled_network_stays_and_is_named(
+    compiled: tuple[WeightsFile, NDArray[np.float32], list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, expected, [path, _] = compiled
+    path.unlink()
+    hold_a_file(path)
+    galaxies = random_galaxies(64)
+    assert np.array_equal(open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude), expected)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path} is made again: it is not a regular file",
+        f"the next start takes longer: cannot write {path}: it is a folder where a file was expected",
+    ]
+    assert (path / "kept").read_bytes() == b"kept"
+    shutil.rmtree(path)
+
+
+def test_without_space_for_the_cache_a_run_goes_on(
+    compiled: tuple[WeightsFile, NDArray[np.float32], list[Path]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file, expected, [path, _] = compiled
+    path.unlink()
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    galaxies = random_galaxies(64)
+    assert np.array_equal(open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude), expected)
+    assert capsys.readouterr().err.startswith(
+        f"the next start takes longer: cannot write {path}: no space left on the device; "
+    )
+    assert not path.exists() and not list(cache_folder().glob(".*"))
 
 
 def test_wrong_redshifts_are_not_written_and_the_run_can_be_finished(
@@ -339,22 +451,36 @@ def test_a_network_for_other_galaxies_is_refused_by_every_engine(tmp_path: Path)
             choose_engine(find_weights(str(tmp_path / "w.safetensors")), engine, None, None, 512)
 
 
-def test_a_cached_file_is_created_once_and_complete(tmp_path: Path) -> None:
+def test_a_cached_file_is_created_once_and_complete() -> None:
     calls = []
 
     def make() -> bytes:
         calls.append(1)
         return b"abc"
 
-    paths = {get_or_create("test-of-the-cache", make) for _ in range(3)}
-    assert [path.read_bytes() for path in paths] == [b"abc"] and len(calls) == 1
+    found = {get_or_create("test-of-the-cache", make, lambda file: file.read()) for _ in range(3)}
+    assert found == {b"abc"} and len(calls) == 1
+    assert (cache_folder() / "test-of-the-cache").read_bytes() == b"abc"
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o720])
-def test_a_cache_that_others_can_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
-    folder = tmp_path / "open"
+def open_to_others(folder: Path) -> None:
     folder.mkdir()
-    folder.chmod(mode)
+    folder.chmod(0o777)
+
+
+def open_to_a_group(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o720)
+
+
+def linked(folder: Path) -> None:
+    folder.with_name("real").mkdir(mode=0o700)
+    folder.symlink_to(folder.with_name("real"))
+
+
+@pytest.mark.parametrize("make", [open_to_others, open_to_a_group, linked, os.mkfifo, Path.touch])
+def test_a_cache_that_is_not_a_private_folder_is_not_used(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(folder := tmp_path / "own")
     code = "from cosmicai.engines.openvino.compiled_cache import cache_folder; print(cache_folder())"
     environment = {"COSMICAI_CACHE": str(folder), "XDG_CACHE_HOME": str(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)

@@ -505,6 +505,21 @@ def test_partitions_on_s3_are_a_survey_and_so_is_one_of_them(tmp_path, bucket):
     np.testing.assert_array_equal(all_of(again).redshift, GALAXIES.redshift)
 
 
+@pytest.mark.parametrize("name", ["000002.h5", "000003.h5", "survey.json"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("gone"), lambda path: path.symlink_to("/dev/null")]
+)
+def test_a_file_of_a_survey_that_is_not_regular_is_named_and_not_left_out(tmp_path, name, make):
+    make_survey(tmp_path / "s", random_galaxies(20), 10)
+    (tmp_path / "s/survey.json").unlink()
+    path = tmp_path / "s" / name
+    path.unlink(missing_ok=True)
+    make(path)
+    with pytest.raises(InputError) as refused:
+        open_survey(str(tmp_path / "s"))
+    assert str(refused.value) == f"{path} is not a regular file; put back the file, or remove it"
+
+
 @pytest.mark.parametrize("place", ["local", "s3"])
 def test_hidden_files_are_left_out_and_copies_are_refused(tmp_path, bucket, place):
     uri = f"{bucket}/data" if place == "s3" else str(tmp_path / "data")

@@ -1,5 +1,6 @@
 """Exported graphs of a container image give the same redshifts without the weights."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,11 @@ import pytest
 
 from cosmicai.engines.base import EngineChoice
 from cosmicai.engines.openvino.compiled_cache import cache_folder
-from cosmicai.engines.openvino.export import find_exported_graph
+from cosmicai.engines.openvino.export import read_exported_graph
 from cosmicai.engines.openvino.graph import VERSION
 from cosmicai.engines.registry import open_engine
 from cosmicai.errors import InputError
-from cosmicai.models.weights import WeightsFile, find_weights, load_weights
+from cosmicai.models.weights import WeightsFile, find_weights
 from support.helpers import random_galaxies, run, tiny_weights
 
 FLOAT32 = EngineChoice("openvino", "float32", "cpu", 64)
@@ -57,9 +58,9 @@ def test_the_weights_are_not_read(exported):
 
 def test_weights_and_batches_without_a_graph_are_folded(exported):
     file, _ = exported
-    assert find_exported_graph(file.sha256, "rest", 64) and find_exported_graph(file.sha256, "encoder", 128)
-    assert find_exported_graph(file.sha256, "rest", 63) is None
-    assert find_exported_graph("0" * 64, "rest", 64) is None
+    assert read_exported_graph(file.sha256, "rest", 64) and read_exported_graph(file.sha256, "encoder", 128)
+    assert read_exported_graph(file.sha256, "rest", 63) is None
+    assert read_exported_graph("0" * 64, "rest", 64) is None
     galaxies = random_galaxies(33)
     engine = open_engine(EngineChoice("openvino", "float32", "cpu", 33), file, 1)
     assert np.isfinite(engine.predict(galaxies.image, galaxies.magnitude)).all()
@@ -77,20 +78,45 @@ def test_a_damaged_graph_is_named(exported, part, kind):
         open_engine(FLOAT32, file, 1)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("part", ["encoder", "rest"])
-def test_a_graph_with_weights_that_are_not_finite_is_refused(exported, part, value):
+@pytest.mark.parametrize("kind", ["xml", "bin"])
+def test_a_graph_with_one_flipped_bit_is_refused(exported, part, kind):
     file, graphs = exported
-    path = graphs / f"{file.sha256[:16]}-{part}-64-{VERSION}.bin"
-    data = bytearray(path.read_bytes())
-    kernel = load_weights(file.uri).tensors["patch.weight" if part == "encoder" else "inception.0.weight"].tobytes()
-    assert data.count(kernel) == 1
-    start = data.index(kernel)
-    data[start : start + 4] = np.float32(value).tobytes()
-    path.write_bytes(data)
-    sentence = f"{part}-64-{VERSION}.xml holds weights that are NaN or infinite; write it again with"
-    with pytest.raises(InputError, match=sentence):
-        open_engine(FLOAT32, file, 1)
+    path = graphs / f"{file.sha256[:16]}-{part}-64-{VERSION}.{kind}"
+    whole = path.read_bytes()
+    for place in (0, len(whole) // 3, len(whole) // 2, len(whole) - 100):
+        changed = bytearray(whole)
+        changed[place] ^= 64
+        path.write_bytes(changed)
+        with pytest.raises(InputError) as refused:
+            read_exported_graph(file.sha256, part, 64)
+        assert str(refused.value) == (
+            f"{path.with_suffix('.xml')} is damaged: it and its .bin differ from their digest; "
+            "write it again with `cosmicai weights export`"
+        )
+
+
+def test_a_graph_of_another_name_and_one_without_a_digest_are_refused(exported):
+    file, graphs = exported
+    stem = graphs / f"{file.sha256[:16]}-rest-64-{VERSION}"
+    for own in ("xml", "bin"):
+        other = stem.with_name(stem.name.replace("-64-", "-128-")).with_suffix(f".{own}")
+        stem.with_suffix(f".{own}").write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match=f"rest-64-{VERSION}.xml is damaged"):
+        read_exported_graph(file.sha256, "rest", 64)
+    text = stem.with_suffix(".xml").read_bytes()
+    stem.with_suffix(".xml").write_bytes(text[: text.index(b"<!-- cosmicai-graph")])
+    with pytest.raises(InputError, match=f"rest-64-{VERSION}.xml is not complete; write it again"):
+        read_exported_graph(file.sha256, "rest", 64)
+
+
+def test_a_pipe_in_the_place_of_a_graph_is_named(exported):
+    file, graphs = exported
+    path = graphs / f"{file.sha256[:16]}-rest-64-{VERSION}.bin"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"cannot read {path}: it is a pipe"):
+        read_exported_graph(file.sha256, "rest", 64)
 
 
 def test_weights_that_cannot_be_used_are_not_exported(tmp_path):

@@ -1,5 +1,6 @@
 """Site profiles: what a file must contain, the choice of a partition, and what a job is charged."""
 
+import os
 from datetime import date
 from pathlib import Path
 
@@ -456,3 +457,9 @@ def test_an_invalid_time_limit_is_one_sentence(time):
         f"{time!r} is not a time limit; write minutes, minutes:seconds, hours:minutes:seconds, days-hours, "
         "days-hours:minutes or days-hours:minutes:seconds, such as 1:30:00"
     )
+
+
+def test_a_pipe_in_the_place_of_a_profile_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(path := tmp_path / "site.toml")
+    with pytest.raises(InputError, match=f"cannot read {path}: it is a pipe where a file was expected"):
+        load_site(str(path), {})

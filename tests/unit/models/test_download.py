@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import threading
@@ -327,3 +328,8 @@ def test_a_full_disk_is_reported_at_once(server: Server, tmp_path: Path) -> None
     (tmp_path / "a file.pt.partial").symlink_to("/dev/full")
     assert "no space left on the device" in refused(server, tmp_path)
     assert len(server.requests) == 1
+
+
+def test_a_pipe_in_the_place_of_a_partial_file_is_refused_and_not_waited_for(server: Server, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a file.pt.partial")
+    assert "a file.pt.partial: " in refused(server, tmp_path)

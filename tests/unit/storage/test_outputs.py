@@ -9,7 +9,7 @@ import pytest
 
 from cosmicai import storage
 from cosmicai.errors import InputError
-from cosmicai.runs.catalogue import convert_catalogue
+from cosmicai.runs.catalogue.convert import convert_catalogue
 from cosmicai.runs.store import RunFolder
 from cosmicai.storage.outputs import require_folder, require_new, require_output_folder, require_replaceable
 from cosmicai.surveys.synthetic import write_synthetic_survey

@@ -1,7 +1,8 @@
 """The two parts of the network as compiled by OpenVINO, kept in the cache folder and tested whenever they are loaded.
 
 Compiling takes longer than running a small survey. There is one file per weights, graph, OpenVINO version, precision,
-inner batch and kind of processor. It holds the part's output for a fixed input as an .npy, then the exported network.
+inner batch and kind of processor: a header of HEADER bytes, then the part's output for a fixed input as .npy, padded
+with zeros, then the exported network. The header has the digest of all that follows and of the file's name.
 """
 
 from __future__ import annotations
@@ -9,25 +10,28 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import openvino as ov
+import xxhash
 from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...models.fold import FoldedWeights
 from ...models.weights import WeightsFile
-from .compiled_cache import get_or_create
-from .export import find_exported_graph, read_folded
-from .graph import PARTS, has_finite_constants
+from .compiled_cache import UnusableFile, cache_folder, get_or_create
+from .export import read_exported_graph, read_folded
+from .graph import PARTS
 from .processor import cpu_settings, describe_processor, get_core
 
 TOLERANCE = 1e-4  # of a test output, relative to its largest value
+MAGIC = b"cosmicai-cache/1"
+HEADER = struct.Struct("<16s16sQQ16x")  # MAGIC, XXH3-128 digest, bytes of the .npy with its padding, bytes that follow
 
 
 class NetworkGraphs:
@@ -50,17 +54,8 @@ class NetworkGraphs:
 
         Raises InputError if the weights cannot be used or an exported graph is damaged.
         """
-        exported = find_exported_graph(self._weights.sha256, part, batch)
-        if exported is None:
-            return PARTS[part](self._fold(), batch)
-        again = "write it again with `cosmicai weights export`"
-        try:
-            model = get_core().read_model(exported)
-        except RuntimeError:
-            raise InputError(f"{exported} is not complete; {again}") from None
-        if not has_finite_constants(model):
-            raise InputError(f"{exported} holds weights that are NaN or infinite; {again}")
-        return model
+        exported = read_exported_graph(self._weights.sha256, part, batch)
+        return PARTS[part](self._fold(), batch) if exported is None else exported
 
     def _fold(self) -> FoldedWeights:
         with self._lock:
@@ -96,9 +91,9 @@ def compile_part(graphs: NetworkGraphs, part: str, precision: str, batch: int) -
 
 
 def ensure_compiled(graphs: NetworkGraphs, part: str, precision: str, batch: int) -> None:
-    """Compile a part into the cache folder unless it is there. Raises InputError if the weights cannot be used."""
-    name = cache_name(graphs.sha256, part, precision, batch)
-    _compiled_file(name, partial(compile_part, graphs, part, precision, batch))
+    """Compile a part into the cache folder unless it is there, whole. Raises InputError if the weights are unusable."""
+    name = f"{cache_name(graphs.sha256, part, precision, batch)}.blob"
+    get_or_create(name, lambda: _pack(name, compile_part(graphs, part, precision, batch)), partial(_unpack, name))
 
 
 def open_part(graphs: NetworkGraphs, part: str, precision: str, batch: int, streams: int) -> CompiledPart:
@@ -106,7 +101,7 @@ def open_part(graphs: NetworkGraphs, part: str, precision: str, batch: int, stre
 
     Raises InputError if the weights cannot be used or OpenVINO does not run what it compiled.
     """
-    name = cache_name(graphs.sha256, part, precision, batch)
+    name = f"{cache_name(graphs.sha256, part, precision, batch)}.blob"
     return _open(name, partial(compile_part, graphs, part, precision, batch), precision, streams)
 
 
@@ -114,21 +109,45 @@ def open_quantized_encoder(quantized: bytes, batch: int, streams: int) -> Compil
     """Load the encoder that `int8.quantize` returned, compiling it first if needed; raises as `open_part`."""
     from .int8 import read_quantized  # needed for int8 alone
 
-    name = cache_name(hashlib.sha256(quantized).hexdigest(), "encoder", "int8", batch)
+    name = f"{cache_name(hashlib.sha256(quantized).hexdigest(), 'encoder', 'int8', batch)}.blob"
     settings = cpu_settings("float32", 1)
     return _open(name, lambda: get_core().compile_model(read_quantized(quantized), "CPU", settings), "float32", streams)
 
 
-def _compiled_file(name: str, compile_network: Callable[[], ov.CompiledModel]) -> Path:
-    def export() -> memoryview:
-        network = compile_network()
-        file = io.BytesIO()
-        np.save(file, _compute_test_outputs(network, 1)[0])
-        network.export_model(exported := io.BytesIO())
-        file.write(exported.getbuffer())
-        return file.getbuffer()
+def _pack(name: str, network: ov.CompiledModel) -> memoryview:
+    """Return the file of this name that holds a compiled part."""
+    file = io.BytesIO()
+    file.write(bytes(HEADER.size))
+    np.save(file, _compute_test_outputs(network, 1)[0])
+    file.write(bytes(-file.tell() % HEADER.size))
+    expected_bytes = file.tell() - HEADER.size
+    network.export_model(exported := io.BytesIO())
+    file.write(exported.getbuffer())
+    data = file.getbuffer()
+    data[: HEADER.size] = _header(name, expected_bytes, data[HEADER.size :])
+    return data
 
-    return get_or_create(f"{name}.blob", export)
+
+def _unpack(name: str, file: io.BufferedIOBase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return the expected output and the exported network from bytes that are read once and equal to their digest."""
+    header = file.read(HEADER.size)
+    if not header.startswith(MAGIC) or len(header) < HEADER.size:
+        raise UnusableFile("it is damaged, or of another version of this program")
+    _, _, expected_bytes, written = HEADER.unpack(header)
+    found = file.seek(0, io.SEEK_END) - HEADER.size
+    if found != written:  # before memory is taken for them
+        raise UnusableFile(f"it is damaged, it holds {found} bytes where {written} were written")
+    content = np.empty(found, np.uint8)
+    file.seek(HEADER.size)
+    if file.readinto(content.data) != found or _header(name, expected_bytes, content.data) != header:
+        raise UnusableFile("it is damaged, its bytes differ from their digest")
+    return np.load(io.BytesIO(content[:expected_bytes].data), allow_pickle=False), content[expected_bytes:]
+
+
+def _header(name: str, expected_bytes: int, content: memoryview) -> bytes:
+    digest = xxhash.xxh3_128(f"{name} {expected_bytes} ".encode())
+    digest.update(content)  # SHA-256 would take 47 ms for the full-size network, more than a tenth of a start
+    return HEADER.pack(MAGIC, digest.digest(), expected_bytes, len(content))
 
 
 def _compute_test_outputs(network: ov.CompiledModel, streams: int) -> list[NDArray[np.float32]]:
@@ -149,26 +168,23 @@ def _compute_test_outputs(network: ov.CompiledModel, streams: int) -> list[NDArr
 
 def _open(name: str, compile_network: Callable[[], ov.CompiledModel], precision: str, streams: int) -> CompiledPart:
     """Load a compiled file; create it first if it is missing, and again if it is damaged."""
-    path = _compiled_file(name, compile_network)
     try:
-        return _load(path, precision, streams)
-    except (RuntimeError, ValueError, EOFError):
-        path.unlink(missing_ok=True)
-    try:
-        return _load(_compiled_file(name, compile_network), precision, streams)
-    except (RuntimeError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"OpenVINO cannot run {path}, which it compiled: {reason}; use --engine reference") from None
+        return get_or_create(
+            name, lambda: _pack(name, compile_network()), lambda file: _load(*_unpack(name, file), precision, streams)
+        )
+    except UnusableFile as error:
+        raise InputError(
+            f"OpenVINO cannot run {cache_folder() / name}, which it compiled: {error}; use --engine reference"
+        ) from None
 
 
-def _load(path: Path, precision: str, streams: int) -> CompiledPart:
-    """Raise RuntimeError, ValueError or EOFError if the file is damaged."""
-    # Read, not mapped into memory, since a file can change.
-    with path.open("rb") as file:
-        expected = np.load(file, allow_pickle=False)
-        data = np.fromfile(file, np.uint8)
-    network = get_core().import_model(ov.Tensor(data, shared_memory=True), "CPU", cpu_settings(precision, streams))
-    part = CompiledPart(network, data, expected)
-    if not part.is_correct(streams):
-        raise RuntimeError("its test output differs from the one at compilation")
-    return part
+def _load(expected: NDArray[np.float32], data: NDArray[np.uint8], precision: str, streams: int) -> CompiledPart:
+    """Return the compiled part. Raises UnusableFile if OpenVINO cannot run it."""
+    try:
+        network = get_core().import_model(ov.Tensor(data, shared_memory=True), "CPU", cpu_settings(precision, streams))
+        part = CompiledPart(network, data, expected)
+        if part.is_correct(streams):
+            return part
+    except RuntimeError as error:
+        raise UnusableFile(str(error).partition("\n")[0]) from None
+    raise UnusableFile("its test output differs from the one at compilation")

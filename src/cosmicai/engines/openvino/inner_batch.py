@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import median
 
@@ -13,12 +15,13 @@ import numpy as np
 
 from ...errors import InputError
 from ...records import decode_json
-from .compiled_cache import get_or_create
+from .compiled_cache import UnusableFile, get_or_create
 from .compiled_part import NetworkGraphs, cache_name, compile_part
 from .graph import PARTS
 
 MIN_SPEEDUP = 1.03  # of the larger inner batch, which needs more memory
 REPEATS = 3
+LARGEST_FILE = 2**12  # bytes that are read of a file; one has about a hundred
 
 
 class MeasuredBatch(msgspec.Struct, frozen=True):
@@ -35,30 +38,32 @@ def choose_measured(graphs: NetworkGraphs, precision: str, candidates: Sequence[
     """
     smaller, larger = candidates
     name = f"{cache_name(graphs.sha256, 'whole', precision, smaller)}-or-{larger}.json"
-    for _ in range(2):
-        path = get_or_create(name, partial(_measure, graphs, precision, smaller, larger))
-        batch = _read(path.read_bytes(), str(path), candidates)
-        if batch is not None:
-            return batch
-        path.unlink(missing_ok=True)
-    raise InputError(f"{path} was damaged as soon as it was written; check the disk and run again")
+    return get_or_create(name, partial(_measure, graphs, precision, smaller, larger), partial(_read, smaller, larger))
 
 
-def _read(data: bytes, where: str, candidates: Sequence[int]) -> int | None:
-    """Return the inner batch that a file names, or None if it does not hold one of the candidates."""
+def _read(smaller: int, larger: int, file: io.BufferedIOBase) -> int:
+    """Return the inner batch that a file names. Raises UnusableFile unless it is the one that its rates give."""
     try:
-        measured = decode_json(data, MeasuredBatch, where=where, remedy="remove it")
-    except InputError:
-        return None
-    return measured.inner_batch if measured.inner_batch in candidates else None
+        measured = decode_json(file.read(LARGEST_FILE), MeasuredBatch, where="it", remedy="measured again")
+    except InputError as error:
+        raise UnusableFile(str(error)) from None
+    rates = measured.galaxies_per_second
+    if rates.keys() != {smaller, larger} or not all(0 < rate < math.inf for rate in rates.values()):
+        raise UnusableFile(f"it is damaged, expected the rates of the inner batches {smaller} and {larger}")
+    if measured.inner_batch != _choose(rates, smaller, larger):
+        raise UnusableFile("it is damaged, its inner batch is not the faster one")
+    return measured.inner_batch
+
+
+def _choose(rates: Mapping[int, float], smaller: int, larger: int) -> int:
+    return larger if rates[larger] > MIN_SPEEDUP * rates[smaller] else smaller
 
 
 def _measure(graphs: NetworkGraphs, precision: str, smaller: int, larger: int) -> bytes:
     rates = {
         batch: batch / sum(_time_part(graphs, part, precision, batch) for part in PARTS) for batch in (smaller, larger)
     }
-    best = larger if rates[larger] > MIN_SPEEDUP * rates[smaller] else smaller
-    return json.dumps({"inner_batch": best, "galaxies_per_second": rates}).encode()
+    return json.dumps({"inner_batch": _choose(rates, smaller, larger), "galaxies_per_second": rates}).encode()
 
 
 def _time_part(graphs: NetworkGraphs, part: str, precision: str, batch: int) -> float:

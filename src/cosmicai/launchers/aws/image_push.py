@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from msgspec import field
 
 from ...errors import InputError, describe_os_errors
 from ...records import decode_json
+from ...storage.ranges import open_regular
 from .clients import Account, describe_aws_errors
 
 ARCHIVE = "cosmicai-cpu.oci.tar"
@@ -68,9 +70,9 @@ class _Config(msgspec.Struct, frozen=True):
 
 def read_archive(path: str) -> ImageArchive:
     """Read the metadata of an OCI archive. Raises InputError if it is not one complete image that Lambda can run."""
-    with describe_os_errors(path, "read"):
+    with describe_os_errors(path, "read"), os.fdopen(open_regular(path), "rb") as file:
         try:
-            with tarfile.open(path, "r:") as tar:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
                 sizes = {member.name: member.size for member in tar}
                 [entry] = decode_json(_read(tar, "index.json"), _Index, where=path, remedy=REMEDY).manifests
                 manifest = decode_json(_read_blob(tar, entry.digest), _Manifest, where=path, remedy=REMEDY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ import msgspec
 from msgspec import structs
 
 from ...errors import InputError, describe_os_errors
+from ...storage.ranges import open_regular
 from .site import WORD, Folder, Gpu, Site, SlurmPartition, join_choices
 
 SITES = Path(__file__).parents[4] / "slurm"
@@ -28,8 +30,8 @@ def load_site(requested: str | None, environment: Mapping[str, str]) -> Site:
     Variables in `scratch` are replaced. Raises InputError if there is no such file, or if something in it is wrong.
     """
     path, file = _find_file(requested, environment)
-    with describe_os_errors(file, "read"):
-        text = path.read_bytes().decode(errors="replace")
+    with describe_os_errors(file, "read"), os.fdopen(open_regular(path), "rb") as stream:
+        text = stream.read().decode(errors="replace")
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -14,7 +14,7 @@ from .source import CatalogueSource
 
 
 def write_csv(source: CatalogueSource, path: Path) -> int:
-    """Write the catalogue to a file and return its number of rows; text that would be a formula in a spreadsheet is quoted."""
+    """Write the catalogue to a file and return its number of rows; text never becomes a formula in a spreadsheet."""
     with csv.CSVWriter(path, quote_formulas(source.schema.empty_table()).schema) as writer:
         for table in source.tables():
             writer.write_table(quote_formulas(table))

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from ... import storage
+from ...errors import StorageError
 from ..columns import ColumnSpec, join_specs
 from ..identity import INT64, combine_sources, convert_objids, no_objids
 from ..shard import Galaxies
@@ -80,8 +81,8 @@ def read_note(folder: Path, number: int) -> Note | None:
     """Return the note on a shard, None if there is none that can be read, or if the shard is not as it was written."""
     path = shard_path(folder, number)
     try:
-        note = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Note)
-    except (OSError, msgspec.DecodeError):
+        note = msgspec.json.decode(storage.read_bytes(str(path.with_suffix(".json"))), type=Note)
+    except (StorageError, msgspec.DecodeError):
         return None
     is_whole = path.is_file() and path.stat().st_size == note.entry.bytes
     return note if is_whole and storage.sha256(str(path)) == note.entry.sha256 else None
