@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import VERSION
+
 if TYPE_CHECKING:
     from .errors import InputError as InputError
     from .library.predictor import Prediction as Prediction
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from .library.runs import read_catalogue as read_catalogue
     from .surveys.survey import open_survey as open_survey
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "InputError", "Prediction", "Predictor", "Run", "infer", "open_run", "open_survey", "predict", "read_catalogue",
 ]  # fmt: skip

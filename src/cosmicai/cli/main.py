@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from .. import __version__
 from ..console.command_line import run_command
+from ..version import VERSION
 from . import bench, cost, reproduce, runs, surveys, train, weights
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(VERSION)
 def cli() -> None:
     """Photometric redshifts for millions of galaxy cutouts.
 

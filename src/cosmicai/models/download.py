@@ -21,7 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from ..console.progress import show_progress
 from ..errors import InputError, describe_os_errors
-from ..storage.ranges import open_regular
+from ..storage.local import open_regular
 
 PUBLISHED_URL = "https://raw.githubusercontent.com/UVA-MLSys/AI-for-Astronomy/main"
 TIMEOUT = 60.0  # seconds without a byte

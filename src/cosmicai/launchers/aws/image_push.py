@@ -18,7 +18,7 @@ from msgspec import field
 
 from ...errors import InputError, describe_os_errors
 from ...records import decode_json
-from ...storage.ranges import open_regular
+from ...storage.local import open_regular
 from .clients import Account, describe_aws_errors
 
 ARCHIVE = "cosmicai-cpu.oci.tar"

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import structs
 
 from ...errors import InputError, describe_os_errors
-from ...storage.ranges import open_regular
+from ...storage.local import open_regular
 from .site import WORD, Folder, Gpu, Site, SlurmPartition, join_choices
 
 SITES = Path(__file__).parents[4] / "slurm"

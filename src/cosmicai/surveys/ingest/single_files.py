@@ -21,9 +21,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import __version__, storage
+from ... import storage
 from ...errors import InputError
 from ...storage.folder import resumable_folder
+from ...version import VERSION
 from ..columns import POSITION, ColumnSpec, join_specs
 from ..identity import INT64, combine_sources, no_objids, objids
 from ..shard import IMAGE_SHAPE, Galaxies
@@ -251,7 +252,7 @@ def _made_of(
     ]
     reading = rows and replace(rows[1], galaxies=0)  # which other rows decide too, as other files the kind of the ids
     how = [None if ids is None else ids.dtype.kind, repr(reading)]
-    digest = hashlib.sha256(json.dumps([__version__, start, files, repr(options), how]).encode())
+    digest = hashlib.sha256(json.dumps([VERSION, start, files, repr(options), how]).encode())
     if rows is not None:
         selected = rows[0].select(np.arange(start, end))
         kept = {name: (column,) for name, column in selected.kept.items()}
