@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..engines.base import choose_concurrency, split_rows
+from ..engines.base import Engine, choose_concurrency, split_rows
 from ..engines.registry import choose_engine, open_engine
 from ..errors import InputError
 from ..models.weights import find_weights
@@ -19,6 +21,7 @@ from ..surveys.bands import BANDS
 from ..surveys.ingest.pixels import PixelConversion, to_cutouts
 from ..surveys.quality import blank_unusable
 from ..surveys.shard import IMAGE_SHAPE
+from ..surveys.units import FluxUnit, nanomaggies_per_unit, require_magnitudes
 from ..worker.loop import predict_rows
 
 CLOSED = "this Predictor is closed; open another one"
@@ -58,28 +61,32 @@ class Predictor:
     ) -> None:
         if precision == "int8":
             raise InputError("int8 is calibrated on a survey; use cosmicai.infer, or another precision")
-        if any(number is not None and number < 1 for number in (batch_size, threads)):
-            raise InputError("batch_size and threads must be at least 1")
+        for name, number in (("batch_size", batch_size), ("threads", threads)):
+            if number is not None and not (isinstance(number, Integral) and number >= 1):
+                raise InputError(f"{name} is {number!r}; expected an integer of at least 1, or None")
         threads, self.weights = threads or available_cores(), find_weights(str(weights))
         choice, size, _ = choose_engine(self.weights, engine, precision, device, batch_size)
         self._rows, calls = choose_concurrency(choice, threads, size)
         self._size, self._calls = size, calls
-        self._engine = open_engine(choice, self.weights, threads)
-        self._is_open = True
+        self._engine: Engine | None = open_engine(choice, self.weights, threads)
 
     def predict(self, images: ArrayLike, magnitudes: ArrayLike) -> Prediction:
         """Return the redshifts and flags of galaxies.
 
         `images` (N, 5, H, W) are cutouts in the bands u, g, r, i, z, in nanomaggies, at SDSS's 0.396 arcsec per pixel,
         with the galaxy in the middle; sides above 32 pixels are cropped to their centre. `magnitudes` (N, 5) are those
-        of the same bands. Both may be of any dtype of numbers, and masked: what is masked is missing. A galaxy with a
-        pixel or a magnitude that cannot be used has NaN, and a flag that says why.
+        of the same bands. Both may be of any dtype of numbers, and masked: what is masked is missing. Units of astropy
+        are obeyed: fluxes per unit of frequency become nanomaggies. A galaxy with a pixel or a magnitude that cannot be
+        used has NaN, and a flag that says why.
 
-        Raises InputError if the shapes or dtypes are others.
+        Raises InputError if the shapes, dtypes or units are others, or if the Predictor is closed.
         """
-        if not self._is_open:
+        engine = self._engine
+        if engine is None:
             raise InputError(CLOSED)
         image, magnitude = _check_images(images), _check_magnitudes(magnitudes)
+        factor = nanomaggies_per_unit("predict", FluxUnit(_unit(images)))
+        conversion = PixelConversion(factor=1.0 if factor is None else factor)
         if len(image) != len(magnitude):
             raise InputError(f"images are of {len(image)} galaxies, magnitudes of {len(magnitude)}; expected as many")
         ranges = [
@@ -88,33 +95,27 @@ class Predictor:
             for start, length in [(batch.start, batch.stop - batch.start)]
             for part in split_rows(length, self._rows)
         ]
-        parts = list(map_in_order(lambda rows: self._predict_rows(image[rows], magnitude[rows]), ranges, self._calls))
+        predict_range = partial(_predict_range, engine, image, magnitude, conversion)
+        parts = list(map_in_order(predict_range, ranges, self._calls))
         if not parts:
             return Prediction(np.empty(0, np.float32), np.empty(0, np.uint8))
         return Prediction(
             np.concatenate([part.redshift for part in parts]), np.concatenate([part.flag for part in parts])
         )
 
-    def _predict_rows(self, image: NDArray[Any], magnitude: NDArray[np.float64]) -> Prediction:
-        cutout, magnitude = to_cutouts(image, PixelConversion()), magnitude.copy()
-        if np.shares_memory(cutout, image):  # blank_unusable writes
-            cutout = cutout.copy()
-        flag = blank_unusable(cutout, magnitude)
-        return Prediction(*predict_rows(self._engine, cutout, magnitude, flag))
-
     def close(self) -> None:
-        """Release the network."""
-        self._is_open = False
-        del self._engine
+        """Release the network; other threads end what they have begun. To close again does nothing."""
+        self._engine = None
 
     def __enter__(self) -> Predictor:
+        if self._engine is None:
+            raise InputError(CLOSED)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_open:
-            self.close()
+        self.close()
 
 
 def predict(images: ArrayLike, magnitudes: ArrayLike, *, weights: str, **options: Any) -> NDArray[np.float32]:
@@ -125,6 +126,16 @@ def predict(images: ArrayLike, magnitudes: ArrayLike, *, weights: str, **options
     """
     with Predictor(weights, **options) as predictor:
         return predictor.predict(images, magnitudes).redshift
+
+
+def _predict_range(
+    engine: Engine, image: NDArray[Any], magnitude: NDArray[np.float64], conversion: PixelConversion, rows: slice
+) -> Prediction:
+    cutout, own = to_cutouts(image[rows], conversion), magnitude[rows].copy()
+    if np.shares_memory(cutout, image):  # blank_unusable writes
+        cutout = cutout.copy()
+    flag = blank_unusable(cutout, own)
+    return Prediction(*predict_rows(engine, cutout, own, flag))
 
 
 def _check_images(images: ArrayLike) -> NDArray[Any]:
@@ -142,20 +153,28 @@ def _check_images(images: ArrayLike) -> NDArray[Any]:
 
 def _check_magnitudes(magnitudes: ArrayLike) -> NDArray[np.float64]:
     magnitude = _to_numbers(magnitudes, "magnitudes")
+    require_magnitudes("predict", _unit(magnitudes))
     if magnitude.ndim != 2 or magnitude.shape[1] != len(BANDS):
         raise InputError(f"magnitudes are {magnitude.shape}; expected (N, 5), one each in {', '.join(BANDS)}")
     return magnitude.astype(np.float64, copy=False)
 
 
+def _unit(values: ArrayLike) -> str:
+    """Return the unit of an array of astropy, empty for any other."""
+    return str(getattr(values, "unit", None) or "") if isinstance(values, np.ndarray) else ""
+
+
 def _to_numbers(values: ArrayLike, name: str) -> NDArray[Any]:
     """Return values as a plain array, with NaN where they are masked. Raises InputError if they are no numbers."""
-    mask = np.ma.getmask(values) if isinstance(values, np.ma.MaskedArray) else np.ma.nomask
+    mask = getattr(values, "mask", False) if isinstance(values, np.ndarray) else False  # numpy's, or astropy's
     try:
-        array = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        array = np.asarray(getattr(values, "unmasked", values))
     except ValueError:
         raise InputError(f"{name} are of different shapes; expected one array") from None
+    if array.dtype.names is not None:
+        raise InputError(f"{name} are a table; expected one array, as np.column_stack makes it of columns")
     if array.dtype.kind not in "iuf":
         raise InputError(f"{name} are of dtype {array.dtype}; expected real numbers")
-    if mask is np.ma.nomask:
-        return np.asarray(array)
+    if not np.any(mask):
+        return array
     return np.where(mask, np.nan, array if array.dtype.kind == "f" else array.astype(np.float64))

@@ -91,7 +91,7 @@ class RunFolder(RunPaths):
     def has_plan(self) -> bool:
         """Return whether there is a plan. Raises InputError if the folder cannot hold one."""
         if not is_s3(self.uri) and storage.exists(self.uri) and not storage.is_folder(self.uri):
-            raise InputError(f"{self.uri} is a file; expected a folder for the run, choose another --out")
+            raise InputError(f"{self.uri} is a file; expected a folder for the run, name another")
         return storage.exists(self.plan_path)
 
     def write_plan(self, plan: Plan) -> bool:
