@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 TITLE_WIDTH = 90  # characters in a line above the plot
 TRIMMED = 0.0005  # share of the values beyond each end of the axes
 BINS = 150  # along each side of the plane
+DZ_BINS = 50  # of the residual panel, a third as high
+NUMBERS = 60  # about so many bins of n(z)
 LARGEST_DZ = 4 * OUTLIER_DZ  # at the ends of the residual panel
 # Values for the limits of the axes are counted in cells of this width, and found to within it.
 _RANGE, _WIDTH = (-0.2, 10.2), 1e-3
+
+BOX: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9, "boxstyle": "round"}}
 
 Reals = NDArray[np.float64]
 
@@ -80,17 +84,21 @@ def _read_pairs(catalogue: Path) -> Iterator[tuple[Reals, Reals]]:
 
 def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, metrics: Metrics) -> None:
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import StrMethodFormatter
 
     low, high = _axis_limits(np.concatenate(pair) for pair in _read_pairs(catalogue))
-    edges, dz_edges = np.linspace(low, high, BINS + 1), np.linspace(-LARGEST_DZ, LARGEST_DZ, BINS + 1)
-    density, dz_density = np.zeros((BINS, BINS)), np.zeros((BINS, BINS))
+    edges, dz_edges = np.linspace(low, high, BINS + 1), np.linspace(-LARGEST_DZ, LARGEST_DZ, DZ_BINS + 1)
+    density, dz_density = np.zeros((BINS, BINS)), np.zeros((DZ_BINS, BINS))
     for phot, spec in _read_pairs(catalogue):
         density += np.histogram2d(phot, spec, [edges, edges])[0]
         dz_density += np.histogram2d((phot - spec) / (1 + spec), spec, [dz_edges, edges])[0]
     style: dict[str, Any] = {"cmap": "viridis", "rasterized": True}
-    image = plane.pcolormesh(edges, edges, np.ma.masked_equal(density, 0), norm=LogNorm(), **style)
-    residuals.pcolormesh(edges, dz_edges, np.ma.masked_equal(dz_density, 0), norm=LogNorm(), **style)
-    figure.colorbar(image, ax=plane, label="galaxies per cell", shrink=0.85)
+    image = plane.pcolormesh(
+        edges, edges, np.ma.masked_equal(density, 0), norm=LogNorm(1, max(10, density.max())), **style
+    )
+    norm = LogNorm(1, max(10, dz_density.max()))
+    residuals.pcolormesh(edges, dz_edges, np.ma.masked_equal(dz_density, 0), norm=norm, **style)
+    figure.colorbar(image, ax=plane, label="galaxies per cell", format=StrMethodFormatter("{x:,.0f}"))
     redshift = np.array([low, high])
     plane.plot(redshift, redshift, color="crimson", linewidth=1, label="1:1")
     for sign in (-1, 1):  # of |dz| = OUTLIER_DZ
@@ -100,24 +108,34 @@ def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, m
         residuals.axhline(sign * OUTLIER_DZ, **line)
     residuals.axhline(0, color="crimson", linewidth=1)
     text = (
-        f"{metrics.galaxies:,} galaxies\n$R^2$ = {metrics.r2:.4f}\nMAE = {metrics.mae:.5f}\n"
-        f"bias = {metrics.bias:+.5f}\nNMAD = {metrics.precision:.5f}\noutliers = {metrics.outliers:.2%}"
+        f"{metrics.galaxies:,} galaxies\n$R^2$ = {metrics.r2:.4g}\nMAE = {metrics.mae:.4g}\n"
+        f"bias = {metrics.bias:+.4g}\nNMAD = {metrics.precision:.4g}\noutliers = {metrics.outliers:.2%}"
     )
-    plane.text(0.03, 0.97, text, va="top", transform=plane.transAxes, bbox={"facecolor": "white", "alpha": 0.8})
+    plane.text(0.03, 0.97, text, va="top", transform=plane.transAxes, fontsize=9, **BOX)
     plane.legend(loc="lower right", fontsize=8)
     plane.set(ylabel="photometric redshift", xlim=(low, high), ylim=(low, high))
-    residuals.set(xlabel="spectroscopic redshift", ylabel="dz", ylim=(-LARGEST_DZ, LARGEST_DZ))
+    residuals.set(xlabel="spectroscopic redshift", ylabel=r"$\Delta z\,/\,(1+z)$", ylim=(-LARGEST_DZ, LARGEST_DZ))
 
 
 def _draw_numbers(axes: Axes, catalogue: Path, facts: CatalogueFacts) -> None:
     low, high = _axis_limits(phot.astype(np.float64) for phot, _ in _read_redshifts(catalogue))
-    edges = np.linspace(low, high, BINS // 2 + 1)
-    numbers = sum((np.histogram(phot, edges)[0] for phot, _ in _read_redshifts(catalogue)), np.zeros(BINS // 2))
+    width = _round_width((high - low) / NUMBERS)
+    edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 0.5)
+    numbers = sum((np.histogram(phot, edges)[0] for phot, _ in _read_redshifts(catalogue)), np.zeros(len(edges) - 1))
     axes.stairs(numbers, edges, fill=True, color="steelblue")
-    axes.set(xlabel="photometric redshift", ylabel=f"galaxies per {edges[1] - edges[0]:.3g}", xlim=(low, high))
-    lines = [f"{facts.galaxies:,} galaxies, none with a usable spectroscopic redshift"]
-    lines += [f"{count / facts.galaxies:.2%} {name}" for name, count in facts.flagged.items() if count]
-    axes.text(0.97, 0.97, "\n".join(lines), ha="right", va="top", fontsize=8, transform=axes.transAxes)
+    axes.set(xlabel="photometric redshift", ylabel=f"galaxies per {width:g} in redshift", xlim=(edges[0], edges[-1]))
+    lines = [f"{facts.galaxies:,} galaxies, no spectroscopic redshifts to compare with"]
+    flagged = {name: count for name, count in facts.flagged.items() if count}
+    lines += [f"{name}: {count:,} ({count / facts.galaxies:.2%})" for name, count in flagged.items()]
+    text = "\n".join(lines if flagged else [*lines, "none is flagged"])
+    axes.set_ylim(0, max(1.0, float(numbers.max())) * (1.1 + 0.05 * text.count("\n")))  # above which the text stands
+    axes.text(0.97, 0.97, text, ha="right", va="top", fontsize=8, transform=axes.transAxes, **BOX)
+
+
+def _round_width(width: float) -> float:
+    """Return the next larger one of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(width))
+    return float(next(power * digit for digit in (1, 2, 5, 10) if power * digit >= width))
 
 
 def _axis_limits(pieces: Iterator[Reals]) -> tuple[float, float]:

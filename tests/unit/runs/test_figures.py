@@ -61,7 +61,7 @@ def test_the_density_holds_every_galaxy_within_the_axes(tmp_path: Path) -> None:
     density, legend = plane.collections[0].get_array(), plane.get_legend()
     assert density is not None and density.sum() == np.count_nonzero(inside)
     assert legend and [label.get_text() for label in legend.get_texts()] == ["1:1", "outliers: |dz| > 0.05"]
-    assert residuals.get_ylabel() == "dz" and residuals.get_ylim() == (-0.2, 0.2)
+    assert residuals.get_ylabel() == r"$\Delta z\,/\,(1+z)$" and residuals.get_ylim() == (-0.2, 0.2)
 
 
 def test_without_spectroscopic_redshifts_the_numbers_and_flags_are_drawn(tmp_path: Path) -> None:
@@ -69,8 +69,18 @@ def test_without_spectroscopic_redshifts_the_numbers_and_flags_are_drawn(tmp_pat
     (numbers,) = axes.patches
     assert isinstance(numbers, StepPatch) and numbers.get_data()[0].sum() == 3
     assert axes.texts[0].get_text() == (
-        "4 galaxies, none with a usable spectroscopic redshift\n25.00% NONFINITE_PIXEL\n75.00% IMPLAUSIBLE_REDSHIFT"
+        "4 galaxies, no spectroscopic redshifts to compare with\n"
+        "NONFINITE_PIXEL: 1 (25.00%)\nIMPLAUSIBLE_REDSHIFT: 3 (75.00%)"
     )
+
+
+def test_bins_of_numbers_are_round(tmp_path: Path) -> None:
+    (axes,) = draw(tmp_path / "c.parquet", [0.021, 0.255, 0.535], [np.nan] * 3).axes
+    (numbers,) = axes.patches
+    assert isinstance(numbers, StepPatch)
+    counts, edges, _ = numbers.get_data()
+    assert axes.get_ylabel() == "galaxies per 0.01 in redshift"
+    assert np.allclose(edges, 0.01 * np.arange(2, 55)) and np.flatnonzero(counts).tolist() == [0, 23, 51]
 
 
 def test_the_title_names_weights_and_survey(tmp_path: Path) -> None:
