@@ -25,6 +25,7 @@ PUBLISHED ?=
 
 demo: install
 	$(BIN)/cosmicai demo --out demo
+	@echo "The command cosmicai is there after: . $(BIN)/activate"
 
 install: $(VENV)/installed
 

@@ -124,9 +124,13 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
 def demo(out: str, galaxies: int) -> int:
     """Predict the redshifts of synthetic galaxies with the demo weights and write their catalogue."""
     from ..ranks.environment import rank_from_environment
-    from ..runs.demo import create_demo_run
+    from ..runs.demo import create_demo_run, describe_next_steps
 
-    return _finish(create_demo_run(out, galaxies), rank_from_environment())
+    code = _finish(create_demo_run(out, galaxies), rank_from_environment())
+    if code == 0:
+        for line in describe_next_steps(out):
+            echo(line)
+    return code
 
 
 @click.command()

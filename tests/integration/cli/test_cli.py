@@ -110,9 +110,11 @@ def test_a_requested_gpu_that_is_not_visible_is_refused(tmp_path, job):
     assert "no GPU is visible to this process; use --device cpu" in said
 
 
-@pytest.mark.parametrize("command", ["summarize", "work"])
+@pytest.mark.parametrize(
+    "command", [["summarize"], ["work"], ["catalogue", "--to", "fits"]], ids=lambda words: words[0]
+)
 def test_a_folder_without_plan_is_no_run(tmp_path, command):
-    assert "is not a run folder (it has no plan.json)" in refused(tmp_path, command, str(tmp_path))
+    assert "is not a run folder (it has no plan.json)" in refused(tmp_path, *command, str(tmp_path))
 
 
 def test_the_catalogue_in_other_formats_has_the_same_rows(tmp_path, job):
@@ -157,6 +159,14 @@ def test_the_demo_writes_a_complete_accurate_catalogue_and_can_be_repeated(tmp_p
         done = run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "1500")
         assert done.returncode == 0, done.stderr
         assert "1500/1500" in done.stdout and "catalogue.parquet" in done.stdout
+        assert done.stdout.endswith(
+            "These galaxies are synthetic, as are those that the weights were trained on: the numbers above say nothing\n"
+            "about real ones. Next:\n"
+            f"look at       {tmp_path}/demo/run/inference.png\n"
+            f"in Python     import cosmicai; print(cosmicai.read_catalogue('{tmp_path}/demo/run'))\n"
+            "your galaxies cosmicai ingest CUTOUTS --catalogue TABLE --out survey\n"
+            "              cosmicai infer survey --weights WEIGHTS --out run\n"
+        )
         summary = json.loads((tmp_path / "demo/run/summary.json").read_text())
         assert summary["complete"] and summary["metrics"]["r2"] >= 0.95
     for path in (tmp_path / "demo/run").rglob("*"):
