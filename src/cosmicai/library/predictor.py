@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
+from os import PathLike
 from types import TracebackType
 from typing import Any
 
@@ -51,7 +52,7 @@ class Predictor:
 
     def __init__(
         self,
-        weights: str,
+        weights: str | PathLike[str],
         *,
         engine: str = "auto",
         precision: str = "float32",
@@ -118,7 +119,9 @@ class Predictor:
         self.close()
 
 
-def predict(images: ArrayLike, magnitudes: ArrayLike, *, weights: str, **options: Any) -> NDArray[np.float32]:
+def predict(
+    images: ArrayLike, magnitudes: ArrayLike, *, weights: str | PathLike[str], **options: Any
+) -> NDArray[np.float32]:
     """Return the redshifts (N,) float32 of cutouts (N, 5, H, W) and magnitudes (N, 5); NaN where there is none.
 
     Opens the network for this call alone: use `Predictor` for many arrays, or if the flags matter. Arguments and errors

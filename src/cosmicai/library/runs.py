@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .. import storage
@@ -20,6 +21,8 @@ from ..worker.complete import complete_run
 if TYPE_CHECKING:
     from astropy.table import Table
 
+Address = str | PathLike[str]
+
 logger = logging.getLogger("cosmicai")
 
 
@@ -35,7 +38,7 @@ class Run:
         return read_catalogue(self.uri)
 
 
-def infer(survey: str, *, weights: str, out: str, **options: Any) -> Run:
+def infer(survey: Address, *, weights: Address, out: Address, **options: Any) -> Run:
     """Predict the redshift of every galaxy of a survey, as `cosmicai infer` does, and return the run.
 
     `survey` is a folder, an s3:// prefix, a .h5 or .pt file, or `demo`; `weights` a weights file or `demo`; `out` the
@@ -59,7 +62,7 @@ def infer(survey: str, *, weights: str, out: str, **options: Any) -> Run:
     return Run(run.uri, complete_run(run, rank))
 
 
-def open_run(folder: str) -> Run:
+def open_run(folder: Address) -> Run:
     """Return the run in a folder, local or on S3. Raises InputError if it is no run folder, or has no summary yet."""
     run = RunFolder(storage.absolute(str(folder)))
     run.plan()
@@ -69,7 +72,7 @@ def open_run(folder: str) -> Run:
     return Run(run.uri, summary)
 
 
-def read_catalogue(source: str) -> Table:
+def read_catalogue(source: Address) -> Table:
     """Return the catalogue of a run folder, or one in a Parquet file, as a table of astropy.
 
     It has units, descriptions, the provenance in `meta`, and missing integers masked; `.to_pandas()` makes a data frame

@@ -86,12 +86,12 @@ def create_demo_run(out: str, galaxies: int) -> RunFolder:
 
 
 def describe_next_steps(out: str) -> tuple[str, ...]:
-    """Return, in lines, what to do after the demo in the folder `out`: look at it, read it, use galaxies of one's own."""
+    """Return in lines what to do after the demo in the folder `out`: look at it, read it, use one's own galaxies."""
     run = str(Path(out) / "run")
     return (
         "",
-        "These galaxies are synthetic, as are those that the weights were trained on: the numbers above say nothing",
-        "about real ones. Next:",
+        "These galaxies are synthetic, as are those that the weights were trained on: the numbers above say",
+        "nothing about real ones. Next:",
         f"look at       {run}/inference.png",
         f"in Python     import cosmicai; print(cosmicai.read_catalogue({run!r}))",
         "your galaxies cosmicai ingest CUTOUTS --catalogue TABLE --out survey",

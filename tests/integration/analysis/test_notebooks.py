@@ -70,8 +70,8 @@ def pictures(found: list[NotebookNode]) -> int:
     return sum("image/png" in output.get("data", {}) for output in found)
 
 
-def test_there_are_five_notebooks():
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_there_are_six_notebooks():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
@@ -90,6 +90,19 @@ def test_a_committed_notebook_has_no_output_and_no_logic_of_its_own(path):
         tree = ast.parse(cell.source)
         assert not [node for node in ast.walk(tree) if isinstance(node, (*LOGIC, ast.comprehension))]
     assert len(notebook.cells) > len(code) and all(len(cell.source.splitlines()) <= 12 for cell in code)
+
+
+def test_from_arrays_to_a_catalogue(place, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(place))
+    found = outputs("00_quickstart", place)
+    seen = text(found)
+    (run,) = place.glob("*/run")
+    summary = RunFolder(str(run)).summary()
+    assert summary is not None and summary.metrics is not None and summary.metrics.galaxies == 599
+    assert "600 of 600 galaxies; complete: True" in seen and "600 galaxies are in both tables" in seen
+    assert "array([0, 0, 0, 2, 0], dtype=uint8)" in seen and "src" not in seen
+    assert f"599 galaxies: bias {summary.metrics.bias:+.5f}, NMAD {summary.metrics.precision:.5f}" in seen
+    assert pictures(found) == 3
 
 
 def test_one_run(ours, place, monkeypatch):

@@ -160,8 +160,8 @@ def test_the_demo_writes_a_complete_accurate_catalogue_and_can_be_repeated(tmp_p
         assert done.returncode == 0, done.stderr
         assert "1500/1500" in done.stdout and "catalogue.parquet" in done.stdout
         assert done.stdout.endswith(
-            "These galaxies are synthetic, as are those that the weights were trained on: the numbers above say nothing\n"
-            "about real ones. Next:\n"
+            "These galaxies are synthetic, as are those that the weights were trained on: the numbers above say\n"
+            "nothing about real ones. Next:\n"
             f"look at       {tmp_path}/demo/run/inference.png\n"
             f"in Python     import cosmicai; print(cosmicai.read_catalogue('{tmp_path}/demo/run'))\n"
             "your galaxies cosmicai ingest CUTOUTS --catalogue TABLE --out survey\n"
