@@ -97,9 +97,11 @@ audit:
 	build/audit/bin/pip install --quiet pip-audit
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 
-# Thirty kill -9 at random moments, each followed by --resume; ends well only if the catalogue is bit-identical.
+# Thirty kill -9 at random moments, each followed by --resume, of one process and of two ranks with their launcher; ends
+# well only if the catalogue is bit-identical.
 kill: install
 	$(BIN)/python tests/support/kill_and_resume.py --kills 30
+	$(BIN)/python tests/support/kill_and_resume.py --kills 30 --procs 2
 
 # Resolves anew from pyproject.toml; torch+cpu and torch with CUDA have the same version.
 lock:
