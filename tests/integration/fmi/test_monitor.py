@@ -186,8 +186,10 @@ def test_health_answers_while_clients_hang_and_come_again(server: Server) -> Non
 def test_health_answers_where_few_files_may_be_open(health: bool) -> None:
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, 256))
     with rendezvous_server(popen=partial(subprocess.Popen, preexec_fn=limit)) as few, ExitStack() as stack:
-        port = few.health_port if health else few.endpoint.port
-        open_sockets(stack, port, 300, HANGING["half a line"])
+        if health:
+            open_sockets(stack, few.health_port, 300, HANGING["half a request"])
+        else:
+            open_sockets(stack, few.endpoint.port, 300, messages.MAGIC)
         assert get(few, "/health")[0] == 200
         with joined_ranks(few, "meanwhile", 2) as (one, _):
             assert one.request(messages.Next(0)) == messages.Number(0, 0)
