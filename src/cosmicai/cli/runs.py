@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import echo, notify
+from ..ranks.environment import MAX_RANKS
 from .options import require_weights, run_options, schedule_option
 
 # Commands import what they need when they run, so that `cosmicai --help` and each command start without the others'
@@ -57,7 +58,11 @@ def _finish(run: RunFolder, rank: Rank) -> int:
 @click.command()
 @run_options
 @click.option(
-    "--ranks", default=1, show_default=True, type=click.IntRange(1), help="Number of ranks to split the work for."
+    "--ranks",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, MAX_RANKS),
+    help="Number of ranks to split the work for.",
 )
 def plan(survey: str, weights: str | None, ranks: int, **options: Any) -> int:
     """Write the plan of a run without predicting anything; several `cosmicai work` can then share the work."""
