@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..surveys.hdf5_heap import has_endless_heap
 from ..surveys.identity import ObjIds, is_text
 from .plan import Plan, WorkItem
 
@@ -58,6 +59,8 @@ def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
     """
     import h5py
 
+    if has_endless_heap(data):
+        raise DamagedPartError(f"{path} is damaged (a global heap); {_AGAIN}")
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             attributes = dict(file.attrs)
