@@ -7,6 +7,7 @@ import pytest
 from cosmicai.errors import InputError
 from cosmicai.ranks.environment import Rank
 from cosmicai.surveys.shard import open_shard
+from support.gate import refusal, write_h5
 from support.helpers import make_run, make_survey, random_galaxies, run_worker, tiny_weights
 
 NOTHING = bytes(16)  # an object that is free space of no length
@@ -26,6 +27,13 @@ def test_a_shard_with_an_endless_heap_is_refused(tmp_path, instead):
     damage(tmp_path / "s/000001.h5", instead)
     with pytest.raises(InputError, match=r"000001\.h5 is not an HDF5 file or is damaged"):
         open_shard(str(tmp_path / "s/000001.h5"))
+
+
+@pytest.mark.parametrize("instead", [NOTHING, AROUND])
+def test_a_source_of_ingest_with_an_endless_heap_is_refused(tmp_path, instead):
+    path = write_h5(tmp_path, attributes={"image": {"unit": "nJy"}})
+    damage(path, instead)
+    assert refusal(tmp_path, path).startswith("SOURCE is not an HDF5 file or is damaged")
 
 
 @pytest.mark.parametrize("instead", [NOTHING, AROUND])
