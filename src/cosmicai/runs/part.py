@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..surveys.hdf5_heap import has_endless_heap
 from ..surveys.identity import is_text
 from .plan import Plan, WorkItem
 
@@ -67,6 +68,8 @@ def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
 
     Raises DamagedPartError naming `path` if it is damaged or of another item, InputError if it is of another plan.
     """
+    if has_endless_heap(data):
+        raise DamagedPartError(f"{path} is damaged (a global heap); {_AGAIN}")
     try:
         attributes, values = _read_file(data, item.galaxies)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
