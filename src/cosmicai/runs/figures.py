@@ -148,4 +148,5 @@ def _axis_limits(pieces: Iterator[Reals]) -> tuple[float, float]:
         return 0.0, 1.0
     trimmed, up_to = TRIMMED * total if TRIMMED * total >= 1 else 0, np.cumsum(counts)
     first, last = np.searchsorted(up_to, trimmed, "right"), np.searchsorted(up_to, total - trimmed)
-    return float(edges[first]), float(edges[last + 1])
+    margin = _WIDTH / 10  # for values at an edge, which is rounded
+    return float(edges[first] - margin), float(edges[last + 1] + margin)
