@@ -174,3 +174,32 @@ def test_the_demo_writes_a_complete_accurate_catalogue_and_can_be_repeated(tmp_p
             path.unlink()  # as if the last run had been killed before it wrote its plan
     assert run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "1500").returncode == 0
     assert "choose another --out" in run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "10").stderr
+
+
+@pytest.mark.parametrize("number", ["1000001", "999999999999999999999999"])
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("infer",), "--batch-size"),
+        (("plan",), "--ranks"),
+        (("bench", "ranks"), "--ranks"),
+        (("bench", "sweep"), "--batch-sizes"),
+        (("bench", "sweep"), "--world-sizes"),
+    ],
+)
+def test_absurd_numbers_are_refused_before_anything_is_done(
+    arguments: tuple[str, ...], option: str, number: str, tmp_path: Path
+) -> None:
+    number = str(2 * int(number))
+    run_arguments = () if arguments == ("bench", "ranks") else ("absent", "--out", str(tmp_path / "out"))
+    done = run(*arguments, *run_arguments, option, number)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for '{option}': " in done.stderr and number in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_sizes_that_are_no_numbers_are_refused(number: str, tmp_path: Path) -> None:
+    done = run("synthetic", "--galaxies", "5", "--partition-mb", number, "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "") and "Invalid value for '--partition-mb': " in done.stderr
+    assert not list(tmp_path.iterdir())
