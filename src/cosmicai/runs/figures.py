@@ -92,8 +92,8 @@ def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, m
     density, dz_density = np.zeros((BINS, BINS)), np.zeros((DZ_BINS, BINS))
     for phot, spec in _read_pairs(catalogue):
         column = _cells(spec, edges)
-        density += _count(_cells(phot, edges), column)
-        dz_density += _count(_cells((phot - spec) / (1 + spec), dz_edges), column)
+        density += _count(_cells(phot, edges), column, BINS)
+        dz_density += _count(_cells((phot - spec) / (1 + spec), dz_edges), column, DZ_BINS)
     style: dict[str, Any] = {"cmap": "viridis", "rasterized": True}
     image = plane.pcolormesh(
         edges, edges, np.ma.masked_equal(density, 0), norm=LogNorm(1, max(10, density.max())), **style
@@ -120,24 +120,26 @@ def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, m
 
 
 def _cells(values: Reals, edges: Reals) -> NDArray[np.int64]:
-    """Return the number of the cell that each value (N,) lies in, BINS for those outside; `edges` are equidistant."""
-    low, high = edges[0], edges[-1]
+    """Return the number of the cell that each value (N,) lies in; `edges` (n + 1,) are equidistant, n is outside."""
+    low, high, number = edges[0], edges[-1], len(edges) - 1
     inside = (values >= low) & (values <= high)
-    cells = (np.where(inside, values - low, 0) * (BINS / (high - low))).astype(np.int64)
-    return np.where(inside, np.minimum(cells, BINS - 1), BINS)
+    cells = (np.where(inside, values - low, 0) * (number / (high - low))).astype(np.int64)
+    return np.where(inside, np.minimum(cells, number - 1), number)
 
 
-def _count(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers (BINS, BINS) of galaxies by their cells."""
-    counts = np.bincount(row * (BINS + 1) + column, minlength=(BINS + 1) ** 2)
-    return np.asarray(counts.reshape(BINS + 1, BINS + 1)[:BINS, :BINS])
+def _count(row: NDArray[np.int64], column: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Return the numbers (rows, BINS) of galaxies by their cells."""
+    counts = np.bincount(row * (BINS + 1) + column, minlength=(rows + 1) * (BINS + 1))
+    return np.asarray(counts.reshape(rows + 1, BINS + 1)[:rows, :BINS])
 
 
 def _draw_numbers(axes: Axes, catalogue: Path, facts: CatalogueFacts) -> None:
     low, high = _axis_limits(phot.astype(np.float64) for phot, _ in _read_redshifts(catalogue))
     width = _round_width((high - low) / NUMBERS)
     edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 0.5)
-    numbers = sum((np.histogram(phot, edges)[0] for phot, _ in _read_redshifts(catalogue)), np.zeros(len(edges) - 1))
+    numbers = np.zeros(len(edges) - 1, np.int64)
+    for phot, _ in _read_redshifts(catalogue):
+        numbers += np.bincount(_cells(phot.astype(np.float64), edges), minlength=len(edges))[:-1]
     axes.stairs(numbers, edges, fill=True, color="steelblue")
     axes.set(xlabel="photometric redshift", ylabel=f"galaxies per {width:g} in redshift", xlim=(edges[0], edges[-1]))
     lines = [f"{facts.galaxies:,} galaxies, no spectroscopic redshifts to compare with"]

@@ -75,7 +75,7 @@ def test_without_spectroscopic_redshifts_the_numbers_and_flags_are_drawn(tmp_pat
 
 
 def test_bins_of_numbers_are_round(tmp_path: Path) -> None:
-    (axes,) = draw(tmp_path / "c.parquet", [0.021, 0.255, 0.535], [np.nan] * 3).axes
+    (axes,) = draw(tmp_path / "c.parquet", [0.0255, 0.2555, 0.5355], [np.nan] * 3).axes
     (numbers,) = axes.patches
     assert isinstance(numbers, StepPatch)
     counts, edges, _ = numbers.get_data()
