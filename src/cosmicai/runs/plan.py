@@ -89,6 +89,16 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     items: tuple[WorkItem, ...]
     survey_check: SurveyCheck | None = None
 
+    @cached_property
+    def inputs_digest(self) -> str:
+        """SHA-256 of what decides the rows of the catalogue, wherever it lies and however the work is cut."""
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            digest.update(json.dumps([shard.name, shard.galaxies, shard.bytes, shard.digest or ""]).encode())
+        own = [self.weights_sha256, self.engine, self.precision, self.device, self.batch_size, self.inner_batch]
+        digest.update(json.dumps(own).encode())
+        return digest.hexdigest()
+
     @property
     def choice(self) -> EngineChoice:
         """The engine and everything that decides its numbers."""

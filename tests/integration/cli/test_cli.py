@@ -123,17 +123,17 @@ def test_the_catalogue_in_other_formats_has_the_same_rows(tmp_path, job):
         out = str(tmp_path / f"c.{kind}")
         assert run("catalogue", str(job / "run"), "--to", kind, "--out", out).stdout == f"300 galaxies in {out}\n"
     fits = Table.read(tmp_path / "c.fits")
-    with h5py.File(tmp_path / "c.hdf5") as hdf5, (tmp_path / "c.csv").open(newline="") as text:
-        lines = list(csv.DictReader(text))
+    with h5py.File(tmp_path / "c.hdf5") as file, (tmp_path / "c.csv").open(newline="") as text:
+        lines, hdf5 = list(csv.DictReader(text)), file["catalogue"][:]
         for name in rows.column_names:
             expected = rows[name].to_numpy()
             assert [line[name] for line in lines] == [str(value) for value in rows[name].to_pylist()] or np.array_equal(
                 np.array([line[name] for line in lines], expected.dtype), expected
             )
             if name == "shard":
-                assert list(fits[name]) == list(hdf5[name].asstr()[:]) == list(expected)
+                assert list(fits[name]) == list(hdf5[name].astype(str)) == list(expected)
             else:
-                assert np.array_equal(fits[name], expected) and np.array_equal(hdf5[name][:], expected)
+                assert np.array_equal(fits[name], expected) and np.array_equal(hdf5[name], expected)
 
 
 def test_a_catalogue_that_does_not_exist_yet_is_refused(tmp_path, job):
