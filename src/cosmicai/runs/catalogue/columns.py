@@ -5,7 +5,7 @@ In Parquet each of them is a field whose metadata hold what Arrow's types do not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,10 +115,15 @@ def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], 
     return Columns(ordered, objid_dtype, specs, kept)
 
 
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return the name of a column, with KEPT behind it as often as it is among `taken`, names in lower case."""
+    while name.lower() in taken:
+        name += KEPT
+    return name
+
+
 def _kept_column(name: str, spec: ColumnSpec, taken: set[str]) -> Column:
-    own = name
-    while own.lower() in taken:
-        own += KEPT
+    own = free_name(name, taken)
     description = "Kept from the source" if own == name else f"Kept from the source, where it is named {name}"
     if spec.null is not None:
         description += "; null: missing"
