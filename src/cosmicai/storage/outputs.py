@@ -22,7 +22,8 @@ _OWN_NAMES = {
     "plan.json": re.compile(r".+\.json|catalogue\.parquet|inference\.png"),
     "survey.json": re.compile(r"\d{6}\.(h5|json)"),
 }
-_CONVERTED = re.compile(r"catalogue\.(csv|ecsv|fits|hdf5|vot|copy\.parquet|qp\.hdf5)")  # written by `cosmicai catalogue`, as often as one likes
+# Written by `cosmicai catalogue`, as often as one likes.
+_CONVERTED = re.compile(r"catalogue\.(csv|ecsv|fits|hdf5|vot|copy\.parquet|qp\.hdf5)")
 _HEAD = 2**16  # bytes of a file that show what it holds
 _WEIGHTS, _PICKLED, _SHARD = "weights", "a model or galaxies saved by PyTorch", "the galaxies of a survey"
 

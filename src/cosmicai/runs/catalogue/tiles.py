@@ -1,4 +1,4 @@
-"""How the sky is cut into the files of a HATS catalogue: HEALPix cells in nested order, smaller where galaxies crowd."""
+"""How HATS cuts the sky into files: by HEALPix cells in nested order, smaller ones where galaxies crowd."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def count_cells(counts: NDArray[np.int64], cells: NDArray[np.int64]) -> None:
     counts[found] += number
 
 
-def choose_tiles(counts: NDArray[np.int64], max_rows: int = MAX_ROWS) -> list[Tile]:
+def choose_tiles(counts: NDArray[np.int64], max_rows: int) -> list[Tile]:
     """Return the largest tiles with at most `max_rows` galaxies that hold all of them, in the order of the sky.
 
     `counts` are the galaxies of each cell of the deepest order. Raises InputError if one of them has more than that.
@@ -68,8 +68,8 @@ def choose_tiles(counts: NDArray[np.int64], max_rows: int = MAX_ROWS) -> list[Ti
         cells = (4 * cells[~fits, None] + np.arange(4)).ravel()
     if len(cells):
         raise InputError(
-            f"{counts.max():,} galaxies of the catalogue lie in one HEALPix cell of order {len(levels) - 1}, and a file "
-            f"of a HATS catalogue holds at most {max_rows:,}; check the positions (ra, dec) of the survey"
+            f"{counts.max():,} galaxies of the catalogue lie in one HEALPix cell of order {len(levels) - 1}, and a "
+            f"file of HATS holds at most {max_rows:,}; check the positions (ra, dec) of the survey"
         )
     return sorted(tiles, key=lambda tile: tile.begin)
 

@@ -23,18 +23,17 @@ from ...version import VERSION
 from .columns import STANDARD, Column, free_name
 from .metadata import parquet_metadata
 from .source import CatalogueSource, column_values
-from .tiles import INDEX_ORDER, Tile, choose_tiles, count_cells, covered_fraction, empty_counts
+from .tiles import INDEX_ORDER, MAX_ROWS, Tile, choose_tiles, count_cells, covered_fraction, empty_counts
 from .writing import ROW_GROUP
 
-INDEX = Column(
-    f"_healpix_{INDEX_ORDER}", pa.int64(), f"HEALPix cell of the position, order {INDEX_ORDER}, nested", "", "pos.healpix"
-)
-_RESERVED = (INDEX.name, "Norder", "Dir", "Npix")  # the latter are parts of paths, which readers take for columns
+INDEX_NAME = f"_healpix_{INDEX_ORDER}"
+INDEX = Column(INDEX_NAME, pa.int64(), f"HEALPix cell of order {INDEX_ORDER}, nested", "", "pos.healpix")
+_RESERVED = (INDEX_NAME, "Norder", "Dir", "Npix")  # the latter are parts of paths, which readers take for columns
 _POSITION = ["ra", "dec"]
 
 
-def write_hats(source: CatalogueSource, folder: Path) -> int:
-    """Write the catalogue into an empty folder and return the number of galaxies in it.
+def write_hats(source: CatalogueSource, folder: Path, max_rows: int = MAX_ROWS) -> int:
+    """Write the catalogue into an empty folder, at most `max_rows` to a file; return the number of galaxies in it.
 
     Galaxies without a position are left out. Raises InputError if none has one, or if too many share one.
     """
@@ -47,7 +46,7 @@ def write_hats(source: CatalogueSource, folder: Path) -> int:
     for table in source.tables(_POSITION):
         cells = _find_cells(table)
         count_cells(counts, cells[cells >= 0])
-    tiles = choose_tiles(counts)
+    tiles = choose_tiles(counts, max_rows)
     del counts
     if not tiles:
         raise InputError(
@@ -57,12 +56,14 @@ def write_hats(source: CatalogueSource, folder: Path) -> int:
     taken = {name.lower() for name in _RESERVED}
     columns = (INDEX, *(replace(column, name=free_name(column.name, taken)) for column in source.columns))
     schema = pa.schema([column.to_field() for column in columns], parquet_metadata(columns, source.provenance))
-    dataset, path, footers = folder / "dataset", folder / "rows.arrow", []
+    dataset, path = folder / "dataset", folder / "rows.arrow"
     batches = _sort_groups(source, schema, tiles, path)
     with pa.OSFile(str(path)) as file:
         reader = pa.ipc.open_file(file)
-        for tile, numbers in zip(tiles, batches, strict=True):
-            footers.append(_write_tile(dataset, tile, pa.Table.from_batches(map(reader.get_batch, numbers))))
+        footers = [
+            _write_tile(dataset, tile, pa.Table.from_batches(map(reader.get_batch, numbers)))
+            for tile, numbers in zip(tiles, batches, strict=True)
+        ]
     path.unlink()
     pq.write_metadata(schema, dataset / "_metadata", footers)
     pq.write_metadata(schema, dataset / "_common_metadata")
@@ -109,9 +110,10 @@ def _sort_groups(source: CatalogueSource, schema: pa.Schema, tiles: Sequence[Til
 
 def _write_tile(dataset: Path, tile: Tile, table: pa.Table) -> pq.FileMetaData:
     """Write the file of a tile, with these rows in any order, and return its footer."""
-    path, footers = dataset / tile.path, []
+    path = dataset / tile.path
+    footers: list[pq.FileMetaData] = []
     path.parent.mkdir(parents=True, exist_ok=True)
-    order = np.argsort(table[INDEX.name].to_numpy(), kind="stable")
+    order = np.argsort(table[INDEX_NAME].to_numpy(), kind="stable")
     with pq.ParquetWriter(path, table.schema, compression="zstd", metadata_collector=footers) as writer:
         for start in range(0, len(order), ROW_GROUP):
             writer.write_table(table.take(_to_array(order[start : start + ROW_GROUP])).combine_chunks())
@@ -134,7 +136,7 @@ def _write_properties(folder: Path, provenance: dict[str, str], tiles: Sequence[
         "hats_nrows": sum(tile.rows for tile in tiles),
         "hats_col_ra": "ra",
         "hats_col_dec": "dec",
-        "hats_col_healpix": INDEX.name,
+        "hats_col_healpix": INDEX_NAME,
         "hats_col_healpix_order": INDEX_ORDER,
         "hats_order": max(tile.order for tile in tiles),
         "hats_max_rows": max(tile.rows for tile in tiles),
