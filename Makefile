@@ -18,7 +18,7 @@ UV := uv==0.13.9
 # AWS Lambda's emulator is a program in this package, whose own requirements do not fit ours.
 EMULATOR := aws-sam-cli==1.170.0
 # Libraries of the field that read catalogues. Tests let them do so in an environment of its own, as users have them.
-INTEROP := qp-prob==1.1.4 pz-rail-base==2.0.11 hats==0.11.1 lsdb==0.11.1
+INTEROP := qp-prob==1.1.4 pz-rail-base==2.0.11 hats==0.11.1 lsdb==0.11.1 polars==2.1.0
 
 # Results of the published project, a clone of which has more than the few figures that come along.
 PUBLISHED ?=

@@ -25,6 +25,7 @@ from cosmicai.runs.catalogue.to_hats import write_hats
 from cosmicai.runs.catalogue.to_qp import LOWER, UPPER
 from cosmicai.runs.store import RunFolder
 from support.catalogues import make_columns, write_catalogue
+from support.documentation import ROOT, read_blocks
 
 ROWS = 5000
 PYTHON = Path(sys.prefix, "interop/bin/python")
@@ -166,7 +167,7 @@ def make_placed(rows: int = ROWS) -> dict[str, Any]:
     edges = np.array([(0, 0), (45, 0), (90, 90), (0, -90), (359.9999999, 41.8103148957786), (180, 0)])
     columns["ra"][-6:], columns["dec"][-6:] = edges.T
     columns["ra"][2500] = columns["dec"][2501] = np.nan
-    return columns | {"Npix": columns["row"] * 2, "_healpix_29": np.zeros(rows, np.int32)}
+    return columns | {"Npix": columns["row"] * 2, "Npix_kept": -columns["row"], "_healpix_29": np.zeros(rows, np.int32)}
 
 
 def write_small_tiles(run: str, folder: Path, max_rows: int = 700) -> int:
@@ -187,7 +188,13 @@ def test_hats_files_are_sorted_small_enough_and_hold_every_galaxy_once(tmp_path)
     rows = np.concatenate([table["row"].to_numpy() for table in tables])
     placed = np.delete(np.arange(ROWS), [2500, 2501])
     assert np.array_equal(np.sort(rows), placed)
-    for name, own in (("objid", "objid"), ("ra", "ra"), ("Npix", "Npix_kept"), ("_healpix_29", "_healpix_29_kept")):
+    for name, own in (
+        ("objid", "objid"),
+        ("ra", "ra"),
+        ("Npix", "Npix_kept_kept"),
+        ("Npix_kept", "Npix_kept"),
+        ("_healpix_29", "_healpix_29_kept"),
+    ):
         found = np.concatenate([table[own].to_numpy() for table in tables])
         assert np.array_equal(found, columns[name][rows])
     lines = (tmp_path / "hats/partition_info.csv").read_text().splitlines()
@@ -250,6 +257,23 @@ def test_hats_is_not_written_to_s3(tmp_path):
     )
 
 
+def test_the_group_that_brings_healpix_is_named(tmp_path):
+    run = write_catalogue(tmp_path / "run", make_columns(9))
+    program = (
+        "import runpy, sys; sys.modules |= {'cdshealpix': None, 'astropy': None}; "
+        "runpy.run_module('cosmicai', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "catalogue", run, "--to", "hats"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "cosmicai: this needs the package cdshealpix, which is not installed; install it with "
+        "pip install 'cosmicai[hats]'\n",
+    )
+    assert [path.name for path in Path(run).iterdir()] == ["catalogue.parquet"]
+
+
 HATS_AND_LSDB = """
 import json, logging, sys, dask, hats, lsdb
 from hats.io.validation import is_valid_catalog
@@ -291,3 +315,18 @@ def find_in_cone(columns: dict[str, Any], ra: float, dec: float, arcsec: float) 
     ra_all, dec_all, ra, dec = (np.radians(values) for values in (columns["ra"], columns["dec"], ra, dec))
     sine = np.sin((dec_all - dec) / 2) ** 2 + np.cos(dec_all) * np.cos(dec) * np.sin((ra_all - ra) / 2) ** 2
     return [int(row) for row in np.flatnonzero(2 * np.arcsin(np.sqrt(sine)) <= np.radians(arcsec / 3600))]
+
+
+PAGE = ROOT / "docs/interop.md"
+
+
+@real_libraries
+@pytest.mark.parametrize("number", range(3))
+def test_the_lines_of_the_documentation_work(tmp_path, number):
+    blocks = [block.text for block in read_blocks(PAGE) if block.language == "py"]
+    assert len(blocks) == 3
+    run = write_catalogue(tmp_path / "run", make_placed())
+    for kind in ("qp", "hats"):
+        convert(run, kind)
+    done = subprocess.run([PYTHON, "-c", blocks[number]], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout, done.stderr

@@ -17,6 +17,8 @@ from ...surveys.identity import is_text
 from ...surveys.quality import FLAG_MEANINGS
 
 KEPT = "_kept"  # follows the name of a kept column whose own name is taken
+# Bounds of the intervals that hold the redshift with 68% and 95% probability, in catalogues that have them.
+INTERVALS = ("redshift_phot_l68", "redshift_phot_u68", "redshift_phot_l95", "redshift_phot_u95")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], 
     if is_text(objid_dtype):
         objid = replace(objid, type=pa.string(), width=objid_dtype.itemsize)
     shard = replace(shard, width=max((len(name.encode()) for name in shards), default=0))
-    taken, kept = {name.lower() for name in STANDARD}, {}
+    taken, kept = {name.lower() for name in (*STANDARD, *INTERVALS)}, {}
     for path, spec in specs.items():
         if path.startswith(FOLDER):
             column = _kept_column(path.removeprefix(FOLDER), spec, taken)

@@ -53,8 +53,7 @@ def write_hats(source: CatalogueSource, folder: Path, max_rows: int = MAX_ROWS) 
             f"none of the {source.rows} galaxies of the catalogue has a position (ra, dec), by which HATS sorts them "
             "into files; write another format"
         )
-    taken = {name.lower() for name in _RESERVED}
-    columns = (INDEX, *(replace(column, name=free_name(column.name, taken)) for column in source.columns))
+    columns = (INDEX, *_rename_columns(source.columns))
     schema = pa.schema([column.to_field() for column in columns], parquet_metadata(columns, source.provenance))
     dataset, path = folder / "dataset", folder / "rows.arrow"
     batches = _sort_groups(source, schema, tiles, path)
@@ -73,16 +72,25 @@ def write_hats(source: CatalogueSource, folder: Path, max_rows: int = MAX_ROWS) 
     return sum(tile.rows for tile in tiles)
 
 
+def _rename_columns(columns: Sequence[Column]) -> list[Column]:
+    """Return the columns with other names for those that have one of HATS's own."""
+    reserved, taken = {name.lower() for name in _RESERVED}, {column.name.lower() for column in columns}
+    return [
+        replace(column, name=free_name(column.name, reserved | taken)) if column.name.lower() in reserved else column
+        for column in columns
+    ]
+
+
 def _find_cells(table: pa.Table) -> NDArray[np.int64]:
     """Return the cells (N,) of INDEX_ORDER in which galaxies lie, -1 for those without a position."""
+    import cdshealpix  # it needs astropy, and its group brings it
     from astropy.coordinates import Latitude, Longitude
-    from cdshealpix import lonlat_to_healpix
 
     ra, dec = (column_values(table, STANDARD[name]) for name in _POSITION)
     known = np.isfinite(ra) & (np.abs(dec) <= 90)
     cells = np.full(len(ra), -1, np.int64)
     position = Longitude(ra[known], "deg"), Latitude(dec[known], "deg")
-    cells[known] = lonlat_to_healpix(*position, INDEX_ORDER, num_threads=1)
+    cells[known] = cdshealpix.lonlat_to_healpix(*position, INDEX_ORDER, num_threads=1)
     return cells
 
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from .columns import Column
+from .columns import INTERVALS, Column
 from .source import CatalogueSource, column_values
 from .to_hdf5 import CHUNK_BYTES
 
-LOWER, UPPER = "redshift_phot_l68", "redshift_phot_u68"
+LOWER, UPPER = INTERVALS[:2]
 FORM, VERSION = b"norm", 0  # of qp's parameterizations
 _DIGITS = 20  # of an int64 with its sign
 _NAMES = ["objid", "redshift_phot", LOWER, UPPER, "redshift_spec", "flag"]
