@@ -115,9 +115,11 @@ audit:
 	  "with known vulnerabilities, as PyPI, or give the image's list to a scanner:" \
 	  "apptainer exec cosmicai.sif cat /opt/cosmicai/sbom.cdx.json" >&2; exit 2
 
-# Thirty kill -9 at random moments, each followed by --resume; ends well only if the catalogue is bit-identical.
+# Thirty kill -9 at random moments, each followed by --resume, of one process and of two ranks with their launcher; ends
+# well only if the catalogue is bit-identical.
 kill: install
 	$(BIN)/python tests/support/kill_and_resume.py --kills 30
+	$(BIN)/python tests/support/kill_and_resume.py --kills 30 --procs 2
 
 # Resolves anew from pyproject.toml, for all platforms and all versions of Python that it permits, without torch and its
 # CUDA (see `install`). Each lock has what those before it lack: requirements.lock, that of the image, that of the tests.

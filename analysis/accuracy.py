@@ -22,7 +22,7 @@ from cosmicai.runs.plan import Plan
 from cosmicai.runs.store import RunFolder
 from cosmicai.storage.parallel import map_in_order
 from cosmicai.storage.s3 import reader_threads
-from cosmicai.surveys.quality import is_usable_magnitude, is_usable_redshift
+from cosmicai.surveys.quality import Flag, is_usable_magnitude, is_usable_redshift
 from cosmicai.surveys.shard import BANDS
 from cosmicai.surveys.survey import ShardEntry, Survey
 
@@ -42,7 +42,7 @@ class Accuracy:
     """The galaxies of a run's catalogue that have both redshifts: `phot` (N,) float32 and `spec` (N,) float64.
 
     `magnitude` (N,) is float64 in the r band, NaN where it was not measured; without any magnitudes it is None, and
-    `no_magnitude` states the reason. `galaxies` counts all rows of the catalogue.
+    `no_magnitude` states the reason. `galaxies` counts the rows of the catalogue that are done.
     """
 
     run: str
@@ -96,6 +96,7 @@ _NO_ROWS = (np.empty(0, np.float32), np.empty(0), np.empty(0, np.int32), np.empt
 def _read_columns(plan: Plan, table: pa.Table) -> tuple[NDArray[Any], ...]:
     """Return the columns of a row group, as in _NO_ROWS. Raises KeyError for a missing column or an unplanned shard."""
     number = {shard.name: index for index, shard in enumerate(plan.shards)}
+    table = table.filter(pa.array(table["flag"].to_numpy() & Flag.NOT_DONE == 0))
     coded = table["shard"].combine_chunks().dictionary_encode()
     numbers = np.array([number[name] for name in coded.dictionary.to_pylist()], np.int32)
     phot, spec, row = (table[name].to_numpy() for name in ("redshift_phot", "redshift_spec", "row"))

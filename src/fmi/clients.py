@@ -6,6 +6,7 @@ import asyncio
 import resource
 import socket
 import struct
+import sys
 from ipaddress import ip_address
 
 from . import tokens
@@ -89,6 +90,12 @@ def create_listener(host: str, port: int, *, has_secret: bool) -> socket.socket:
     listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def open_file_limit() -> int:
+    """Return how many files this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_open_file_limit(connections: int, others: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import resource
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from .clients import BACKLOG, create_listener
+from .clients import BACKLOG, create_listener, open_file_limit
 
 LOG = logging.getLogger("fmi")
 MAX_REQUEST_BYTES = 4096
@@ -82,8 +81,7 @@ class _OpenRequests:
 
     def __init__(self) -> None:
         self._by_address: dict[str, dict[asyncio.WriteTransport, None]] = {}
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._limit = MAX_REQUESTS if files == resource.RLIM_INFINITY else min(MAX_REQUESTS, files // 4)
+        self._limit = min(MAX_REQUESTS, open_file_limit() // 4)
         self._limit_per_address = min(MAX_REQUESTS_PER_ADDRESS, self._limit // 2)
 
     def add(self, address: str, connection: asyncio.WriteTransport) -> None:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from . import messages, tokens
-from .clients import Client, create_listener, raise_open_file_limit
+from .clients import Client, create_listener, open_file_limit, raise_open_file_limit
 from .errors import RequestRefused
 from .limits import Limits
 from .messages import ROUTES, ProtocolError
@@ -59,6 +59,8 @@ class Server:
         self._registry, self.metrics = Registry(settings.limits), ServerMetrics(self.state)
         self._clients: set[Client] = set()
         self._unauthenticated: dict[Client, None] = {}  # the oldest first
+        # Clients that hang leave files for ranks and monitoring where this process may open few.
+        self._unauthenticated_limit = open_file_limit() // 2
         self._pending_relays: dict[int, _PendingRelay] = {}  # by pair number
         self.port, self.health_port = settings.port, settings.health_port
 
@@ -99,7 +101,8 @@ class Server:
 
     def _has_room(self) -> bool:
         """Return whether another client can be served, after closing the oldest unauthenticated one if necessary."""
-        if len(self._clients) < self._limits.connections:
+        has_files = len(self._unauthenticated) < self._unauthenticated_limit
+        if has_files and len(self._clients) < self._limits.connections:
             return True
         if not self._unauthenticated:
             return False

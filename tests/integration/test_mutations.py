@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from support.mutations import CASES, write_cases
 
 MUTATIONS = 2000
 PROCESSES = 2
+TESTS = str(Path(__file__).parents[1])
 
 
 def read_mutations(folder: Path, first: int) -> dict[int, tuple[str, str]]:
@@ -20,7 +22,8 @@ def read_mutations(folder: Path, first: int) -> dict[int, tuple[str, str]]:
     found: dict[int, tuple[str, str]] = {}
     while first < MUTATIONS:
         arguments = [str(folder), str(first), str(MUTATIONS), str(PROCESSES)]
-        done = subprocess.run([sys.executable, "-m", "support.mutations", *arguments], capture_output=True, text=True)
+        command = [sys.executable, "-m", "support.mutations", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": TESTS})
         for number, file, outcome in map(json.loads, done.stdout.splitlines()):
             found[number] = file, outcome
         if done.returncode == 0:

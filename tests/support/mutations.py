@@ -122,7 +122,7 @@ def read_survey(path: Path) -> Values:
 def read_part(path: Path) -> Values:
     plan = Plan.from_json(read_bytes(str(path.parents[1] / "plan.json")), "plan.json")
     part = decode_part(read_bytes(str(path)), plan, plan.items[0], str(path))
-    return {name: getattr(part, name) for name in ("objid", "redshift_phot", "redshift_spec", "flag")}
+    return {name: getattr(part, name) for name in ("redshift_phot", "flag")}
 
 
 CASES = (

@@ -10,8 +10,9 @@ import click
 
 from ..console import echo, notify
 from ..engines.registry import ENGINES
-from .options import PRECISION_NAMES
+from .options import PRECISION_NAMES, Amount
 
+LARGEST_NUMBER = 2**20  # of ranks, galaxies in a batch, or MB of a partition
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
 )
@@ -43,8 +44,9 @@ def _numbers_option(name: str, kind: type[int] | type[float], default: str, text
             values = tuple(kind(part) for part in text.split(","))
         except ValueError:
             values = ()
-        if not values or min(values) <= 0:
-            raise click.BadParameter(f"{text!r} is not a list of numbers above 0, separated by commas")
+        if not values or not all(0 < value <= LARGEST_NUMBER for value in values):
+            limits = f"above 0 and up to {LARGEST_NUMBER:,}"
+            raise click.BadParameter(f"{text!r} is not a list of numbers {limits}, separated by commas")
         return values
 
     return click.option(name, default=default, show_default=True, callback=parse, metavar="NUMBER,...", help=text)
@@ -108,7 +110,7 @@ def start(as_json: bool, out: str | None, **options: Any) -> None:
 @_weights_option
 @_numbers_option("--partition-mb", float, "25,50,75,100", "Sizes of the partitions in MB.")
 @click.option(
-    "--survey-mb", default=1000.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    "--survey-mb", default=1000.0, show_default=True, type=Amount(),
     help="Size of the survey in MB.",
 )  # fmt: skip
 @_engines_option("openvino:float32,openvino:bfloat16,reference")
@@ -198,7 +200,7 @@ def container(as_json: bool, out: str | None, **options: Any) -> None:
 @click.argument("folder")
 @_weights_option
 @click.option(
-    "--partition-mb", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    "--partition-mb", default=100.0, show_default=True, type=Amount(),
     help="Size of the partition in MB.",
 )  # fmt: skip
 @click.option(

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import click
 
 from ..console import make_console
 from ..ranks.invocation import ARCHITECTURES
-
-
-class Amount(click.FloatRange):
-    """A number above zero; a range alone accepts NaN."""
-
-    def __init__(self, maximum: float = 1e9) -> None:
-        super().__init__(0, maximum, min_open=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number. Raises BadParameter of click for any other value."""
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value} is not a number.", param, ctx)
-        return number
+from .options import Amount
 
 
 @click.command()

@@ -15,18 +15,26 @@ from click.core import ParameterSource
 from ..console import notify
 from ..errors import InputError
 from ..launchers.base import CloudRequest, LaunchRequest, RankRequest, SlurmRequest
+from ..ranks.environment import MAX_RANKS
 from ..runs.request import RunRequest
-from .options import require_weights, schedule_option
+from .options import Amount, require_weights, schedule_option
 
 RUNS = "runs"  # folder for runs whose folder is not named
 
+_RANKS = click.IntRange(1, MAX_RANKS)
 _RANK_OPTIONS = (
     click.option(
-        "--procs", type=click.IntRange(1), help="Ranks on CPU cores, on all nodes together; default 1 per node."
+        "--procs",
+        type=_RANKS,
+        help="Ranks on CPU cores, on all nodes together; default 1 per node.",
     ),
-    click.option("--gpus", type=click.IntRange(1), help="Ranks with one GPU each, on all nodes together."),
+    click.option("--gpus", type=_RANKS, help="Ranks with one GPU each, on all nodes together."),
     click.option(
-        "--nodes", default=1, show_default=True, type=click.IntRange(1), help="Machines; needs --mpi or --slurm."
+        "--nodes",
+        default=1,
+        show_default=True,
+        type=_RANKS,
+        help="Machines; needs --mpi or --slurm.",
     ),
     click.option("--mpi", is_flag=True, help="Start the ranks with mpirun, on the nodes that it knows of."),
     schedule_option,
@@ -41,7 +49,7 @@ _RANK_OPTIONS = (
         "--rank-timeout",
         default=300.0,
         show_default=True,
-        type=click.FloatRange(min=0, min_open=True),
+        type=Amount(),
         help="Seconds without a message after which a rank is considered dead.",
     ),
     click.option(
@@ -98,7 +106,7 @@ _CLOUD_OPTIONS = (
     ),
     click.option(
         "--partition-mb",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Amount(),
         help="Cut a local SURVEY into partitions of this size.",
     ),
     click.option(

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from ..engines.registry import BATCH_SIZE, ENGINES, PRECISIONS
+from ..engines.registry import BATCH_SIZE, ENGINES, LARGEST_BATCH_SIZE, PRECISIONS
+
+
+class Amount(click.FloatRange):
+    """A number above zero; a range alone accepts NaN."""
+
+    def __init__(self, maximum: float = 1e9) -> None:
+        super().__init__(0, maximum, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Raises BadParameter of click for any other value."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
 
 _sizes = ", ".join(f"{size} ({device})" for device, size in BATCH_SIZE.items())
 PRECISION_NAMES = sorted({precision for offered in PRECISIONS.values() for precision in offered})
@@ -16,7 +32,11 @@ _weights = click.option(
     "--weights", help="Weights file; required, except for the survey `demo`. `demo` is for synthetic galaxies only."
 )
 _RUN_OPTIONS = (
-    click.option("--batch-size", type=click.IntRange(1), help=f"Galaxies predicted at once; default {_sizes}."),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1, LARGEST_BATCH_SIZE),
+        help=f"Galaxies predicted at once; default {_sizes}.",
+    ),
     click.option(
         "--engine",
         default="auto",

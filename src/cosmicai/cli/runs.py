@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import echo, notify
+from ..ranks.environment import MAX_RANKS
 from .options import require_weights, run_options, schedule_option
 
 CATALOGUE_FORMATS = ("parquet", "fits", "hdf5", "votable", "ecsv", "csv", "qp", "hats")
@@ -53,7 +54,11 @@ def _finish(run: RunFolder, rank: Rank) -> int:
 @click.command()
 @run_options
 @click.option(
-    "--ranks", default=1, show_default=True, type=click.IntRange(1), help="Number of ranks to split the work for."
+    "--ranks",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, MAX_RANKS),
+    help="Number of ranks to split the work for.",
 )
 def plan(survey: str, weights: str | None, ranks: int, **options: Any) -> int:
     """Write the plan of a run without predicting anything; several `cosmicai work` can then share the work."""

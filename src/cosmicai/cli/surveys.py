@@ -13,13 +13,14 @@ import click
 from ..console import echo, notify
 from ..errors import InputError
 from ..storage.s3 import is_s3
+from .options import Amount
 
 if TYPE_CHECKING:
     from ..surveys.ingest.ingest import IngestRequest
     from ..surveys.survey import Survey
 
 _PARTITION_MB = click.option(
-    "--partition-mb", default=25.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    "--partition-mb", default=25.0, show_default=True, type=Amount(),
     help="Size of a shard in MB (2^20 bytes), counted as in the published data.",
 )  # fmt: skip
 _MANY = 1000  # files of one galaxy from which on the progress is shown

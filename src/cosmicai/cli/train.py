@@ -8,6 +8,7 @@ import click
 
 from ..console import echo, notify
 from ..errors import InputError
+from .options import Amount
 
 
 @click.command()
@@ -20,9 +21,7 @@ from ..errors import InputError
 @click.option("--network", default="published", show_default=True, type=click.Choice(["published", "demo"]), help="Size of a new network; `demo` also uses the demo's training options unless others are given.")  # fmt: skip  # noqa: E501
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training galaxies.")
 @click.option("--batch-size", type=click.IntRange(1), help="Galaxies per training step.")
-@click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Highest learning rate of the schedule."
-)
+@click.option("--learning-rate", type=Amount(), help="Highest learning rate of the schedule.")
 @click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Fraction of the galaxies held out for validation.")  # fmt: skip  # noqa: E501
 @click.option("--seed", type=click.IntRange(0), help="Seed of initial weights, batches and validation galaxies.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device to train on.")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import click
 
 from ..console import echo
 from ..errors import InputError
+from .options import Amount
 
 
 @click.group()
@@ -19,7 +18,7 @@ def weights() -> None:
 @click.argument("checkpoint")
 @click.argument("out")
 @click.option("--heads", type=click.IntRange(1, 2**16), help="Attention heads of a state dict; published: 12.")
-@click.option("--norm-eps", type=click.FloatRange(0, 1), help="Eps of the LayerNorms of a state dict; published: 1e-6.")
+@click.option("--norm-eps", type=Amount(1), help="Eps of the LayerNorms of a state dict; published: 1e-6.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def import_(checkpoint: str, out: str, heads: int | None, norm_eps: float | None, overwrite: bool) -> None:
     """Convert a published CHECKPOINT (.pt) to safetensors, without executing its pickle.
@@ -33,8 +32,6 @@ def import_(checkpoint: str, out: str, heads: int | None, norm_eps: float | None
     require_new(out, overwrite=overwrite)
     if (heads is None) != (norm_eps is None):
         raise InputError("--heads and --norm-eps belong together; give both for a state dict, none for a whole model")
-    if norm_eps is not None and math.isnan(norm_eps):  # which is in every range
-        raise InputError(f"--norm-eps {norm_eps} is not a number; expected one such as 1e-6")
     constants = None if heads is None or norm_eps is None else Constants(heads, norm_eps)
     imported = import_checkpoint(checkpoint, constants)
     imported.save(out)

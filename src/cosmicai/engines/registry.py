@@ -23,6 +23,7 @@ PRECISIONS = {
 }  # the first of each is its default
 DEVICES = {"openvino": ("cpu",), "cuda": ("cuda",), "reference": ("cpu", "cuda")}
 BATCH_SIZE = {"cpu": 512, "cuda": 4096}
+LARGEST_BATCH_SIZE = 2**16  # galaxies, 1.3 GB of cutouts; a larger one would be paid for in memory
 
 
 def choose_engine(

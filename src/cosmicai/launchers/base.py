@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..runs.store import RunFolder
     from ..runs.summary import Summary
 
+MAX_LOCAL_RANKS = 4096  # of one node: more than any has cores, and each is a process
+
 
 @dataclass(frozen=True)
 class RankRequest:
@@ -41,13 +43,16 @@ class RankRequest:
 
     @property
     def per_node(self) -> int:
-        """Ranks on each node. Raises InputError if nodes would have different numbers of ranks."""
+        """Ranks on each node. Raises InputError if that is different for nodes, or more than MAX_LOCAL_RANKS."""
         if self.ranks % self.nodes:
             option = "gpus" if self.gpus else "procs"
             raise InputError(
                 f"--{option} {self.ranks} is for all nodes together and cannot be shared evenly by --nodes {self.nodes}"
             )
-        return self.ranks // self.nodes
+        per_node = self.ranks // self.nodes
+        if per_node > MAX_LOCAL_RANKS:
+            raise InputError(f"{per_node} ranks on one node are requested; expected at most {MAX_LOCAL_RANKS}")
+        return per_node
 
 
 @dataclass(frozen=True)

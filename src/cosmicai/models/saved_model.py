@@ -64,10 +64,11 @@ def read_model(uri: str, reader: RangeReader, constants: Constants | None) -> St
 def _build_model(uri: str, root: Mapping[Any, Any], constants: Constants | None) -> StandIn:
     networks = list(find_networks(root))
     if not networks or constants is None:
+        options = _OPTIONS if len(networks) == 1 else ""
         raise InputError(
             f"{uri} holds {_describe_dictionary(root)}, expected a model: a state dict lacks the sizes and "
-            f"constants of its network; {_OPTIONS if len(networks) == 1 else ''}load it into the published ViT_Astro, "
-            "save that whole with torch.save(model, FILE), and import FILE with `cosmicai weights import`"
+            f"constants of its network; {options}load it into the published ViT_Astro, save that whole with "
+            "torch.save(model, FILE), and import FILE with `cosmicai weights import`"
         )
     if len(networks) > 1:
         names = [network.where or "the file itself" for network in networks]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .. import storage
-from ..engines.registry import choose_engine
+from ..engines.registry import LARGEST_BATCH_SIZE, choose_engine
 from ..errors import InputError
 from ..models.weights import WeightsFile, find_weights
 from ..storage.outputs import require_folder
@@ -80,6 +80,8 @@ def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFi
     limit, size = request.limit_files, request.batch_size
     if (size is not None and size < 1) or (limit is not None and limit < 1):
         raise InputError("--batch-size and --limit-files must be at least 1")
+    if size is not None and size > LARGEST_BATCH_SIZE:
+        raise InputError(f"--batch-size {size} is too large; expected at most {LARGEST_BATCH_SIZE} galaxies")
     run, weights = RunFolder(storage.absolute(request.out)), find_weights(request.weights)
     planned = PlanRequest(
         survey.uri, survey.shards[:limit], weights.uri, weights.sha256,

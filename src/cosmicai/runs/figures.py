@@ -60,6 +60,7 @@ def save_figure(figure: Figure, path: Path, kind: str) -> None:
     """Write a figure as "png" or "pdf"; the same figure gives the same bytes."""
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[kind]
     figure.savefig(path, format=kind, dpi=150, metadata=metadata)
+    figure.set_layout_engine("none")  # where everything lies is found once
 
 
 def _read_redshifts(catalogue: Path) -> Iterator[tuple[NDArray[np.float32], Reals]]:
@@ -85,8 +86,9 @@ def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, m
     edges, dz_edges = np.linspace(low, high, BINS + 1), np.linspace(-LARGEST_DZ, LARGEST_DZ, BINS + 1)
     density, dz_density = np.zeros((BINS, BINS)), np.zeros((BINS, BINS))
     for phot, spec in _read_pairs(catalogue):
-        density += np.histogram2d(phot, spec, [edges, edges])[0]
-        dz_density += np.histogram2d((phot - spec) / (1 + spec), spec, [dz_edges, edges])[0]
+        column = _cells(spec, edges)
+        density += _count(_cells(phot, edges), column)
+        dz_density += _count(_cells((phot - spec) / (1 + spec), dz_edges), column)
     style: dict[str, Any] = {"cmap": "viridis", "rasterized": True}
     image = plane.pcolormesh(edges, edges, np.ma.masked_equal(density, 0), norm=LogNorm(), **style)
     residuals.pcolormesh(edges, dz_edges, np.ma.masked_equal(dz_density, 0), norm=LogNorm(), **style)
@@ -109,6 +111,20 @@ def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, m
     residuals.set(xlabel="spectroscopic redshift", ylabel="dz", ylim=(-LARGEST_DZ, LARGEST_DZ))
 
 
+def _cells(values: Reals, edges: Reals) -> NDArray[np.int64]:
+    """Return the number of the cell that each value (N,) lies in, BINS for those outside; `edges` are equidistant."""
+    low, high = edges[0], edges[-1]
+    inside = (values >= low) & (values <= high)
+    cells = (np.where(inside, values - low, 0) * (BINS / (high - low))).astype(np.int64)
+    return np.where(inside, np.minimum(cells, BINS - 1), BINS)
+
+
+def _count(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers (BINS, BINS) of galaxies by their cells."""
+    counts = np.bincount(row * (BINS + 1) + column, minlength=(BINS + 1) ** 2)
+    return np.asarray(counts.reshape(BINS + 1, BINS + 1)[:BINS, :BINS])
+
+
 def _draw_numbers(axes: Axes, catalogue: Path, facts: CatalogueFacts) -> None:
     low, high = _axis_limits(phot.astype(np.float64) for phot, _ in _read_redshifts(catalogue))
     edges = np.linspace(low, high, BINS // 2 + 1)
@@ -125,10 +141,12 @@ def _axis_limits(pieces: Iterator[Reals]) -> tuple[float, float]:
     edges = np.arange(_RANGE[0], _RANGE[1] + _WIDTH / 2, _WIDTH)
     counts = np.zeros(len(edges) - 1, np.int64)
     for values in pieces:
-        counts += np.histogram(values.clip(edges[0], edges[-1]), edges)[0]
+        cells = ((values.clip(edges[0], edges[-1]) - edges[0]) / _WIDTH).astype(np.int64)
+        counts += np.bincount(cells.clip(max=len(counts) - 1), minlength=len(counts))
     total = int(counts.sum())
     if not total:
         return 0.0, 1.0
     trimmed, up_to = TRIMMED * total if TRIMMED * total >= 1 else 0, np.cumsum(counts)
     first, last = np.searchsorted(up_to, trimmed, "right"), np.searchsorted(up_to, total - trimmed)
-    return float(edges[first]), float(edges[last + 1])
+    margin = _WIDTH / 10  # for values at an edge, which is rounded
+    return float(edges[first] - margin), float(edges[last + 1] + margin)

@@ -10,12 +10,14 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..surveys.hdf5_heap import has_endless_heap
 from ..surveys.identity import is_text
 from .plan import Plan, WorkItem
 
@@ -25,6 +27,7 @@ WITH_IDS = "cosmicai-part/2"
 WITHOUT_DIGEST = "cosmicai-part/1"
 _COLUMNS_WITH_IDS = {"objid": "<i8", "redshift_phot": "<f4", "redshift_spec": "<f8", "flag": "|u1"}  # or text ids
 _COLUMNS = {PART_FORMAT: PART_COLUMNS, WITH_IDS: _COLUMNS_WITH_IDS, WITHOUT_DIGEST: _COLUMNS_WITH_IDS}
+_opened = count()
 _AGAIN = "remove it and finish the run with --resume"
 
 Values = Mapping[str, NDArray[Any]]
@@ -65,16 +68,10 @@ def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
 
     Raises DamagedPartError naming `path` if it is damaged or of another item, InputError if it is of another plan.
     """
-    import h5py
-
+    if has_endless_heap(data):
+        raise DamagedPartError(f"{path} is damaged (a global heap); {_AGAIN}")
     try:
-        with h5py.File(io.BytesIO(data), "r") as file:
-            attributes = dict(file.attrs)
-            version = str(attributes.get("format"))
-            dtypes = _COLUMNS.get(version, PART_COLUMNS)
-            # Compared before they are read: a damaged header may announce any number of rows.
-            fits = all(file[name].shape == (item.galaxies,) for name in dtypes)
-            values = {name: file[name][:] for name in dtypes} if fits else {}
+        attributes, values = _read_file(data, item.galaxies)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise DamagedPartError(f"{path} is damaged ({error}); {_AGAIN}") from None
     if attributes.get("plan") != plan.digest:
@@ -82,6 +79,8 @@ def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
     place = {"shard": plan.shards[item.shard].name, "start": item.start, "stop": item.stop}
     if any(attributes.get(name) != value for name, value in place.items()) or not values:
         raise DamagedPartError(f"{path} belongs to another item; {_AGAIN}")
+    version = str(attributes.get("format"))
+    dtypes = _COLUMNS.get(version, PART_COLUMNS)
     if any(values[name].dtype != dtype and name != "objid" for name, dtype in dtypes.items()):
         raise DamagedPartError(f"{path} is damaged (a column has another dtype); {_AGAIN}")
     if version not in _COLUMNS or (version == WITHOUT_DIGEST and "digest" in attributes):
@@ -89,6 +88,40 @@ def decode_part(data: bytes, plan: Plan, item: WorkItem, path: str) -> Part:
     if version != WITHOUT_DIGEST and attributes.get("digest") != _digest(plan, item, values):
         raise DamagedPartError(f"{path} is damaged (its columns differ from their digest); {_AGAIN}")
     return Part(values["redshift_phot"], values["flag"], version != WITHOUT_DIGEST)
+
+
+def _read_file(data: bytes, rows: int) -> tuple[dict[str, Any], Values]:
+    """Return attributes and columns of a part; no columns if they are not of this many rows. Raises as h5py.
+
+    By h5py's functions of low level, which take a fifth of the time: a summary reads a part for every 2,048 galaxies.
+    """
+    import h5py
+
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(backing_store=False)
+    access.set_file_image(data)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    # HDF5 takes files in memory of the same name for one file.
+    file = h5py.h5f.open(b"part %d" % next(_opened), h5py.h5f.ACC_RDONLY, access)
+    try:
+        attributes = {}
+        for number in range(h5py.h5a.get_num_attrs(file)):
+            attribute = h5py.h5a.open(file, index=number)
+            value = np.empty(attribute.shape, attribute.dtype)
+            attribute.read(value)
+            found = value[()]
+            attributes[attribute.name.decode()] = found.decode() if isinstance(found, bytes) else found
+        names = _COLUMNS.get(str(attributes.get("format")), PART_COLUMNS)
+        columns = {name: h5py.h5d.open(file, name.encode()) for name in names}
+        # Compared before they are read: a damaged header may announce any number of rows.
+        if any(column.shape != (rows,) for column in columns.values()):
+            return attributes, {}
+        values = {name: np.empty(rows, column.dtype) for name, column in columns.items()}
+        for name, column in columns.items():
+            column.read(h5py.h5s.ALL, h5py.h5s.ALL, values[name])
+        return attributes, values
+    finally:
+        file.close()
 
 
 def _digest(plan: Plan, item: WorkItem, values: Values) -> str:

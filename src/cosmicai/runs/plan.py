@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, field
 
 from ..engines.base import EngineChoice
+from ..engines.registry import LARGEST_BATCH_SIZE
 from ..errors import InputError
 from ..models.weights import WeightsFile
 from ..records import decode_json
@@ -88,6 +89,16 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     items: tuple[WorkItem, ...]
     survey_check: SurveyCheck | None = None
 
+    @cached_property
+    def inputs_digest(self) -> str:
+        """SHA-256 of what decides the rows of the catalogue, wherever it lies and however the work is cut."""
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            digest.update(json.dumps([shard.name, shard.galaxies, shard.bytes, shard.digest or ""]).encode())
+        own = [self.weights_sha256, self.engine, self.precision, self.device, self.batch_size, self.inner_batch]
+        digest.update(json.dumps(own).encode())
+        return digest.hexdigest()
+
     @property
     def choice(self) -> EngineChoice:
         """The engine and everything that decides its numbers."""
@@ -128,6 +139,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
         if found != FORMAT:
             raise InputError(f'{where} cannot be used: field format is "{found}", expected "{FORMAT}"; {REMEDY}')
         plan = decode_json(text, Plan, where=where, remedy=REMEDY)
+        if plan.batch_size > LARGEST_BATCH_SIZE:
+            expected = f"expected at most {LARGEST_BATCH_SIZE}, got {plan.batch_size}"
+            raise InputError(f"{where} cannot be used: field batch_size: {expected}; {REMEDY}")
         if plan.inner_batch > plan.batch_size:
             expected = f"expected at most the batch_size {plan.batch_size}, got {plan.inner_batch}"
             raise InputError(f"{where} cannot be used: field inner_batch: {expected}; {REMEDY}")

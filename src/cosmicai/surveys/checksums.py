@@ -145,6 +145,7 @@ def _describe(file: Any, fields: tuple[str, ...]) -> dict[str, Any]:
     """Return what gives the bytes of the fields their meaning: dtypes, shapes and the attributes of the file."""
     attributes = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in file.attrs.items()}
     attributes.pop(DIGEST, None)
-    shapes = [[name, file[name].dtype.str, file[name].shape] for name in fields]
-    own = {name: {key: str(value) for key, value in file[name].attrs.items()} for name in fields}
+    datasets = {name: file[name] for name in fields}
+    shapes = [[name, dataset.dtype.str, dataset.shape] for name, dataset in datasets.items()]
+    own = {name: {key: str(value) for key, value in one.attrs.items()} for name, one in datasets.items()}
     return {"attributes": attributes, "fields": shapes} | ({"columns": own} if any(own.values()) else {})

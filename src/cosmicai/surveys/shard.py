@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..models.torch_archive import TensorRef
-from ..storage.ranges import LARGEST_PAGE, RangeReader, as_file, open_ranges
+from ..storage.ranges import LARGEST_PAGE, RangeReader, open_ranges
 from ..storage.s3 import is_s3
 from . import published_partition
 from .bands import BANDS as BANDS
@@ -42,8 +42,9 @@ from .checksums import (
     read_checksums,
 )
 from .columns import FOLDER, POSITION, ColumnSpec
-from .hdf5 import explain_hdf5_error, find_unknown_filter, find_unused, require_own_data, require_plain
+from .hdf5 import KnownObjects, explain_hdf5_error, find_unknown_filter, find_unused, require_own_data, require_plain
 from .hdf5_absence import find_absence
+from .hdf5_heap import HeapCheckingFile
 from .identity import ObjIds, is_text, join_objids, no_objids, objids
 from .quality import known_redshifts
 
@@ -274,7 +275,8 @@ def _open_hdf5(uri: str, reader: RangeReader) -> Shard:
     import h5py  # imported where it is used, here and below: a process that reads `.pt` starts faster without it
 
     try:
-        with h5py.File(as_file(reader), "r") as file:
+        with h5py.File(HeapCheckingFile(reader), "r") as opened:
+            file = KnownObjects(opened)
             names = [name for name in FIELDS if name in file]
             require_own_data(uri, file, names)
             fields = {name: _locate_dataset(uri, name, file[name]) for name in names}

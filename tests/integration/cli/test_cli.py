@@ -121,17 +121,17 @@ def test_the_catalogue_in_other_formats_has_the_same_rows(tmp_path, job):
         out = str(tmp_path / f"c.{kind}")
         assert run("catalogue", str(job / "run"), "--to", kind, "--out", out).stdout == f"300 galaxies in {out}\n"
     fits = Table.read(tmp_path / "c.fits")
-    with h5py.File(tmp_path / "c.hdf5") as hdf5, (tmp_path / "c.csv").open(newline="") as text:
-        lines = list(csv.DictReader(text))
+    with h5py.File(tmp_path / "c.hdf5") as file, (tmp_path / "c.csv").open(newline="") as text:
+        lines, hdf5 = list(csv.DictReader(text)), file["catalogue"][:]
         for name in rows.column_names:
             expected = rows[name].to_numpy()
             assert [line[name] for line in lines] == [str(value) for value in rows[name].to_pylist()] or np.array_equal(
                 np.array([line[name] for line in lines], expected.dtype), expected
             )
             if name == "shard":
-                assert list(fits[name]) == list(hdf5[name].asstr()[:]) == list(expected)
+                assert list(fits[name]) == list(hdf5[name].astype(str)) == list(expected)
             else:
-                assert np.array_equal(fits[name], expected) and np.array_equal(hdf5[name][:], expected)
+                assert np.array_equal(fits[name], expected) and np.array_equal(hdf5[name], expected)
 
 
 def test_a_catalogue_that_does_not_exist_yet_is_refused(tmp_path, job):
@@ -164,3 +164,32 @@ def test_the_demo_writes_a_complete_accurate_catalogue_and_can_be_repeated(tmp_p
             path.unlink()  # as if the last run had been killed before it wrote its plan
     assert run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "1500").returncode == 0
     assert "choose another --out" in run("demo", "--out", str(tmp_path / "demo"), "--galaxies", "10").stderr
+
+
+@pytest.mark.parametrize("number", ["1000001", "999999999999999999999999"])
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("infer",), "--batch-size"),
+        (("plan",), "--ranks"),
+        (("bench", "ranks"), "--ranks"),
+        (("bench", "sweep"), "--batch-sizes"),
+        (("bench", "sweep"), "--world-sizes"),
+    ],
+)
+def test_absurd_numbers_are_refused_before_anything_is_done(
+    arguments: tuple[str, ...], option: str, number: str, tmp_path: Path
+) -> None:
+    number = str(2 * int(number))
+    run_arguments = () if arguments == ("bench", "ranks") else ("absent", "--out", str(tmp_path / "out"))
+    done = run(*arguments, *run_arguments, option, number)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value for '{option}': " in done.stderr and number in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_sizes_that_are_no_numbers_are_refused(number: str, tmp_path: Path) -> None:
+    done = run("synthetic", "--galaxies", "5", "--partition-mb", number, "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "") and "Invalid value for '--partition-mb': " in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -182,10 +182,14 @@ def test_health_answers_while_clients_hang_and_come_again(server: Server) -> Non
     assert [one.result() for one in hanging] == [None] * 4
 
 
-def test_health_answers_where_few_files_may_be_open() -> None:
+@pytest.mark.parametrize("health", [True, False])
+def test_health_answers_where_few_files_may_be_open(health: bool) -> None:
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, 256))
     with rendezvous_server(popen=partial(subprocess.Popen, preexec_fn=limit)) as few, ExitStack() as stack:
-        open_sockets(stack, few.health_port, 300, HANGING["half a request"])
+        if health:
+            open_sockets(stack, few.health_port, 300, HANGING["half a request"])
+        else:
+            open_sockets(stack, few.endpoint.port, 300, messages.MAGIC)
         assert get(few, "/health")[0] == 200
         with joined_ranks(few, "meanwhile", 2) as (one, _):
             assert one.request(messages.Next(0)) == messages.Number(0, 0)

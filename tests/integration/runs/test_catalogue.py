@@ -168,11 +168,11 @@ def test_fits_has_ucds_nulls_provenance_and_valid_checksums(finished, tmp_path):
         -32768,
     )
     plan = finished.plan()
-    stated = [header[key] for key in ("WEIGHTS", "WTSHA256", "PLSHA256", "SURVEY", "ENGINE", "PRECIS", "FLAG128")]
+    stated = [header[key] for key in ("WEIGHTS", "WTSHA256", "PLAN", "SURVEY", "ENGINE", "PRECIS", "FLAG128")]
     assert stated == [
         "tiny.safetensors",
         plan.weights_sha256,
-        plan.digest,
+        plan.inputs_digest,
         "sky",
         "reference",
         "float32",

@@ -24,8 +24,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     return survey, weights, digest(folder / "uninterrupted")
 
 
-def test_sigkill_and_resume_give_the_same_catalogue(tmp_path):
-    counts = kill_and_resume(tmp_path, kills=3, galaxies=2048, seed=3)
+@pytest.mark.parametrize("procs", [None, 2])
+def test_sigkill_and_resume_give_the_same_catalogue_and_leave_nothing(tmp_path, procs):
+    counts = kill_and_resume(tmp_path, kills=3, galaxies=2048, seed=3, procs=procs)
     assert counts["kills"] == 3 and counts["completed runs"] >= 1
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -113,3 +114,11 @@ def test_parts_of_earlier_versions_are_read(run, version, unchecked):
     with h5py.File(run.part_path(run.plan().items[0]), "r+") as file:
         file["objid"][3] = b"J9"
     assert summarize(run).complete == (version == 1)
+
+
+def test_parts_that_are_read_at_the_same_time_are_not_mixed_up(run):
+    plan = run.plan()
+    alone = [run.read_part(plan, item).redshift_phot.tolist() for item in plan.items]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda item: run.read_part(plan, item).redshift_phot.tolist(), plan.items * 50))
+    assert together == alone * 50 and len(set(map(tuple, alone))) == 3

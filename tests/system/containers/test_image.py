@@ -106,8 +106,8 @@ def test_it_contains_the_locked_packages_and_a_list_of_all_packages(image):
 def test_it_runs_as_a_user_without_privileges(image):
     config = json.loads(read_manifest()[1])["config"]["digest"]
     with tarfile.open(ARCHIVE) as archive:
-        file = archive.extractfile(f"blobs/{config.replace(':', '/')}")
-        assert file and json.load(file)["config"]["User"] == "1000:1000"
+        blob = archive.extractfile(f"blobs/{config.replace(':', '/')}").read()  # type: ignore[union-attr]
+    assert json.loads(blob)["config"]["User"] == "1000:1000"
 
 
 def test_python_files_in_it_are_compiled(image):

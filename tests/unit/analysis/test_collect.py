@@ -77,7 +77,7 @@ def complete_summary(run: RunFolder) -> dict[str, Any]:
     return {
         "complete": True, "coverage": msgspec.to_builtins(count_coverage(plan, set(plan.items))), "metrics": None,
         "totals": totals, "cost": None, "machines": [], "failures": [], "plan_sha256": plan.digest,
-        "catalogue_sha256": "0" * 64, "catalogue": run.catalogue_path, "plot": run.plot_path,
+        "catalogue_sha256": "0" * 64, "catalogue": run.catalogue_path, "plot": run.plot_path("png"),
     }  # fmt: skip
 
 

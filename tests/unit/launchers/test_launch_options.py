@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cosmicai.cli import launch_options
 from cosmicai.cli.launch import run as run_command
 from cosmicai.errors import InputError
-from cosmicai.launchers.base import CloudRequest, LaunchRequest, RankRequest, SlurmRequest
+from cosmicai.launchers.base import MAX_LOCAL_RANKS, CloudRequest, LaunchRequest, RankRequest, SlurmRequest
 from cosmicai.runs.request import RunRequest
 
 SURVEY = ("sky", "--out", "run", "--weights", "w")
@@ -121,3 +121,10 @@ def test_the_notice_comes_before_anything_else(monkeypatch):
     assert result.output.startswith(
         "no SURVEY is given: predicting synthetic galaxies with the demo weights, into runs/"
     )
+
+
+def test_more_ranks_than_a_node_can_start_are_refused() -> None:
+    assert RankRequest(procs=MAX_LOCAL_RANKS).per_node == MAX_LOCAL_RANKS == 4096
+    assert RankRequest(procs=2 * MAX_LOCAL_RANKS, nodes=2).per_node == MAX_LOCAL_RANKS
+    with pytest.raises(InputError, match="4097 ranks on one node are requested; expected at most 4096"):
+        _ = RankRequest(procs=MAX_LOCAL_RANKS + 1).per_node

@@ -14,8 +14,12 @@ from torch import nn
 
 from cosmicai.errors import InputError
 from cosmicai.models.checkpoint_import import import_checkpoint
+from cosmicai.models.checkpoint_modules import ALLOWED_CLASSES, Checkpoint, Module
+from cosmicai.models.pickle_scan import CHECKPOINT_LIMITS
 from cosmicai.models.state_dict import Constants
+from cosmicai.models.torch_archive import read_archive
 from cosmicai.models.weights import load_weights
+from cosmicai.storage.ranges import open_ranges
 from support.helpers import run
 from support.upstream_network import Block, Sizes, random_network, save_checkpoint
 
@@ -60,6 +64,20 @@ def test_a_state_dict_gives_the_bytes_that_the_whole_model_gives(sizes: Sizes, t
     for weights, name in ((whole, "whole.safetensors"), (imported, "state.safetensors")):
         weights.save(str(tmp_path / name))
     assert (tmp_path / "whole.safetensors").read_bytes() == (tmp_path / "state.safetensors").read_bytes()
+
+
+def test_the_state_dict_of_the_published_fixture_gives_the_bytes_of_the_whole(shared: Path, tmp_path: Path) -> None:
+    whole = str(shared / "upstream/checkpoint.pt")
+    state: dict[str, torch.Tensor] = {}
+    with open_ranges(whole) as reader:
+        root = read_archive(whole, reader, ALLOWED_CLASSES, CHECKPOINT_LIMITS).root
+        for module in Module(Checkpoint(whole, reader), "", root).walk():
+            for name, ref in module.tensor_refs().items():
+                state[f"{module.path}.{name}".lstrip(".")] = torch.from_numpy(ref.read(reader))
+    import_checkpoint(whole).save(str(tmp_path / "whole"))
+    uri = save(state, tmp_path / "state/checkpoint.pt")
+    import_checkpoint(uri, Constants(heads=12, norm_eps=1e-6)).save(str(tmp_path / "imported"))
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "imported").read_bytes()
 
 
 def averaged(model: nn.Module) -> dict[str, Any]:
@@ -146,7 +164,7 @@ def test_the_command_asks_for_the_constants_of_a_state_dict_and_of_nothing_else(
         ((state, out), "give those of the published network with --heads 12 --norm-eps 1e-6"),
         ((state, out, *given[:2]), "--heads and --norm-eps belong together"),
         ((whole, out, *given), "holds a whole model, which has its own number of heads and eps; leave out --heads"),
-        ((state, out, *given[:3], "nan"), "--norm-eps nan is not a number; expected one such as 1e-6"),
+        ((state, out, *given[:3], "nan"), "nan is not a number"),
         ((state, out, "--heads", "0", *given[2:]), "is not in the range"),
     ):
         done = run("weights", "import", *arguments)

@@ -139,6 +139,7 @@ def test_a_damaged_plan_is_one_sentence(tmp_path, text):
         ({"batch_size": 0}, "field batch_size: expected `int` >= 1"),
         ({"batch_size": True}, "field batch_size: expected `int`, got `bool`"),
         ({"inner_batch": 10**30}, "field inner_batch: expected `int` <= 9223372036854775807"),
+        ({"batch_size": 65537}, "field batch_size: expected at most 65536, got 65537"),
         ({"inner_batch": 9}, "field inner_batch: expected at most the batch_size 8, got 9"),
         ({"quantized": "../../x"}, "field quantized: expected `str` matching regex"),
         ({"shards": None}, "field shards: expected `array`, got `null`"),

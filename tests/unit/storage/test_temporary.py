@@ -68,6 +68,7 @@ def test_a_child_that_is_forked_has_a_name_of_its_own() -> None:
         (".a.h5.partial-mine", 2 * LEFT_AFTER, True),
         (".partial-01234567", 2 * LEFT_AFTER, True),
     ],
+    ids=[f"{number}" for number in range(11)],  # the names differ from process to process
 )
 def test_only_temporary_files_of_writers_that_have_ended_are_removed(
     tmp_path: Path, name: str, seconds: float, stays: bool

@@ -154,15 +154,18 @@ def count_rank_requests(pieces: int, items: int) -> dict[str, int]:
 
 
 def count_planner_requests(ranks: int, items: int, opened: int = 0, ranges: int = 0) -> dict[str, dict[str, int]]:
-    """Return the requests to S3 of the functions that plan and summarize; the latter reads all records and items.
+    """Return the requests to S3 of the functions that plan and summarize; the latter reads all records and items,
+    and of each partition its header, ids and redshifts.
 
     The check of the survey opens `opened` shards for their headers, magnitudes and redshifts, and reads `ranges` ranges
     of cutouts.
     """
     return {
         "initialize": {"ListObjectsV2": 4, "HeadObject": 1, "GetObject": 3 + 3 * opened + ranges, "PutObject": 4},
-        "summarize": {"ListObjectsV2": 6, "HeadObject": 1, "GetObject": 4 + ranks + items, "PutObject": 6 + ranks},
-    }
+        "summarize": {
+            "ListObjectsV2": 6, "HeadObject": 1 + ranks, "GetObject": 3 + 4 * ranks + items, "PutObject": 7 + ranks,
+        },
+    }  # fmt: skip
 
 
 def _describe(estimate: CloudEstimate, speed: Speed, stack: Stack) -> Iterator[str]:

@@ -31,13 +31,14 @@ FRAME = "icrs"
 def describe_provenance(plan: Plan, records: Iterable[Record]) -> dict[str, str]:
     """Return where the redshifts of a run come from, by names of metadata without their prefix.
 
-    There are no addresses: they differ between machines. Several commits, images or precisions are all named.
+    There are no addresses, and nothing of how the work was cut: the same redshifts come with the same text, but for
+    the date, wherever they were computed by the same program. Several commits, images or precisions are all named.
     """
     weights, ranks = plan.weights_file, list(records)
     found = {
         "weights": weights.label,
         "weights_sha256": weights.sha256,
-        "plan_sha256": plan.digest,
+        "plan": plan.inputs_digest,
         "survey": plan.survey.rstrip("/").rpartition("/")[2],
         "engine": plan.engine,
         "precision": _join(record.precision for record in ranks) or plan.precision,

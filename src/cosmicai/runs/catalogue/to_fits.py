@@ -17,7 +17,7 @@ from .source import CatalogueSource, column_values, missing_values, require_asci
 
 EXTENSION = "CATALOGUE"
 KEYWORDS = {  # by names of provenance
-    "weights": "WEIGHTS", "weights_sha256": "WTSHA256", "plan_sha256": "PLSHA256", "survey": "SURVEY",
+    "weights": "WEIGHTS", "weights_sha256": "WTSHA256", "plan": "PLAN", "survey": "SURVEY",
     "engine": "ENGINE", "precision": "PRECIS", "git_commit": "COMMIT", "image_digest": "IMAGE", "date": "DATE",
     "synthetic": "SYNTHET",
 }  # fmt: skip

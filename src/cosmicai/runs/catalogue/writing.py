@@ -109,7 +109,9 @@ def _write(
     pending: list[pa.Table] = []
     unreadable: dict[str, str] = {}
     rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    # Numbers that hardly repeat would only be slowed down by a dictionary.
+    repeated = [column.name for column in columns.all if column.is_text or column.type.bit_width <= 16]
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated) as writer:
         for piece, known in zip(pieces, map_in_order(read, pieces, reader_threads(plan.survey)), strict=True):
             count, entry = piece.stop - piece.start, plan.shards[piece.shard]
             if isinstance(known, InputError):
@@ -219,8 +221,10 @@ def _objid_array(objid: ObjIds, dtype: np.dtype[Any]) -> pa.Array:
 
 
 def _text_array(text: NDArray[np.bytes_]) -> pa.Array:
-    ends = np.concatenate([[0], np.cumsum(np.char.str_len(text))]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(text), pa.py_buffer(ends), pa.py_buffer(b"".join(text.tolist())))
+    data = np.ascontiguousarray(text).view(np.uint8).reshape(len(text), -1)
+    used = data != 0  # texts hold no NUL, which only pads them
+    ends = np.concatenate([[0], np.cumsum(used.sum(axis=1))]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(text), pa.py_buffer(ends), pa.py_buffer(data[used]))
 
 
 def _repeated_text(text: str, count: int) -> pa.Array:

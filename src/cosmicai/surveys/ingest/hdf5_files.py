@@ -12,6 +12,7 @@ import h5py
 
 from ...errors import InputError
 from ...storage.local import retry_stale
+from ...storage.ranges import open_ranges
 from ..bands import BAND_NAMES, BANDS
 from ..columns import POSITION
 from ..hdf5 import (
@@ -23,6 +24,7 @@ from ..hdf5 import (
     stated_pixel_scale,
 )
 from ..hdf5_absence import files_of, find_absence, find_external
+from ..hdf5_heap import has_endless_heap
 from ..mask_arrays import fits_image, is_mask
 from ..shard import HDF5_ERRORS
 from ..units import require_degrees
@@ -42,6 +44,7 @@ from .source import (
 
 _CHUNK_CACHE = 64 * 2**20  # bytes per dataset: a chunk of many rows is decompressed once
 _LARGEST_CHUNK = 128 * 2**20
+_SEARCHED = 2**22  # bytes at both ends of a file, where attributes usually are; all of it would take too long
 
 
 @contextmanager
@@ -64,6 +67,10 @@ def open_hdf5(source: str, options: IngestOptions) -> Iterator[Source]:
 
 
 def _open_file(source: str) -> Any:
+    with open_ranges(source) as reader:
+        for start in {0, max(0, reader.size - _SEARCHED)}:
+            if has_endless_heap(bytes(reader.read(start, min(_SEARCHED, reader.size)))):
+                raise OSError("a global heap is damaged")
     try:
         return retry_stale(h5py.File, source, "r", rdcc_nbytes=_CHUNK_CACHE)
     except OSError as error:
