@@ -17,6 +17,8 @@ TORCH = grep -o 'torch==[0-9.]*' pyproject.toml
 UV := uv==0.13.9
 # AWS Lambda's emulator is a program in this package, whose own requirements do not fit ours.
 EMULATOR := aws-sam-cli==1.170.0
+# Libraries of the field that read catalogues. Tests let them do so in an environment of its own, as users have them.
+INTEROP := qp-prob==1.1.4 pz-rail-base==2.0.11 hats==0.11.1 lsdb==0.11.1 polars==2.1.0
 
 # Results of the published project, a clone of which has more than the few figures that come along.
 PUBLISHED ?=
@@ -49,7 +51,7 @@ report: demo
 	$(BIN)/cosmicai bench sweep demo/survey --out sweep --partition-mb 10,25 --batch-sizes 512 --world-sizes 1,2,4
 	$(BIN)/python -m analysis report demo/run sweep $(PUBLISHED) --out report
 
-test: install $(VENV)/rie
+test: install $(VENV)/rie $(VENV)/interop/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 # Seconds to minutes, without root, services or containers.
@@ -61,6 +63,11 @@ test-aws: install $(VENV)/rie
 
 $(VENV)/rie: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ $(EMULATOR)
+
+$(VENV)/interop/installed: requirements-interop.lock | $(BIN)/python
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
@@ -132,6 +139,9 @@ lock:
 	$(WITHOUT_TORCH) build/lock/image.txt >containers/requirements.lock
 	$(RESOLVE) --constraint build/lock/everything.txt --extra dev $(BESIDES) --output-file build/lock/dev.txt
 	$(WITHOUT_TORCH) build/lock/dev.txt >requirements-dev.lock
+	printf '%s\n' $(INTEROP) >build/lock/interop.in
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	  --no-annotate --no-header build/lock/interop.in --output-file requirements-interop.lock
 
 clean:
 	rm -rf $(VENV) build demo sweep report

@@ -48,7 +48,7 @@ def test_a_missing_package_is_named_with_the_group_that_brings_it():
     assert found | brought == GROUPS
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", (*LOCKS, "requirements-interop.lock"))
 def test_a_lock_pins_every_package_by_hashes_and_names_no_index(lock):
     text = (ROOT / lock).read_text()
     entries = re.split(r"\n(?=\S)", text.rstrip("\n"))

@@ -10,7 +10,7 @@ from ..console import echo, notify
 from ..ranks.environment import MAX_RANKS
 from .options import require_weights, run_options, schedule_option
 
-CATALOGUE_FORMATS = ("parquet", "fits", "hdf5", "votable", "ecsv", "csv")
+CATALOGUE_FORMATS = ("parquet", "fits", "hdf5", "votable", "ecsv", "csv", "qp", "hats")
 
 # Commands import what they need when they run, so that `cosmicai --help` and each command start without the others'
 # libraries (numpy, torch, OpenVINO, pyarrow).
@@ -108,11 +108,12 @@ def summarize(run: str) -> int:
 @click.command()
 @click.argument("run")
 @click.option("--to", "kind", required=True, type=click.Choice(CATALOGUE_FORMATS), help="Format.")
-@click.option("--out", type=click.Path(), help="File to write; default RUN/catalogue.<format>.")
+@click.option("--out", type=click.Path(), help="File or, for hats, folder to write; default RUN/catalogue.<format>.")
 def catalogue(run: str, kind: str, out: str | None) -> None:
     """Write the catalogue of the run in the folder RUN in another format."""
     from .. import storage
-    from ..runs.catalogue.convert import convert_catalogue, default_name
+    from ..runs.catalogue.convert import LEFT_OUT, convert_catalogue, default_name
+    from ..runs.catalogue.reading import count_rows
     from ..runs.store import RunFolder
 
     folder = RunFolder(storage.absolute(run))
@@ -120,7 +121,8 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
         folder.plan()  # raises InputError if it is damaged: the catalogue of such a run is not to be trusted
     target = out or folder.path(default_name(kind))
     rows = convert_catalogue(folder, kind, target)
-    echo(f"{rows} galaxies in {target}")
+    rest = f"; {count_rows(folder) - rows} without {LEFT_OUT[kind]} are left out" if kind in LEFT_OUT else ""
+    echo(f"{rows} galaxies in {target}{rest}")
 
 
 @click.command()

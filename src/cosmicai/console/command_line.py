@@ -23,6 +23,7 @@ GROUPS = {
     "boto3": "aws",
     "botocore": "aws",
     "astropy": "fits",
+    "cdshealpix": "hats",
     "pandas": "analysis",
     "jinja2": "analysis",
     "msgpack": "fmi",

@@ -22,7 +22,8 @@ _OWN_NAMES = {
     "plan.json": re.compile(r".+\.json|catalogue\.parquet|inference\.(png|pdf)"),
     "survey.json": re.compile(r"\d{6}\.(h5|json)"),
 }
-_CONVERTED = re.compile(r"catalogue\.(csv|fits|hdf5)")  # written by `cosmicai catalogue`, as often as one likes
+# Written by `cosmicai catalogue`, as often as one likes.
+_CONVERTED = re.compile(r"catalogue\.(csv|ecsv|fits|hdf5|vot|copy\.parquet|qp\.hdf5)")
 _HEAD = 2**16  # bytes of a file that show what it holds
 _WEIGHTS, _PICKLED, _SHARD = "weights", "a model or galaxies saved by PyTorch", "the galaxies of a survey"
 
@@ -81,6 +82,27 @@ def require_folder(uri: str) -> None:
     for address in _addresses(uri):
         _require_outside_runs(uri, address)
     _require_other_folder(uri, "survey.json")
+
+
+def require_local(uri: str, what: str) -> None:
+    """Raise InputError if a folder that a command is to write is on S3; `what` says what it is, with its verb."""
+    if is_s3(uri):
+        raise InputError(f"{uri}: {what} written to a local folder; write one there and copy it to S3")
+
+
+def require_new_folder(uri: str) -> Path:
+    """Return the path of a local folder that a command is to write; that of its target, if it is a link.
+
+    Raises InputError if it exists and is not empty, or as `require_output_folder`.
+    """
+    target = Path(uri).absolute()
+    with describe_os_errors(str(target), "write"):
+        target = target.resolve() if target.is_symlink() else target  # to a folder elsewhere, which is replaced
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken:
+        raise InputError(f"{target} exists and is not empty; choose another --out or remove it")
+    require_output_folder(uri)
+    return target
 
 
 def require_output_folder(uri: str) -> None:

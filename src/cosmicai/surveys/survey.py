@@ -25,7 +25,7 @@ from .. import storage
 from ..errors import InputError, describe_os_errors
 from ..records import decode_json
 from ..storage.folder import atomic_folder
-from ..storage.outputs import require_output_folder
+from ..storage.outputs import require_local, require_new_folder
 from ..storage.parallel import map_in_order
 from ..storage.s3 import is_s3, reader_threads
 from .columns import ColumnSpec, join_specs
@@ -330,19 +330,13 @@ def read_column_as(shard: Shard, name: str, spec: ColumnSpec, start: int, stop: 
 
 def require_new_survey(out: str) -> Path:
     """Return the path of a survey folder to write. Raises InputError if it is on S3, holds files or is a run's."""
-    if is_s3(out):
-        raise InputError(f"{out}: surveys are written to a local folder; write one there and copy it to S3")
+    require_local(out, "surveys are")
     target = Path(out).absolute()
     with describe_os_errors(str(target), "write"):
-        target = target.resolve() if target.is_symlink() else target  # to a folder elsewhere, which is replaced
-        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
         is_survey = (target / "survey.json").is_file()
     if is_survey:
         raise InputError(f"{target} is a whole survey already; use it, or choose another --out")
-    if taken:
-        raise InputError(f"{target} exists and is not empty; choose another --out or remove it")
-    require_output_folder(out)
-    return target
+    return require_new_folder(out)
 
 
 def write_survey(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cosmicai import read_catalogue
 from cosmicai.models.weights import DEMO
 from cosmicai.ranks.environment import Rank
-from cosmicai.runs.catalogue.convert import WRITERS, convert_catalogue
+from cosmicai.runs.catalogue.convert import LEFT_OUT, WRITERS, convert_catalogue
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.columns import DEGREES, ColumnSpec
@@ -118,7 +118,7 @@ def read_text(column: Any) -> list[str]:
     return [text.decode() if isinstance(text, bytes) else str(text).replace("nan", "") for text in column]
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in LEFT_OUT])
 def test_astropy_reads_every_format_without_a_warning(finished, tmp_path, kind):
     path = tmp_path / f"c.{'vot' if kind == 'votable' else kind}"
     assert convert_catalogue(finished, kind, str(path)) == ROWS

@@ -9,7 +9,7 @@ import pytest
 
 from cosmicai import storage
 from cosmicai.errors import InputError
-from cosmicai.runs.catalogue.convert import convert_catalogue
+from cosmicai.runs.catalogue.convert import FOLDERS, WRITERS, convert_catalogue, default_name
 from cosmicai.runs.store import RunFolder
 from cosmicai.storage.outputs import require_folder, require_new, require_output_folder, require_replaceable
 from cosmicai.surveys.synthetic import write_synthetic_survey
@@ -42,6 +42,13 @@ def test_a_file_of_a_run_or_survey_is_not_replaced(folder: Path, name: str) -> N
 @pytest.mark.parametrize("name", ["run/catalogue.csv", "run/mine.csv", "survey/mine.safetensors", "a.csv", "new/a.csv"])
 def test_other_files_are_written(folder: Path, name: str) -> None:
     require_replaceable(str(folder / name))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in FOLDERS])
+def test_a_catalogue_in_another_format_is_written_again(folder: Path, kind: str) -> None:
+    path = folder / "run" / default_name(kind)
+    path.write_bytes(b"1")
+    require_replaceable(str(path))
 
 
 def test_only_regular_files_are_replaced_and_only_if_that_is_asked_for(tmp_path: Path) -> None:

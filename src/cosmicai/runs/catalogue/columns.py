@@ -5,7 +5,7 @@ In Parquet each of them is a field whose metadata hold what Arrow's types do not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from ...surveys.identity import is_text
 from ...surveys.quality import FLAG_MEANINGS
 
 KEPT = "_kept"  # follows the name of a kept column whose own name is taken
+# Bounds of the intervals that hold the redshift with 68% and 95% probability, in catalogues that have them.
+INTERVALS = ("redshift_phot_l68", "redshift_phot_u68", "redshift_phot_l95", "redshift_phot_u95")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], 
     if is_text(objid_dtype):
         objid = replace(objid, type=pa.string(), width=objid_dtype.itemsize)
     shard = replace(shard, width=max((len(name.encode()) for name in shards), default=0))
-    taken, kept = {name.lower() for name in STANDARD}, {}
+    taken, kept = {name.lower() for name in (*STANDARD, *INTERVALS)}, {}
     for path, spec in specs.items():
         if path.startswith(FOLDER):
             column = _kept_column(path.removeprefix(FOLDER), spec, taken)
@@ -115,10 +117,15 @@ def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], 
     return Columns(ordered, objid_dtype, specs, kept)
 
 
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return the name of a column, with KEPT behind it as often as it is among `taken`, names in lower case."""
+    while name.lower() in taken:
+        name += KEPT
+    return name
+
+
 def _kept_column(name: str, spec: ColumnSpec, taken: set[str]) -> Column:
-    own = name
-    while own.lower() in taken:
-        own += KEPT
+    own = free_name(name, taken)
     description = "Kept from the source" if own == name else f"Kept from the source, where it is named {name}"
     if spec.null is not None:
         description += "; null: missing"

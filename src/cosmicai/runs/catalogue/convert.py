@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 
 from ...errors import describe_os_errors
 from ...storage import atomic_write
-from ...storage.outputs import require_replaceable
+from ...storage.folder import atomic_folder
+from ...storage.outputs import require_local, require_new_folder, require_replaceable
 from ..store import RunFolder
 from .reading import open_catalogue
 from .source import CatalogueSource
@@ -22,18 +24,29 @@ WRITERS = {
     "votable": "to_votable.write_votable",
     "ecsv": "to_text.write_ecsv",
     "csv": "to_text.write_csv",
+    "qp": "to_qp.write_qp",
+    "hats": "to_hats.write_hats",
 }
-SUFFIXES = {"votable": "vot", "parquet": "copy.parquet"}  # of files whose names do not end with the name of the format
+# Of files whose names do not end with the name of the format.
+SUFFIXES = {"votable": "vot", "parquet": "copy.parquet", "qp": "qp.hdf5"}
+FOLDERS = ("hats",)  # formats of several files
+LEFT_OUT = {"qp": "a redshift or an uncertainty", "hats": "a position"}  # what galaxies must have to be in a format
 
 
 def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:
-    """Write the catalogue in one of the formats of WRITERS, and return its number of rows.
+    """Write the catalogue in one of the formats of WRITERS, and return the number of rows that were written.
 
-    Raises InputError if it does not exist yet, if it has text that the format does not hold, or if `out` is not a file
-    that may be replaced.
+    These are all rows, or those that have what LEFT_OUT says. Raises InputError if the catalogue does not exist yet or
+    does not have what the format needs, and if `out` is not a file that may be replaced, or, for one of FOLDERS, not a
+    new or empty local folder.
     """
-    require_replaceable(out)
-    with open_catalogue(run) as file, atomic_write(out) as temporary, describe_os_errors(out, "write"):
+    if kind in FOLDERS:
+        require_local(out, f"a catalogue in the format {kind} is")
+        target: AbstractContextManager[Path] = atomic_folder(require_new_folder(out))
+    else:
+        require_replaceable(out)
+        target = atomic_write(out)
+    with open_catalogue(run) as file, target as temporary, describe_os_errors(out, "write"):
         return find_writer(kind)(CatalogueSource(file), temporary)
 
 

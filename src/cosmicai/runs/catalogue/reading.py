@@ -58,6 +58,12 @@ def read_catalogue_objids(run: RunFolder) -> Iterator[ObjIds]:
     return map(objid_column, read_catalogue(run, ["objid"]))
 
 
+def count_rows(run: RunFolder) -> int:
+    """Return the number of rows of the catalogue. Raises InputError if it does not exist yet or cannot be read."""
+    with open_catalogue(run) as file:
+        return int(file.metadata.num_rows)
+
+
 def read_table(file: pq.ParquetFile) -> Table:
     """Return an open catalogue as a table of astropy, with units, descriptions, and missing integers masked.
 
