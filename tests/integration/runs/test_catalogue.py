@@ -36,6 +36,7 @@ SPECS = {
     "columns/specobjid": ColumnSpec(np.dtype("<u8"), null=2**64 - 1),
     "columns/run": ColumnSpec(np.dtype("<i2"), null=-32768),
     "columns/flag": ColumnSpec(np.dtype(np.bool_)),
+    "columns/field": ColumnSpec(np.dtype("<i8")),
     "columns/class": ColumnSpec(np.dtype("S6")),
     "columns/error": ColumnSpec(np.dtype("<f4"), "mag"),
 }
@@ -50,6 +51,7 @@ def make_columns() -> dict[str, NDArray[Any]]:
         "columns/specobjid": np.where(rows % 7 == 0, np.uint64(2**64 - 1), BIG + rows.astype("<u8")),
         "columns/run": np.where(rows % 5 == 0, -32768, rows).astype("<i2"),
         "columns/flag": rows % 2 == 0,
+        "columns/field": rows - 150,
         "columns/class": np.array([b"GALAXY", b"", b'a,"b"'])[rows % 3],
         "columns/error": np.where(rows % 11 == 0, np.nan, 1.5).astype("<f4"),
     }
@@ -90,7 +92,7 @@ def test_every_row_has_who_it_is_and_what_was_kept(finished):
     table, given = read_catalogue(finished.uri), make_columns()
     assert table.colnames == [
         "objid", "ra", "dec", "redshift_phot", "redshift_spec", "flag",
-        "specobjid", "run", "flag_kept", "class", "error", "shard", "row",
+        "specobjid", "run", "flag_kept", "field", "class", "error", "shard", "row",
     ]  # fmt: skip
     assert table["objid"].tolist() == [f"J{row:04d}" for row in range(ROWS)]
     assert np.array_equal(table["redshift_spec"], make_galaxies({}).redshift)
@@ -159,7 +161,7 @@ def test_fits_has_ucds_nulls_provenance_and_valid_checksums(finished, tmp_path):
         with fits.open(path, checksum=True) as file:
             file.verify("exception")
             header = file[1].header
-    ucds = {header[f"TTYPE{number}"]: header.get(f"TUCD{number}") for number in range(1, 14)}
+    ucds = {header[f"TTYPE{number}"]: header.get(f"TUCD{number}") for number in range(1, 15)}
     assert ucds["redshift_phot"] == "src.redshift.phot;meta.main" and ucds["flag"] == "meta.code.qual"
     assert (header["EXTNAME"], header["NAXIS2"], header["TUNIT2"], header["TNULL8"]) == (
         "CATALOGUE",
@@ -219,20 +221,33 @@ def test_rows_of_an_unfinished_run_match_those_of_the_survey(finished, tmp_path)
     assert summarize(run).catalogue_sha256 == summarize(finished).catalogue_sha256
 
 
-def test_a_shard_that_cannot_be_read_again_costs_no_redshift(finished, tmp_path, capsys):
+@pytest.mark.parametrize("lost", [0, 1, 2])
+@pytest.mark.parametrize("how", ["away", "damaged"])
+def test_a_shard_that_cannot_be_read_again_costs_no_redshift(finished, tmp_path, lost, how):
     plan, whole = finished.plan(), read_catalogue(finished.uri)
     digest = summarize(finished).catalogue_sha256
-    shard = Path(plan.survey, "000002.h5")
-    shard.rename(tmp_path / "away.h5")
+    shard = Path(plan.survey, plan.shards[lost].name)
+    good = shard.read_bytes()
+    with h5py.File(shard) as file:
+        place = file["columns/field"].id.get_offset()
     try:
+        shard.unlink()
+        if how == "damaged":
+            shard.write_bytes(good[:place] + b"?" + good[place + 1 :])
         summary, table = summarize(finished), read_catalogue(finished.uri)
+        for kind in ("fits", "hdf5", "votable", "csv"):
+            assert convert_catalogue(finished, kind, str(tmp_path / f"c.{kind}")) == ROWS
     finally:
-        (tmp_path / "away.h5").rename(shard)
+        shard.write_bytes(good)
     assert not summary.complete and summary.coverage.missing == 0
     assert isinstance(summary.left_out, tuple) and str(shard) in summary.left_out[0]
     assert table["redshift_phot"].tolist() == whole["redshift_phot"].tolist()
-    expected = [name if row // 100 != 1 else "" for row, name in enumerate(whole["objid"])]
-    assert table["objid"].tolist() == expected and table["run"].mask[100:200].all()
+    known = np.arange(ROWS) // 100 != lost
+    assert table["objid"].tolist() == np.where(known, whole["objid"], "").tolist()
+    for name in ("run", "field", "flag_kept"):
+        present = known & ~getattr(whole[name], "mask", np.zeros(ROWS, np.bool_))
+        assert np.array_equal(table[name].mask, ~present)
+        assert table[name][present].tolist() == whole[name][present].tolist()
     assert summarize(finished).catalogue_sha256 == digest
 
 

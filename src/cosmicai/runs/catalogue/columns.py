@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from ...surveys.columns import FOLDER, ColumnSpec
 from ...surveys.identity import is_text
-from ...surveys.quality import FLAG_MEANINGS
 
 KEPT = "_kept"  # follows the name of a kept column whose own name is taken
 # Bounds of the intervals that hold the redshift with 68% and 95% probability, in catalogues that have them.
@@ -68,10 +67,7 @@ STANDARD = {
         Column("dec", pa.float64(), "Declination (ICRS)", "deg", "pos.eq.dec;meta.main"),
         Column("redshift_phot", pa.float32(), "Photometric redshift; NaN: see flag", "", "src.redshift.phot;meta.main"),
         Column("redshift_spec", pa.float64(), "Spectroscopic redshift; NaN: unknown", "", "src.redshift"),
-        Column(
-            "flag", pa.uint8(),
-            "Sum of " + ", ".join(f"{bit:d} {meaning}" for bit, meaning in FLAG_MEANINGS.items()), "", "meta.code.qual",
-        ),
+        Column("flag", pa.uint8(), "Sum of bits (see flags in the metadata); 0: none", "", "meta.code.qual"),
         Column("shard", pa.string(), "File of the survey that holds the galaxy", "", "meta.file"),
         Column("row", pa.int64(), "Row of the galaxy in this file, from 0", "", "meta.record"),
     )

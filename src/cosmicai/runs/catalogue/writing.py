@@ -38,7 +38,13 @@ ReadParts = Callable[[], Iterable[Part | None]]
 
 
 class _OtherColumnsError(Exception):
-    """A shard has ids or columns that those before it did not have."""
+    """A shard has ids or columns that those before it did not have.
+
+    With `are_missing` it cannot be read, and some columns have no value that stands for a missing one.
+    """
+
+    def __init__(self, *, are_missing: bool = False) -> None:
+        self.are_missing = are_missing
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,13 @@ def write_catalogue(path: Path, plan: Plan, read_parts: ReadParts, provenance: M
     same column in different units or kinds, StorageError if the file cannot be written.
     """
     survey = Survey(plan.survey, plan.shards)
-    try:  # the shards of a survey have the same columns, unless it is a folder of files from several sources
-        return _write(path, plan, _first_columns(survey), read_parts(), provenance)
-    except _OtherColumnsError:
-        return _write(path, plan, _all_columns(survey), read_parts(), provenance)
+    columns, are_missing = _first_columns(survey), False
+    while True:  # once, unless the survey is a folder of files from several sources, or a shard cannot be read
+        try:
+            return _write(path, plan, columns, read_parts(), provenance)
+        except _OtherColumnsError as error:
+            are_missing |= error.are_missing
+            columns = _all_columns(survey, are_missing)
 
 
 def _first_columns(survey: Survey) -> Columns:
@@ -74,8 +83,11 @@ def _first_columns(survey: Survey) -> Columns:
     return choose_columns(INT64, {}, (entry.name for entry in survey.shards))
 
 
-def _all_columns(survey: Survey) -> Columns:
-    """Return the columns of the catalogue by the headers of all shards that can be read."""
+def _all_columns(survey: Survey, are_missing: bool) -> Columns:
+    """Return the columns of the catalogue by the headers of all shards that can be read.
+
+    If some `are_missing`, each has a value that stands for a missing one.
+    """
 
     def describe(entry: ShardEntry) -> tuple[str, np.dtype[Any] | None, dict[str, ColumnSpec]] | None:
         try:
@@ -85,7 +97,8 @@ def _all_columns(survey: Survey) -> Columns:
 
     found = [one for one in map_in_order(describe, survey.shards, reader_threads(survey.uri)) if one]
     objid_dtype = widest(dtype for _, dtype, _ in found if dtype is not None)
-    specs = join_specs([(name, own) for name, _, own in found])
+    without: list[tuple[str, dict[str, ColumnSpec]]] = [("", {})] if are_missing else []
+    specs = join_specs([(name, own) for name, _, own in found] + without)
     return choose_columns(objid_dtype, specs, (entry.name for entry in survey.shards))
 
 
@@ -115,6 +128,8 @@ def _write(
         for piece, known in zip(pieces, map_in_order(read, pieces, reader_threads(plan.survey)), strict=True):
             count, entry = piece.stop - piece.start, plan.shards[piece.shard]
             if isinstance(known, InputError):
+                if any(spec.dtype.kind in "iub" and spec.null is None for spec in columns.specs.values()):
+                    raise _OtherColumnsError(are_missing=True)
                 unreadable[entry.name] = str(known)
                 known = _unknown(columns, count)
             redshift, flag = predictions.take(count)
