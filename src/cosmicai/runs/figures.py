@@ -47,12 +47,14 @@ def draw_redshifts(catalogue: Path, facts: CatalogueFacts, provenance: Mapping[s
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # by default it would be in the home
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 7) if facts.metrics else (6, 4.5), layout="constrained")
+    # Margins by hand, since to find them takes as long as to draw.
+    figure = Figure(figsize=(6, 7) if facts.metrics else (6, 4.5))
     if facts.metrics:
-        plane, residuals = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        margins = {"left": 0.12, "right": 0.82, "bottom": 0.08, "top": 0.94, "hspace": 0.07}
+        plane, residuals = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=margins)
         _draw_plane(figure, plane, residuals, catalogue, facts.metrics)
     else:
-        plane = figure.subplots()
+        plane = figure.subplots(gridspec_kw={"left": 0.13, "right": 0.97, "bottom": 0.12, "top": 0.9})
         _draw_numbers(plane, catalogue, facts)
     weights = f"{provenance['weights']}, SHA-256 {provenance['weights_sha256'][:SHORT_DIGEST]}"
     title = f"{weights}; survey {provenance['survey']}"
@@ -64,7 +66,6 @@ def save_figure(figure: Figure, path: Path, kind: str) -> None:
     """Write a figure as "png" or "pdf"; the same figure gives the same bytes."""
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[kind]
     figure.savefig(path, format=kind, dpi=150, metadata=metadata)
-    figure.set_layout_engine("none")  # where everything lies is found once
 
 
 def _read_redshifts(catalogue: Path) -> Iterator[tuple[NDArray[np.float32], Reals]]:
@@ -100,7 +101,9 @@ def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, m
     )
     norm = LogNorm(1, max(10, dz_density.max()))
     residuals.pcolormesh(edges, dz_edges, np.ma.masked_equal(dz_density, 0), norm=norm, **style)
-    figure.colorbar(image, ax=plane, label="galaxies per cell", format=StrMethodFormatter("{x:,.0f}"))
+    box = plane.get_position()
+    bar = figure.add_axes((0.85, box.y0, 0.03, box.height))
+    figure.colorbar(image, cax=bar, label="galaxies per cell", format=StrMethodFormatter("{x:,.0f}"))
     redshift = np.array([low, high])
     plane.plot(redshift, redshift, color="crimson", linewidth=1, label="1:1")
     for sign in (-1, 1):  # of |dz| = OUTLIER_DZ
