@@ -39,7 +39,7 @@ class SlurmLauncher:
     name = "slurm"
 
     def estimate(self, request: LaunchRequest) -> Iterator[str]:
-        """Yield the text that sbatch would get, and about how long the jobs would take and what they would charge."""
+        """Yield the lines that sbatch would get, and about how long the jobs would take and what they would charge."""
         from .submit import sbatch_texts  # imports submitit, which takes long
 
         slurm, allocation = _slurm_request(request), self._allocate(request.ranks, request.slurm)
@@ -47,7 +47,8 @@ class SlurmLauncher:
         with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
             survey = open_named_survey(planned.survey, folder)
             validate_request(planned, survey, notify)
-            yield from sbatch_texts(RunFolder(storage.absolute(planned.out)), slurm, allocation)
+            for text in sbatch_texts(RunFolder(storage.absolute(planned.out)), slurm, allocation):
+                yield from text.splitlines()
             yield from _estimate(planned, survey, folder, allocation)
 
     def submit(self, request: LaunchRequest) -> Submission:
