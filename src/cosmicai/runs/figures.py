@@ -16,7 +16,7 @@ from ..engines.openvino.compiled_cache import cache_folder
 from ..models.weights import SHORT_DIGEST
 from ..ranks.container_image import image_variant
 from ..surveys.quality import is_usable_redshift
-from .catalogue.facts import CatalogueFacts, read_groups
+from .catalogue.facts import CatalogueFacts, number_column, read_groups
 from .metrics import OUTLIER_DZ, Metrics
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _read_redshifts(catalogue: Path) -> Iterator[tuple[NDArray[np.float32], Real
     """Yield photometric and spectroscopic redshifts of the galaxies that have a photometric one."""
     with pq.ParquetFile(catalogue) as file:
         for table in read_groups(file, ["redshift_phot", "redshift_spec"]):
-            phot, spec = (table[name].to_numpy() for name in ("redshift_phot", "redshift_spec"))
+            phot, spec = (number_column(table, name) for name in ("redshift_phot", "redshift_spec"))
             predicted = np.isfinite(phot)
             yield phot[predicted], spec[predicted]
 

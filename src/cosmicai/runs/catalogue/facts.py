@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ...surveys.identity import ObjIds, count_duplicates
 from ...surveys.quality import Flag
@@ -38,7 +40,7 @@ def read_facts(path: Path) -> CatalogueFacts:
     counts, metrics = np.zeros(256, np.int64), RunningMetrics()
     with pq.ParquetFile(path) as file:
         for table in read_groups(file, ["redshift_phot", "redshift_spec", "flag"]):
-            phot, spec, flag = (table[name].to_numpy() for name in ("redshift_phot", "redshift_spec", "flag"))
+            phot, spec, flag = (number_column(table, name) for name in ("redshift_phot", "redshift_spec", "flag"))
             counts += np.bincount(flag, minlength=256)
             metrics.add(phot, spec)
         found = metrics.result()
@@ -57,7 +59,17 @@ def objid_column(table: pa.Table) -> ObjIds:
     column = table["objid"].combine_chunks()
     if pa.types.is_string(column.type):
         return np.array([b"" if text is None else text.encode() for text in column.to_pylist()], np.bytes_)
-    return np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column)]
+    return number_column(table, "objid")
+
+
+def number_column(table: pa.Table, name: str) -> NDArray[Any]:
+    """Return the numbers (N,) of a column of a row group, none of which is missing.
+
+    From its bytes: pyarrow's own conversion would import pandas, if it is installed, to compare types.
+    """
+    column = table[name].combine_chunks()
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)]
 
 
 def _digest_rows(path: Path) -> str:
