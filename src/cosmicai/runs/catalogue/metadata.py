@@ -69,7 +69,7 @@ def parquet_metadata(columns: Sequence[Column], provenance: Mapping[str, str]) -
     widths = {f"table::len::{column.name}": str(max(1, column.width)) for column in columns if column.is_text}
     return {
         **{PREFIX + name: text for name, text in provenance.items()},
-        DESCRIPTIONS: json.dumps(describe_table(columns, provenance)),  # JSON is YAML, too
+        DESCRIPTIONS: to_yaml(describe_table(columns, provenance)),
         VOTABLE_VERSION: "1.0",
         VOTABLE: ElementTree.tostring(build_votable(columns, provenance), "unicode"),
         **({"pandas": json.dumps(pandas)} if nullable else {}),
@@ -88,6 +88,11 @@ def read_provenance(schema: pa.Schema) -> dict[str, str]:
     """Return the provenance in the metadata of a catalogue; one of an earlier version has little of it."""
     metadata = {name.decode(): text.decode() for name, text in (schema.metadata or {}).items()}
     return {name.removeprefix(PREFIX): text for name, text in metadata.items() if name.startswith(PREFIX)}
+
+
+def to_yaml(value: Any) -> str:
+    """Return a value as YAML in one line: as JSON, which YAML includes, so that no library of YAML is needed."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def describe_table(columns: Sequence[Column], provenance: Mapping[str, str]) -> dict[str, Any]:

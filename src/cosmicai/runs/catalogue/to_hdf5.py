@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
 from .columns import Column
-from .metadata import describe_table
+from .metadata import describe_table, to_yaml
 from .source import CatalogueSource, missing_values, structure_rows
 
 TABLE = "catalogue"
@@ -52,12 +51,16 @@ def _dtype(column: Column) -> Any:
 
 
 def _describe(source: CatalogueSource, columns: list[Column], masked: list[Column]) -> str:
+    """Return the header of the table as astropy reads it, with YAML's tags for masked columns, which JSON lacks."""
     header = describe_table(columns, source.provenance)
-    text: str = yaml.safe_dump(header, sort_keys=False)
-    if masked:  # with YAML's tags, which safe_dump does not write
-        text = text.rstrip("\n") + "\n  __serialized_columns__:\n"
-        for column in masked:
-            text += f"    {column.name}:\n      __class__: {_CLASS}\n"
-            for part, name in (("data", column.name), ("mask", f"{column.name}.mask")):
-                text += f"      {part}: {_STORED} {{name: {name}}}\n"
-    return text
+    serialized = ", ".join(
+        f"{to_yaml(column.name)}: {{__class__: {_CLASS}, data: {_STORED} {{name: {to_yaml(column.name)}}}, "
+        f"mask: {_STORED} {{name: {to_yaml(f'{column.name}.mask')}}}}}"
+        for column in masked
+    )
+    meta = (
+        to_yaml(header["meta"])[:-1] + f", __serialized_columns__: {{{serialized}}}}}"
+        if masked
+        else to_yaml(header["meta"])
+    )
+    return "\n".join(["datatype:", *(f"- {to_yaml(column)}" for column in header["datatype"]), f"meta: {meta}"])

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import yaml
 from pyarrow import compute, csv
 
 from ...storage.spreadsheet import quote_formulas
-from .metadata import describe_table
+from .metadata import describe_table, to_yaml
 from .source import CatalogueSource
 
 
@@ -23,8 +22,9 @@ def write_csv(source: CatalogueSource, path: Path) -> int:
 
 def write_ecsv(source: CatalogueSource, path: Path) -> int:
     """Write the catalogue to a file (ECSV 1.0) and return its number of rows."""
-    header = yaml.safe_dump(describe_table(source.columns, source.provenance) | {"delimiter": ","}, sort_keys=False)
-    lines = ["%ECSV 1.0", "---", *header.splitlines()]
+    header = describe_table(source.columns, source.provenance)
+    columns = [f"- {to_yaml(column)}" for column in header["datatype"]]
+    lines = ["%ECSV 1.0", "---", "delimiter: ','", "datatype:", *columns, f"meta: {to_yaml(header['meta'])}"]
     with path.open("wb") as file:
         file.write("".join(f"# {line}\n" for line in lines).encode())
         with csv.CSVWriter(file, _python_booleans(source.schema.empty_table()).schema) as writer:
