@@ -161,7 +161,7 @@ def count_planner_requests(ranks: int, items: int, opened: int = 0, ranges: int 
     of cutouts.
     """
     return {
-        "initialize": {"ListObjectsV2": 4, "HeadObject": 1, "GetObject": 3 + 3 * opened + ranges, "PutObject": 4},
+        "initialize": {"ListObjectsV2": 5, "HeadObject": 1, "GetObject": 3 + 3 * opened + ranges, "PutObject": 4},
         "summarize": {
             "ListObjectsV2": 6, "HeadObject": 1 + ranks, "GetObject": 3 + 4 * ranks + items, "PutObject": 7 + ranks,
         },
