@@ -53,6 +53,14 @@ def _require_folder(context: click.Context, option: click.Parameter, out: str | 
     return out
 
 
+def _require_local_folder(context: click.Context, option: click.Parameter, out: str) -> str | None:
+    """Do as `_require_folder`, and raise InputError if the folder is on S3."""
+    from .report import require_local_folder
+
+    require_local_folder(out)
+    return _require_folder(context, option, out)
+
+
 def _add_csv_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--out", callback=_require_replaceable, help="File for the table as CSV.")(command)
 
@@ -169,7 +177,7 @@ def compare(runs: Sequence[str], by: str, incomplete: bool, out: str | None, as_
 @click.option(
     "--out",
     required=True,
-    callback=_require_folder,
+    callback=_require_local_folder,
     help="Folder for the figures, each as SVG and as PNG.",
 )
 def figures(runs: Sequence[str], out: str) -> None:
@@ -192,7 +200,7 @@ def figures(runs: Sequence[str], out: str) -> None:
 @click.option(
     "--out",
     required=True,
-    callback=_require_folder,
+    callback=_require_local_folder,
     help="Folder for index.html, the tables as CSV and the figures.",
 )
 @_add_job_options

@@ -134,7 +134,7 @@ def test_dollars_are_those_of_the_price_list():
     invocation = REQUEST + math.ceil(seconds * 1000) / 1000 * 10 * X86 + 2 * TRANSITION
     requests = (1 + 3 + 2 * batches) * WRITE + (1 + 5 + batches) * READ  # of a rank
     planners = 2 * (REQUEST + 5.0 * 3008 / 1024 * X86) + 6 * TRANSITION
-    planners += (4 + 4 + 6 + 6 + ranks) * WRITE + (1 + 3 + 1 + 4 + ranks + ranks * batches) * READ
+    planners += (5 + 4 + 6 + 7 + ranks) * WRITE + (1 + 3 + 1 + 3 + 5 * ranks + ranks * batches) * READ
     expected = ranks * (invocation + requests) + planners
     for limit in ("100", "1,000"):
         name = f"Lambda, partitions of 50 MB, 10,240 MB, {limit} at once"

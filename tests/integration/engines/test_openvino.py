@@ -330,7 +330,7 @@ def test_ranks_that_start_at_once_with_an_empty_cache_agree(tmp_path: Path, weig
     }
     command = [sys.executable, "-m", "cosmicai", "work", str(tmp_path / "many")]
     ranks = [subprocess.Popen(command, env=fresh | {"COSMICAI_RANK": str(rank)}) for rank in range(3)]
-    assert [rank.wait() for rank in ranks] == [0, 0, 0]
+    assert {rank.wait() for rank in ranks} <= {0, 3}  # 3 of one that ends before the others
     assert run("summarize", str(tmp_path / "many")).returncode == 0
     assert (tmp_path / "many/catalogue.parquet").read_bytes() == (tmp_path / "one/catalogue.parquet").read_bytes()
     assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -840,7 +840,6 @@ OPTIONS = [
      "--cloud and --device cuda contradict each other; on AWS ranks use OpenVINO, on CPUs"),
     (("--cloud", "--engine", "reference"),
      "--cloud and --engine reference contradict each other; on AWS ranks use OpenVINO, on CPUs"),
-    (("--cloud", "--partition-mb", "nan"), "--partition-mb nan is not a size; expected MB, such as 25"),
     *[(option, f"{option[0]} is for runs with --cloud")
       for option in (("--stack", "mine"), ("--partition-mb", "1"), ("--memory", "2048"), ("--concurrency", "1"),
                      ("--tolerate", "1"), ("--fmi",), ("--region", "us-east-1"), ("--profile", "me"), ("--detach",),
