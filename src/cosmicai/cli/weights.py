@@ -23,7 +23,7 @@ def weights() -> None:
 def import_(checkpoint: str, out: str, heads: int | None, norm_eps: float | None, overwrite: bool) -> None:
     """Convert a published CHECKPOINT (.pt) to safetensors, without executing its pickle.
 
-    CHECKPOINT is a whole model; or a state dict, of which --heads and --norm-eps give what its tensors do not show.
+    CHECKPOINT is a whole model, or a state dict: --heads and --norm-eps give what the tensors of that do not show.
     """
     from ..models.checkpoint_import import import_checkpoint
     from ..models.state_dict import Constants

@@ -78,7 +78,7 @@ def parquet_metadata(columns: Sequence[Column], provenance: Mapping[str, str]) -
 
 
 def _describe_for_pandas(column: Column) -> dict[str, Any]:
-    """Return what makes pandas read integers of which some are missing as integers; it would round them to floats."""
+    """Return what makes pandas read integers with missing values as integers; it would round them to floats."""
     name = str(column.type)
     own = {"pandas_type": name, "numpy_type": name.replace("i", "I", 1).replace("uI", "UI"), "metadata": None}
     return {"name": column.name, "field_name": column.name} | own

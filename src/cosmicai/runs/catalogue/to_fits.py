@@ -97,7 +97,7 @@ def _is_offset(column: Column) -> bool:
 def _text_width(column: Column) -> int:
     """Return the bytes of a column of text, else 0.
 
-    Unsigned 64-bit integers of which some are missing are written as their digits: of such integers astropy does not
+    Unsigned 64-bit integers with missing values are written as their digits: of such integers astropy does not
     find what TNULL says.
     """
     if column.is_text:
