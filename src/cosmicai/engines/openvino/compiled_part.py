@@ -153,7 +153,7 @@ def _header(name: str, expected_bytes: int, content: memoryview) -> bytes:
 def _compute_test_outputs(network: ov.CompiledModel, streams: int) -> list[NDArray[np.float32]]:
     """Return the output of a part for a fixed input from each stream, all computed at the same time.
 
-    Two of some thousand processes started on a busy machine computed wrong first redshifts without an error. In 1,780
+    Two of some thousand processes started on a busy machine computed wrong first redshifts without an error. In 3,714
     starts with whole files, poisoned heaps (MALLOC_PERTURB_) and both cores busy it did not come again; the cause was
     not found. A damaged file, which gives such redshifts too, is found by its digest before.
     """
