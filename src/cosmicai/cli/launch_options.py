@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
@@ -205,8 +204,6 @@ def parse_cloud_options(options: Mapping[str, Any]) -> CloudRequest | None:
             raise InputError(f"{for_cloud[0]} is for runs with --cloud")
         return None
     request = _record(CloudRequest, options)
-    if request.partition_mb is not None and not math.isfinite(request.partition_mb):
-        raise InputError(f"--partition-mb {request.partition_mb} is not a size; expected MB, such as 25")
     elsewhere = {"mpi", "slurm", "wait", *_names(RankRequest), *_names(SlurmRequest)}
     if others := explicit_options(elsewhere):
         raise InputError(

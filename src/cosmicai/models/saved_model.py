@@ -16,7 +16,7 @@ from .pickle_scan import CHECKPOINT_LIMITS
 from .state_dict import COUNTERS, Constants, build_model, find_networks
 from .torch_archive import StandIn, read_archive
 
-# Classes that trainings save beside their tensors, which no import needs.
+# Classes of training frameworks in a checkpoint; an import needs the tensors only.
 _OF_A_TRAINING = re.compile(r"names (pytorch_lightning|lightning\w*|argparse|omegaconf|timm|torch|__torch__)\.")
 _OPTIONS = "give those of the published network with --heads 12 --norm-eps 1e-6, or your own; or "
 SAFETENSORS_HEAD = 9  # bytes: the length of the header, then the first character of JSON

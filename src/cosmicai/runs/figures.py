@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..engines.openvino.compiled_cache import cache_folder
-from ..models.weights import SHORT_DIGEST
 from ..ranks.container_image import image_variant
 from ..surveys.quality import is_usable_redshift
 from .catalogue.facts import CatalogueFacts, number_column, read_groups
 from .metrics import OUTLIER_DZ, Metrics
+from .summary_text import describe_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def draw_redshifts(catalogue: Path, facts: CatalogueFacts, provenance: Mapping[s
     else:
         plane = figure.subplots(gridspec_kw={"left": 0.13, "right": 0.97, "bottom": 0.12, "top": 0.9})
         _draw_numbers(plane, catalogue, facts)
-    weights = f"{provenance['weights']}, SHA-256 {provenance['weights_sha256'][:SHORT_DIGEST]}"
+    weights = describe_weights(provenance["weights"], provenance["weights_sha256"])
     title = f"{weights}; survey {provenance['survey']}"
     plane.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=7, loc="left", parse_math=False)
     return figure

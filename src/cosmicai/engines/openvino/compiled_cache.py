@@ -78,9 +78,9 @@ def _open_private(path: Path) -> int | None:
 def get_or_create(name: str, make: Callable[[], bytes | memoryview], decode: Callable[[io.BufferedIOBase], T]) -> T:
     """Return what `decode` makes of the cached file of this name, or else of what `make` returns, which is then kept.
 
-    `decode` raises UnusableFile if the file is not what was written; the user is told, and the file replaced. So is
-    anything of this name that is no regular file. Without space or permission the result is used without being kept,
-    and the user is told. At any time the file is complete or absent. Raises what `make` raises, and UnusableFile if
+    `decode` raises UnusableFile if the file is not what was written; it is replaced with a notice, as is anything of
+    this name that is not a regular file. Without space or permission the result is used and not kept, with a notice.
+    At any time the file is complete or absent. Raises what `make` raises, and UnusableFile if
     even what it made cannot be used.
     """
     path = cache_folder() / name
