@@ -69,7 +69,8 @@ def _plan(content: dict[str, Any], payload: Payload, run: RunFolder, is_publishe
     weights = select_weights(payload.bucket, payload.S3_object_name, payload.weights, run)
     request = RunRequest(
         survey.uri, run.uri, weights, device="cpu", precision=payload.precision, batch_size=payload.batch_size,
-        accept_precision_loss=payload.accept_precision_loss, resume=True, strict=payload.strict,
+        accept_precision_loss=payload.accept_precision_loss, views=payload.views, quantiles=payload.quantiles,
+        calibrate_on_spectra=payload.calibrate_on_spectra, resume=True, strict=payload.strict,
     )  # fmt: skip
     create_run(request, survey, notify=notices.append)
     plan = run.plan()

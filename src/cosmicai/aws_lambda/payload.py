@@ -15,11 +15,12 @@ from msgspec import Meta
 from .. import storage
 from ..errors import InputError
 from ..records import convert
+from ..runs.request import require_views
 from .events import RankEvent
 
 IGNORED = {"data_size", "unique_id"}  # keys of the course teams' payloads that have no effect here
 REQUIRED = ("bucket", "result_path", "data_bucket", "data_prefix")
-COUNTS = ("file_limit", "batch_size", "world_size", "memory", "max_concurrency")  # which may be text
+COUNTS = ("file_limit", "batch_size", "world_size", "memory", "max_concurrency", "views")  # which may be text
 FOLDERS = ("result_path", "data_prefix")
 
 Count = Annotated[int, Meta(ge=1)]
@@ -51,6 +52,9 @@ class Payload(msgspec.Struct, frozen=True):
     weights: str | None = None
     precision: str | None = None
     accept_precision_loss: bool = False
+    views: Count | None = None
+    quantiles: bool = False
+    calibrate_on_spectra: bool = False
     strict: bool = False
     memory: Count | None = None
     max_concurrency: Count | None = None
@@ -83,6 +87,8 @@ def read_payload(event: Any) -> Payload:
             # One key at a time, so that messages show the value.
             where, remedy = f"the payload's {name} {value!r}", "correct it and start the execution again"
             values[name] = convert(_normalize(name, value), fields[name].type, where=where, remedy=remedy)
+    if "views" in values:
+        require_views(values["views"], "the payload's views")
     if missing := [name for name in REQUIRED if not values.get(name)]:
         raise InputError(f"the payload has no {missing[0]}; expected it as in the published demo_input.json")
     return Payload(**values)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..engines.registry import BATCH_SIZE, ENGINES, LARGEST_BATCH_SIZE, PRECISIONS
+from ..runs.request import VIEWS
 
 
 class Amount(click.FloatRange):
@@ -51,6 +52,19 @@ _RUN_OPTIONS = (
     ),
     click.option("--accept-precision-loss", is_flag=True, help="Run even if the precision changes the redshifts."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device of the engine; default: its own."),
+    click.option(
+        "--views",
+        type=click.Choice([str(views) for views in VIEWS]),
+        callback=lambda context, option, value: None if value is None else int(value),
+        help="Views of each cutout whose redshifts are averaged: 1, or 8 for its rotations by right angles and their "
+        "reflections, which take 8 times as long; default 1.",
+    ),
+    click.option("--quantiles", is_flag=True, help="Write all 25 quantiles of each redshift into the catalogue."),
+    click.option(
+        "--calibrate-on-spectra",
+        is_flag=True,
+        help="Calibrate the intervals on half of the galaxies with a spectroscopic redshift, and report on the others.",
+    ),
     click.option(
         "--limit-files", "--file-limit", type=click.IntRange(1), help="Use only the first N shards of the survey."
     ),

@@ -15,7 +15,7 @@ from ..surveys.check_record import require_consistent, warnings
 from ..surveys.survey import Survey
 from .plan import Plan, PlanRequest
 from .precision import select_precision
-from .request import RunRequest
+from .request import RunRequest, require_views
 from .schedule import split_work
 from .store import RunFolder
 
@@ -54,7 +54,8 @@ def create_run(
     plan = Plan(
         survey.uri, planned.shards, weights.uri, weights.sha256, choice.engine, selected.choice.precision,
         choice.device, size, choice.inner_batch, selected.check, selected.quantized,
-        split_work(planned.shards, size, choice.inner_batch, ranks), check,
+        split_work(planned.shards, size, choice.inner_batch, ranks), check, planned.views or 1,
+        bool(planned.quantiles), bool(planned.calibrate_on_spectra),
     )  # fmt: skip
     approve(plan)
     odd = warnings(check, survey.uri) if check else ()
@@ -82,10 +83,12 @@ def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFi
         raise InputError("--batch-size and --limit-files must be at least 1")
     if size is not None and size > LARGEST_BATCH_SIZE:
         raise InputError(f"--batch-size {size} is too large; expected at most {LARGEST_BATCH_SIZE} galaxies")
+    views = None if request.views is None else require_views(request.views)
     run, weights = RunFolder(storage.absolute(request.out)), find_weights(request.weights)
     planned = PlanRequest(
         survey.uri, survey.shards[:limit], weights.uri, weights.sha256,
-        None if request.engine == "auto" else request.engine, request.precision, request.device, size,
+        None if request.engine == "auto" else request.engine, request.precision, request.device, size, views,
+        request.quantiles or None, request.calibrate_on_spectra or None,
     )  # fmt: skip
     _require_utf8(survey.uri, run.uri, weights.uri, *(shard.name for shard in planned.shards))
     if has_plan := run.has_plan():

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, field
@@ -20,6 +20,7 @@ from ..models.weights import WeightsFile
 from ..records import decode_json
 from ..surveys.check_record import SurveyCheck
 from ..surveys.survey import Count, ShardEntry
+from .request import VIEWS
 
 FORMAT = "cosmicai-plan/2"
 REMEDY = "choose another run folder"
@@ -72,7 +73,8 @@ class PrecisionCheck(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag=FORMAT, dict=True):
     """The content of `plan.json`; see `schedule.split_work` for the items.
 
-    `survey_check` is None, and not in the text, for plans that were made without it.
+    Fields with a default are not in the text where they have it, so that plans that were made before such a field
+    existed keep their text and their digest. `survey_check` is None for plans that were made without it.
     """
 
     survey: str
@@ -88,6 +90,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     quantized: QuantizedName | None  # name in the run folder of the network in int8
     items: tuple[WorkItem, ...]
     survey_check: SurveyCheck | None = None
+    views: int = 1  # of each cutout, whose redshifts are averaged
+    quantiles: bool = False  # whether the catalogue has all quantiles of each redshift
+    calibrate_on_spectra: bool = False  # whether half of the spectroscopic redshifts calibrate the intervals
 
     @cached_property
     def inputs_digest(self) -> str:
@@ -96,7 +101,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
         for shard in self.shards:
             digest.update(json.dumps([shard.name, shard.galaxies, shard.bytes, shard.digest or ""]).encode())
         own = [self.weights_sha256, self.engine, self.precision, self.device, self.batch_size, self.inner_batch]
-        digest.update(json.dumps(own).encode())
+        chosen = self._unlike_defaults()
+        chosen.pop("survey_check", None)
+        digest.update(json.dumps([*own, *chosen.items()]).encode())
         return digest.hexdigest()
 
     @property
@@ -145,6 +152,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
         if plan.inner_batch > plan.batch_size:
             expected = f"expected at most the batch_size {plan.batch_size}, got {plan.inner_batch}"
             raise InputError(f"{where} cannot be used: field inner_batch: {expected}; {REMEDY}")
+        if plan.views not in VIEWS:
+            expected = f"expected {' or '.join(map(str, VIEWS))}, got {plan.views}"
+            raise InputError(f"{where} cannot be used: field views: {expected}; {REMEDY}")
         if problem := _coverage_problem(plan.shards, plan.items):
             raise InputError(f"{where} cannot be used: field items: {problem}; {REMEDY}")
         return plan
@@ -165,12 +175,20 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
             planned["shards"] = request.shards
         return [name for name, value in requested.items() if value is not None and value != planned[name]]
 
+    def _unlike_defaults(self) -> dict[str, Any]:
+        """Return those fields with a default that have another value, as builtins."""
+        defaults = self.__struct_defaults__
+        found = {name: getattr(self, name) for name in self.__struct_fields__[-len(defaults) :]}
+        return {
+            name: msgspec.to_builtins(value)
+            for (name, value), default in zip(found.items(), defaults, strict=True)
+            if value != default
+        }
+
     def _json_pieces(self) -> Iterator[bytes]:
         yield f'{{"format": {json.dumps(FORMAT)}'.encode()
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if name == "survey_check" and value is None:
-                continue
+        required = self.__struct_fields__[: -len(self.__struct_defaults__)]
+        for name, value in ({name: getattr(self, name) for name in required} | self._unlike_defaults()).items():
             yield f', "{name}": '.encode()
             if isinstance(value, tuple):
                 yield from _list_pieces(value)
@@ -223,3 +241,6 @@ class PlanRequest:
     precision: str | None
     device: str | None
     batch_size: int | None
+    views: int | None = None
+    quantiles: bool | None = None
+    calibrate_on_spectra: bool | None = None

@@ -370,6 +370,8 @@ def test_planning_again_returns_only_unfinished_ranks(cloud):
         ({"file_limit": 5}, "shards"),
         ({"data_prefix": "other"}, "survey"),
         ({"precision": "bfloat16"}, "precision"),
+        ({"views": 8}, "views"),
+        ({"quantiles": True, "calibrate_on_spectra": True}, "quantiles, calibrate_on_spectra"),
     ],
 )
 def test_another_plan_at_the_same_place_is_refused(cloud, changes, differs):

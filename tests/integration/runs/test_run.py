@@ -304,6 +304,36 @@ def test_resume_takes_from_the_plan_what_is_not_requested(tmp_path, survey, weig
             make_run(open_survey(survey), weights, str(tmp_path / "run"), resume=True, **other)
 
 
+@pytest.mark.parametrize(
+    ("planned", "other"),
+    [
+        ({"views": 8}, {"views": 1}),
+        ({}, {"views": 8}),
+        ({}, {"quantiles": True}),
+        ({"quantiles": True}, {"calibrate_on_spectra": True}),
+    ],
+)
+def test_what_a_plan_states_of_views_and_intervals_is_not_changed_by_resume(tmp_path, survey, weights, planned, other):
+    out = str(tmp_path / "run")
+    folder = make_run(open_survey(survey), weights, out, engine="reference", **planned)
+    text = Path(folder.plan_path).read_bytes()
+    assert make_run(open_survey(survey), weights, out, resume=True, **planned).plan() == folder.plan()
+    assert make_run(open_survey(survey), weights, out, resume=True).plan() == folder.plan()
+    [name] = other
+    with pytest.raises(InputError, match=rf"belongs to another plan \(it differs in {name}\); choose another --out$"):
+        make_run(open_survey(survey), weights, out, resume=True, **planned | other)
+    assert Path(folder.plan_path).read_bytes() == text
+
+
+@pytest.mark.parametrize("views", [0, 2, 3, -8, True, 8.0, "8"])
+def test_other_numbers_of_views_are_refused_before_anything_is_written(tmp_path, survey, weights, views):
+    with pytest.raises(
+        InputError, match=rf"^--views {views!r} cannot be used; expected 1 \(each cutout as it is\) or 8"
+    ):
+        make_run(open_survey(survey), weights, str(tmp_path / "run"), views=views)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("engine", ["openvino", "reference"])
 def test_any_batch_size_gives_the_same_redshifts(tmp_path, weights, engine):
     survey = make_survey(tmp_path / "s", random_galaxies(1300), 700)

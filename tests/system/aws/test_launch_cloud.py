@@ -400,7 +400,7 @@ def test_a_key_that_leads_out_of_the_folder_is_refused(here):
 def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
     here.then = whole
     options = ("--concurrency", 7, "--tolerate", 2.5, "--fmi", "--accept-precision-loss", "--precision", "float32")
-    done = here.launch(*options)
+    done = here.launch(*options, "--views", 8, "--quantiles", "--calibrate-on-spectra")
     assert done.code == 0, done.err
     name = cloud_name(RunFolder(str(here.out)))
     survey = transfer.survey_digest(open_survey(str(here.folder / "survey")))
@@ -408,7 +408,8 @@ def test_a_run_from_the_laptop_to_the_cloud_and_back(here):
     payload = {
         "bucket": here.bucket, "result_path": f"runs/{name}", "data_bucket": here.bucket,
         "data_prefix": f"surveys/{survey}", "weights": f"s3://{here.bucket}/weights/{digest}/w.safetensors",
-        "batch_size": BATCH, "precision": "float32", "accept_precision_loss": True, "max_concurrency": 7,
+        "batch_size": BATCH, "precision": "float32", "accept_precision_loss": True, "views": 8, "quantiles": True,
+        "calibrate_on_spectra": True, "max_concurrency": 7,
         "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
     }  # fmt: skip
     assert here.started == [(f"{name}-1", payload)]
@@ -700,10 +701,11 @@ def test_a_run_goes_on_with_resume_alone_and_only_if_it_is_the_same(here):
     arguments = here.arguments("--resume")
     arguments[arguments.index(BATCH)] = 32
     assert "it differs in batch_size" in here.call(*arguments).err
+    assert "it differs in views, quantiles); choose" in here.launch("--resume", "--views", 8, "--quantiles").err
     assert len(here.started) == 1
     here.then = whole
-    assert here.launch("--resume", "--concurrency", 3).code == 0
-    assert here.started[1][1] == here.started[0][1] | {"max_concurrency": 3}
+    assert here.launch("--resume", "--concurrency", 3, "--views", 1).code == 0
+    assert here.started[1][1] == here.started[0][1] | {"max_concurrency": 3, "views": 1}
 
 
 def test_a_run_whose_folder_was_lost_is_found_again(here):

@@ -12,9 +12,9 @@ from cosmicai.errors import InputError
 
 LEAST = {"bucket": "b", "result_path": "r", "data_bucket": "d", "data_prefix": "100MB"}
 KNOWN = (
-    "S3_object_name, accept_precision_loss, batch_size, bucket, data_bucket, data_map, data_prefix, file_limit, "
-    "fmi_enabled, max_concurrency, memory, object_type, precision, rendezvous_endpoint, result_path, script, "
-    "strict, tolerated_failure_percentage, weights, world_size"
+    "S3_object_name, accept_precision_loss, batch_size, bucket, calibrate_on_spectra, data_bucket, data_map, "
+    "data_prefix, file_limit, fmi_enabled, max_concurrency, memory, object_type, precision, quantiles, "
+    "rendezvous_endpoint, result_path, script, strict, tolerated_failure_percentage, views, weights, world_size"
 )
 REMEDY = "correct it and start the execution again"
 
@@ -71,9 +71,15 @@ def test_our_keys_are_accepted():
     ours: dict[str, Any] = {
         "weights": "s3://b/w.safetensors", "precision": "bfloat16", "accept_precision_loss": True, "memory": 1024,
         "max_concurrency": 300, "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
-        "rendezvous_endpoint": "rendezvous.example.org:10000",
+        "rendezvous_endpoint": "rendezvous.example.org:10000", "views": 8, "quantiles": True,
+        "calibrate_on_spectra": True,
     }  # fmt: skip
     assert read_payload(LEAST | ours) == Payload("b", "r", "d", "100MB", **ours)
+
+
+@pytest.mark.parametrize("views", [2, 3, "16"])
+def test_other_numbers_of_views_are_refused(views):
+    assert refused(views=views).startswith(f"the payload's views {int(views)} cannot be used; expected 1 (")
 
 
 def test_missing_and_null_keys_have_defaults():
@@ -157,7 +163,7 @@ def test_a_percentage_is_a_number_from_0_to_100(value):
     assert read_payload(LEAST | {"tolerated_failure_percentage": value}).tolerated_failure_percentage == value
 
 
-@pytest.mark.parametrize("key", ["accept_precision_loss", "fmi_enabled"])
+@pytest.mark.parametrize("key", ["accept_precision_loss", "calibrate_on_spectra", "fmi_enabled", "quantiles"])
 @pytest.mark.parametrize("value", ["true", 1, 0, "", []])
 def test_a_value_that_is_not_a_flag_is_refused(key, value):
     assert unusable(key, value).startswith("expected `bool`, got `")

@@ -57,6 +57,17 @@ def test_every_launcher_has_its_request(parse):
     )  # fmt: skip
 
 
+def test_every_launcher_gets_the_views_and_what_the_catalogue_says_of_intervals(parse):
+    options = ("--views", "8", "--quantiles", "--calibrate-on-spectra")
+    run = RunRequest("sky", "run", "w", views=8, quantiles=True, calibrate_on_spectra=True)
+    for launcher in ((), ("--mpi",), ("--slurm",), ("--cloud",)):
+        assert parse(*SURVEY, *options, *launcher)[1].run == run
+    assert parse(*SURVEY, "--views", "1")[1].run == RunRequest("sky", "run", "w", views=1)
+    for refused in ("3", "0", "-1", "eight", "8.0"):
+        with pytest.raises(click.BadParameter, match=f"^'{refused}' is not one of '1', '8'"):
+            parse(*SURVEY, "--views", refused)
+
+
 @pytest.mark.parametrize("options", [("--procs", "4"), (), ("--slurm",), ("--procs", "2", "--dry-run")])
 def test_without_a_survey_the_demo_runs_in_a_new_folder(parse, options):
     folders = set()

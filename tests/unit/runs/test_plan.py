@@ -124,6 +124,23 @@ def test_the_text_is_what_json_dumps_writes(monkeypatch, together, changes):
     assert Plan.from_json(text, "plan.json") == plan
 
 
+def test_fields_at_their_defaults_are_not_in_the_text():
+    stated = {"views": 8, "quantiles": True, "calibrate_on_spectra": True}
+    digests = {PLAN.inputs_digest}
+    for name, value in stated.items():
+        plan = structs.replace(PLAN, **{name: value})
+        assert plan.to_json() == PLAN.to_json()[:-1] + f', "{name}": {json.dumps(value)}}}'.encode()
+        assert Plan.from_json(plan.to_json(), "plan.json") == plan
+        digests.add(plan.inputs_digest)
+    assert len(digests) == 4
+    every = structs.replace(PLAN, **stated)
+    assert json.loads(every.to_json()) == json.loads(PLAN.to_json()) | stated
+
+
+def test_the_digest_of_the_inputs_is_what_it_was_before_there_were_views():
+    assert PLAN.inputs_digest == "79fb36c23d705d1e4a4c9b42749061268e261a9272fafa7965245868d158064f"
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "cosmicai-plan/2"}', '{"format": "cosmicai-plan/1"}'])
 def test_a_damaged_plan_is_one_sentence(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)
@@ -141,6 +158,10 @@ def test_a_damaged_plan_is_one_sentence(tmp_path, text):
         ({"inner_batch": 10**30}, "field inner_batch: expected `int` <= 9223372036854775807"),
         ({"batch_size": 65537}, "field batch_size: expected at most 65536, got 65537"),
         ({"inner_batch": 9}, "field inner_batch: expected at most the batch_size 8, got 9"),
+        ({"views": 3}, "field views: expected 1 or 8, got 3"),
+        ({"views": True}, "field views: expected `int`, got `bool`"),
+        ({"quantiles": 1}, "field quantiles: expected `bool`, got `int`"),
+        ({"calibrate_on_spectra": None}, "field calibrate_on_spectra: expected `bool`, got `null`"),
         ({"quantized": "../../x"}, "field quantized: expected `str` matching regex"),
         ({"shards": None}, "field shards: expected `array`, got `null`"),
         ({"items": [[0, -1, 10]]}, "field items[0][1]: expected `int` >= 0"),

@@ -29,9 +29,12 @@ from .clients import Account
 from .execution import Execution
 from .stack import Stack, change_stack, find_stack, list_running_executions
 
-# Keys of a payload that must be the same to resume a run; the latter only if they are requested.
+# Keys of a payload that must be the same to resume a run; the latter only if they are requested, and with the value
+# that they have in a payload without them.
 FIXED = ("bucket", "result_path", "data_bucket", "data_prefix", "data_map", "file_limit", "weights")
-FIXED_IF_REQUESTED = ("batch_size", "precision")
+FIXED_IF_REQUESTED = {
+    "batch_size": None, "precision": None, "views": 1, "quantiles": False, "calibrate_on_spectra": False,
+}  # fmt: skip
 
 
 class AwsLauncher:
@@ -164,7 +167,9 @@ def _require_idle(account: Account, folder: RunFolder, submitted: CloudRun) -> N
 def _require_same(folder: RunFolder, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise InputError if two payloads are not for the same run."""
     different = [name for name in FIXED if before.get(name) != now.get(name)]
-    different += [name for name in FIXED_IF_REQUESTED if name in now and now[name] != before.get(name)]
+    different += [
+        name for name, absent in FIXED_IF_REQUESTED.items() if name in now and now[name] != before.get(name, absent)
+    ]
     if different:
         raise InputError(
             f"{folder.uri} belongs to another run (it differs in {', '.join(different)}); choose another --out"

@@ -15,6 +15,7 @@ from ...engines.registry import PRECISIONS
 from ...errors import InputError
 from ...models.weights import DEMO, check_architecture, find_weights
 from ...runs.demo import open_named_survey
+from ...runs.request import require_views
 from ...runs.store import RunFolder
 from ...storage.s3 import is_s3, split_s3_uri
 from ...surveys.survey import Survey, galaxies_per_partition, resplit_survey
@@ -124,8 +125,10 @@ def prepare(stack: Stack, run: RunFolder, survey: Survey, request: LaunchRequest
     values = {
         "bucket": bucket, "result_path": result_path, "data_bucket": data_bucket, "data_prefix": data_prefix, **source,
         "weights": weights, "batch_size": requested.batch_size, "precision": requested.precision,
-        "accept_precision_loss": requested.accept_precision_loss or None, "strict": requested.strict or None,
-        "max_concurrency": cloud.concurrency,
+        "accept_precision_loss": requested.accept_precision_loss or None,
+        "views": None if requested.views is None else require_views(requested.views),
+        "quantiles": requested.quantiles or None, "calibrate_on_spectra": requested.calibrate_on_spectra or None,
+        "strict": requested.strict or None, "max_concurrency": cloud.concurrency,
         "tolerated_failure_percentage": cloud.tolerate, "fmi_enabled": cloud.fmi or None,
     }  # fmt: skip
     payload = {name: value for name, value in values.items() if value is not None}
