@@ -6,7 +6,7 @@ import click
 
 from ..console.command_line import run_command
 from ..version import VERSION
-from . import bench, cost, reproduce, runs, surveys, train, weights
+from . import bench, calibrate, cost, reproduce, runs, surveys, train, weights
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,7 +18,7 @@ def cli() -> None:
     """
 
 
-_modules = (runs, surveys, bench, cost, train, weights, reproduce)
+_modules = (runs, surveys, bench, cost, train, calibrate, weights, reproduce)
 for command in (command for module in _modules for command in module.COMMANDS):
     cli.add_command(command)
 

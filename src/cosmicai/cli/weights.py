@@ -44,13 +44,23 @@ def info(file: str) -> None:
     """Show the network that FILE holds, its number of parameters and its origin."""
     import msgspec
 
+    from ..calibration.describe import describe_domain, describe_fit
+    from ..calibration.records import CALIBRATION, DOMAIN, trust_of
     from ..models.weights import check_architecture, load_weights
 
     loaded = load_weights(file)
     config = check_architecture(loaded)
     facts = {"parameters": loaded.parameters, "sha256": loaded.sha256}
-    for name, value in {**facts, **loaded.notes, **msgspec.to_builtins(config)}.items():
+    trust = trust_of(loaded.notes, file)
+    notes = {name: text for name, text in loaded.notes.items() if name not in (CALIBRATION, DOMAIN)}
+    for name, value in {**facts, **notes, **msgspec.to_builtins(config)}.items():
         echo(f"{name:24} {value}")
+    for name, lines in (
+        (CALIBRATION, describe_fit(trust.calibration) if trust.calibration else ["none: no intervals"]),
+        (DOMAIN, describe_domain(trust.domain) if trust.domain else ["unknown"]),
+    ):
+        for line in lines:
+            echo(f"{name:24} {line}")
 
 
 @weights.command()

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..calibration.intervals import predict_quantiles
+from ..calibration.records import INTERVAL_LEVELS, LEVELS, TrainingDomain, trust_of
 from ..engines.base import Engine, choose_concurrency, split_rows
 from ..engines.registry import choose_engine, open_engine
 from ..errors import InputError
@@ -20,7 +22,7 @@ from ..ranks.cores import available_cores
 from ..storage.parallel import map_in_order
 from ..surveys.bands import BANDS
 from ..surveys.ingest.pixels import PixelConversion, to_cutouts
-from ..surveys.quality import blank_unusable
+from ..surveys.quality import Flag, blank_unusable
 from ..surveys.shard import IMAGE_SHAPE
 from ..surveys.units import FluxUnit, nanomaggies_per_unit, require_magnitudes
 from ..worker.loop import predict_rows
@@ -30,10 +32,26 @@ CLOSED = "this Predictor is closed; open another one"
 
 @dataclass(frozen=True)
 class Prediction:
-    """Redshifts (N,) float32, NaN where there is none, and flags (N,) uint8 that say why (see `surveys.quality`)."""
+    """Redshifts (N,) float32, NaN where there is none, and flags (N,) uint8 that say why (see `surveys.quality`).
+
+    `quantiles` (N, 25) float32 are those of the redshifts at the LEVELS (25,), NaN where there is no redshift or no
+    calibration for it; they are None for weights without a calibration.
+    """
 
     redshift: NDArray[np.float32]
     flag: NDArray[np.uint8]
+    quantiles: NDArray[np.float32] | None = None
+
+    def interval(self, percent: int) -> NDArray[np.float32]:
+        """Return the bounds (N, 2) of the intervals that hold the redshift with 68 or 95 percent probability.
+
+        Raises InputError for another percentage, or if the weights have no calibration.
+        """
+        if self.quantiles is None:
+            raise InputError("the weights have no calibration; write calibrated ones with `cosmicai calibrate`")
+        if percent not in INTERVAL_LEVELS:
+            raise InputError(f"percent is {percent!r}; expected {' or '.join(map(str, INTERVAL_LEVELS))}")
+        return self.quantiles[:, [LEVELS.index(level) for level in INTERVAL_LEVELS[percent]]]
 
 
 class Predictor:
@@ -66,6 +84,8 @@ class Predictor:
             if number is not None and not (isinstance(number, Integral) and number >= 1):
                 raise InputError(f"{name} is {number!r}; expected an integer of at least 1, or None")
         threads, self.weights = threads or available_cores(), find_weights(str(weights))
+        trust = trust_of(self.weights.notes, self.weights.uri)
+        self._calibration, self._domain = trust.calibration, trust.domain
         choice, size, _ = choose_engine(self.weights, engine, precision, device, batch_size)
         self._rows, calls = choose_concurrency(choice, threads, size)
         self._size, self._calls = size, calls
@@ -96,13 +116,15 @@ class Predictor:
             for start, length in [(batch.start, batch.stop - batch.start)]
             for part in split_rows(length, self._rows)
         ]
-        predict_range = partial(_predict_range, engine, image, magnitude, conversion)
+        predict_range = partial(_predict_range, engine, self._domain, image, magnitude, conversion)
         parts = list(map_in_order(predict_range, ranges, self._calls))
-        if not parts:
-            return Prediction(np.empty(0, np.float32), np.empty(0, np.uint8))
-        return Prediction(
-            np.concatenate([part.redshift for part in parts]), np.concatenate([part.flag for part in parts])
-        )
+        redshift = np.concatenate([np.empty(0, np.float32), *(part.redshift for part in parts)])
+        flag = np.concatenate([np.empty(0, np.uint8), *(part.flag for part in parts)])
+        if self._calibration is None:
+            return Prediction(redshift, flag)
+        quantiles = predict_quantiles(self._calibration, magnitude, redshift.astype(np.float64))
+        has_none = np.isfinite(redshift) & np.isnan(quantiles[:, 0])
+        return Prediction(redshift, flag | has_none * np.uint8(Flag.NOT_CALIBRATED), quantiles)
 
     def close(self) -> None:
         """Release the network; other threads end what they have begun. To close again does nothing."""
@@ -132,13 +154,18 @@ def predict(
 
 
 def _predict_range(
-    engine: Engine, image: NDArray[Any], magnitude: NDArray[np.float64], conversion: PixelConversion, rows: slice
+    engine: Engine,
+    domain: TrainingDomain | None,
+    image: NDArray[Any],
+    magnitude: NDArray[np.float64],
+    conversion: PixelConversion,
+    rows: slice,
 ) -> Prediction:
     cutout, own = to_cutouts(image[rows], conversion), magnitude[rows].copy()
     if np.shares_memory(cutout, image):  # blank_unusable writes
         cutout = cutout.copy()
     flag = blank_unusable(cutout, own)
-    return Prediction(*predict_rows(engine, cutout, own, flag))
+    return Prediction(*predict_rows(engine, cutout, own, flag, domain))
 
 
 def _check_images(images: ArrayLike) -> NDArray[Any]:

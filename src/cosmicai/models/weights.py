@@ -1,7 +1,9 @@
 """Weights files: safetensors, with AstroMAE's configuration in the metadata.
 
 Metadata keys: `format` ("cosmicai-weights/1"), `config` (JSON of AstroMAEConfig) and any notes on the origin.
-Reading needs no torch; `build_network` makes the network of them.
+Among the notes may be a calibration and a training domain (`calibration.records`). They change the digest of the file,
+and not that of the network, by which whatever is compiled of it is known. Reading needs no torch; `build_network` makes
+the network of the weights.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -24,7 +27,7 @@ from safetensors.numpy import save as save_tensors
 
 from ..errors import InputError
 from ..records import decode_json
-from ..storage import absolute, basename, read_bytes, sha256, write_bytes
+from ..storage import absolute, basename, read_bytes, read_pieces, write_bytes
 from .config import AstroMAEConfig
 from .tensor_shapes import tensor_shapes
 
@@ -70,15 +73,26 @@ class Weights:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file by its address and the SHA-256 of its bytes; it is read when it is needed."""
+    """A weights file by its address and the SHA-256 of its bytes; it is read when it is needed.
+
+    `network` is a digest of tensors and configuration alone, empty in plans of earlier versions, and `notes` are those
+    of the file where they have been read.
+    """
 
     uri: str
     sha256: str
+    network: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def key(self) -> str:
+        """What the network is known by where something is kept of it, such as a compiled one."""
+        return self.network or self.sha256
 
     @property
     def is_demo(self) -> bool:
-        """Whether these are the demo weights, under whatever name."""
-        return self.uri == DEMO or self.sha256 == _demo_sha256()
+        """Whether these are the demo weights, under whatever name and with whatever calibration."""
+        return self.uri == DEMO or self.key in (_demo().sha256, _demo().network)
 
     @property
     def label(self) -> str:
@@ -97,12 +111,33 @@ class WeightsFile:
 
 def find_weights(uri: str) -> WeightsFile:
     """Return the weights file at an address, the packaged one for `demo`. Raises InputError if it is absent."""
-    return WeightsFile(uri if uri == DEMO else absolute(uri), sha256(_address(uri)))
+    digest, network, notes = hashlib.sha256(), xxhash.xxh3_128(), dict[str, str]()
+    for number, piece in enumerate(read_pieces(_address(uri))):
+        digest.update(piece)
+        if number == 0:
+            described, notes = _describe_network(piece)
+            network.update(described)
+            piece = piece[len(_header(piece)) + 8 :]
+        network.update(piece)
+    return WeightsFile(uri if uri == DEMO else absolute(uri), digest.hexdigest(), network.hexdigest(), notes)
+
+
+def _describe_network(start: memoryview) -> tuple[bytes, dict[str, str]]:
+    """Return a text of configuration, names, shapes and places of the tensors, and the notes, by the start of a file.
+
+    They are the start itself and no notes if it does not hold a header of safetensors, which loading it reports.
+    """
+    try:
+        header = json.loads(_header(start))
+        notes = dict(header.pop("__metadata__", {}))
+        return json.dumps([notes.get("config"), header]).encode(), notes
+    except (ValueError, TypeError, AttributeError):
+        return bytes(start), {}
 
 
 @cache
-def _demo_sha256() -> str:
-    return sha256(_address(DEMO))
+def _demo() -> WeightsFile:
+    return find_weights(DEMO)
 
 
 def _address(uri: str) -> str:
@@ -148,8 +183,8 @@ class _Header(msgspec.Struct, frozen=True):
     metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
 
 
-def _header(data: bytes) -> bytes:
-    return data[8 : 8 + int.from_bytes(data[:8], "little")]
+def _header(data: bytes | memoryview) -> bytes:
+    return bytes(data[8 : 8 + int.from_bytes(data[:8], "little")])
 
 
 def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .. import storage
+from ..calibration.records import Calibration, trust_of
 from ..engines.registry import LARGEST_BATCH_SIZE, choose_engine
 from ..errors import InputError
 from ..models.weights import WeightsFile, find_weights
@@ -18,6 +19,11 @@ from .precision import select_precision
 from .request import RunRequest, require_views
 from .schedule import split_work
 from .store import RunFolder
+
+_CALIBRATE = (
+    "for a survey with spectroscopic redshifts add --calibrate-on-spectra, or write calibrated weights with "
+    "`cosmicai calibrate`"
+)
 
 
 def create_run(
@@ -41,6 +47,8 @@ def create_run(
     run, weights, planned, has_plan = _validate(request, survey)
     if has_plan:
         return run
+    trust = trust_of(weights.notes, weights.uri)
+    calibration, calibration_notices = _choose_calibration(request, trust.calibration)
     sample = replace(survey, shards=planned.shards)
     check = check_survey(sample) if inspect else None
     if check and request.strict:
@@ -48,20 +56,41 @@ def create_run(
     choice, size, notices = choose_engine(
         weights, request.engine, request.precision, request.device, request.batch_size
     )
-    for notice in notices:
+    for notice in (*notices, *calibration_notices):
         notify(notice)
     selected = select_precision(run, sample, weights, choice, request.precision, request.accept_precision_loss, notify)
     plan = Plan(
         survey.uri, planned.shards, weights.uri, weights.sha256, choice.engine, selected.choice.precision,
         choice.device, size, choice.inner_batch, selected.check, selected.quantized,
         split_work(planned.shards, size, choice.inner_batch, ranks), check, planned.views or 1,
-        bool(planned.quantiles), bool(planned.calibrate_on_spectra),
+        bool(planned.quantiles), bool(planned.calibrate_on_spectra), weights.network, calibration, trust.domain,
     )  # fmt: skip
     approve(plan)
     odd = warnings(check, survey.uri) if check else ()
     for warning in (*sample.notices, *odd):  # last, where it is seen, and not of refused runs
         notify(warning)
     return run if run.write_plan(plan) else _join(run, planned, request.resume)
+
+
+def _choose_calibration(
+    request: RunRequest, calibration: Calibration | None
+) -> tuple[Calibration | None, tuple[str, ...]]:
+    """Return the calibration that a run uses, and what there is to say of it.
+
+    Raises InputError if quantiles are requested and there will be none.
+    """
+    if request.calibrate_on_spectra:
+        return None, ()
+    views = request.views or 1
+    reason = "the weights have no calibration"
+    if calibration is not None and calibration.origin.views != views:
+        reason = f"the calibration of the weights is for {calibration.origin.views} views of a cutout, not {views}"
+        calibration = None
+    if calibration is not None:
+        return calibration, ()
+    if request.quantiles:
+        raise InputError(f"--quantiles cannot be had: {reason}; {_CALIBRATE}")
+    return None, (f"no intervals: {reason}; {_CALIBRATE}",)
 
 
 def validate_request(request: RunRequest, survey: Survey, notify: Callable[[str], None] = lambda notice: None) -> None:

@@ -72,6 +72,11 @@ class RunPaths:
         """Coverage, metrics, totals and cost."""
         return self.path("summary.json")
 
+    @property
+    def calibration_path(self) -> str:
+        """The calibration on the run's own spectroscopic redshifts, where it was requested."""
+        return self.path("calibration.json")
+
     def plot_path(self, kind: str) -> str:
         """Return the address of the figure of photometric against spectroscopic redshift, "png" or "pdf"."""
         return self.path(f"inference.{kind}")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, field
 
+from ..calibration.records import Calibration, TrainingDomain
 from ..engines.base import EngineChoice
 from ..engines.registry import LARGEST_BATCH_SIZE
 from ..errors import InputError
@@ -93,6 +94,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     views: int = 1  # of each cutout, whose redshifts are averaged
     quantiles: bool = False  # whether the catalogue has all quantiles of each redshift
     calibrate_on_spectra: bool = False  # whether half of the spectroscopic redshifts calibrate the intervals
+    weights_network: str = ""  # digest of tensors and configuration
+    calibration: Calibration | None = None  # of the weights, like the domain
+    domain: TrainingDomain | None = None
 
     @cached_property
     def inputs_digest(self) -> str:
@@ -119,7 +123,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     @property
     def weights_file(self) -> WeightsFile:
         """The weights and their digest."""
-        return WeightsFile(self.weights, self.weights_sha256)
+        return WeightsFile(self.weights, self.weights_sha256, self.weights_network)
 
     @property
     def galaxies(self) -> int:

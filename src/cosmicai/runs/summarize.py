@@ -7,10 +7,14 @@ from typing import Any
 
 from msgspec import UNSET, structs
 
-from ..errors import describe_os_errors
+from ..calibration.coverage import CoverageReport
+from ..calibration.describe import describe_calibration
+from ..calibration.records import Calibration
+from ..errors import InputError, describe_os_errors
 from ..storage import atomic_write
 from ..storage.parallel import map_in_order
 from ..storage.s3 import reader_threads
+from .calibrate import calibrate_plan
 from .catalogue.facts import read_facts
 from .catalogue.metadata import describe_provenance
 from .catalogue.writing import write_catalogue
@@ -19,7 +23,7 @@ from .figures import draw_redshifts, save_figure
 from .part import DamagedPartError, Part
 from .plan import Plan, WorkItem
 from .store import RunFolder
-from .summary import Summary, SummaryMetrics, Totals, add_up, count_coverage
+from .summary import Intervals, Summary, SummaryMetrics, Totals, add_up, count_coverage
 
 
 def summarize(run: RunFolder) -> Summary:
@@ -31,23 +35,24 @@ def summarize(run: RunFolder) -> Summary:
     left_out: list[str] = []
     plan, records = run.plan(), run.records(left_out.append)
     parts = _Parts(run, plan, run.parts(), left_out)
-    provenance = describe_provenance(plan, records.values())
+    calibration = _find_calibration(run, plan, parts, left_out)
+    provenance = describe_provenance(plan, records.values(), calibration)
     with atomic_write(run.catalogue_path) as catalogue, describe_os_errors(run.catalogue_path, "write"):
-        unreadable = write_catalogue(catalogue, plan, parts.read, provenance)
+        written = write_catalogue(catalogue, plan, parts.read, provenance, calibration)
         facts = read_facts(catalogue)
         figure = draw_redshifts(catalogue, facts, provenance)
     for kind in ("png", "pdf"):
         with atomic_write(path := run.plot_path(kind)) as plot, describe_os_errors(path, "write"):
             save_figure(figure, plot, kind)
-    if unreadable:
-        left_out.append(_describe_unreadable(run, unreadable))
+    if written.unreadable:
+        left_out.append(_describe_unreadable(run, written.unreadable))
     coverage = count_coverage(plan, parts.done)
     coverage = structs.replace(coverage, flagged=facts.flagged, duplicate_objid=facts.duplicate_objid)
     totals = add_up(records.values())
     reported = SummaryMetrics.from_metrics(facts.metrics) if facts.metrics else None
     cost = cost_of_run(records.values(), run.functions(left_out.append), run.invocations())
     summary = Summary(
-        complete=coverage.complete and not unreadable,
+        complete=coverage.complete and not written.unreadable,
         coverage=coverage,
         metrics=reported,
         totals=totals,
@@ -63,6 +68,7 @@ def summarize(run: RunFolder) -> Summary:
         left_out=tuple(left_out) or UNSET,
         unchecked_parts=parts.unchecked or UNSET,
         survey_check=plan.survey_check or UNSET,
+        intervals=_describe_intervals(calibration, written.coverage) if calibration else UNSET,
     )
     # The record of an attempt that was killed at once would look like a rank without speed in the published files.
     published = [record for record in records.values() if record.galaxies]
@@ -70,6 +76,30 @@ def summarize(run: RunFolder) -> Summary:
     run.write_json(run.results_path, published_results(plan, totals, reported))
     run.write_json(run.summary_path, summary)
     return summary
+
+
+def _find_calibration(run: RunFolder, plan: Plan, parts: _Parts, left_out: list[str]) -> Calibration | None:
+    """Return the calibration of a plan, or the one on its spectroscopic redshifts, which is written, too."""
+    if not plan.calibrate_on_spectra:
+        return plan.calibration
+    try:
+        calibration = calibrate_plan(plan, parts.read())
+    except InputError as error:  # the redshifts are worth having without intervals
+        left_out.append(f"intervals: {error}")
+        return None
+    run.write_json(run.calibration_path, calibration)
+    return calibration
+
+
+def _describe_intervals(calibration: Calibration, coverage: CoverageReport | None) -> Intervals:
+    origin = calibration.origin
+    return Intervals(
+        calibrated_on=describe_calibration(calibration),
+        survey=origin.survey,
+        survey_digest=origin.survey_digest,
+        galaxies=calibration.galaxies,
+        coverage=coverage,
+    )
 
 
 def _describe_unreadable(run: RunFolder, reasons: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
+from ..calibration.coverage import CoverageReport
 from ..surveys.check_record import SurveyCheck
 from ..surveys.survey import Count
 from .cost import RunCost
@@ -82,13 +83,23 @@ class SummaryMetrics(msgspec.Struct, frozen=True, kw_only=True):
         return SummaryMetrics(**values)
 
 
+class Intervals(msgspec.Struct, frozen=True, kw_only=True):
+    """What calibrated the intervals, in words, and their coverage, None without spectroscopic redshifts."""
+
+    calibrated_on: str
+    survey: str
+    survey_digest: str
+    galaxies: Count
+    coverage: CoverageReport | None
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `summary.json`.
 
     `weights` is what people call the weights, with the word "synthetic" for those of the demo. `left_out` names damaged
     files that the totals do not include, and `unchecked_parts` counts parts of the first version, which could not be
-    compared with a digest. `catalogue_sha256` is that of all values of the catalogue (see `CatalogueFacts`). Summaries
-    of earlier versions have no weights.
+    compared with a digest. `catalogue_sha256` is that of all values of the catalogue (see `CatalogueFacts`). Without a
+    calibration there are no intervals. Summaries of earlier versions have no weights.
     """
 
     complete: bool
@@ -108,6 +119,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     unchecked_parts: Count | UnsetType = UNSET
     slurm: dict[str, Any] | UnsetType = UNSET
     survey_check: SurveyCheck | UnsetType = UNSET
+    intervals: Intervals | UnsetType = UNSET
 
 
 def count_coverage(plan: Plan, parts: Collection[WorkItem]) -> Coverage:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from ..calibration.coverage import CoverageCell
+from ..calibration.records import INTERVAL_LEVELS
 from ..console import echo
 from ..models.weights import SHORT_DIGEST
-from .summary import Summary
+from .summary import Intervals, Summary
 
 
 def print_summary(summary: Summary) -> int:
@@ -28,6 +30,8 @@ def print_summary(summary: Summary) -> int:
             ("bias", _format(metrics.bias, "+.6f")),
             ("outliers", f"{_format(metrics.outliers, '.2%')} with |dz| > 0.05"),
         ]
+    if summary.intervals is not UNSET:
+        lines += [("intervals", text) for text in describe_coverage(summary.intervals)]
     if summary.weights is not UNSET and summary.weights_sha256 is not UNSET:
         lines.append(("weights", describe_weights(summary.weights, summary.weights_sha256)))
     lines += [
@@ -51,6 +55,28 @@ def print_summary(summary: Summary) -> int:
     for failure in summary.failures:
         echo(f"{failure.item}: {failure.reason}", err=True)
     return 3
+
+
+def describe_coverage(intervals: Intervals) -> tuple[str, ...]:
+    """Return in lines what calibrated the intervals of a run, and how often they hold the spectroscopic redshift."""
+    calibrated = f"calibrated on {intervals.calibrated_on}"
+    report = intervals.coverage
+    if report is None:
+        return calibrated, "coverage not measured: no other galaxies with spectroscopic redshifts"
+    cells = [("", report.all), (" outside the training domain", report.outside_domain)]
+    return calibrated, *(
+        f"{_describe_cell(cell)} of {cell.galaxies:,} galaxies{where} that did not calibrate"
+        for where, cell in cells
+        if cell
+    )
+
+
+def _describe_cell(cell: CoverageCell) -> str:
+    found = zip(INTERVAL_LEVELS, cell.fractions, cell.errors, cell.widths, strict=True)
+    return ", ".join(
+        f"{percent}%: {fraction:.1%} +- {error:.1%} (mean width {width:.4f})"
+        for percent, fraction, error, width in found
+    )
 
 
 def describe_weights(label: str, sha256: str) -> str:

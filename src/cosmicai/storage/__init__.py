@@ -139,13 +139,20 @@ def read_if_exists(uri: str) -> bytes | None:
 
 def sha256(uri: str) -> str:
     """Return the SHA-256 of a file of any size, in hexadecimal."""
-    digest, buffer = hashlib.sha256(), bytearray(2**22)
-    with open_ranges(uri) as reader:
-        for offset in range(0, reader.size, len(buffer)):
-            view = memoryview(buffer)[: min(len(buffer), reader.size - offset)]
-            reader.read_into(offset, view)
-            digest.update(view)
+    digest = hashlib.sha256()
+    for piece in read_pieces(uri):
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def read_pieces(uri: str, size: int = 2**22) -> Iterator[memoryview]:
+    """Yield the bytes of a file of any size in pieces of this size, each of which is valid until the next one."""
+    buffer = bytearray(size)
+    with open_ranges(uri) as reader:
+        for offset in range(0, reader.size, size):
+            view = memoryview(buffer)[: min(size, reader.size - offset)]
+            reader.read_into(offset, view)
+            yield view
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:

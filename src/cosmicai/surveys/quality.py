@@ -6,8 +6,10 @@ bit mask `flag` of parts and catalogue:
       1  NONFINITE_PIXEL       a pixel is NaN, infinite or beyond 1e12, a value that only stands for missing data
       2  MISSING_MAGNITUDE     a magnitude is NaN, infinite or outside 5 to 40
       4  NONFINITE_PREDICTION  the input is usable, yet the network's prediction is NaN or infinite
+      8  OUTSIDE_DOMAIN        magnitudes, colours, noise or redshift are not among those that the network learned from
      16  INCOMPLETE_CUTOUT     a band is constant, or an edge of it is: it was not observed, or not entirely
      32  IMPLAUSIBLE_REDSHIFT  the predicted redshift is outside -0.05 to 10
+     64  NOT_CALIBRATED        there is no interval: too few galaxies like this one calibrated the weights
     128  NOT_DONE              the run is not complete, and this galaxy is among those that are missing
 
 A galaxy with bit 1, 2, 4 or 128 has redshift_phot = NaN; the others warn and keep the redshift.
@@ -41,8 +43,10 @@ class Flag(IntFlag):
     NONFINITE_PIXEL = 1
     MISSING_MAGNITUDE = 2
     NONFINITE_PREDICTION = 4
+    OUTSIDE_DOMAIN = 8  # only of weights that know their training domain
     INCOMPLETE_CUTOUT = 16
     IMPLAUSIBLE_REDSHIFT = 32
+    NOT_CALIBRATED = 64  # in a catalogue with intervals only
     NOT_DONE = 128  # in a catalogue only: a part holds what is done
 
 
@@ -50,8 +54,10 @@ FLAG_MEANINGS = {  # for headers of the catalogue, in ASCII as FITS demands
     Flag.NONFINITE_PIXEL: "pixel not finite or beyond 1e12",
     Flag.MISSING_MAGNITUDE: "magnitude missing",
     Flag.NONFINITE_PREDICTION: "prediction not finite",
+    Flag.OUTSIDE_DOMAIN: "outside the training domain",
     Flag.INCOMPLETE_CUTOUT: "cutout incomplete",
     Flag.IMPLAUSIBLE_REDSHIFT: "redshift implausible",
+    Flag.NOT_CALIBRATED: "no interval",
     Flag.NOT_DONE: "not done yet",
 }
 NO_REDSHIFT = Flag.NONFINITE_PIXEL | Flag.MISSING_MAGNITUDE | Flag.NONFINITE_PREDICTION  # such galaxies have NaN

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..calibration.domain import is_outside
+from ..calibration.records import TrainingDomain
 from ..engines.base import Engine, EngineChoice, choose_concurrency
 from ..engines.registry import open_engine
 from ..models.weights import WeightsFile
@@ -24,7 +26,7 @@ from ..runs.plan import Plan, WorkItem
 from ..runs.record import Record
 from ..runs.recorder import Recorder
 from ..runs.store import RunFolder
-from ..surveys.quality import NO_REDSHIFT, flag_predictions
+from ..surveys.quality import NO_REDSHIFT, Flag, flag_predictions
 from .interrupts import defer_interrupts
 from .prefetch import FETCHES, Chunk, Prefetcher, ReadFailure, read_items
 from .sources import WorkSource
@@ -91,7 +93,7 @@ def _predict_items(
             quantized = run_folder.read_quantized(plan.quantized) if plan.quantized else None
             engine = options.open_engine(plan.choice, plan.weights_file, recorder.rank.threads, quantized)
         recorder.precision = engine.precision
-        for result in _predict_chunks(engine, caller, calls, chunks, recorder):
+        for result in _predict_chunks(partial(predict_chunk, engine, plan.domain), caller, calls, chunks, recorder):
             check_interrupt()
             if isinstance(result, ReadFailure):
                 predicted = []
@@ -120,7 +122,7 @@ class _PredictedChunk:
 
 
 def _predict_chunks(
-    engine: Engine,
+    predict: Callable[[Chunk], Part],
     caller: ThreadPoolExecutor,
     calls: int,
     chunks: Prefetcher[Chunk | ReadFailure],
@@ -145,7 +147,7 @@ def _predict_chunks(
                 elif isinstance(chunk, ReadFailure):
                     pending.append(chunk)
                 else:
-                    pending.append((chunk, caller.submit(predict_chunk, engine, chunk)))
+                    pending.append((chunk, caller.submit(predict, chunk)))
                 continue
         pending.popleft()
         if isinstance(oldest, tuple):
@@ -157,21 +159,29 @@ def _predict_chunks(
             yield oldest
 
 
-def predict_chunk(engine: Engine, chunk: Chunk) -> Part:
+def predict_chunk(engine: Engine, domain: TrainingDomain | None, chunk: Chunk) -> Part:
     """Return the predictions of a chunk; a galaxy without a redshift keeps its row, and has NaN."""
-    return Part(*predict_rows(engine, chunk.galaxies.image, chunk.galaxies.magnitude, chunk.flag))
+    return Part(*predict_rows(engine, chunk.galaxies.image, chunk.galaxies.magnitude, chunk.flag, domain))
 
 
 def predict_rows(
-    engine: Engine, image: NDArray[np.float32], magnitude: NDArray[np.float64], flag: NDArray[np.uint8]
+    engine: Engine,
+    image: NDArray[np.float32],
+    magnitude: NDArray[np.float64],
+    flag: NDArray[np.uint8],
+    domain: TrainingDomain | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return redshifts (B,), NaN where there is none, and the complete flags (B,) of cutouts (B, 5, 32, 32).
 
-    `flag` are those of the inputs, which were blanked (`surveys.quality.blank_unusable`).
+    `flag` are those of the inputs, which were blanked (`surveys.quality.blank_unusable`). Galaxies outside of the
+    `domain` are flagged, none without one.
     """
     redshift = engine.predict(image, magnitude).astype(np.float32, copy=False)
     flag = flag | np.where(flag & NO_REDSHIFT, np.uint8(0), flag_predictions(redshift))
-    redshift[flag & NO_REDSHIFT != 0] = np.nan
+    has_none = flag & NO_REDSHIFT != 0
+    redshift[has_none] = np.nan
+    if domain is not None:
+        flag |= (is_outside(domain, image, magnitude, redshift) & ~has_none) * np.uint8(Flag.OUTSIDE_DOMAIN)
     return redshift, flag
 
 

@@ -25,7 +25,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightsFi
     done = run("weights", "export", weights, "--out", str(graphs))
     assert (done.returncode, done.stderr) == (0, "")
     file = find_weights(weights)
-    stems = [f"{file.sha256[:16]}-{part}-{batch}-{VERSION}" for batch in (64, 128) for part in ("encoder", "rest")]
+    stems = [f"{file.key[:16]}-{part}-{batch}-{VERSION}" for batch in (64, 128) for part in ("encoder", "rest")]
     names = [f"{stem}.{kind}" for stem in stems for kind in ("bin", "xml")]
     assert done.stdout.splitlines() == [str(graphs / name) for name in names]
     assert sorted(path.name for path in graphs.iterdir()) == sorted(names)
@@ -35,7 +35,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightsFi
 
 
 def forget_compiled(file: WeightsFile) -> None:
-    for path in cache_folder().glob(f"{file.sha256[:16]}-*"):
+    for path in cache_folder().glob(f"{file.key[:16]}-*"):
         path.unlink()
 
 
@@ -58,8 +58,8 @@ def test_the_weights_are_not_read(exported):
 
 def test_weights_and_batches_without_a_graph_are_folded(exported):
     file, _ = exported
-    assert read_exported_graph(file.sha256, "rest", 64) and read_exported_graph(file.sha256, "encoder", 128)
-    assert read_exported_graph(file.sha256, "rest", 63) is None
+    assert read_exported_graph(file.key, "rest", 64) and read_exported_graph(file.key, "encoder", 128)
+    assert read_exported_graph(file.key, "rest", 63) is None
     assert read_exported_graph("0" * 64, "rest", 64) is None
     galaxies = random_galaxies(33)
     engine = open_engine(EngineChoice("openvino", "float32", "cpu", 33), file, 1)
@@ -70,7 +70,7 @@ def test_weights_and_batches_without_a_graph_are_folded(exported):
 @pytest.mark.parametrize("kind", ["xml", "bin"])
 def test_a_damaged_graph_is_named(exported, part, kind):
     file, graphs = exported
-    path = graphs / f"{file.sha256[:16]}-{part}-64-{VERSION}.{kind}"
+    path = graphs / f"{file.key[:16]}-{part}-64-{VERSION}.{kind}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
         InputError, match=f"{part}-64-{VERSION}.xml is not complete; write it again with `cosmicai weights export`"
@@ -82,14 +82,14 @@ def test_a_damaged_graph_is_named(exported, part, kind):
 @pytest.mark.parametrize("kind", ["xml", "bin"])
 def test_a_graph_with_one_flipped_bit_is_refused(exported, part, kind):
     file, graphs = exported
-    path = graphs / f"{file.sha256[:16]}-{part}-64-{VERSION}.{kind}"
+    path = graphs / f"{file.key[:16]}-{part}-64-{VERSION}.{kind}"
     whole = path.read_bytes()
     for place in (0, len(whole) // 3, len(whole) // 2, len(whole) - 100):
         changed = bytearray(whole)
         changed[place] ^= 64
         path.write_bytes(changed)
         with pytest.raises(InputError) as refused:
-            read_exported_graph(file.sha256, part, 64)
+            read_exported_graph(file.key, part, 64)
         assert str(refused.value) == (
             f"{path.with_suffix('.xml')} is damaged: it and its .bin differ from their digest; "
             "write it again with `cosmicai weights export`"
@@ -98,25 +98,25 @@ def test_a_graph_with_one_flipped_bit_is_refused(exported, part, kind):
 
 def test_a_graph_of_another_name_and_one_without_a_digest_are_refused(exported):
     file, graphs = exported
-    stem = graphs / f"{file.sha256[:16]}-rest-64-{VERSION}"
+    stem = graphs / f"{file.key[:16]}-rest-64-{VERSION}"
     for own in ("xml", "bin"):
         other = stem.with_name(stem.name.replace("-64-", "-128-")).with_suffix(f".{own}")
         stem.with_suffix(f".{own}").write_bytes(other.read_bytes())
     with pytest.raises(InputError, match=f"rest-64-{VERSION}.xml is damaged"):
-        read_exported_graph(file.sha256, "rest", 64)
+        read_exported_graph(file.key, "rest", 64)
     text = stem.with_suffix(".xml").read_bytes()
     stem.with_suffix(".xml").write_bytes(text[: text.index(b"<!-- cosmicai-graph")])
     with pytest.raises(InputError, match=f"rest-64-{VERSION}.xml is not complete; write it again"):
-        read_exported_graph(file.sha256, "rest", 64)
+        read_exported_graph(file.key, "rest", 64)
 
 
 def test_a_pipe_in_the_place_of_a_graph_is_named(exported):
     file, graphs = exported
-    path = graphs / f"{file.sha256[:16]}-rest-64-{VERSION}.bin"
+    path = graphs / f"{file.key[:16]}-rest-64-{VERSION}.bin"
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(InputError, match=f"cannot read {path}: it is a pipe"):
-        read_exported_graph(file.sha256, "rest", 64)
+        read_exported_graph(file.key, "rest", 64)
 
 
 def test_weights_that_cannot_be_used_are_not_exported(tmp_path):

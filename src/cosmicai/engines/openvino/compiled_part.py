@@ -45,16 +45,16 @@ class NetworkGraphs:
         self._folded: FoldedWeights | None = None
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 digest of the weights."""
-        return self._weights.sha256
+    def key(self) -> str:
+        """What the network is known by."""
+        return self._weights.key
 
     def build(self, part: str, batch: int) -> ov.Model:
         """Return the graph of a part of the network for `batch` galaxies.
 
         Raises InputError if the weights cannot be used or an exported graph is damaged.
         """
-        exported = read_exported_graph(self._weights.sha256, part, batch)
+        exported = read_exported_graph(self._weights.key, part, batch)
         return PARTS[part](self._fold(), batch) if exported is None else exported
 
     def _fold(self) -> FoldedWeights:
@@ -79,10 +79,10 @@ class CompiledPart:
         return all(np.allclose(own, self.expected, rtol=0, atol=allowed, equal_nan=True) for own in outputs)
 
 
-def cache_name(sha256: str, part: str, precision: str, batch: int) -> str:
-    """Return the start of the name of a file in the cache folder, for weights with this digest on this machine."""
+def cache_name(network: str, part: str, precision: str, batch: int) -> str:
+    """Return the start of the name of a file in the cache folder, for a network by its digest on this machine."""
     key = hashlib.sha256(describe_processor().encode()).hexdigest()[:16]
-    return f"{sha256[:16]}-{part}-{precision}-{batch}-{key}"
+    return f"{network[:16]}-{part}-{precision}-{batch}-{key}"
 
 
 def compile_part(graphs: NetworkGraphs, part: str, precision: str, batch: int) -> ov.CompiledModel:
@@ -92,7 +92,7 @@ def compile_part(graphs: NetworkGraphs, part: str, precision: str, batch: int) -
 
 def ensure_compiled(graphs: NetworkGraphs, part: str, precision: str, batch: int) -> None:
     """Compile a part into the cache folder unless it is there, whole. Raises InputError if the weights are unusable."""
-    name = f"{cache_name(graphs.sha256, part, precision, batch)}.blob"
+    name = f"{cache_name(graphs.key, part, precision, batch)}.blob"
     get_or_create(name, lambda: _pack(name, compile_part(graphs, part, precision, batch)), partial(_unpack, name))
 
 
@@ -101,7 +101,7 @@ def open_part(graphs: NetworkGraphs, part: str, precision: str, batch: int, stre
 
     Raises InputError if the weights cannot be used or OpenVINO does not run what it compiled.
     """
-    name = f"{cache_name(graphs.sha256, part, precision, batch)}.blob"
+    name = f"{cache_name(graphs.key, part, precision, batch)}.blob"
     return _open(name, partial(compile_part, graphs, part, precision, batch), precision, streams)
 
 

@@ -48,7 +48,7 @@ def export_graphs(weights: WeightsFile, folder: str) -> list[str]:
             with TemporaryDirectory() as temporary:
                 ov.save_model(build(folded, batch), Path(temporary, "graph.xml"), compress_to_fp16=False)
                 data, text = (Path(temporary, f"graph.{kind}").read_bytes() for kind in ("bin", "xml"))
-                name = _name(weights.sha256, part, batch)
+                name = _name(weights.key, part, batch)
                 # .xml last, since a graph exists once its .xml does
                 for kind, content in (("bin", data), ("xml", text + _seal(name, text, data))):
                     written.append(storage.join(folder, f"{name}.{kind}"))
@@ -56,12 +56,12 @@ def export_graphs(weights: WeightsFile, folder: str) -> list[str]:
     return written
 
 
-def read_exported_graph(sha256: str, part: str, batch: int) -> ov.Model | None:
+def read_exported_graph(network: str, part: str, batch: int) -> ov.Model | None:
     """Return a part's graph from the folder COSMICAI_GRAPHS, or None if it is not there.
 
     Raises InputError if its files cannot be read or are not those that were exported.
     """
-    folder, name = os.environ.get(FOLDER), _name(sha256, part, batch)
+    folder, name = os.environ.get(FOLDER), _name(network, part, batch)
     path = Path(folder or "", f"{name}.xml")
     if not folder or not path.exists():
         return None
@@ -82,5 +82,5 @@ def _seal(name: str, text: bytes, data: bytes) -> bytes:
     return MARK + b"%d %d %s -->\n" % (len(text), len(data), digest.hexdigest().encode())
 
 
-def _name(sha256: str, part: str, batch: int) -> str:
-    return f"{sha256[:16]}-{part}-{batch}-{VERSION}"
+def _name(network: str, part: str, batch: int) -> str:
+    return f"{network[:16]}-{part}-{batch}-{VERSION}"

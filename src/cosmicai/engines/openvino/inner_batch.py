@@ -37,7 +37,7 @@ def choose_measured(graphs: NetworkGraphs, precision: str, candidates: Sequence[
     A damaged file in the cache folder is measured again. Raises InputError if the weights cannot be used.
     """
     smaller, larger = candidates
-    name = f"{cache_name(graphs.sha256, 'whole', precision, smaller)}-or-{larger}.json"
+    name = f"{cache_name(graphs.key, 'whole', precision, smaller)}-or-{larger}.json"
     return get_or_create(name, partial(_measure, graphs, precision, smaller, larger), partial(_read, smaller, larger))
 
 

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ...calibration.records import INTERVAL_LEVELS, LEVELS
 from ...surveys.columns import FOLDER, ColumnSpec
 from ...surveys.identity import is_text
 
 KEPT = "_kept"  # follows the name of a kept column whose own name is taken
-# Bounds of the intervals that hold the redshift with 68% and 95% probability, in catalogues that have them.
-INTERVALS = ("redshift_phot_l68", "redshift_phot_u68", "redshift_phot_l95", "redshift_phot_u95")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Column:
     def from_field(field: pa.Field) -> Column:
         """Return the column of a field; one of a catalogue of an earlier version has no metadata."""
         notes = {name.decode(): text.decode() for name, text in (field.metadata or {}).items()}
-        known = STANDARD.get(field.name, Column(field.name, field.type))
+        known = STANDARD.get(field.name) or _DISTRIBUTION.get(field.name) or Column(field.name, field.type)
         if not notes:
             return replace(known, type=field.type)
         null, width = notes.get("null"), int(notes.get("width", 0))
@@ -72,6 +71,29 @@ STANDARD = {
         Column("row", pa.int64(), "Row of the galaxy in this file, from 0", "", "meta.record"),
     )
 }  # fmt: skip
+# Bounds of the intervals that hold the redshift with 68% and 95% probability, by the level of their quantiles; then
+# all quantiles, which are named by thousandths. Catalogues of calibrated weights have them.
+INTERVALS = {
+    f"redshift_phot_{side}{percent}": level
+    for percent, bounds in INTERVAL_LEVELS.items()
+    for side, level in zip("lu", bounds, strict=True)
+}
+QUANTILES = {f"redshift_phot_q{round(1000 * level):03d}": level for level in LEVELS}
+
+
+def _interval_column(name: str, level: float) -> Column:
+    side, ucd = ("Lower", "stat.min") if level < 0.5 else ("Upper", "stat.max")
+    text = f"{side} bound of the {name[-2:]}% interval of the redshift; NaN: see flag"
+    return Column(name, pa.float32(), text, "", f"{ucd};src.redshift.phot")
+
+
+def _quantile_column(name: str, level: float) -> Column:
+    return Column(name, pa.float32(), f"Quantile {level:g} of the redshift; NaN: see flag", "", "src.redshift.phot")
+
+
+_DISTRIBUTION = {name: _interval_column(name, level) for name, level in INTERVALS.items()} | {
+    name: _quantile_column(name, level) for name, level in QUANTILES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -91,24 +113,32 @@ class Columns:
         return pa.schema([column.to_field() for column in self.all], dict(metadata))
 
 
-def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], shards: Iterable[str]) -> Columns:
+def choose_columns(
+    objid_dtype: np.dtype[Any],
+    specs: Mapping[str, ColumnSpec],
+    shards: Iterable[str],
+    distribution: Collection[str] = (),
+) -> Columns:
     """Return the columns of the catalogue of a survey.
 
     `objid_dtype` is int64 or `S<n>`, `specs` are positions and kept columns by the paths of their datasets, `shards`
-    the names of the files.
+    the names of the files, `distribution` those columns of INTERVALS and QUANTILES that the catalogue has.
     """
     objid, shard = STANDARD["objid"], STANDARD["shard"]
     if is_text(objid_dtype):
         objid = replace(objid, type=pa.string(), width=objid_dtype.itemsize)
     shard = replace(shard, width=max((len(name.encode()) for name in shards), default=0))
-    taken, kept = {name.lower() for name in (*STANDARD, *INTERVALS)}, {}
+    taken, kept = {name.lower() for name in (*STANDARD, *_DISTRIBUTION)}, {}
     for path, spec in specs.items():
         if path.startswith(FOLDER):
             column = _kept_column(path.removeprefix(FOLDER), spec, taken)
             taken.add(column.name.lower())  # FITS tells no names apart by their case
             kept[path] = column
     position = [STANDARD[path] for path in specs if path not in kept]
-    redshifts = [STANDARD[name] for name in ("redshift_phot", "redshift_spec", "flag")]
+    bounds, quantiles = (
+        [_DISTRIBUTION[name] for name in kind if name in distribution] for kind in (INTERVALS, QUANTILES)
+    )
+    redshifts = [STANDARD["redshift_phot"], *bounds, STANDARD["redshift_spec"], STANDARD["flag"], *quantiles]
     ordered = (objid, *position, *redshifts, *kept.values(), shard, STANDARD["row"])
     return Columns(ordered, objid_dtype, specs, kept)
 

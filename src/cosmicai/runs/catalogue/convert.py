@@ -47,7 +47,7 @@ def convert_catalogue(run: RunFolder, kind: str, out: str) -> int:
         require_replaceable(out)
         target = atomic_write(out)
     with open_catalogue(run) as file, target as temporary, describe_os_errors(out, "write"):
-        return find_writer(kind)(CatalogueSource(file), temporary)
+        return find_writer(kind)(CatalogueSource(file, run), temporary)
 
 
 def default_name(kind: str) -> str:

@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 
 import pyarrow as pa
 
+from ...calibration.describe import describe_calibration
+from ...calibration.records import Calibration
 from ...surveys.quality import FLAG_MEANINGS, NO_REDSHIFT, Flag
 from ..plan import Plan
 from ..record import Record
@@ -28,7 +30,9 @@ SYNTHETIC = "the weights were trained on synthetic galaxies; their redshifts of 
 FRAME = "icrs"
 
 
-def describe_provenance(plan: Plan, records: Iterable[Record]) -> dict[str, str]:
+def describe_provenance(
+    plan: Plan, records: Iterable[Record], calibration: Calibration | None = None
+) -> dict[str, str]:
     """Return where the redshifts of a run come from, by names of metadata without their prefix.
 
     There are no addresses, and nothing of how the work was cut: the same redshifts come with the same text, but for
@@ -45,6 +49,7 @@ def describe_provenance(plan: Plan, records: Iterable[Record]) -> dict[str, str]
         "git_commit": _join(record.git_commit for record in ranks),
         "image_digest": _join(record.image_digest for record in ranks),
         "date": datetime.now(UTC).date().isoformat(),
+        "calibration": describe_calibration(calibration) if calibration else "",
         "synthetic": SYNTHETIC if weights.is_demo else "",
         "flags": describe_flags(),
     }

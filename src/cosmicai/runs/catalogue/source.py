@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from pyarrow import compute
 
 from ...errors import InputError
+from ..store import RunFolder
 from .columns import Column
 from .facts import read_groups
 from .metadata import read_provenance
 
 
 class CatalogueSource:
-    """An open catalogue: its columns, its provenance and its rows."""
+    """An open catalogue: its columns, its provenance and its rows; and the run that it is of, if that is there."""
 
-    def __init__(self, file: pq.ParquetFile) -> None:
-        self._file = file
+    def __init__(self, file: pq.ParquetFile, run: RunFolder | None = None) -> None:
+        self._file, self.run = file, run
         self.rows: int = file.metadata.num_rows
 
     @cached_property

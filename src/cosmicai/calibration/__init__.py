@@ -1,0 +1,1 @@
+"""How far to trust a redshift: intervals of measured coverage, and the domain that a network was trained on."""
