@@ -17,6 +17,8 @@ from ..engines.registry import choose_engine, open_engine
 from ..errors import InputError
 from ..models.weights import find_weights
 from ..ranks.cores import available_cores
+from ..runs.part import Part, concatenate_parts
+from ..runs.request import require_views
 from ..storage.parallel import map_in_order
 from ..surveys.bands import BANDS
 from ..surveys.ingest.pixels import PixelConversion, to_cutouts
@@ -30,10 +32,14 @@ CLOSED = "this Predictor is closed; open another one"
 
 @dataclass(frozen=True)
 class Prediction:
-    """Redshifts (N,) float32, NaN where there is none, and flags (N,) uint8 that say why (see `surveys.quality`)."""
+    """Redshifts (N,) float32, NaN where there is none, and flags (N,) uint8 that say why (see `surveys.quality`).
+
+    `spread` (N,) float32 is the standard deviation of the redshifts of all views, None with one view.
+    """
 
     redshift: NDArray[np.float32]
     flag: NDArray[np.uint8]
+    spread: NDArray[np.float32] | None = None
 
 
 class Predictor:
@@ -44,10 +50,12 @@ class Predictor:
 
     Several threads may use one at the same time. `weights` is the address of a weights file, or `demo` for weights that
     were trained on synthetic galaxies. `engine`, `precision`, `device` and `batch_size` are those of `cosmicai infer`;
-    the precision is float32 unless another one is requested, and is not checked here. `threads` is the number of cores
-    to use, by default all that this process may use.
+    the precision is float32 unless another one is requested, and is not checked here. `views` is 1, or 8 to average
+    over the rotations by right angles and reflections of each cutout. `threads` is the number of cores to use, by
+    default all that this process may use.
 
-    Raises InputError if the weights cannot be used, or if the engine does not exist or cannot run here.
+    Raises InputError if the weights cannot be used, if the engine does not exist or cannot run here, or if `views` or
+    another number cannot be used.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Predictor:
         precision: str = "float32",
         device: str | None = None,
         batch_size: int | None = None,
+        views: int = 1,
         threads: int | None = None,
     ) -> None:
         if precision == "int8":
@@ -65,6 +74,7 @@ class Predictor:
         for name, number in (("batch_size", batch_size), ("threads", threads)):
             if number is not None and not (isinstance(number, Integral) and number >= 1):
                 raise InputError(f"{name} is {number!r}; expected an integer of at least 1, or None")
+        self._views = require_views(views, "views")
         threads, self.weights = threads or available_cores(), find_weights(str(weights))
         choice, size, _ = choose_engine(self.weights, engine, precision, device, batch_size)
         self._rows, calls = choose_concurrency(choice, threads, size)
@@ -96,13 +106,13 @@ class Predictor:
             for start, length in [(batch.start, batch.stop - batch.start)]
             for part in split_rows(length, self._rows)
         ]
-        predict_range = partial(_predict_range, engine, image, magnitude, conversion)
+        predict_range = partial(_predict_range, engine, self._views, image, magnitude, conversion)
         parts = list(map_in_order(predict_range, ranges, self._calls))
         if not parts:
-            return Prediction(np.empty(0, np.float32), np.empty(0, np.uint8))
-        return Prediction(
-            np.concatenate([part.redshift for part in parts]), np.concatenate([part.flag for part in parts])
-        )
+            none = np.empty(0, np.float32)
+            return Prediction(none, np.empty(0, np.uint8), none if self._views > 1 else None)
+        found = concatenate_parts(parts)
+        return Prediction(found.redshift_phot, found.flag, found.redshift_spread)
 
     def close(self) -> None:
         """Release the network; other threads end what they have begun. To close again does nothing."""
@@ -132,13 +142,18 @@ def predict(
 
 
 def _predict_range(
-    engine: Engine, image: NDArray[Any], magnitude: NDArray[np.float64], conversion: PixelConversion, rows: slice
-) -> Prediction:
+    engine: Engine,
+    views: int,
+    image: NDArray[Any],
+    magnitude: NDArray[np.float64],
+    conversion: PixelConversion,
+    rows: slice,
+) -> Part:
     cutout, own = to_cutouts(image[rows], conversion), magnitude[rows].copy()
     if np.shares_memory(cutout, image):  # blank_unusable writes
         cutout = cutout.copy()
     flag = blank_unusable(cutout, own)
-    return Prediction(*predict_rows(engine, cutout, own, flag))
+    return Part(*predict_rows(engine, cutout, own, flag, views))
 
 
 def _check_images(images: ArrayLike) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from ..engines.registry import open_engine
 from ..models.weights import WeightsFile
 from ..ranks.environment import Rank
 from ..ranks.invocation import Invocation
-from ..runs.part import Part
+from ..runs.part import Part, concatenate_parts
 from ..runs.plan import Plan, WorkItem
 from ..runs.record import Record
 from ..runs.recorder import Recorder
@@ -28,6 +28,7 @@ from ..surveys.quality import NO_REDSHIFT, flag_predictions
 from .interrupts import defer_interrupts
 from .prefetch import FETCHES, Chunk, Prefetcher, ReadFailure, read_items
 from .sources import WorkSource
+from .views import predict_views
 
 OpenEngine = Callable[[EngineChoice, WeightsFile, int, bytes | None], Engine]
 
@@ -103,7 +104,7 @@ def _predict_items(
             source.heartbeat()
             if result.is_last:
                 with recorder.phase("write"):
-                    is_first = run_folder.write_part(plan, result.item, _concatenate(predicted))
+                    is_first = run_folder.write_part(plan, result.item, concatenate_parts(predicted))
                 predicted = []
                 # Counted only now: if an item fails, what was predicted of it is done again, and counts then.
                 recorder.add(result.item, engine.peak_gpu_mb(), is_first, result.is_checked)
@@ -159,21 +160,21 @@ def _predict_chunks(
 
 def predict_chunk(engine: Engine, chunk: Chunk) -> Part:
     """Return the predictions of a chunk; a galaxy without a redshift keeps its row, and has NaN."""
-    return Part(*predict_rows(engine, chunk.galaxies.image, chunk.galaxies.magnitude, chunk.flag))
+    return Part(*predict_rows(engine, chunk.galaxies.image, chunk.galaxies.magnitude, chunk.flag, chunk.views))
 
 
 def predict_rows(
-    engine: Engine, image: NDArray[np.float32], magnitude: NDArray[np.float64], flag: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return redshifts (B,), NaN where there is none, and the complete flags (B,) of cutouts (B, 5, 32, 32).
+    engine: Engine, image: NDArray[np.float32], magnitude: NDArray[np.float64], flag: NDArray[np.uint8], views: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Return redshifts (B,), the complete flags (B,) and the spread (B,) over the views of cutouts (B, 5, 32, 32).
 
-    `flag` are those of the inputs, which were blanked (`surveys.quality.blank_unusable`).
+    `flag` are those of the inputs, which were blanked (`surveys.quality.blank_unusable`). Redshift and spread are NaN
+    where there is no redshift; the spread is None with one view.
     """
-    redshift = engine.predict(image, magnitude).astype(np.float32, copy=False)
+    redshift, spread = predict_views(engine, image, magnitude, views)
     flag = flag | np.where(flag & NO_REDSHIFT, np.uint8(0), flag_predictions(redshift))
-    redshift[flag & NO_REDSHIFT != 0] = np.nan
-    return redshift, flag
-
-
-def _concatenate(parts: list[Part]) -> Part:
-    return Part(np.concatenate([part.redshift_phot for part in parts]), np.concatenate([part.flag for part in parts]))
+    blank = flag & NO_REDSHIFT != 0
+    redshift[blank] = np.nan
+    if spread is not None:
+        spread[blank] = np.nan
+    return redshift, flag, spread

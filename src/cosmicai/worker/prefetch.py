@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive galaxies of a work item and their flags (N,) uint8. Unusable galaxies are blanked, not left out.
+    """Consecutive galaxies of a work item and their flags (N,) uint8, to be predicted in a number of `views`.
+
+    Unusable galaxies are blanked, not left out.
 
     With the last chunk of an item `is_checked` says whether all bytes of the item were compared with checksums.
     """
@@ -39,6 +41,7 @@ class Chunk:
     galaxies: Galaxies
     flag: NDArray[np.uint8]
     is_checked: bool = False
+    views: int = 1
 
     @property
     def is_last(self) -> bool:
@@ -127,12 +130,8 @@ def _read_item(plan: Plan, item: WorkItem, shard: Shard, rows: int, fetches: int
     for (_, stop), galaxies in zip(ranges, map_in_order(lambda row: shard.read(*row), ranges, fetches), strict=True):
         if images:
             is_checked = images.add(galaxies.image) == item.galaxies
-        yield _flag_chunk(item, stop, galaxies, is_checked)
-
-
-def _flag_chunk(item: WorkItem, stop: int, galaxies: Galaxies, is_checked: bool) -> Chunk:
-    flag = blank_unusable(galaxies.image, galaxies.magnitude)
-    return Chunk(item, stop, galaxies, flag, is_checked)
+        flag = blank_unusable(galaxies.image, galaxies.magnitude)
+        yield Chunk(item, stop, galaxies, flag, is_checked, plan.views)
 
 
 def _is_large(plan: Plan) -> bool:

@@ -66,6 +66,10 @@ STANDARD = {
         Column("ra", pa.float64(), "Right ascension (ICRS)", "deg", "pos.eq.ra;meta.main"),
         Column("dec", pa.float64(), "Declination (ICRS)", "deg", "pos.eq.dec;meta.main"),
         Column("redshift_phot", pa.float32(), "Photometric redshift; NaN: see flag", "", "src.redshift.phot;meta.main"),
+        Column(
+            "redshift_spread", pa.float32(), "Standard deviation of redshifts of 8 views", "",
+            "stat.stdev;src.redshift.phot",
+        ),
         Column("redshift_spec", pa.float64(), "Spectroscopic redshift; NaN: unknown", "", "src.redshift"),
         Column("flag", pa.uint8(), "Sum of bits (see flags in the metadata); 0: none", "", "meta.code.qual"),
         Column("shard", pa.string(), "File of the survey that holds the galaxy", "", "meta.file"),
@@ -91,8 +95,10 @@ class Columns:
         return pa.schema([column.to_field() for column in self.all], dict(metadata))
 
 
-def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], shards: Iterable[str]) -> Columns:
-    """Return the columns of the catalogue of a survey.
+def choose_columns(
+    objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], shards: Iterable[str], views: int
+) -> Columns:
+    """Return the columns of the catalogue of a survey; with several `views` the spread of the redshifts is among them.
 
     `objid_dtype` is int64 or `S<n>`, `specs` are positions and kept columns by the paths of their datasets, `shards`
     the names of the files.
@@ -108,7 +114,8 @@ def choose_columns(objid_dtype: np.dtype[Any], specs: Mapping[str, ColumnSpec], 
             taken.add(column.name.lower())  # FITS tells no names apart by their case
             kept[path] = column
     position = [STANDARD[path] for path in specs if path not in kept]
-    redshifts = [STANDARD[name] for name in ("redshift_phot", "redshift_spec", "flag")]
+    spread = ("redshift_spread",) if views > 1 else ()
+    redshifts = [STANDARD[name] for name in ("redshift_phot", *spread, "redshift_spec", "flag")]
     ordered = (objid, *position, *redshifts, *kept.values(), shard, STANDARD["row"])
     return Columns(ordered, objid_dtype, specs, kept)
 
