@@ -22,6 +22,7 @@ GALAXY_BYTES = BITS_PER_GALAXY // 8  # cutout and magnitudes, the bytes that pub
 GB = 2**30  # the published 12.6 GB are 659,857 galaxies, so a GB there is 2^30 bytes
 TOTAL_GB = 12.6  # name of the published total data set
 TEXT, COUNT, REAL, BOOLEAN, TIME = "str", "Int64", "float64", "boolean", "datetime64[us, UTC]"
+VIEWS = "views"  # study of runs that predict each cutout several times
 LARGEST_COUNT = 10**15  # sums over thousands of ranks still fit into 64 bits
 
 
@@ -41,7 +42,7 @@ RUN_COLUMNS = (
     ColumnSpec("origin", TEXT, "", "`ours` or `published`"),
     ColumnSpec("kind", TEXT, "", "kind of source: see analysis.readers"),
     ColumnSpec("study", TEXT, "", "`data size`, `batch size`, `world size`, or `single`: the setting that was varied; "
-               "runs of two studies are never averaged together"),
+               "`views`: each cutout was predicted in several views; runs of two studies are never averaged together"),
     ColumnSpec("platform", TEXT, "", "`laptop` (any single machine), `slurm` or `lambda`"),
     ColumnSpec("device", TEXT, "", "`cpu` or `cuda`"),
     ColumnSpec("machine", TEXT, "", "machine of the measurement, as far as the source states it"),

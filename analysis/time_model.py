@@ -30,7 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .audit import Audit
-from .tables import Collection
+from .tables import VIEWS, Collection
 from .workload import ARRAY, GPU, LAMBDA, LAPTOP, NODE, add_workload
 
 Terms = Mapping[str, float]
@@ -129,9 +129,11 @@ class TimeModel:
 def fit_models(collection: Collection, audit: Audit) -> list[TimeModel]:
     """Return a model for each place, origin, machine and other settings that change the time, from usable runs.
 
-    Incomplete runs are not used, nor are runs without a time, galaxies or, on Lambda and in arrays, partitions.
+    Incomplete runs are not used, nor are runs with several views, which take several times as long, nor runs without a
+    time, galaxies or, on Lambda and in arrays, partitions.
     """
-    runs = add_workload(audit.usable(collection.runs))
+    usable = audit.usable(collection.runs)
+    runs = add_workload(usable[~usable["study"].eq(VIEWS)])
     models = []
     for _, group in runs.groupby(
         ["place", "origin", "device", "machine", "weights", "variant"], dropna=False, sort=False

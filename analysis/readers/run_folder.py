@@ -23,7 +23,7 @@ from cosmicai.storage.s3 import is_s3
 from cosmicai.surveys.check_record import describe_check
 from cosmicai.surveys.identity import count_duplicates
 
-from ..tables import GALAXY_BYTES, GB, RANK_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from ..tables import GALAXY_BYTES, GB, RANK_TYPES, VIEWS, LeftOut, MeasuredRun, Row, SourceContents, validate_row
 from .source import Source
 from .values import parse_time
 
@@ -134,7 +134,7 @@ def _read_settings(run: RunFolder, records: Sequence[Record]) -> dict[str, Any]:
         "source": run.uri,
         "origin": "ours",
         "kind": "run",
-        "study": "single",
+        "study": VIEWS if plan.views > 1 else "single",
         "platform": _common_value(map(_find_platform, records)),
         "device": plan.device,
         "engine": plan.engine,

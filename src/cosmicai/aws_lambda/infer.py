@@ -100,11 +100,11 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
 def max_fetches(plan: Plan, threads: int, memory_mb: float) -> int:
     """Return how many fetches from S3 may be under way at the same time in a function with this memory, in MB.
 
-    The memory also holds the network and the galaxies that are being predicted.
+    The memory also holds the network, the galaxies that are being predicted and, with several views, a copy of these.
     """
     rows, at_once = choose_concurrency(plan.choice, threads, plan.batch_size)
     fetch_mb = rows_per_fetch(plan, rows) * math.prod(IMAGE_SHAPE) * 4 / 2**20
-    free = memory_mb - (memory_of_ranks_mb(plan.engine, 1) or 0) - (at_once + 1) * fetch_mb
+    free = memory_mb - (memory_of_ranks_mb(plan.engine, 1) or 0) - (at_once * min(plan.views, 2) + 1) * fetch_mb
     return max(1, min(MAX_FETCHES, int(free / fetch_mb)))
 
 

@@ -13,6 +13,7 @@ from ..ranks.memory import available_memory_mb, memory_of_ranks_mb
 from ..runs.precision import sample_galaxies
 from ..runs.store import RunFolder
 from ..surveys.survey import Survey
+from ..worker.views import predict_views
 from .base import RankRequest
 from .local.resources import local_ranks
 
@@ -47,7 +48,7 @@ def estimate_run(run: RunFolder, ranks: int, threads: int, ranks_per_node: int |
 
 
 def measure_rate(run: RunFolder, threads: int) -> float:
-    """Return galaxies per second of the plan's engine on this machine, on galaxies of the survey in memory."""
+    """Return galaxies per second, in all views, of the plan's engine here, on galaxies of the survey in memory."""
     plan = run.plan()
     galaxies = sample_galaxies(Survey(plan.survey, plan.shards), MEASURED_GALAXIES)
     if not len(galaxies):
@@ -59,7 +60,7 @@ def measure_rate(run: RunFolder, threads: int) -> float:
     done, begin = 0, time.perf_counter()
     while time.perf_counter() - begin < MIN_SECONDS:
         for rows in batches:
-            done += len(engine.predict(galaxies.image[rows], galaxies.magnitude[rows]))
+            done += len(predict_views(engine, galaxies.image[rows], galaxies.magnitude[rows], plan.views)[0])
     return done / (time.perf_counter() - begin)
 
 
@@ -73,6 +74,8 @@ def estimate_local_run(run: RunFolder, request: RankRequest) -> Iterator[str]:
     largest = max(item.galaxies for item in plan.items)
     yield f"{len(plan.items):,} work items, the largest of {largest:,} galaxies, schedule {request.schedule}"
     yield f"engine {plan.engine}, {plan.precision}, batches of {plan.batch_size}, weights {plan.weights}"
+    if plan.views > 1:
+        yield f"{plan.views} views of each cutout, each of which takes as long as one cutout without them"
     on_gpus, per_node = bool(request.gpus), request.per_node
     node = replace(request, nodes=1, gpus=per_node if on_gpus else None, procs=None if on_gpus else per_node)
     for rank, variables in local_ranks(node, "dry run"):

@@ -19,6 +19,8 @@ from ..engines.registry import choose_engine, open_engine
 from ..errors import InputError
 from ..models.weights import find_weights
 from ..ranks.cores import available_cores
+from ..runs.part import Part, concatenate_parts
+from ..runs.request import require_views
 from ..storage.parallel import map_in_order
 from ..surveys.bands import BANDS
 from ..surveys.ingest.pixels import PixelConversion, to_cutouts
@@ -36,11 +38,13 @@ class Prediction:
 
     `quantiles` (N, 25) float32 are those of the redshifts at the LEVELS (25,), NaN where there is no redshift or no
     calibration for it; they are None for weights without a calibration.
+    `spread` (N,) float32 is the standard deviation of the redshifts of all views, None with one view.
     """
 
     redshift: NDArray[np.float32]
     flag: NDArray[np.uint8]
     quantiles: NDArray[np.float32] | None = None
+    spread: NDArray[np.float32] | None = None
 
     def interval(self, percent: int) -> NDArray[np.float32]:
         """Return the bounds (N, 2) of the intervals that hold the redshift with 68 or 95 percent probability.
@@ -62,10 +66,12 @@ class Predictor:
 
     Several threads may use one at the same time. `weights` is the address of a weights file, or `demo` for weights that
     were trained on synthetic galaxies. `engine`, `precision`, `device` and `batch_size` are those of `cosmicai infer`;
-    the precision is float32 unless another one is requested, and is not checked here. `threads` is the number of cores
-    to use, by default all that this process may use.
+    the precision is float32 unless another one is requested, and is not checked here. `views` is 1, or 8 to average
+    over the rotations by right angles and reflections of each cutout. `threads` is the number of cores to use, by
+    default all that this process may use.
 
-    Raises InputError if the weights cannot be used, or if the engine does not exist or cannot run here.
+    Raises InputError if the weights cannot be used, if the engine does not exist or cannot run here, or if `views` or
+    another number cannot be used.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Predictor:
         precision: str = "float32",
         device: str | None = None,
         batch_size: int | None = None,
+        views: int = 1,
         threads: int | None = None,
     ) -> None:
         if precision == "int8":
@@ -83,6 +90,7 @@ class Predictor:
         for name, number in (("batch_size", batch_size), ("threads", threads)):
             if number is not None and not (isinstance(number, Integral) and number >= 1):
                 raise InputError(f"{name} is {number!r}; expected an integer of at least 1, or None")
+        self._views = require_views(views, "views")
         threads, self.weights = threads or available_cores(), find_weights(str(weights))
         trust = trust_of(self.weights.notes, self.weights.uri)
         self._calibration, self._domain = trust.calibration, trust.domain
@@ -116,15 +124,19 @@ class Predictor:
             for start, length in [(batch.start, batch.stop - batch.start)]
             for part in split_rows(length, self._rows)
         ]
-        predict_range = partial(_predict_range, engine, self._domain, image, magnitude, conversion)
+        predict_range = partial(_predict_range, engine, self._views, self._domain, image, magnitude, conversion)
         parts = list(map_in_order(predict_range, ranges, self._calls))
-        redshift = np.concatenate([np.empty(0, np.float32), *(part.redshift for part in parts)])
-        flag = np.concatenate([np.empty(0, np.uint8), *(part.flag for part in parts)])
+        if not parts:
+            none = np.empty(0, np.float32)
+            parts = [Part(none, np.empty(0, np.uint8), none if self._views > 1 else None)]
+        found = concatenate_parts(parts)
         if self._calibration is None:
-            return Prediction(redshift, flag)
-        quantiles = predict_quantiles(self._calibration, magnitude, redshift.astype(np.float64))
+            return Prediction(found.redshift_phot, found.flag, None, found.redshift_spread)
+        redshift = found.redshift_phot.astype(np.float64)
+        quantiles = predict_quantiles(self._calibration, magnitude, redshift)
         has_none = np.isfinite(redshift) & np.isnan(quantiles[:, 0])
-        return Prediction(redshift, flag | has_none * np.uint8(Flag.NOT_CALIBRATED), quantiles)
+        flag = found.flag | has_none * np.uint8(Flag.NOT_CALIBRATED)
+        return Prediction(found.redshift_phot, flag, quantiles, found.redshift_spread)
 
     def close(self) -> None:
         """Release the network; other threads end what they have begun. To close again does nothing."""
@@ -155,17 +167,18 @@ def predict(
 
 def _predict_range(
     engine: Engine,
+    views: int,
     domain: TrainingDomain | None,
     image: NDArray[Any],
     magnitude: NDArray[np.float64],
     conversion: PixelConversion,
     rows: slice,
-) -> Prediction:
+) -> Part:
     cutout, own = to_cutouts(image[rows], conversion), magnitude[rows].copy()
     if np.shares_memory(cutout, image):  # blank_unusable writes
         cutout = cutout.copy()
     flag = blank_unusable(cutout, own)
-    return Prediction(*predict_rows(engine, cutout, own, flag, domain))
+    return Part(*predict_rows(engine, cutout, own, flag, views, domain))
 
 
 def _check_images(images: ArrayLike) -> NDArray[Any]:

@@ -35,7 +35,7 @@ def main(folder: str) -> None:
         seconds["engine"] = process_age()
         first = galaxies.take()
         assert isinstance(first, Chunk)
-        predict_chunk(engine, plan.domain, first)
+        predict_chunk(engine, plan, first)
         seconds["first_prediction"] = process_age()
         seconds["first_prediction_at"] = time.time()
     print(json.dumps(seconds))

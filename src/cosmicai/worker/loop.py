@@ -21,7 +21,7 @@ from ..engines.registry import open_engine
 from ..models.weights import WeightsFile
 from ..ranks.environment import Rank
 from ..ranks.invocation import Invocation
-from ..runs.part import Part
+from ..runs.part import Part, concatenate_parts
 from ..runs.plan import Plan, WorkItem
 from ..runs.record import Record
 from ..runs.recorder import Recorder
@@ -30,6 +30,7 @@ from ..surveys.quality import NO_REDSHIFT, Flag, flag_predictions
 from .interrupts import defer_interrupts
 from .prefetch import FETCHES, Chunk, Prefetcher, ReadFailure, read_items
 from .sources import WorkSource
+from .views import predict_views
 
 OpenEngine = Callable[[EngineChoice, WeightsFile, int, bytes | None], Engine]
 
@@ -93,7 +94,7 @@ def _predict_items(
             quantized = run_folder.read_quantized(plan.quantized) if plan.quantized else None
             engine = options.open_engine(plan.choice, plan.weights_file, recorder.rank.threads, quantized)
         recorder.precision = engine.precision
-        for result in _predict_chunks(partial(predict_chunk, engine, plan.domain), caller, calls, chunks, recorder):
+        for result in _predict_chunks(partial(predict_chunk, engine, plan), caller, calls, chunks, recorder):
             check_interrupt()
             if isinstance(result, ReadFailure):
                 predicted = []
@@ -105,7 +106,7 @@ def _predict_items(
             source.heartbeat()
             if result.is_last:
                 with recorder.phase("write"):
-                    is_first = run_folder.write_part(plan, result.item, _concatenate(predicted))
+                    is_first = run_folder.write_part(plan, result.item, concatenate_parts(predicted))
                 predicted = []
                 # Counted only now: if an item fails, what was predicted of it is done again, and counts then.
                 recorder.add(result.item, engine.peak_gpu_mb(), is_first, result.is_checked)
@@ -159,9 +160,10 @@ def _predict_chunks(
             yield oldest
 
 
-def predict_chunk(engine: Engine, domain: TrainingDomain | None, chunk: Chunk) -> Part:
+def predict_chunk(engine: Engine, plan: Plan, chunk: Chunk) -> Part:
     """Return the predictions of a chunk; a galaxy without a redshift keeps its row, and has NaN."""
-    return Part(*predict_rows(engine, chunk.galaxies.image, chunk.galaxies.magnitude, chunk.flag, domain))
+    image, magnitude = chunk.galaxies.image, chunk.galaxies.magnitude
+    return Part(*predict_rows(engine, image, magnitude, chunk.flag, plan.views, plan.domain))
 
 
 def predict_rows(
@@ -169,21 +171,21 @@ def predict_rows(
     image: NDArray[np.float32],
     magnitude: NDArray[np.float64],
     flag: NDArray[np.uint8],
+    views: int,
     domain: TrainingDomain | None,
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return redshifts (B,), NaN where there is none, and the complete flags (B,) of cutouts (B, 5, 32, 32).
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Return redshifts (B,), the complete flags (B,) and the spread (B,) over the views of cutouts (B, 5, 32, 32).
 
-    `flag` are those of the inputs, which were blanked (`surveys.quality.blank_unusable`). Galaxies outside of the
-    `domain` are flagged, none without one.
+    `flag` are those of the inputs, which were blanked (`surveys.quality.blank_unusable`). Redshift and spread are NaN
+    where there is no redshift; the spread is None with one view. Galaxies outside of the `domain` are flagged, none
+    without one.
     """
-    redshift = engine.predict(image, magnitude).astype(np.float32, copy=False)
+    redshift, spread = predict_views(engine, image, magnitude, views)
     flag = flag | np.where(flag & NO_REDSHIFT, np.uint8(0), flag_predictions(redshift))
-    has_none = flag & NO_REDSHIFT != 0
-    redshift[has_none] = np.nan
+    blank = flag & NO_REDSHIFT != 0
+    redshift[blank] = np.nan
+    if spread is not None:
+        spread[blank] = np.nan
     if domain is not None:
-        flag |= (is_outside(domain, image, magnitude, redshift) & ~has_none) * np.uint8(Flag.OUTSIDE_DOMAIN)
-    return redshift, flag
-
-
-def _concatenate(parts: list[Part]) -> Part:
-    return Part(np.concatenate([part.redshift_phot for part in parts]), np.concatenate([part.flag for part in parts]))
+        flag |= (is_outside(domain, image, magnitude, redshift) & ~blank) * np.uint8(Flag.OUTSIDE_DOMAIN)
+    return redshift, flag, spread

@@ -127,12 +127,8 @@ def _read_item(plan: Plan, item: WorkItem, shard: Shard, rows: int, fetches: int
     for (_, stop), galaxies in zip(ranges, map_in_order(lambda row: shard.read(*row), ranges, fetches), strict=True):
         if images:
             is_checked = images.add(galaxies.image) == item.galaxies
-        yield _flag_chunk(item, stop, galaxies, is_checked)
-
-
-def _flag_chunk(item: WorkItem, stop: int, galaxies: Galaxies, is_checked: bool) -> Chunk:
-    flag = blank_unusable(galaxies.image, galaxies.magnitude)
-    return Chunk(item, stop, galaxies, flag, is_checked)
+        flag = blank_unusable(galaxies.image, galaxies.magnitude)
+        yield Chunk(item, stop, galaxies, flag, is_checked)
 
 
 def _is_large(plan: Plan) -> bool:

@@ -51,11 +51,11 @@ if "work" in sys.orig_argv:
 
     predict_chunk = loop.predict_chunk
 
-    def sabotaged(engine, domain, chunk):
+    def sabotaged(engine, plan, chunk):
         time.sleep(float(os.environ.get("TEST_SLOW", 0)))
         if int(os.environ.get("TEST_POISON", -1)) in chunk.galaxies.objid:
             os.kill(os.getpid(), signal.SIGKILL)
-        return predict_chunk(engine, domain, chunk)
+        return predict_chunk(engine, plan, chunk)
 
     loop.predict_chunk = sabotaged
     write_part = loop.RunFolder.write_part

@@ -98,6 +98,14 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "all") if request.param == "local" else f"{request.getfixturevalue('bucket')}/all"
 
 
+def test_a_run_with_several_views_is_a_study_of_its_own(tmp_path):
+    run = make_run(str(tmp_path / "run"))
+    assert first(run.uri)["study"] == "single"
+    text = json.dumps(json.loads(Path(run.plan_path).read_text()) | {"views": 8})
+    Path(run.plan_path).write_text(text)
+    assert first(run.uri)["study"] == "views"
+
+
 def test_an_own_run_is_read_completely(folder):
     metrics = {
         "galaxies": 3000,

@@ -58,6 +58,12 @@ def test_functions_of_other_memory_have_a_separate_model():
     assert [(model.memory_mb, len(model.runs)) for model in models(collection(rows))] == [(1024.0, 2), (2048.0, 2)]
 
 
+def test_runs_with_several_views_have_no_part_in_a_model():
+    rows = [on_lambda(50, gb, (7.0, 1.5, 0.004), study=study) for study in ("single", "views") for gb in (1, 5)]
+    [model] = models(collection(rows))
+    assert model.runs == ("r0", "r1")
+
+
 def test_the_terms_of_arrays_are_recovered():
     def array(gb: float, tasks: int) -> dict[str, Any]:
         files = math.ceil(gb * GALAXIES_PER_GB / 5113)

@@ -65,6 +65,10 @@ STANDARD = {
         Column("ra", pa.float64(), "Right ascension (ICRS)", "deg", "pos.eq.ra;meta.main"),
         Column("dec", pa.float64(), "Declination (ICRS)", "deg", "pos.eq.dec;meta.main"),
         Column("redshift_phot", pa.float32(), "Photometric redshift; NaN: see flag", "", "src.redshift.phot;meta.main"),
+        Column(
+            "redshift_spread", pa.float32(), "Standard deviation of redshifts of 8 views", "",
+            "stat.stdev;src.redshift.phot",
+        ),
         Column("redshift_spec", pa.float64(), "Spectroscopic redshift; NaN: unknown", "", "src.redshift"),
         Column("flag", pa.uint8(), "Sum of bits (see flags in the metadata); 0: none", "", "meta.code.qual"),
         Column("shard", pa.string(), "File of the survey that holds the galaxy", "", "meta.file"),
@@ -117,12 +121,12 @@ def choose_columns(
     objid_dtype: np.dtype[Any],
     specs: Mapping[str, ColumnSpec],
     shards: Iterable[str],
-    distribution: Collection[str] = (),
+    extra: Collection[str] = (),
 ) -> Columns:
     """Return the columns of the catalogue of a survey.
 
     `objid_dtype` is int64 or `S<n>`, `specs` are positions and kept columns by the paths of their datasets, `shards`
-    the names of the files, `distribution` those columns of INTERVALS and QUANTILES that the catalogue has.
+    the names of the files, `extra` those columns of INTERVALS, QUANTILES and the spread of views that it has.
     """
     objid, shard = STANDARD["objid"], STANDARD["shard"]
     if is_text(objid_dtype):
@@ -135,10 +139,9 @@ def choose_columns(
             taken.add(column.name.lower())  # FITS tells no names apart by their case
             kept[path] = column
     position = [STANDARD[path] for path in specs if path not in kept]
-    bounds, quantiles = (
-        [_DISTRIBUTION[name] for name in kind if name in distribution] for kind in (INTERVALS, QUANTILES)
-    )
-    redshifts = [STANDARD["redshift_phot"], *bounds, STANDARD["redshift_spec"], STANDARD["flag"], *quantiles]
+    bounds, quantiles = ([_DISTRIBUTION[name] for name in kind if name in extra] for kind in (INTERVALS, QUANTILES))
+    spread = [STANDARD[name] for name in ("redshift_spread",) if name in extra]
+    redshifts = [STANDARD["redshift_phot"], *bounds, *spread, STANDARD["redshift_spec"], STANDARD["flag"], *quantiles]
     ordered = (objid, *position, *redshifts, *kept.values(), shard, STANDARD["row"])
     return Columns(ordered, objid_dtype, specs, kept)
 

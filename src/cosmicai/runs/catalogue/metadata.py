@@ -46,6 +46,7 @@ def describe_provenance(
         "survey": plan.survey.rstrip("/").rpartition("/")[2],
         "engine": plan.engine,
         "precision": _join(record.precision for record in ranks) or plan.precision,
+        "views": str(plan.views) if plan.views > 1 else "",
         "git_commit": _join(record.git_commit for record in ranks),
         "image_digest": _join(record.image_digest for record in ranks),
         "date": datetime.now(UTC).date().isoformat(),

@@ -31,11 +31,11 @@ def read_spectroscopic_sample(plan: Plan, parts: Iterable[Part | None]) -> Spect
     found = []
     read = partial(_read_piece, survey, step)
     for piece, known in zip(pieces, map_in_order(read, pieces, reader_threads(plan.survey)), strict=True):
-        redshift, flag = predictions.take(piece.stop - piece.start)
+        part = predictions.take(piece.stop - piece.start)
         if known is None:
             continue
         magnitude, spec = known
-        redshift, flag = redshift[::step], flag[::step]
+        redshift, flag = part.redshift_phot[::step], part.flag[::step]
         rows = np.isfinite(redshift) & (flag == 0) & np.isfinite(spec)
         found.append(SpectroscopicSample(magnitude[rows], redshift[rows].astype(np.float64), spec[rows]))
     if not found:

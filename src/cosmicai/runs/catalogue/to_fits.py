@@ -18,8 +18,8 @@ from .source import CatalogueSource, column_values, missing_values, require_asci
 EXTENSION = "CATALOGUE"
 KEYWORDS = {  # by names of provenance
     "weights": "WEIGHTS", "weights_sha256": "WTSHA256", "plan": "PLAN", "survey": "SURVEY",
-    "engine": "ENGINE", "precision": "PRECIS", "git_commit": "COMMIT", "image_digest": "IMAGE", "date": "DATE",
-    "synthetic": "SYNTHET",
+    "engine": "ENGINE", "precision": "PRECIS", "views": "VIEWS", "git_commit": "COMMIT", "image_digest": "IMAGE",
+    "date": "DATE", "synthetic": "SYNTHET",
 }  # fmt: skip
 BLOCK = 2880  # bytes
 # Arrow's type: FITS format and dtype in the file, the next larger one where FITS has none.

@@ -31,7 +31,7 @@ from ...surveys.identity import INT64, ObjIds, convert_objids, is_text, no_objid
 from ...surveys.quality import Flag, known_redshifts
 from ...surveys.shard import Shard
 from ...surveys.survey import ShardEntry, Survey, read_column_as
-from ..part import Part
+from ..part import SPREAD, Part, concatenate_parts
 from ..plan import Plan
 from .columns import INTERVALS, QUANTILES, Columns, choose_columns
 from .metadata import parquet_metadata
@@ -102,26 +102,27 @@ def write_catalogue(
     """
     survey = Survey(plan.survey, plan.shards)
     distribution = () if calibration is None else (*INTERVALS, *(QUANTILES if plan.quantiles else ()))
-    columns, are_missing = _first_columns(survey, distribution), False
+    extra = (*distribution, *((SPREAD,) if plan.views > 1 else ()))
+    columns, are_missing = _first_columns(survey, extra), False
     while True:  # once, unless the survey is a folder of files from several sources, or a shard cannot be read
         try:
             return _write(path, plan, columns, read_parts(), provenance, calibration)
         except _OtherColumnsError as error:
             are_missing |= error.are_missing
-            columns = _all_columns(survey, are_missing, distribution)
+            columns = _all_columns(survey, are_missing, extra)
 
 
-def _first_columns(survey: Survey, distribution: Collection[str]) -> Columns:
+def _first_columns(survey: Survey, extra: Collection[str]) -> Columns:
     """Return the columns of the catalogue by the header of the first shard that can be read."""
     shards = [entry.name for entry in survey.shards]
     for entry in survey.shards:
         with suppress(InputError):
             dtype, specs = _describe_shard(survey, entry)
-            return choose_columns(dtype or INT64, specs, shards, distribution)
-    return choose_columns(INT64, {}, shards, distribution)
+            return choose_columns(dtype or INT64, specs, shards, extra)
+    return choose_columns(INT64, {}, shards, extra)
 
 
-def _all_columns(survey: Survey, are_missing: bool, distribution: Collection[str]) -> Columns:
+def _all_columns(survey: Survey, are_missing: bool, extra: Collection[str]) -> Columns:
     """Return the columns of the catalogue by the headers of all shards that can be read.
 
     If some `are_missing`, each has a value that stands for a missing one.
@@ -137,7 +138,7 @@ def _all_columns(survey: Survey, are_missing: bool, distribution: Collection[str
     objid_dtype = widest(dtype for _, dtype, _ in found if dtype is not None)
     without: list[tuple[str, dict[str, ColumnSpec]]] = [("", {})] if are_missing else []
     specs = join_specs([(name, own) for name, _, own in found] + without)
-    return choose_columns(objid_dtype, specs, [entry.name for entry in survey.shards], distribution)
+    return choose_columns(objid_dtype, specs, [entry.name for entry in survey.shards], extra)
 
 
 def _describe_shard(survey: Survey, entry: ShardEntry) -> tuple[np.dtype[Any] | None, dict[str, ColumnSpec]]:
@@ -168,11 +169,13 @@ def _write(
                     raise _OtherColumnsError(are_missing=True)
                 unreadable[entry.name] = str(known)
                 known = _unknown(columns, count)
-            redshift, flag = predictions.take(count)
-            arrays = dict(known.arrays)
+            predicted = predictions.take(count)
+            redshift, flag, arrays = predicted.redshift_phot, predicted.flag, dict(known.arrays)
             if intervals is not None:
                 flag, quantiles = intervals.find(known, redshift, flag)
                 arrays |= {name: _number_array(values) for name, values in quantiles.items()}
+            if predicted.redshift_spread is not None:
+                arrays[SPREAD] = _number_array(predicted.redshift_spread)
             arrays |= {"redshift_phot": _number_array(redshift), "flag": _number_array(flag)}
             arrays |= {
                 "shard": _repeated_text(entry.name, count),
@@ -193,24 +196,24 @@ class PredictionStream:
     """The predictions of parts one after the other, to be taken in pieces of any length."""
 
     def __init__(self, plan: Plan, parts: Iterable[Part | None]) -> None:
-        self._parts = zip(plan.items, parts, strict=True)
+        self._parts, self._views = zip(plan.items, parts, strict=True), plan.views
         self._rest: list[Part] = []
         self._rows = 0
 
-    def take(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return the next redshifts (count,) float32 and flags (count,) uint8."""
+    def take(self, count: int) -> Part:
+        """Return the next `count` predictions."""
         while self._rows < count:
             item, part = next(self._parts)
-            self._rest.append(part or _missing_part(item.galaxies))
+            self._rest.append(part or _missing_part(item.galaxies, self._views))
             self._rows += item.galaxies
-        redshift = np.concatenate([part.redshift_phot for part in self._rest])
-        flag = np.concatenate([part.flag for part in self._rest])
-        self._rest, self._rows = [Part(redshift[count:], flag[count:])], self._rows - count
-        return redshift[:count], flag[:count]
+        found = concatenate_parts(self._rest)
+        self._rest, self._rows = [found.select(slice(count, None))], self._rows - count
+        return found.select(slice(count))
 
 
-def _missing_part(count: int) -> Part:
-    return Part(np.full(count, np.nan, np.float32), np.full(count, Flag.NOT_DONE, np.uint8))
+def _missing_part(count: int, views: int) -> Part:
+    unknown = np.full(count, np.nan, np.float32)
+    return Part(unknown, np.full(count, Flag.NOT_DONE, np.uint8), unknown if views > 1 else None)
 
 
 class _Intervals:
