@@ -39,6 +39,8 @@ _INTERVALS = {
     "coverage_95": "in 95%",
     "coverage_95_error": "+-",
     "width_95": "mean width of 95%",
+}
+_CALIBRATIONS = {
     "calibrated_on": "calibrated on",
     "outside_galaxies": "galaxies outside of the domain",
     "outside_coverage_68": "of these in 68%",
@@ -166,8 +168,11 @@ def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
             "Intervals: the fraction of galaxies whose spectroscopic redshift is in theirs, with its standard error. "
             "Galaxies that calibrated intervals are never among them; those outside of the training domain are apart."
         )
-        shown = calibrated[["run", "verdict", *_INTERVALS]]
-        tables.append(Table("intervals", "Coverage of intervals", shown, {**headings, **_INTERVALS}))
+        for name, caption, columns in (
+            ("intervals", "Coverage of intervals", _INTERVALS),
+            ("calibrations", "What calibrated them, and galaxies outside of the training domain", _CALIBRATIONS),
+        ):
+            tables.append(Table(name, caption, calibrated[["run", *columns]], {**headings, **columns}))
     return Section("accuracy", "Accuracy", prose, tables, drawings, not_shown)
 
 
