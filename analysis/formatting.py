@@ -23,6 +23,12 @@ FORMATS: Mapping[str, str] = {
     "nmad": ".6f",
     "r2": ".6f",
     "outliers": ".2%",
+    "coverage_68": ".1%",
+    "coverage_68_error": ".1%",
+    "coverage_95": ".1%",
+    "coverage_95_error": ".1%",
+    "outside_coverage_68": ".1%",
+    "outside_coverage_95": ".1%",
 }  # all other numbers: four significant digits, integers in full
 
 

@@ -31,6 +31,21 @@ _OTHER_MEASURES = {one.column for one in MEASURES} - {
     "galaxies", "wall_seconds", "rank_seconds", "mean_cpu_seconds", "galaxies_per_second", "summed_galaxies_per_second",
 }  # fmt: skip
 Headings = Mapping[str, str]
+_INTERVALS = {
+    "interval_galaxies": "galaxies",
+    "coverage_68": "in 68%",
+    "coverage_68_error": "+-",
+    "width_68": "mean width of 68%",
+    "coverage_95": "in 95%",
+    "coverage_95_error": "+-",
+    "width_95": "mean width of 95%",
+}
+_CALIBRATIONS = {
+    "calibrated_on": "calibrated on",
+    "outside_galaxies": "galaxies outside of the domain",
+    "outside_coverage_68": "of these in 68%",
+    "outside_coverage_95": "of these in 95%",
+}
 _ACCURACY_FIGURES = {
     "density": figures.draw_density,
     "dz_against_z": figures.draw_dz_by_redshift,
@@ -148,6 +163,16 @@ def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
             drawings.append(draw(accuracy, f"{name}-{number + 1}"))
     prose = ["dz = (z_phot - z_spec) / (1 + z_spec); NMAD is the published precision, 1.48 median |dz - median dz|."]
     tables = [Table("accuracy", "Accuracy", known, headings, names)] if len(known) else []
+    if len(calibrated := runs[runs["calibrated_on"].notna()]):
+        prose.append(
+            "Intervals: the fraction of galaxies whose spectroscopic redshift is in theirs, with its standard error. "
+            "Galaxies that calibrated intervals are never among them; those outside of the training domain are apart."
+        )
+        for name, caption, columns in (
+            ("intervals", "Coverage of intervals", _INTERVALS),
+            ("calibrations", "What calibrated them, and galaxies outside of the training domain", _CALIBRATIONS),
+        ):
+            tables.append(Table(name, caption, calibrated[["run", *columns]], {**headings, **columns}))
     return Section("accuracy", "Accuracy", prose, tables, drawings, not_shown)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from msgspec import UNSET
 
+from cosmicai.calibration.records import INTERVAL_LEVELS
 from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO, SHORT_DIGEST
 from cosmicai.ranks.invocation import InvocationRecord
@@ -17,7 +18,7 @@ from cosmicai.runs.catalogue.reading import read_catalogue_objids
 from cosmicai.runs.prices import billed_seconds
 from cosmicai.runs.record import PHASES, Record
 from cosmicai.runs.store import RunFolder
-from cosmicai.runs.summary import Summary, count_coverage
+from cosmicai.runs.summary import Intervals, Summary, count_coverage
 from cosmicai.runs.summary_text import describe_weights
 from cosmicai.storage.s3 import is_s3
 from cosmicai.surveys.check_record import describe_check
@@ -153,7 +154,7 @@ def _read_settings(run: RunFolder, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _read_summary(run: RunFolder, summary: Summary) -> dict[str, Any]:
-    """Return times, metrics and cost from the summary."""
+    """Return times, metrics, coverage of intervals and cost from the summary."""
     dollars = summary.cost.dollars if summary.cost else None
     metrics = summary.metrics
     return {
@@ -163,7 +164,24 @@ def _read_summary(run: RunFolder, summary: Summary) -> dict[str, Any]:
         "duplicate_objid": _count_duplicate_ids(run, summary),
         "catalogue": run.catalogue_path,
         **({name: getattr(metrics, key) for name, key in _METRICS.items()} if metrics else {}),
+        **({} if summary.intervals is UNSET else _read_intervals(summary.intervals)),
     }
+
+
+def _read_intervals(intervals: Intervals) -> dict[str, Any]:
+    """Return what calibrated the intervals, and their coverage where it was measured."""
+    row: dict[str, Any] = {"calibrated_on": intervals.calibrated_on}
+    report = intervals.coverage
+    if report is None:
+        return row
+    row["interval_galaxies"] = report.all.galaxies
+    for number, percent in enumerate(INTERVAL_LEVELS):
+        row[f"coverage_{percent}"] = report.all.fractions[number]
+        row[f"coverage_{percent}_error"] = report.all.errors[number]
+        row[f"width_{percent}"] = report.all.widths[number]
+        if outside := report.outside_domain:
+            row |= {"outside_galaxies": outside.galaxies, f"outside_coverage_{percent}": outside.fractions[number]}
+    return row
 
 
 def _count_duplicate_ids(run: RunFolder, summary: Summary) -> int | None:

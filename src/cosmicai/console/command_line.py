@@ -50,6 +50,7 @@ PAGES = {
     "cosmicai bench sweep": "analysis.md",
     "cosmicai cost": "platforms/aws.md",
     "cosmicai train": "training.md",
+    "cosmicai calibrate": "uncertainties.md",
     "cosmicai weights": "engines.md",
     "cosmicai weights import": "reproduce.md",
     "cosmicai weights fetch": "reproduce.md",

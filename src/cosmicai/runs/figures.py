@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..calibration.coverage import CoverageReport
+from ..calibration.records import INTERVAL_LEVELS
 from ..engines.openvino.compiled_cache import cache_folder
 from ..ranks.container_image import image_variant
 from ..surveys.quality import is_usable_redshift
@@ -37,29 +39,46 @@ BOX: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "0.8", "alpha
 Reals = NDArray[np.float64]
 
 
-def draw_redshifts(catalogue: Path, facts: CatalogueFacts, provenance: Mapping[str, str]) -> Figure:
+def draw_redshifts(
+    catalogue: Path, facts: CatalogueFacts, provenance: Mapping[str, str], coverage: CoverageReport | None = None
+) -> Figure:
     """Return the figure of a catalogue in a local file, which is read in pieces.
 
     With spectroscopic redshifts: the density of galaxies in the plane of both redshifts, and of their dz below it, with
-    the lines of outliers. Without: the numbers of galaxies by photometric redshift, and the share of each flag.
+    the lines of outliers, and the `coverage` of intervals in a line. Without: the numbers of galaxies by photometric
+    redshift, and the share of each flag.
     """
+    # Margins by hand, since to find them takes as long as to draw.
+    figure = create_figure(figsize=(6, 7) if facts.metrics else (6, 4.5))
+    if facts.metrics:
+        margins = {"left": 0.12, "right": 0.82, "bottom": 0.08, "top": 0.94, "hspace": 0.07}
+        plane, residuals = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=margins)
+        _draw_plane(figure, plane, residuals, catalogue, _describe_metrics(facts.metrics, coverage))
+    else:
+        plane = figure.subplots(gridspec_kw={"left": 0.13, "right": 0.97, "bottom": 0.12, "top": 0.9})
+        _draw_numbers(plane, catalogue, facts)
+    set_title(plane, describe_origin(provenance))
+    return figure
+
+
+def create_figure(**options: Any) -> Figure:
+    """Return an empty figure; in a container Matplotlib keeps its files in the cache of this program."""
     if image_variant():
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # by default it would be in the home
     from matplotlib.figure import Figure
 
-    # Margins by hand, since to find them takes as long as to draw.
-    figure = Figure(figsize=(6, 7) if facts.metrics else (6, 4.5))
-    if facts.metrics:
-        margins = {"left": 0.12, "right": 0.82, "bottom": 0.08, "top": 0.94, "hspace": 0.07}
-        plane, residuals = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=margins)
-        _draw_plane(figure, plane, residuals, catalogue, facts.metrics)
-    else:
-        plane = figure.subplots(gridspec_kw={"left": 0.13, "right": 0.97, "bottom": 0.12, "top": 0.9})
-        _draw_numbers(plane, catalogue, facts)
+    return Figure(**options)
+
+
+def describe_origin(provenance: Mapping[str, str]) -> str:
+    """Return which weights and which survey gave the redshifts of a figure."""
     weights = describe_weights(provenance["weights"], provenance["weights_sha256"])
-    title = f"{weights}; survey {provenance['survey']}"
-    plane.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=7, loc="left", parse_math=False)
-    return figure
+    return f"{weights}; survey {provenance['survey']}"
+
+
+def set_title(axes: Axes, title: str) -> None:
+    """Write a small title above the left end of axes, in lines of at most TITLE_WIDTH characters."""
+    axes.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=7, loc="left", parse_math=False)
 
 
 def save_figure(figure: Figure, path: Path, kind: str) -> None:
@@ -84,7 +103,18 @@ def _read_pairs(catalogue: Path) -> Iterator[tuple[Reals, Reals]]:
         yield phot[known].astype(np.float64), spec[known]
 
 
-def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, metrics: Metrics) -> None:
+def _describe_metrics(metrics: Metrics, coverage: CoverageReport | None) -> str:
+    text = (
+        f"{metrics.galaxies:,} galaxies\n$R^2$ = {metrics.r2:.4g}\nMAE = {metrics.mae:.4g}\n"
+        f"bias = {metrics.bias:+.4g}\nNMAD = {metrics.precision:.4g}\noutliers = {metrics.outliers:.2%}"
+    )
+    if coverage is None:
+        return text
+    found = zip(INTERVAL_LEVELS, coverage.all.fractions, strict=True)
+    return f"{text}\n" + ", ".join(f"in {percent}%: {fraction:.1%}" for percent, fraction in found)
+
+
+def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, text: str) -> None:
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import StrMethodFormatter
 
@@ -112,10 +142,6 @@ def _draw_plane(figure: Figure, plane: Axes, residuals: Axes, catalogue: Path, m
         plane.plot(redshift, redshift + sign * OUTLIER_DZ * (1 + redshift), label=label, **line)
         residuals.axhline(sign * OUTLIER_DZ, **line)
     residuals.axhline(0, color="crimson", linewidth=1)
-    text = (
-        f"{metrics.galaxies:,} galaxies\n$R^2$ = {metrics.r2:.4g}\nMAE = {metrics.mae:.4g}\n"
-        f"bias = {metrics.bias:+.4g}\nNMAD = {metrics.precision:.4g}\noutliers = {metrics.outliers:.2%}"
-    )
     plane.text(0.03, 0.97, text, va="top", transform=plane.transAxes, fontsize=9, **BOX)
     plane.legend(loc="lower right", fontsize=8)
     plane.set(ylabel="photometric redshift", xlim=(low, high), ylim=(low, high))

@@ -81,6 +81,10 @@ class RunPaths:
         """Return the address of the figure of photometric against spectroscopic redshift, "png" or "pdf"."""
         return self.path(f"inference.{kind}")
 
+    def interval_plot_path(self, kind: str) -> str:
+        """Return the address of the figure of the coverage of intervals, "png" or "pdf"."""
+        return self.path(f"intervals.{kind}")
+
     @property
     def combined_path(self) -> str:
         """The published keys of all ranks."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, structs
 
@@ -20,14 +20,18 @@ from .catalogue.metadata import describe_provenance
 from .catalogue.writing import write_catalogue
 from .cost import cost_of_run
 from .figures import draw_redshifts, save_figure
+from .interval_figure import draw_intervals
 from .part import DamagedPartError, Part
 from .plan import Plan, WorkItem
 from .store import RunFolder
 from .summary import Intervals, Summary, SummaryMetrics, Totals, add_up, count_coverage
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def summarize(run: RunFolder) -> Summary:
-    """Write catalogue, plot, published outputs and summary.json from the parts that exist, and return the summary.
+    """Write catalogue, plots, published outputs and summary.json from the parts that exist, and return the summary.
 
     A record or part that is damaged is left out and named in the summary; such a part is set aside, so that its item is
     done again by --resume. Raises InputError if a part is of another plan, or if the survey cannot be read any more.
@@ -40,10 +44,11 @@ def summarize(run: RunFolder) -> Summary:
     with atomic_write(run.catalogue_path) as catalogue, describe_os_errors(run.catalogue_path, "write"):
         written = write_catalogue(catalogue, plan, parts.read, provenance, calibration)
         facts = read_facts(catalogue)
-        figure = draw_redshifts(catalogue, facts, provenance)
-    for kind in ("png", "pdf"):
-        with atomic_write(path := run.plot_path(kind)) as plot, describe_os_errors(path, "write"):
-            save_figure(figure, plot, kind)
+        _save_plot(draw_redshifts(catalogue, facts, provenance, written.coverage), run.plot_path)
+    intervals = _describe_intervals(calibration, written.coverage) if calibration else None
+    if intervals and intervals.coverage:
+        figure = draw_intervals(intervals.coverage, intervals.calibrated_on, provenance)
+        _save_plot(figure, run.interval_plot_path)
     if written.unreadable:
         left_out.append(_describe_unreadable(run, written.unreadable))
     coverage = count_coverage(plan, parts.done)
@@ -68,7 +73,7 @@ def summarize(run: RunFolder) -> Summary:
         left_out=tuple(left_out) or UNSET,
         unchecked_parts=parts.unchecked or UNSET,
         survey_check=plan.survey_check or UNSET,
-        intervals=_describe_intervals(calibration, written.coverage) if calibration else UNSET,
+        intervals=intervals or UNSET,
     )
     # The record of an attempt that was killed at once would look like a rank without speed in the published files.
     published = [record for record in records.values() if record.galaxies]
@@ -76,6 +81,13 @@ def summarize(run: RunFolder) -> Summary:
     run.write_json(run.results_path, published_results(plan, totals, reported))
     run.write_json(run.summary_path, summary)
     return summary
+
+
+def _save_plot(figure: Figure, path_of: Callable[[str], str]) -> None:
+    """Write a figure as PNG and PDF, to the addresses that `path_of` gives for "png" and "pdf"."""
+    for kind in ("png", "pdf"):
+        with atomic_write(path := path_of(kind)) as plot, describe_os_errors(path, "write"):
+            save_figure(figure, plot, kind)
 
 
 def _find_calibration(run: RunFolder, plan: Plan, parts: _Parts, left_out: list[str]) -> Calibration | None:

@@ -65,15 +65,16 @@ def describe_coverage(intervals: Intervals) -> tuple[str, ...]:
         return calibrated, "coverage not measured: no other galaxies with spectroscopic redshifts"
     cells = [("", report.all), (" outside the training domain", report.outside_domain)]
     return calibrated, *(
-        f"{_describe_cell(cell)} of {cell.galaxies:,} galaxies{where} that did not calibrate"
+        f"{', '.join(describe_levels(cell))} of {cell.galaxies:,} galaxies{where} that did not calibrate"
         for where, cell in cells
         if cell
     )
 
 
-def _describe_cell(cell: CoverageCell) -> str:
+def describe_levels(cell: CoverageCell) -> tuple[str, ...]:
+    """Return for each interval how many galaxies of a cell are in theirs, and its mean width."""
     found = zip(INTERVAL_LEVELS, cell.fractions, cell.errors, cell.widths, strict=True)
-    return ", ".join(
+    return tuple(
         f"{percent}%: {fraction:.1%} +- {error:.1%} (mean width {width:.4f})"
         for percent, fraction, error, width in found
     )

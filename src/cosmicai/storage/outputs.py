@@ -19,7 +19,7 @@ _DESCRIPTIONS = {"plan.json": "run", "survey.json": "survey"}  # the file by whi
 _DEPTH = 4  # folders above a file that are looked at; those of a run are at most three deep
 # Names that a run or survey uses directly in its folder, whether it has written them yet or not.
 _OWN_NAMES = {
-    "plan.json": re.compile(r".+\.json|catalogue\.parquet|inference\.(png|pdf)"),
+    "plan.json": re.compile(r".+\.json|catalogue\.parquet|(inference|intervals)\.(png|pdf)"),
     "survey.json": re.compile(r"\d{6}\.(h5|json)"),
 }
 # Written by `cosmicai catalogue`, as often as one likes.

@@ -7,6 +7,7 @@ from statistics import median
 
 import nbformat
 import pytest
+from msgspec import UNSET
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -101,6 +102,12 @@ def test_from_arrays_to_a_catalogue(place, monkeypatch):
     assert summary is not None and summary.metrics is not None and summary.metrics.galaxies == 599
     assert "600 of 600 galaxies; complete: True" in seen and "600 galaxies are in both tables" in seen
     assert "array([0, 0, 0, 2, 0], dtype=uint8)" in seen and "src" not in seen
+    intervals = summary.intervals
+    assert intervals is not UNSET and intervals.coverage is not None
+    cell = intervals.coverage.all
+    assert (
+        f"{cell.galaxies} galaxies: {cell.fractions[0]:.1%} +- {cell.errors[0]:.1%} are in their 68% interval" in seen
+    )
     assert f"599 galaxies: bias {summary.metrics.bias:+.5f}, NMAD {summary.metrics.precision:.5f}" in seen
     assert pictures(found) == 3
 

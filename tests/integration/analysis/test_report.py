@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from cosmicai.models.weights import DEMO
 from cosmicai.runs.provenance import cpu_model
 from support.browser import NO_CHROMIUM, browser, has_chromium
+from support.calibrated import complete, write_galaxies
 from support.helpers import complete_demo, run
 
 
@@ -73,6 +75,25 @@ def test_the_page_shows_what_is_whole_and_what_is_not(reported):
     summary = json.loads((folder / "a & <b>/run/summary.json").read_text())
     assert f"{summary['metrics']['precision']:.6f}" in text
     assert f"{cpu_model()}, 1 thread per rank" in text
+
+
+def test_the_page_shows_the_coverage_of_intervals(tmp_path):
+    survey = write_galaxies(tmp_path / "sky", 900)
+    own = complete(survey, DEMO, tmp_path / "own", calibrate_on_spectra=True)
+    done = run("report", "own", "--out", "report", module="analysis", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(Path(own.summary_path).read_text())
+    cell = summary["intervals"]["coverage"]["all"]
+    with (tmp_path / "report/intervals.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["run"] == "own" and int(row["interval_galaxies"]) == cell["galaxies"]
+    for number, percent in enumerate((68, 95)):
+        assert float(row[f"coverage_{percent}"]) == cell["fractions"][number]
+        assert float(row[f"coverage_{percent}_error"]) == cell["errors"][number]
+        assert float(row[f"width_{percent}"]) == cell["widths"][number]
+    page = _Page(tmp_path / "report/index.html").text
+    assert "Coverage of intervals" in page and summary["intervals"]["calibrated_on"] in page
+    assert f"{cell['fractions'][0]:.1%}" in page and f"{cell['fractions'][1]:.1%}" in page
 
 
 def test_the_page_is_the_same_each_time(reported):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from cosmicai.calibration.records import LEVELS
 from cosmicai.cli.runs import catalogue
 from cosmicai.errors import InputError
 from cosmicai.runs.catalogue.convert import convert_catalogue
@@ -24,6 +25,7 @@ from cosmicai.runs.catalogue.source import CatalogueSource
 from cosmicai.runs.catalogue.to_hats import write_hats
 from cosmicai.runs.catalogue.to_qp import LOWER, UPPER
 from cosmicai.runs.store import RunFolder
+from support.calibrated import calibrate_demo, complete, write_galaxies
 from support.catalogues import make_columns, write_catalogue
 from support.documentation import ROOT, read_blocks
 
@@ -154,6 +156,34 @@ def test_qp_reads_and_rail_evaluates_the_ensemble(tmp_path):
     assert np.isclose(answer["point_stats_sigma_mad"], 1.4826 * np.median(np.abs(error - np.median(error))), rtol=1e-2)
     loss = np.mean(1 / (2 * scale * np.sqrt(np.pi))) - 2 * np.mean(density)
     assert np.isclose(answer["cdeloss"], loss, rtol=1e-2)
+
+
+QUANTILES_OF_QP = """
+import json, sys, numpy as np, qp
+from rail.evaluation.dist_to_point_evaluator import DistToPointEvaluator
+
+ensemble = qp.read(sys.argv[1])
+levels, locs = np.asarray(ensemble.metadata["quants"]).ravel()[1:-1], ensemble.objdata["locs"][:, 1:-1]  # qp adds ends
+loss = DistToPointEvaluator.make_stage(name="loss", metrics=["cdeloss"], hdf5_groupname="ancil", force_exact=True)
+found = loss.evaluate(ensemble, {"ancil": ensemble.ancil})["summary"]()
+answer = {name: float(value[0]) for name, value in found.items()}
+answer |= {"galaxies": int(ensemble.npdf), "shape": list(locs.shape), "levels": levels.tolist()}
+answer["largest"] = float(np.abs(ensemble.ppf(levels) - locs).max())
+answer["pit"] = ensemble.cdf(ensemble.ancil["redshift"][:, None]).ravel().tolist()
+print(json.dumps(answer))
+"""
+
+
+@real_libraries
+def test_qp_and_rail_read_the_quantiles_of_a_calibrated_run(tmp_path):
+    survey = write_galaxies(tmp_path / "sky", 1000)
+    run = complete(survey, calibrate_demo(survey, tmp_path), tmp_path / "run")
+    count = convert_catalogue(run, "qp", str(tmp_path / "c.hdf5"))
+    answer = ask(QUANTILES_OF_QP, tmp_path / "c.hdf5", folder=tmp_path)
+    assert (answer["galaxies"], answer["shape"], answer["levels"]) == (count, [count, 25], list(LEVELS))
+    assert answer["largest"] < 1e-4 and answer["cdeloss"] < 0
+    known = np.array(answer["pit"])
+    assert abs(np.mean(known < 0.5) - 0.5) < 0.06
 
 
 def make_placed(rows: int = ROWS) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def test_flagged_galaxies_are_counted_and_leave_their_neighbours_bit_identical(t
     assert np.isnan(rows.redshift_phot[bad]).all()
     assert np.array_equal(rows.redshift_phot[good], results["clean"][1].redshift_phot[good])
     assert summary.coverage.flagged == {
-        "NONFINITE_PIXEL": 2, "MISSING_MAGNITUDE": 3, "NONFINITE_PREDICTION": 0, "INCOMPLETE_CUTOUT": 0,
-        "IMPLAUSIBLE_REDSHIFT": 0, "NOT_DONE": 0,
+        "NONFINITE_PIXEL": 2, "MISSING_MAGNITUDE": 3, "NONFINITE_PREDICTION": 0, "OUTSIDE_DOMAIN": 0,
+        "INCOMPLETE_CUTOUT": 0, "IMPLAUSIBLE_REDSHIFT": 0, "NOT_CALIBRATED": 0, "NOT_DONE": 0,
     }  # fmt: skip
     assert summary.complete
     assert summary.metrics is not None and summary.metrics.galaxies == 596
@@ -310,7 +310,7 @@ def test_resume_takes_from_the_plan_what_is_not_requested(tmp_path, survey, weig
         ({"views": 8}, {"views": 1}),
         ({}, {"views": 8}),
         ({}, {"quantiles": True}),
-        ({"quantiles": True}, {"calibrate_on_spectra": True}),
+        ({"calibrate_on_spectra": True}, {"quantiles": True}),
     ],
 )
 def test_what_a_plan_states_of_views_and_intervals_is_not_changed_by_resume(tmp_path, survey, weights, planned, other):

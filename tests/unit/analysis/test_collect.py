@@ -106,6 +106,33 @@ def test_a_run_with_several_views_is_a_study_of_its_own(tmp_path):
     assert first(run.uri)["study"] == "views"
 
 
+CELL = {"galaxies": 900, "fractions": [0.69, 0.96], "errors": [0.0155, 0.0073], "widths": [0.03, 0.07]}
+REPORT = {"all": CELL, "by_redshift": [CELL | {"low": 0.1, "high": 0.15}], "by_magnitude": [], "outside_domain": None,
+          "levels": [0.5], "pit": [450, 450]}  # fmt: skip
+INTERVALS = {"calibrated_on": "950 galaxies of sky", "survey": "sky", "survey_digest": "0" * 64, "galaxies": 950}
+INSIDE = {"interval_galaxies": 900, "coverage_68": 0.69, "coverage_68_error": 0.0155, "width_68": 0.03,
+          "coverage_95": 0.96, "coverage_95_error": 0.0073, "width_95": 0.07}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (None, {}),
+        (REPORT, INSIDE),
+        (
+            REPORT | {"outside_domain": CELL | {"galaxies": 20, "fractions": [0.5, 0.75]}},
+            INSIDE | {"outside_galaxies": 20, "outside_coverage_68": 0.5, "outside_coverage_95": 0.75},
+        ),
+    ],
+)
+def test_the_coverage_of_intervals_is_read(tmp_path, report, expected):
+    make_run(str(tmp_path / "mine"), 1, summary={"intervals": INTERVALS | {"coverage": report}})
+    row = first(tmp_path)
+    names = ("calibrated_on", "interval", "coverage", "width", "outside")
+    found = {name: value for name, value in row.items() if name.startswith(names)}
+    assert found == {"calibrated_on": "950 galaxies of sky"} | expected
+
+
 def test_an_own_run_is_read_completely(folder):
     metrics = {
         "galaxies": 3000,

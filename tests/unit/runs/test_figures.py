@@ -11,6 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
+from cosmicai.calibration.coverage import CoverageCell, CoverageReport
+from cosmicai.calibration.records import LEVELS
 from cosmicai.runs.catalogue.facts import read_facts
 from cosmicai.runs.figures import draw_redshifts, save_figure
 from cosmicai.runs.metrics import compute_metrics
@@ -18,13 +20,13 @@ from cosmicai.runs.metrics import compute_metrics
 PROVENANCE = {"weights": "w$a$ " * 30, "weights_sha256": "0123456789abcdef" * 4, "survey": "sky"}
 
 
-def draw(path: Path, phot: list[float], spec: list[float]) -> Figure:
+def draw(path: Path, phot: list[float], spec: list[float], coverage: CoverageReport | None = None) -> Figure:
     """Write a catalogue of these redshifts with row groups of 1,000, and draw it."""
     flag = np.where(np.isfinite(phot), 32, 1)
     columns = {"objid": pa.array(range(len(phot))), "redshift_phot": pa.array(phot, pa.float32())}
     columns |= {"redshift_spec": pa.array(spec, pa.float64()), "flag": pa.array(flag, pa.uint8())}
     pq.write_table(pa.table(columns), path, row_group_size=1000)
-    return draw_redshifts(path, read_facts(path), PROVENANCE)
+    return draw_redshifts(path, read_facts(path), PROVENANCE, coverage)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,15 @@ def test_the_density_holds_every_galaxy_within_the_axes(tmp_path: Path) -> None:
     assert density is not None and density.sum() == np.count_nonzero(inside)
     assert legend and [label.get_text() for label in legend.get_texts()] == ["1:1", "outliers: |dz| > 0.05"]
     assert residuals.get_ylabel() == r"$\Delta z\,/\,(1+z)$" and residuals.get_ylim() == (-0.2, 0.2)
+
+
+def test_the_box_has_a_line_on_the_coverage_of_intervals(tmp_path: Path) -> None:
+    pair = ([0.1, 0.2], [0.11, 0.19])
+    report = CoverageReport(CoverageCell(2, (0.5, 1.0), (0.3, 0.2), (0.1, 0.2)), (), (), None, LEVELS, (0,) * 26)
+    without, with_intervals = (
+        draw(tmp_path / "c.parquet", *pair, coverage).axes[0].texts[0].get_text() for coverage in (None, report)
+    )
+    assert without.startswith("2 galaxies\n") and with_intervals == f"{without}\nin 68%: 50.0%, in 95%: 100.0%"
 
 
 def test_without_spectroscopic_redshifts_the_numbers_and_flags_are_drawn(tmp_path: Path) -> None:

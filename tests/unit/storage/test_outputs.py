@@ -82,7 +82,8 @@ def test_weights_are_not_overwritten_by_a_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["run/catalogue.parquet", "run/inference.png", "run/inference.pdf", "run/new.json", "run/12-2.json",
+    ["run/catalogue.parquet", "run/inference.png", "run/inference.pdf", "run/intervals.png", "run/intervals.pdf",
+     "run/calibration.json", "run/new.json", "run/12-2.json",
      "run/submissions/a/b.csv", "run/network/a.bin", "survey/000009.h5", "survey/000001.json", "run/sub/../plan.json"],
 )  # fmt: skip
 def test_a_name_that_a_run_or_survey_uses_is_not_taken_from_it(folder: Path, name: str) -> None:
