@@ -43,8 +43,7 @@ def draw_redshifts(catalogue: Path, facts: CatalogueFacts, provenance: Mapping[s
     With spectroscopic redshifts: the density of galaxies in the plane of both redshifts, and of their dz below it, with
     the lines of outliers. Without: the numbers of galaxies by photometric redshift, and the share of each flag.
     """
-    if image_variant():
-        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # by default it would be in the home
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     # Margins by hand, since to find them takes as long as to draw.
@@ -60,6 +59,12 @@ def draw_redshifts(catalogue: Path, facts: CatalogueFacts, provenance: Mapping[s
     title = f"{weights}; survey {provenance['survey']}"
     plane.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=7, loc="left", parse_math=False)
     return figure
+
+
+def prepare_matplotlib() -> None:
+    """Let matplotlib, which is imported after this call, write its caches where this program has its own."""
+    if image_variant():
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # by default it would be in the home
 
 
 def save_figure(figure: Figure, path: Path, kind: str) -> None:
