@@ -20,6 +20,7 @@ from ..errors import InputError
 from .recipe import TrainingOptions
 
 MAX_SHIFT = 2  # pixels along each axis
+OUTER_ROWS = 4  # at the top, and as many at the bottom
 _REMEDY = "install builds that fit, see docs/training.md, or train without augmentation: --augment none"
 # Of normally distributed values: standard deviation / median of the absolute values; of differences of two, / sqrt(2).
 _MEDIAN_TO_DEVIATION = 1.4826 / 2**0.5
@@ -80,11 +81,12 @@ def augment(image: Tensor, draws: Draws) -> Tensor:
 
 
 def estimate_noise(image: Tensor) -> Tensor:
-    """Return the noise per pixel (N, 5, 1, 1) of cutouts, from the differences of neighbours in a row.
+    """Return the noise per pixel (N, 5, 1, 1) of cutouts, from the differences of neighbours in their outer rows.
 
-    Their median is that of the sky, since a galaxy covers few pixels and is smooth.
+    There is little light of the galaxy, which is in the centre and smooth.
     """
-    differences = image.diff(dim=3).abs().flatten(2)
+    outer = torch.cat([image[:, :, :OUTER_ROWS], image[:, :, -OUTER_ROWS:]], dim=2)
+    differences = outer.diff(dim=3).abs().flatten(2)
     return _MEDIAN_TO_DEVIATION * differences.median(dim=2).values[:, :, None, None]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,8 @@ def create_optimizer(network: AstroMAE, options: TrainingOptions) -> torch.optim
     if options.freeze_encoder:
         for part in parts:
             part.requires_grad_(False)
+    for bias in _ineffective_biases(network):
+        bias.requires_grad_(False)
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     # Only matrices and kernels decay: shrinking biases and norms would move the function for nothing.
     groups = [
@@ -47,6 +51,18 @@ def create_optimizer(network: AstroMAE, options: TrainingOptions) -> torch.optim
         for decays in (True, False)
     ]  # fmt: skip
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=options.learning_rate)
+
+
+def _ineffective_biases(network: AstroMAE) -> Iterator[nn.Parameter]:
+    """Yield the biases that BatchNorm takes away again.
+
+    Their gradients are zero but for rounding, which AdamW would scale up to steps as large as any other.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            for layer, following in pairwise(module):
+                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d) and layer.bias is not None:
+                    yield layer.bias
 
 
 def set_learning_rate(optimizer: torch.optim.AdamW, options: TrainingOptions, step: int, steps: int) -> None:

@@ -7,6 +7,7 @@ DistributedDataParallel averages the gradients. So the loss curve is that of one
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,8 +97,10 @@ def share_batches(network: AstroMAE, ranks: Ranks, device: str) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 module.__class__ = SharedBatchNorm  # it keeps its parameters, which the optimizer may have already
         shared = network
+    # Of 1 x 1 kernels, whose strides may be any: it costs nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # The last Inception block never runs one of its branches, whose parameters therefore have no gradient.
-    return DistributedDataParallel(shared, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(shared, forward_sync_buffers=False, find_unused_parameters=True)
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
