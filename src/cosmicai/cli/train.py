@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 @click.option("--clip", type=Amount(or_zero=True), help="Largest norm of the gradient; 0 for no limit.")
 @click.option("--augment", type=click.Choice(["full", "none"]), help="`full` mirrors, turns and shifts the training cutouts (torchvision).")  # fmt: skip  # noqa: E501
 @click.option("--noise", type=Amount(or_zero=True), help="Most noise added to a training cutout, relative to its own.")
-@click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Fraction of the galaxies held out for validation.")  # fmt: skip  # noqa: E501
-@click.option("--test-fraction", type=click.FloatRange(0, 1, max_open=True), help="Fraction of the galaxies held out for the test at the end.")  # fmt: skip  # noqa: E501
+@click.option("--validation-fraction", type=Amount(1), help="Fraction of the galaxies held out for validation.")  # fmt: skip  # noqa: E501
+@click.option("--test-fraction", type=Amount(1, or_zero=True), help="Fraction of the galaxies held out for the test at the end.")  # fmt: skip  # noqa: E501
 @click.option("--seed", type=click.IntRange(0), help="Seed of all that is random: initial weights, batches, augmentation, held-out galaxies.")  # fmt: skip  # noqa: E501
 @click.option("--threads", type=click.IntRange(1), help="Threads of each rank; default: all cores that it may use.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device to train on.")

@@ -53,7 +53,7 @@ def create_optimizer(network: AstroMAE, options: TrainingOptions) -> torch.optim
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=options.learning_rate)
 
 
-def _ineffective_biases(network: AstroMAE) -> Iterator[nn.Parameter]:
+def _ineffective_biases(network: AstroMAE) -> Iterator[Tensor]:
     """Yield the biases that BatchNorm takes away again.
 
     Their gradients are zero but for rounding, which AdamW would scale up to steps as large as any other.
