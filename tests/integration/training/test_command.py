@@ -21,7 +21,8 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def trained(survey: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "w.safetensors"
-    done = run("train", survey, *QUICK, "--out", str(out), **environment() | {"OMP_DISPLAY_ENV": "TRUE"})
+    path = environment()["PYTHONPATH"]
+    done = run("train", survey, *QUICK, "--out", str(out), PYTHONPATH=path, OMP_DISPLAY_ENV="TRUE")
     assert done.returncode == 0, done.stderr
     out.with_name("errors").write_text(done.stderr)
     assert done.stdout == f"{out}\n"
@@ -69,4 +70,12 @@ def test_options_that_cannot_be_used_end_with_a_sentence(
     done = run("train", survey, *QUICK, *options, "--out", str(tmp_path / "w.safetensors"))
     assert done.returncode == 2
     assert sentence in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shift", ["0.1", "1,2,3,4,x", "0,0,0,0,nan", "0,0,0,0,9", "0,0,0,0,0,0", ""])
+def test_a_colour_shift_is_five_magnitudes(tmp_path: Path, shift: str) -> None:
+    done = run("synthetic", "--galaxies", "10", f"--colour-shift={shift}", "--out", str(tmp_path / "s"))
+    assert done.returncode == 2
+    assert "is not the shift of u,g,r,i,z; give five magnitudes from -5 to 5" in done.stderr
     assert list(tmp_path.iterdir()) == []
