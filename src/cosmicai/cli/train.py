@@ -56,7 +56,7 @@ def train(
     from ..surveys.survey import open_survey
     from ..training.fit import train as fit
     from ..training.history import CURVE_SUFFIX, HISTORY_SUFFIX
-    from ..training.parallel import ranks_on_this_machine, started_ranks
+    from ..training.parallel import started_rank
     from ..training.recipe import DEMO_CONFIG, DEMO_OPTIONS, TrainingOptions
     from ..training.state import STATE_SUFFIX
 
@@ -71,13 +71,13 @@ def train(
     new_config = DEMO_CONFIG if network == "demo" else AstroMAEConfig()
     config = initial_weights.config if initial_weights else new_config
     options = DEMO_OPTIONS if network == "demo" else TrainingOptions()
-    threads, local_ranks = options.threads or available_cores(), ranks_on_this_machine()
-    if local_ranks > 1:
-        threads = max(1, available_cores() // local_ranks)
+    rank, threads = started_rank(), options.threads or available_cores()
+    if rank.local_size > 1:
+        threads = max(1, available_cores() // rank.local_size)
     given = {name: value for name, value in options_given.items() if value is not None}
     options = replace(options, **{"threads": threads, **given})
     opened = open_survey(survey)
-    if not started_ranks().is_first:
+    if rank.rank > 0:
         fit(opened, out, config, options, initial_weights, resume)
         return
     for notice in opened.notices:

@@ -6,7 +6,6 @@ DistributedDataParallel averages the gradients. So the loss curve is that of one
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +16,11 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..engines.reference import require_device
 from ..errors import InputError
 from ..models.astromae import AstroMAE
+from ..ranks.environment import Rank, rank_from_environment
+from ..ranks.torch import connect_torch
 from .recipe import TrainingOptions
 
 T = TypeVar("T")
@@ -49,38 +51,39 @@ class Ranks:
         return values
 
 
-def started_ranks() -> Ranks:
-    """Return which rank this process was started as, by the environment of `torch.distributed.run`."""
-    return Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-
-
-def ranks_on_this_machine() -> int:
-    """Return the number of ranks that share this machine's cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def started_rank() -> Rank:
+    """Return which rank of a training this process was started as by `torch.distributed.run`; alone without it."""
+    rank = rank_from_environment()
+    return rank if rank.platform == "torchrun" else Rank()
 
 
 @contextmanager
 def connect_ranks(options: TrainingOptions) -> Iterator[Ranks]:
     """Connect the ranks of this training, by gloo or on GPUs by NCCL; a process on its own is the only rank.
 
-    Raises InputError if a batch has fewer galaxies than there are ranks.
+    Raises InputError if a batch has fewer galaxies than there are ranks, this rank has no GPU of its own where it is to
+    train on one, or not all ranks join.
     """
-    ranks = started_ranks()
-    if ranks.count == 1:
-        yield ranks
-        return
-    if options.batch_size < ranks.count:
+    rank = started_rank()
+    if options.batch_size < rank.world_size:
         raise InputError(
-            f"--batch-size {options.batch_size} is below the number of ranks, {ranks.count}; each needs a galaxy of "
-            "every batch, use a larger batch or fewer ranks"
+            f"--batch-size {options.batch_size} is below the number of ranks, {rank.world_size}; each needs a galaxy "
+            "of every batch, use a larger batch or fewer ranks"
         )
+    require_device(options.device)
     if options.device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    distributed.init_process_group("nccl" if options.device == "cuda" else "gloo")
-    try:
-        yield ranks
-    finally:
-        distributed.destroy_process_group()
+        gpus = torch.cuda.device_count()
+        if gpus < rank.local_size:
+            raise InputError(
+                f"{gpus} GPUs are visible and {rank.local_size} ranks are on this machine, each of which needs one; "
+                "use fewer ranks, or --device cpu"
+            )
+        torch.cuda.set_device(rank.local_rank)
+    if rank.world_size == 1:
+        yield Ranks()
+        return
+    with connect_torch(rank, options.device):
+        yield Ranks(rank.rank, rank.world_size)
 
 
 def share_batches(network: AstroMAE, ranks: Ranks, device: str) -> nn.Module:

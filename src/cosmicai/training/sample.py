@@ -139,6 +139,16 @@ def read_training_batches(survey: Survey, sample: Sample, size: int, rng: np.ran
         yield remainder
 
 
+def read_training_magnitudes(survey: Survey, sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Read the survey once and return the magnitudes (N, 5) and redshifts (N,) of the training galaxies, by row."""
+    magnitude, redshift = [], []
+    for chunk in sample.chunks:
+        galaxies = _read_training_rows(survey, chunk)
+        magnitude.append(galaxies.magnitude)
+        redshift.append(galaxies.redshift)
+    return np.concatenate(magnitude), np.concatenate(redshift)
+
+
 def read_held_out_batches(
     survey: Survey, chunks: Iterable[TrainingChunk], part: Literal["validation", "test"]
 ) -> Iterator[Galaxies]:

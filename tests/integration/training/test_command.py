@@ -73,6 +73,17 @@ def test_options_that_cannot_be_used_end_with_a_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_gpu_that_is_not_there_is_missed_in_a_sentence(survey: str, tmp_path: Path) -> None:
+    path = environment()["PYTHONPATH"]
+    command = ("train", survey, *QUICK, "--device", "cuda", "--out", str(tmp_path / "w"))
+    done = run(*command, PYTHONPATH=path, CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "cosmicai: no GPU is visible to this process; use --device cpu, or ask the scheduler for a GPU\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("shift", ["0.1", "1,2,3,4,x", "0,0,0,0,nan", "0,0,0,0,9", "0,0,0,0,0,0", ""])
 def test_a_colour_shift_is_five_magnitudes(tmp_path: Path, shift: str) -> None:
     done = run("synthetic", "--galaxies", "10", f"--colour-shift={shift}", "--out", str(tmp_path / "s"))

@@ -186,8 +186,13 @@ def test_every_training_galaxy_is_seen_once_per_epoch(survey: Survey) -> None:
     held_out = {*rows_of(survey, "validation"), *rows_of(survey, "test")}
     orders = [np.concatenate([batch.objid for batch in batches]).tolist() for batches in seen]
     assert orders[0] != orders[1]
+    kept = sorted(set(range(400)) - held_out)
     for order in orders:
-        assert sorted(order) == sorted(set(range(400)) - held_out)
+        assert sorted(order) == kept
+    drawn = Galaxies.concatenate(synthetic.generate_batches(400))
+    magnitude, redshift = samples.read_training_magnitudes(survey, sample)
+    assert np.array_equal(magnitude, drawn.magnitude[kept])
+    assert np.array_equal(redshift, drawn.redshift[kept])
 
 
 def test_galaxies_without_redshift_or_with_bad_values_are_left_out(survey: Survey, tmp_path: Path) -> None:
