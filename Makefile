@@ -13,6 +13,7 @@ VARIANT ?= cpu
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH = grep -o 'torch==[0-9.]*' pyproject.toml
+TORCHVISION = grep -o 'torchvision==[0-9.]*' pyproject.toml
 # It resolves the locks: unlike pip it knows the hashes of all files of a version, for all platforms and Pythons.
 UV := uv==0.13.9
 # AWS Lambda's emulator is a program in this package, whose own requirements do not fit ours.
@@ -36,6 +37,7 @@ install: $(VENV)/installed
 $(VENV)/installed: requirements.lock requirements-dev.lock pyproject.toml | $(BIN)/python
 	$(PIP) --require-hashes --requirement requirements.lock --requirement requirements-dev.lock
 	$(PIP) "$$($(TORCH))"
+	$(PIP) --no-deps "$$($(TORCHVISION))"
 	$(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 
@@ -108,7 +110,7 @@ sif:
 audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet pip-audit
-	$(TORCH) >build/audit/torch.txt
+	{ $(TORCH); $(TORCHVISION); } >build/audit/torch.txt
 	@build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock \
 	  --requirement containers/requirements.lock --requirement build/audit/torch.txt >build/audit/found.txt && exit; \
 	cat build/audit/found.txt; test ! -s build/audit/found.txt || exit 1; \
@@ -126,7 +128,7 @@ kill: install
 # CUDA (see `install`). Each lock has what those before it lack: requirements.lock, that of the image, that of the tests.
 RESOLVE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
   --generate-hashes --no-annotate --no-header pyproject.toml --extra all
-WITHOUT_TORCH = sed -E '/^(torch==|triton==|cuda-|nvidia-)/,/[^\\]$$/d; /^\#/d'
+WITHOUT_TORCH = sed -E '/^(torch==|torchvision==|triton==|cuda-|nvidia-)/,/[^\\]$$/d; /^\#/d'
 BESIDES = $$(sed -n 's/^\([^ ]*\)==.*/--no-emit-package \1/p' requirements.lock)
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from support.torchvision_operators import prepare_torchvision
+
 SHARED = Path(__file__).parents[2] / "shared"
 NO_GPU = "no GPU is visible to this process"
 NO_BFLOAT16 = "this processor does not compute in bfloat16"
@@ -19,6 +21,7 @@ NO_SHARED = f"the published formats' fixtures are not at {SHARED}"
 ACCEPTED = (NO_SHARED, NO_GPU, NO_BFLOAT16)
 
 torch.set_num_threads(1)
+prepare_torchvision()
 # Under nohup all that the tests start would ignore hang-ups, and rightly go on after one.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Compiled networks of tests go where pytest's own files go, one folder per process of a parallel run.

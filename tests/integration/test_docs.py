@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from support.documentation import PAGES, Block, name_of, read_blocks
+from support.torchvision_operators import environment
 
 RUN = ("bash", "python")
 PAGES_THAT_RUN = [page for page in PAGES if any(block.language in RUN for block in read_blocks(page))]
@@ -54,8 +55,9 @@ def run_blocks(blocks: list[Block], tmp_path: Path) -> tuple[int, Block, str]:
         )
     script.write_text("".join(lines))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = environment(os.environ | {"PATH": path})
     with errors.open("wb") as stream, subprocess.Popen(
-        ["bash", "-euo", "pipefail", script], cwd=folder, env=os.environ | {"PATH": path}, stdin=subprocess.DEVNULL,
+        ["bash", "-euo", "pipefail", script], cwd=folder, env=variables, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=stream, start_new_session=True,
     ) as shell:  # fmt: skip
         try:

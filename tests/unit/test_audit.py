@@ -37,4 +37,4 @@ def test_an_index_without_an_answer_is_told_from_packages_without_vulnerabilitie
     listed = ("requirements.lock", "containers/requirements.lock", "build/audit/torch.txt")
     asked = (tmp_path / "calls").read_text()
     assert all(f"--requirement {name}" in asked for name in listed)
-    assert (tmp_path / "build/audit/torch.txt").read_text() == "torch==2.13.0\n"
+    assert (tmp_path / "build/audit/torch.txt").read_text() == "torch==2.13.0\ntorchvision==0.28.0\n"

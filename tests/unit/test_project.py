@@ -23,7 +23,8 @@ def test_the_conda_environment_has_the_locked_versions():
     pins = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     versions = {name: version for name, _, version in (pin.partition("==") for pin in pins if "==" in pin)}
     assert sorted(versions) == sorted({name for names in groups().values() for name in names})
-    assert f'"torch=={versions.pop("torch")}"' in (ROOT / "pyproject.toml").read_text()
+    for name in ("torch", "torchvision"):
+        assert f'"{name}=={versions.pop(name)}"' in (ROOT / "pyproject.toml").read_text()
     locked = read_lock(ROOT / "requirements.lock")
     assert versions == {name: locked[canonicalize_name(name)] for name in versions}
 
@@ -58,9 +59,9 @@ def test_a_lock_pins_every_package_by_hashes_and_names_no_index(lock):
 
 
 def test_the_locks_have_no_package_twice_and_leave_torch_to_pip():
-    """The builds of torch for CPUs and for CUDA have one version, but other hashes and requirements."""
+    """The builds of torch and torchvision for CPUs and for CUDA have one version, but other hashes and requirements."""
     base, dev, image = (read_lock(ROOT / lock, everywhere=True) for lock in LOCKS)
-    assert [name for name in base | dev if re.match("torch$|triton$|cuda-|nvidia-", name)] == []
+    assert [name for name in base | dev if re.match("torch$|torchvision$|triton$|cuda-|nvidia-", name)] == []
     assert not base.keys() & (dev.keys() | image.keys())
     assert image.items() <= dev.items()
 

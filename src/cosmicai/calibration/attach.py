@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,10 +11,11 @@ from datetime import UTC, datetime
 
 from ..errors import InputError
 from ..models.weights import Weights
+from ..storage import basename
 from ..surveys.shard import Galaxies
 from ..surveys.survey import Survey
 from .domain import GALAXIES
-from .records import CALIBRATION, DOMAIN, Calibration, TrainingDomain, to_note
+from .records import CALIBRATION, DOMAIN, Calibration, Origin, TrainingDomain, to_note
 
 EPOCH = "SOURCE_DATE_EPOCH"  # of reproducible builds: seconds since 1970 that stand in place of the clock
 _CHUNK = 512  # rows read at once
@@ -23,6 +26,16 @@ def attach(weights: Weights, calibration: Calibration | None, domain: TrainingDo
     found = {CALIBRATION: calibration, DOMAIN: domain}
     notes = {name: text for name, text in weights.notes.items() if name not in found}
     return replace(weights, notes=notes | {name: to_note(record) for name, record in found.items() if record})
+
+
+def describe_source(survey: Survey, views: int = 1) -> Origin:
+    """Return what a calibration on galaxies of this survey notes of them, with the date of `today`.
+
+    The digest is a SHA-256 of the names, sizes and digests of the shards.
+    """
+    shards = [[shard.name, shard.galaxies, shard.bytes, shard.digest or ""] for shard in survey.shards]
+    digest = hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+    return Origin(basename(survey.uri.rstrip("/")), digest, today(), views)
 
 
 def today() -> str:

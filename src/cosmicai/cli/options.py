@@ -13,10 +13,10 @@ from ..runs.request import VIEWS
 
 
 class Amount(click.FloatRange):
-    """A number above zero; a range alone accepts NaN."""
+    """A number above zero, or also zero; a range alone accepts NaN."""
 
-    def __init__(self, maximum: float = 1e9) -> None:
-        super().__init__(0, maximum, min_open=True)
+    def __init__(self, maximum: float = 1e9, or_zero: bool = False) -> None:
+        super().__init__(0, maximum, min_open=not or_zero)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number. Raises BadParameter of click for any other value."""

@@ -23,6 +23,7 @@ _PARTITION_MB = click.option(
     "--partition-mb", default=25.0, show_default=True, type=Amount(),
     help="Size of a shard in MB (2^20 bytes), counted as in the published data.",
 )  # fmt: skip
+_LARGEST_SHIFT = 5.0  # magnitudes
 _MANY = 1000  # files of one galaxy from which on the progress is shown
 _OUT = click.option("--out", required=True, help="New folder to write the survey to.")
 
@@ -159,17 +160,34 @@ def split(survey: str, out: str, partition_mb: float) -> None:
     echo(f"{written.galaxies} galaxies in {_count_shards(written)} in {written.uri}")
 
 
+def _read_colour_shift(_: click.Context, parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    """Return the five magnitudes of a list with commas. Raises BadParameter of click if it is none."""
+    try:
+        shift = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shift = ()
+    if len(shift) != 5 or not all(abs(value) <= _LARGEST_SHIFT for value in shift):
+        expected = f"five magnitudes from -{_LARGEST_SHIFT:g} to {_LARGEST_SHIFT:g}, as in 0.1,0,0,0,-0.05"
+        raise click.BadParameter(f"{text!r} is not the shift of u,g,r,i,z; give {expected}.", param=parameter)
+    return shift
+
+
 @click.command()
 @click.option("--galaxies", default=4096, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random numbers.")
+@click.option("--noise", default=1.0, show_default=True, type=Amount(), help="Noise of the sky, relative to that of SDSS.")  # fmt: skip  # noqa: E501
+@click.option("--colour-shift", default="0,0,0,0,0", show_default=True, callback=_read_colour_shift, help="Magnitudes that are added in u,g,r,i,z, of images and magnitudes alike.")  # fmt: skip  # noqa: E501
 @_OUT
 @_PARTITION_MB
-def synthetic(galaxies: int, seed: int, out: str, partition_mb: float) -> None:
+def synthetic(
+    galaxies: int, seed: int, noise: float, colour_shift: tuple[float, ...], out: str, partition_mb: float
+) -> None:
     """Write a survey of synthetic galaxies."""
     from ..surveys.survey import galaxies_per_partition
-    from ..surveys.synthetic import write_synthetic_survey
+    from ..surveys.synthetic import Photometry, write_synthetic_survey
 
-    survey = write_synthetic_survey(out, galaxies, seed, galaxies_per_partition(partition_mb))
+    photometry = Photometry(noise, colour_shift)
+    survey = write_synthetic_survey(out, galaxies, seed, galaxies_per_partition(partition_mb), photometry)
     echo(f"{survey.galaxies} synthetic galaxies in {_count_shards(survey)} in {survey.uri}")
 
 

@@ -18,6 +18,7 @@ COMPLETE, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 # The group of optional dependencies (pyproject.toml) that installs each module.
 GROUPS = {
     "torch": "torch",
+    "torchvision": "train",
     "mpi4py": "mpi",
     "submitit": "slurm",
     "boto3": "aws",

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..calibration.attach import attach, sample_survey, today
+from ..calibration.attach import attach, describe_source, sample_survey
 from ..calibration.describe import describe_domain, describe_fit
 from ..calibration.domain import measure_domain
 from ..calibration.fit import fit_calibration
-from ..calibration.records import Calibration, Origin, trust_of
+from ..calibration.records import Calibration, trust_of
 from ..errors import InputError
 from ..models.weights import SHORT_DIGEST, Weights, check_architecture, find_weights
-from ..storage import basename
-from ..surveys.survey import ShardEntry, Survey
+from ..surveys.survey import Survey
 from .catalogue.spectra import read_spectroscopic_sample
 from .part import Part
 from .plan import Plan
@@ -62,11 +59,5 @@ def calibrate_plan(plan: Plan, parts: Iterable[Part | None]) -> Calibration:
     `parts` are those of all items of the plan in its order, None where there is none. Raises InputError if there are
     too few such galaxies.
     """
-    sample, survey = read_spectroscopic_sample(plan, parts), basename(plan.survey.rstrip("/"))
-    return fit_calibration(sample, Origin(survey, survey_digest(plan.shards), today(), plan.views))
-
-
-def survey_digest(shards: Iterable[ShardEntry]) -> str:
-    """Return a SHA-256 of the names, sizes and digests of shards, which stands for the galaxies of a survey."""
-    known = [[shard.name, shard.galaxies, shard.bytes, shard.digest or ""] for shard in shards]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    origin = describe_source(Survey(plan.survey, plan.shards), plan.views)
+    return fit_calibration(read_spectroscopic_sample(plan, parts), origin)

@@ -11,6 +11,7 @@ to the flux, plus sky noise.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,20 @@ REFERENCE = 6166.0  # rest-frame wavelength (Angstrom) at which the absolute mag
 _MARGIN = 5  # pixels of the profile around the cutout, from which the PSF spreads light into it
 
 
-def generate_batches(galaxies: int, seed: int = 0, start: int = 0) -> Iterator[Galaxies]:
+@dataclass(frozen=True)
+class Photometry:
+    """How a synthetic survey differs from the one that this module describes, in images and magnitudes alike."""
+
+    noise: float = 1.0  # of the sky, relative to SKY_NOISE
+    colour_shift: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)  # magnitudes added to every galaxy, one per band
+
+
+PLAIN = Photometry()
+
+
+def generate_batches(
+    galaxies: int, seed: int = 0, start: int = 0, photometry: Photometry = PLAIN
+) -> Iterator[Galaxies]:
     """Generate synthetic galaxies number `start` to `start + galaxies`, at most BLOCK at a time.
 
     Galaxy i (its objid) is the same in every range that includes it: each block of BLOCK galaxies has its own random
@@ -49,15 +63,18 @@ def generate_batches(galaxies: int, seed: int = 0, start: int = 0) -> Iterator[G
     stop = start + galaxies
     for block in range(start // BLOCK, -(-stop // BLOCK)):
         first = block * BLOCK
-        yield _draw(seed, block)[max(start - first, 0) : stop - first]
+        yield _draw(seed, block, photometry)[max(start - first, 0) : stop - first]
 
 
-def write_synthetic_survey(out: str, galaxies: int, seed: int, galaxies_per_shard: int) -> Survey:
+def write_synthetic_survey(
+    out: str, galaxies: int, seed: int, galaxies_per_shard: int, photometry: Photometry = PLAIN
+) -> Survey:
     """Write a survey of synthetic galaxies and return it. Raises InputError if `out` is not empty."""
-    return write_survey(out, generate_batches(galaxies, seed), galaxies, galaxies_per_shard, FIELDS)
+    batches = generate_batches(galaxies, seed, photometry=photometry)
+    return write_survey(out, batches, galaxies, galaxies_per_shard, FIELDS)
 
 
-def _draw(seed: int, block: int) -> Galaxies:
+def _draw(seed: int, block: int, photometry: Photometry) -> Galaxies:
     """Return the BLOCK galaxies of a block."""
     rng = np.random.default_rng([seed, block])
     redshift = _redshifts(rng)
@@ -67,7 +84,8 @@ def _draw(seed: int, block: int) -> Galaxies:
     dust = rng.exponential(np.where(old, 0.03, 0.12)).clip(0, 0.5)
     # A flux limit: near galaxies are faint ones, far galaxies are luminous ones.
     luminosity = -17.5 - 5.3 * redshift / (redshift + 0.05) + rng.normal(0, 0.4, BLOCK)
-    flux = nanomaggies(apparent_magnitudes(redshift, age, dust, luminosity))
+    flux = nanomaggies(apparent_magnitudes(redshift, age, dust, luminosity) + np.array(photometry.colour_shift))
+    sky_noise = SKY_NOISE * photometry.noise
 
     kpc = 4.0 * 10 ** (-0.15 * (luminosity + 21.5) + rng.normal(0, 0.12, BLOCK))
     kpc_per_arcsec = luminosity_distance(redshift) / (1 + redshift) ** 2 * 1e3 * np.pi / 648000
@@ -77,11 +95,11 @@ def _draw(seed: int, block: int) -> Galaxies:
     angle, offset = rng.uniform(0, np.pi, BLOCK), rng.normal(0, 0.3, (2, BLOCK))
     image = _convolve(_sersic(radius, index, axis_ratio, angle, offset))
     image *= flux.astype(np.float32)[:, :, None, None]
-    image += SKY_NOISE.astype(np.float32)[:, None, None] * rng.standard_normal((BLOCK, *IMAGE_SHAPE), np.float32)
+    image += sky_noise.astype(np.float32)[:, None, None] * rng.standard_normal((BLOCK, *IMAGE_SHAPE), np.float32)
 
     # A model magnitude weights the pixels that the galaxy covers, including the PSF.
     area = 4 * np.pi * (radius[:, None] ** 2 * axis_ratio[:, None] / 2 + _psf_sigma() ** 2)
-    measured = flux + rng.standard_normal((BLOCK, 5)) * SKY_NOISE * np.sqrt(area)
+    measured = flux + rng.standard_normal((BLOCK, 5)) * sky_noise * np.sqrt(area)
     magnitude = asinh_magnitude(measured) + rng.normal(0, CALIBRATION_ERROR, (BLOCK, 5))
     return Galaxies(image, magnitude, redshift, np.arange(block * BLOCK, (block + 1) * BLOCK, dtype=np.int64))
 

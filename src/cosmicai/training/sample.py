@@ -1,17 +1,18 @@
-"""The galaxies of a training: which rows are for training, which for validation, and their order.
+"""The galaxies of a training: which rows are for training, for validation and for the test, and their order.
 
 The survey is read in chunks and never held whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..calibration.domain import GALAXIES
 from ..errors import InputError
 from ..surveys.quality import flag_inputs
 from ..surveys.shard import Galaxies
@@ -24,13 +25,13 @@ POOL = 4  # chunks whose rows are shuffled together
 
 @dataclass(frozen=True)
 class TrainingChunk:
-    """Rows start to stop of a shard; those from validation_start to validation_stop are for validation."""
+    """Rows start to stop of a shard, and which of them are for validation and for the test; the others train."""
 
     shard: ShardEntry
     start: int
     stop: int
-    validation_start: int
-    validation_stop: int
+    validation: range
+    test: range
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Sample:
     chunks: list[TrainingChunk]
     trained: int
     validated: int
+    tested: int
     left_out: int
     redshift: float  # mean; it and the following are of the training galaxies
     magnitude: NDArray[np.float64]  # (5,) mean
@@ -48,14 +50,27 @@ class Sample:
 
 
 def split_chunks(survey: Survey, options: TrainingOptions) -> Iterator[TrainingChunk]:
-    """Split a survey into chunks, each with its validation rows in one random run: spread out, yet read at once."""
+    """Split a survey into chunks, each with its validation and its test rows in one random run each.
+
+    So they are spread over the survey, and are yet read at once.
+    """
     rng = np.random.default_rng([options.seed, 0])
     for shard in survey.shards:
         for start in range(0, shard.galaxies, CHUNK):
             stop = min(start + CHUNK, shard.galaxies)
-            count = max(1, round((stop - start) * options.validation_fraction))
-            first = start + int(rng.integers(stop - start - count + 1))
-            yield TrainingChunk(shard, start, stop, first, first + count)
+            rows = stop - start
+            validated = max(1, round(rows * options.validation_fraction))
+            tested = min(round(rows * options.test_fraction), rows - validated)
+            # Rows in front of the first run, and of those outside of both in front of the second.
+            first, second = sorted((start + rng.integers(rows - validated - tested + 1, size=2)).tolist())
+            if rng.integers(2):
+                validation, test = (
+                    range(first, first + validated),
+                    range(second + validated, second + validated + tested),
+                )
+            else:
+                validation, test = range(second + tested, second + tested + validated), range(first, first + tested)
+            yield TrainingChunk(shard, start, stop, validation, test)
 
 
 def _is_usable(galaxies: Galaxies) -> NDArray[np.bool_]:
@@ -66,36 +81,45 @@ def _select(galaxies: Galaxies, rows: NDArray[Any]) -> Galaxies:
     return Galaxies(galaxies.image[rows], galaxies.magnitude[rows], galaxies.redshift[rows], galaxies.objid[rows])
 
 
-def _read_chunk(survey: Survey, chunk: TrainingChunk) -> tuple[Galaxies, Galaxies]:
-    """Read the usable galaxies of a chunk, and return those for training and those for validation."""
+def _read_rows(survey: Survey, chunk: TrainingChunk, rows: range) -> Galaxies:
+    """Read these rows of the chunk's shard, the usable ones."""
+    with survey.open(chunk.shard) as shard:
+        galaxies = shard.read(rows.start, rows.stop)
+    return _select(galaxies, _is_usable(galaxies))
+
+
+def _read_training_rows(survey: Survey, chunk: TrainingChunk) -> Galaxies:
     with survey.open(chunk.shard) as shard:
         galaxies = shard.read(chunk.start, chunk.stop)
-    usable, row = _is_usable(galaxies), np.arange(chunk.start, chunk.stop)
-    in_validation = (row >= chunk.validation_start) & (row < chunk.validation_stop)
-    return _select(galaxies, usable & ~in_validation), _select(galaxies, usable & in_validation)
+    selected = _is_usable(galaxies)
+    for held_out in (chunk.validation, chunk.test):
+        selected[held_out.start - chunk.start : held_out.stop - chunk.start] = False
+    return _select(galaxies, selected)
 
 
 def scan_survey(survey: Survey, options: TrainingOptions) -> Sample:
     """Read the survey once and return its sample. Raises InputError if too few galaxies are usable."""
     chunks = list(split_chunks(survey, options))
-    trained = validated = 0
+    trained = validated = tested = 0
     redshift, sums = 0.0, np.zeros((3, 5))
     for chunk in chunks:
-        training, validation = _read_chunk(survey, chunk)
-        trained, validated = trained + len(training), validated + len(validation)
+        training = _read_training_rows(survey, chunk)
+        trained += len(training)
+        validated += len(_read_rows(survey, chunk, chunk.validation))
+        tested += len(_read_rows(survey, chunk, chunk.test))
         redshift += float(training.redshift.sum())
         sums[0] += training.magnitude.sum(axis=0)
         sums[1] += (training.magnitude**2).sum(axis=0)
         sums[2] += np.square(training.image, dtype=np.float64).mean(axis=(2, 3)).sum(axis=0)
-    left_out = survey.galaxies - trained - validated
-    if not trained or validated < 2:
+    left_out = survey.galaxies - trained - validated - tested
+    if trained < 2 or validated < 2:
         raise InputError(
             f"{survey.uri}: {trained} galaxies are left to train and {validated} to validate ({left_out} have no "
-            "redshift or bad pixels or magnitudes); expected some of both, use a larger survey with redshifts"
+            "redshift or bad pixels or magnitudes); expected two of each at least, use a larger survey with redshifts"
         )
     mean, square, pixel = sums / trained
     spread = np.sqrt(np.maximum(square - mean**2, 0))
-    return Sample(chunks, trained, validated, left_out, redshift / trained, mean, spread, np.sqrt(pixel))
+    return Sample(chunks, trained, validated, tested, left_out, redshift / trained, mean, spread, np.sqrt(pixel))
 
 
 def read_training_batches(survey: Survey, sample: Sample, size: int, rng: np.random.Generator) -> Iterator[Galaxies]:
@@ -105,7 +129,7 @@ def read_training_batches(survey: Survey, sample: Sample, size: int, rng: np.ran
     """
     order, remainder = rng.permutation(len(sample.chunks)), None
     for first in range(0, len(order), POOL):
-        parts = [_read_chunk(survey, sample.chunks[number])[0] for number in order[first : first + POOL]]
+        parts = [_read_training_rows(survey, sample.chunks[number]) for number in order[first : first + POOL]]
         pool = Galaxies.concatenate(parts if remainder is None else [remainder, *parts])
         rows = rng.permutation(len(pool))
         whole = len(rows) - len(rows) % size
@@ -116,9 +140,20 @@ def read_training_batches(survey: Survey, sample: Sample, size: int, rng: np.ran
         yield remainder
 
 
-def read_validation_batches(survey: Survey, sample: Sample) -> Iterator[Galaxies]:
-    """Read the validation galaxies of one chunk at a time."""
-    for chunk in sample.chunks:
-        galaxies = _read_chunk(survey, replace(chunk, start=chunk.validation_start, stop=chunk.validation_stop))[1]
+def read_domain_batches(survey: Survey, sample: Sample) -> Iterator[Galaxies]:
+    """Read about as many training galaxies as a domain is measured on, evenly spread, those of one chunk at a time."""
+    step = -(-sample.trained // GALAXIES)
+    for chunk in sample.chunks[::step]:
+        galaxies = _read_training_rows(survey, chunk)
+        if len(galaxies):
+            yield galaxies
+
+
+def read_held_out_batches(
+    survey: Survey, chunks: Iterable[TrainingChunk], part: Literal["validation", "test"]
+) -> Iterator[Galaxies]:
+    """Read the galaxies of these chunks for validation or for the test, those of one chunk at a time."""
+    for chunk in chunks:
+        galaxies = _read_rows(survey, chunk, getattr(chunk, part))
         if len(galaxies):
             yield galaxies

@@ -77,6 +77,32 @@ def test_cutouts_hold_a_centred_galaxy_that_fades_outwards(sample: Galaxies) -> 
     assert stacked[:2].mean() < 0.05 * stacked.max()
 
 
+def test_a_colour_shift_changes_images_and_magnitudes_alike(sample: Galaxies) -> None:
+    shift = (0.5, 0.0, -0.2, 0.0, 0.1)
+    quiet, shifted = (
+        Galaxies.concatenate(synthetic.generate_batches(1024, photometry=synthetic.Photometry(1e-6, one)))
+        for one in (synthetic.PLAIN.colour_shift, shift)
+    )
+    ratio = shifted.image.sum((2, 3)) / quiet.image.sum((2, 3))
+    np.testing.assert_allclose(-2.5 * np.log10(ratio), np.tile(shift, (1024, 1)), atol=1e-3)
+    bright = quiet.magnitude < 21  # where asinh magnitudes are the usual ones
+    np.testing.assert_allclose(
+        (shifted.magnitude - quiet.magnitude)[bright], np.tile(shift, (1024, 1))[bright], atol=0.02
+    )
+    assert np.array_equal(shifted.redshift, sample[:1024].redshift)
+
+
+def test_noise_is_relative_to_that_of_the_sky(sample: Galaxies) -> None:
+    quiet, noisy = (
+        Galaxies.concatenate(synthetic.generate_batches(1024, photometry=synthetic.Photometry(factor)))
+        for factor in (1e-6, 3.0)
+    )
+    once = sample[:1024].image - quiet.image
+    np.testing.assert_allclose(noisy.image - quiet.image, 3 * once, atol=2e-3)
+    np.testing.assert_allclose(once.std((0, 2, 3)), synthetic.SKY_NOISE, rtol=0.01)
+    assert np.abs(noisy.magnitude - quiet.magnitude).mean() > np.abs(sample[:1024].magnitude - quiet.magnitude).mean()
+
+
 def test_the_break_reddens_g_minus_r_until_it_reaches_r() -> None:
     redshift = np.array([0.05, 0.15, 0.25, 0.35, 0.55])
     one = np.ones(5)

@@ -27,12 +27,13 @@ from ...storage.parallel import map_in_order
 from ...storage.s3 import reader_threads
 from ...surveys.bands import BANDS
 from ...surveys.columns import FOLDER, ColumnSpec, join_specs
-from ...surveys.identity import INT64, ObjIds, convert_objids, is_text, no_objids, widest
+from ...surveys.identity import INT64, ObjIds, no_objids, widest
 from ...surveys.quality import Flag, known_redshifts
 from ...surveys.shard import Shard
 from ...surveys.survey import ShardEntry, Survey, read_column_as
 from ..part import SPREAD, Part, concatenate_parts
 from ..plan import Plan
+from .arrays import column_array, number_array, objid_array, repeated_text
 from .columns import INTERVALS, QUANTILES, Columns, choose_columns
 from .metadata import parquet_metadata
 
@@ -173,13 +174,13 @@ def _write(
             redshift, flag, arrays = predicted.redshift_phot, predicted.flag, dict(known.arrays)
             if intervals is not None:
                 flag, quantiles = intervals.find(known, redshift, flag)
-                arrays |= {name: _number_array(values) for name, values in quantiles.items()}
+                arrays |= {name: number_array(values) for name, values in quantiles.items()}
             if predicted.redshift_spread is not None:
-                arrays[SPREAD] = _number_array(predicted.redshift_spread)
-            arrays |= {"redshift_phot": _number_array(redshift), "flag": _number_array(flag)}
+                arrays[SPREAD] = number_array(predicted.redshift_spread)
+            arrays |= {"redshift_phot": number_array(redshift), "flag": number_array(flag)}
             arrays |= {
-                "shard": _repeated_text(entry.name, count),
-                "row": _number_array(np.arange(piece.start, piece.stop)),
+                "shard": repeated_text(entry.name, count),
+                "row": number_array(np.arange(piece.start, piece.stop)),
             }
             pending.append(pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema))
             rows += count
@@ -266,10 +267,10 @@ def no_magnitudes(count: int) -> NDArray[np.float64]:
 def _to_arrays(
     columns: Columns, objid: ObjIds, redshift: NDArray[np.float64], others: Mapping[str, NDArray[Any]]
 ) -> dict[str, pa.Array]:
-    found = {"objid": _objid_array(objid, columns.objid_dtype), "redshift_spec": _number_array(redshift)}
+    found = {"objid": objid_array(objid, columns.objid_dtype), "redshift_spec": number_array(redshift)}
     for path, values in others.items():
         name = columns.kept[path].name if path.startswith(FOLDER) else path
-        found[name] = _column_array(values, columns.specs[path])
+        found[name] = column_array(values, columns.specs[path])
     return found
 
 
@@ -285,34 +286,3 @@ def _require_same_columns(shard: Shard, columns: Columns) -> None:
         raise _OtherColumnsError from None
     if not fits or joined != dict(columns.specs):
         raise _OtherColumnsError
-
-
-# Arrays are made from bytes: pyarrow's own conversions would import pandas, if it is installed, to compare types.
-def _number_array(values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> pa.Array:
-    kind = pa.from_numpy_dtype(values.dtype)
-    own = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else np.ascontiguousarray(values)
-    valid = None if missing is None else pa.py_buffer(np.packbits(~missing, bitorder="little"))
-    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(own)])
-
-
-def _column_array(values: NDArray[Any], spec: ColumnSpec) -> pa.Array:
-    if is_text(spec.dtype):
-        return _text_array(values)
-    return _number_array(values, None if spec.null is None else values == spec.null)
-
-
-def _objid_array(objid: ObjIds, dtype: np.dtype[Any]) -> pa.Array:
-    return _text_array(convert_objids(objid, dtype)) if is_text(dtype) else _number_array(objid.astype(INT64))
-
-
-def _text_array(text: NDArray[np.bytes_]) -> pa.Array:
-    data = np.ascontiguousarray(text).view(np.uint8).reshape(len(text), -1)
-    used = data != 0  # texts hold no NUL, which only pads them
-    ends = np.concatenate([[0], np.cumsum(used.sum(axis=1))]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(text), pa.py_buffer(ends), pa.py_buffer(data[used]))
-
-
-def _repeated_text(text: str, count: int) -> pa.Array:
-    data = text.encode()
-    ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(data))
-    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(data * count))
