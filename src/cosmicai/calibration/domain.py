@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..surveys.quality import flag_inputs, is_usable_redshift
 from ..surveys.shard import Galaxies
-from .records import Range, TrainingDomain
+from .records import Origin, Range, TrainingDomain
 
 PROBABILITIES = (0.001, 0.999)
 GALAXIES = 50_000  # of a sample that the ranges are measured on; 50 of them lie beyond each end
@@ -33,9 +33,9 @@ def edge_noise(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def measure_domain(
-    survey: str, purpose: Literal["training", "calibration"], batches: Iterable[Galaxies]
+    source: Origin, purpose: Literal["training", "calibration"], batches: Iterable[Galaxies]
 ) -> TrainingDomain | None:
-    """Return the domain of the usable galaxies of a survey that come in batches, None if there are none."""
+    """Return the domain of the usable galaxies of a survey, which come in batches; None if there are none."""
     magnitudes, noises, redshifts = [], [], []
     for galaxies in batches:
         usable = is_usable_redshift(galaxies.redshift) & (flag_inputs(galaxies.image, galaxies.magnitude) == 0)
@@ -46,7 +46,8 @@ def measure_domain(
         return None
     magnitude, noise, redshift = map(np.concatenate, (magnitudes, noises, redshifts))
     return TrainingDomain(
-        survey=survey,
+        survey=source.survey,
+        survey_digest=source.survey_digest,
         purpose=purpose,
         galaxies=len(redshift),
         magnitudes=_ranges(magnitude),

@@ -96,6 +96,7 @@ class TrainingDomain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     survey: str
+    survey_digest: str
     purpose: Literal["training", "calibration"]
     galaxies: Count
     magnitudes: Annotated[tuple[Range, ...], Meta(min_length=5, max_length=5)]

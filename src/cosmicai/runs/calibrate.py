@@ -30,7 +30,8 @@ class CalibratedWeights:
 def calibrate_weights(run: RunFolder, uri: str) -> CalibratedWeights:
     """Return the weights at an address with intervals calibrated on a run of them, and the domain if they have none.
 
-    Raises InputError if the run is of another network, or has too few galaxies with spectroscopic redshifts.
+    Raises InputError if the run is of another network or on its training galaxies, or has too few galaxies with
+    spectroscopic redshifts.
     """
     plan, file = run.plan(), find_weights(uri)
     planned = plan.weights_file
@@ -41,14 +42,18 @@ def calibrate_weights(run: RunFolder, uri: str) -> CalibratedWeights:
         )
     weights = file.load()
     check_architecture(weights)
+    domain, survey = trust_of(weights.notes, uri).domain, Survey(plan.survey, plan.shards)
+    source = describe_source(survey, plan.views)
+    if domain and domain.purpose == "training" and domain.survey_digest == source.survey_digest:
+        raise InputError(
+            f"{run.uri} is on the survey that {uri} was trained on, whose redshifts the network knows: intervals would "
+            "be too narrow; expected galaxies that the training has not seen (`cosmicai train` calibrates on those "
+            "that it held out)"
+        )
     done = run.parts()
     parts = (run.read_part(plan, item) if item in done else None for item in plan.items)
     calibration = calibrate_plan(plan, parts)
-    domain = trust_of(weights.notes, uri).domain
-    if domain is None:
-        domain = measure_domain(
-            calibration.origin.survey, "calibration", sample_survey(Survey(plan.survey, plan.shards))
-        )
+    domain = domain or measure_domain(source, "calibration", sample_survey(survey))
     lines = [*describe_fit(calibration), *(describe_domain(domain) if domain else ())]
     return CalibratedWeights(attach(weights, calibration, domain), tuple(lines))
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import storage
 from ..calibration.attach import attach, describe_source
 from ..calibration.domain import measure_domain
 from ..calibration.fit import LEAST, SpectroscopicSample, fit_calibration
@@ -84,7 +83,7 @@ def finish(weights: Weights, survey: Survey, sample: Sample, device: str) -> Fin
         return network(image.to(device), magnitude.to(device))  # type: ignore[no-any-return]
 
     test = predict_held_out(predict, survey, sample.chunks, "test")
-    domain = measure_domain(storage.basename(survey.uri), "training", read_domain_batches(survey, sample))
+    domain = measure_domain(describe_source(survey), "training", read_domain_batches(survey, sample))
     weights = attach(weights, _calibrate(survey, test), domain)
     metrics = compute_metrics(test.redshift_phot, test.redshift_spec)
     if metrics is None:

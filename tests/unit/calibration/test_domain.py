@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cosmicai.calibration.domain import edge_noise, is_outside, measure_domain
+from cosmicai.calibration.records import Origin
 from cosmicai.surveys.shard import Galaxies
 from cosmicai.surveys.synthetic import SKY_NOISE, generate_batches
 
@@ -15,7 +16,7 @@ def galaxies() -> Galaxies:
 
 @pytest.fixture(scope="module")
 def domain(galaxies):
-    return measure_domain("sky", "training", [galaxies[:1000], galaxies[1000:]])
+    return measure_domain(Origin("sky", "0" * 64, "2026-01-01"), "training", [galaxies[:1000], galaxies[1000:]])
 
 
 def test_the_ranges_are_those_of_a_thousandth_at_either_end(galaxies, domain):
@@ -61,4 +62,4 @@ def test_galaxies_of_another_kind_are_outside(galaxies, domain, change):
 
 def test_galaxies_without_redshifts_make_no_domain(galaxies):
     unknown = Galaxies(galaxies.image, galaxies.magnitude, np.full(len(galaxies), np.nan), galaxies.objid)
-    assert measure_domain("sky", "training", [unknown]) is None
+    assert measure_domain(Origin("sky", "0" * 64, "2026-01-01"), "training", [unknown]) is None
