@@ -18,18 +18,21 @@ from .records import Origin, Range, TrainingDomain
 
 PROBABILITIES = (0.001, 0.999)
 GALAXIES = 50_000  # of a sample that the ranges are measured on; 50 of them lie beyond each end
+EDGE = 4  # rows of pixels at either side of a cutout that show its noise
 _GAUSSIAN = np.sqrt(np.pi) / 2  # deviation of Gaussian noise over the mean |difference| of two pixels
 
 
 def edge_noise(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the noise (N, bands) of cutouts (N, bands, H, W) in their units, from the first and the last row.
+    """Return the noise (N, bands) of cutouts (N, bands, H, W) in their units, from the first and the last EDGE rows.
 
     It is the mean absolute difference of neighbouring pixels, times sqrt(pi) / 2: the standard deviation if the noise
     is Gaussian and independent. The slope of a galaxy's outskirts hardly changes it.
     """
-    edges = image[:, :, :: image.shape[2] - 1]
-    difference = edges[..., 1:] - edges[..., :-1]
-    return np.asarray(np.abs(difference, out=difference).mean(axis=(2, 3)) * np.float32(_GAUSSIAN))
+    found = np.zeros(image.shape[:2], np.float32)
+    for edge in (image[:, :, :EDGE], image[:, :, -EDGE:]):
+        difference = edge[..., 1:] - edge[..., :-1]
+        found += np.abs(difference, out=difference).mean(axis=(2, 3))
+    return found * np.float32(_GAUSSIAN / 2)
 
 
 def measure_domain(
