@@ -166,7 +166,8 @@ def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
     if len(calibrated := runs[runs["calibrated_on"].notna()]):
         prose.append(
             "Intervals: the fraction of galaxies whose spectroscopic redshift is in theirs, with its standard error. "
-            "Galaxies that calibrated intervals are never among them; those outside of the training domain are apart."
+            "Galaxies that calibrated intervals are never among them; those outside of the training domain are, and "
+            "are shown by themselves, too."
         )
         for name, caption, columns in (
             ("intervals", "Coverage of intervals", _INTERVALS),

@@ -101,8 +101,8 @@ RUN_COLUMNS = (
     ColumnSpec("coverage_95", REAL, "", "fraction of these whose spectroscopic redshift is in the 95% interval"),
     ColumnSpec("coverage_95_error", REAL, "", "standard error of coverage_95 (binomial)"),
     ColumnSpec("width_95", REAL, "", "mean width of their 95% intervals"),
-    ColumnSpec("outside_galaxies", COUNT, "galaxies", "galaxies outside of the training domain, which count in none "
-               "of the columns before"),
+    ColumnSpec("outside_galaxies", COUNT, "galaxies", "those of interval_galaxies that are outside of the training "
+               "domain"),
     ColumnSpec("outside_coverage_68", REAL, "", "coverage_68 of galaxies outside of the training domain"),
     ColumnSpec("outside_coverage_95", REAL, "", "coverage_95 of galaxies outside of the training domain"),
     ColumnSpec("started_at", TIME, "UTC", "start of the first rank"),

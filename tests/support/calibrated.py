@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cosmicai.models.weights import DEMO
+from cosmicai.calibration.attach import attach
+from cosmicai.models.weights import DEMO, load_weights
 from cosmicai.ranks.environment import Rank
 from cosmicai.runs.calibrate import calibrate_weights
 from cosmicai.runs.store import RunFolder
@@ -38,10 +39,16 @@ def write_galaxies(folder: Path, count: int) -> Survey:
     return open_survey(str(folder))
 
 
+def write_plain(folder: Path) -> str:
+    """Write the demo weights without their calibration and their training domain, and return their address."""
+    attach(load_weights(DEMO), None, None).save(plain := str(folder / "plain.safetensors"))
+    return plain
+
+
 def calibrate_demo(survey: Survey, folder: Path) -> str:
     """Write demo weights that a run on a survey has calibrated, and return their address."""
-    weights = str(folder / "calibrated.safetensors")
-    calibrate_weights(complete(survey, DEMO, folder / "first"), DEMO).weights.save(weights)
+    plain, weights = write_plain(folder), str(folder / "calibrated.safetensors")
+    calibrate_weights(complete(survey, plain, folder / "first"), plain).weights.save(weights)
     return weights
 
 

@@ -20,7 +20,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 REDSHIFT_EDGES = np.concatenate([np.arange(-0.05, 1.0, 0.05), np.arange(1.0, 10.1, 0.5)])
 MAGNITUDE_EDGES = np.arange(5.0, 40.1, 0.5)
 LEAST_SHOWN = 50  # galaxies in a cell that is reported
-_WARNINGS = Flag.OUTSIDE_DOMAIN | Flag.INCOMPLETE_CUTOUT | Flag.IMPLAUSIBLE_REDSHIFT
+_WARNINGS = Flag.INCOMPLETE_CUTOUT | Flag.IMPLAUSIBLE_REDSHIFT
 _R = 2  # index of the r magnitude
 
 
@@ -42,8 +42,9 @@ class CoverageCell(msgspec.Struct, frozen=True):
 class CoverageReport(msgspec.Struct, frozen=True):
     """Coverage of all reported galaxies, and of those in cells of redshift_phot and of r magnitude.
 
-    Reported are galaxies with both redshifts and an interval that are not among those that calibrate (see `split`) and
-    have no warning; those outside of the training domain, which have one, are counted apart. `pit` holds the numbers of
+    Reported are galaxies with both redshifts and an interval that are not among those that calibrate (see `split`),
+    and whose cutout is complete and redshift plausible; `outside_domain` are those of them outside of the training
+    domain. `pit` holds the numbers of
     galaxies between consecutive quantiles, below the first and beyond the last included.
     """
 
@@ -78,8 +79,8 @@ class RunningCoverage:
         redshift = redshift_phot[rows].astype(np.float64)
         quantiles = predict_quantiles(self._calibration, magnitude, redshift)
         has_interval = np.isfinite(quantiles[:, 0])
-        outside = has_interval & (flag & Flag.OUTSIDE_DOMAIN != 0)
         shown = has_interval & (flag & _WARNINGS == 0)
+        outside = shown & (flag & Flag.OUTSIDE_DOMAIN != 0)
         found = _describe(quantiles, spec)
         self._outside += found[outside].sum(axis=0)
         self._all += found[shown].sum(axis=0)

@@ -67,8 +67,8 @@ def fit_calibration(sample: SpectroscopicSample, origin: Origin) -> Calibration:
     if len(fitted) < LEAST:
         raise InputError(
             f"{origin.survey}: {len(sample)} galaxies have a spectroscopic redshift and a photometric one without "
-            f"flags, and {len(fitted)} of them, about one half, are those that calibrate; expected at least {LEAST} of "
-            "these, give a survey with more spectroscopic redshifts"
+            f"flags but 8, and {len(fitted)} of them, about one half, are those that calibrate; expected at least "
+            f"{LEAST} of these, give a survey with more spectroscopic redshifts"
         )
     score = find_scores(fitted.redshift_phot, fitted.redshift_spec)
     binned = Calibration(origin, len(fitted), _fit_slices(fitted, score), None, None, {})

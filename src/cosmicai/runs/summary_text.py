@@ -63,11 +63,12 @@ def describe_coverage(intervals: Intervals) -> tuple[str, ...]:
     report = intervals.coverage
     if report is None:
         return calibrated, "coverage not measured: no other galaxies with spectroscopic redshifts"
-    cells = [("", report.all), (" outside the training domain", report.outside_domain)]
+    cells = [
+        ("galaxies that did not calibrate", report.all),
+        ("of these outside the training domain", report.outside_domain),
+    ]
     return calibrated, *(
-        f"{', '.join(describe_levels(cell))} of {cell.galaxies:,} galaxies{where} that did not calibrate"
-        for where, cell in cells
-        if cell
+        f"{', '.join(describe_levels(cell))} of {cell.galaxies:,} {which}" for which, cell in cells if cell
     )
 
 

@@ -110,7 +110,7 @@ def test_the_catalogue_has_the_intervals_of_the_calibration(survey, calibrated, 
     assert np.array_equal(columns["flag"] & Flag.NOT_CALIBRATED != 0, np.isnan(quantiles[:, 0]))
     assert 0 < (columns["flag"] & Flag.OUTSIDE_DOMAIN != 0).mean() < 0.05
     report = json.loads(Path(folder.summary_path).read_text())["intervals"]["coverage"]
-    shown = ~is_for_calibration(magnitude) & (columns["flag"] == 0)
+    shown = ~is_for_calibration(magnitude) & (columns["flag"] & ~np.uint8(Flag.OUTSIDE_DOMAIN) == 0)
     assert report["all"]["galaxies"] == shown.sum()
     spec = columns["redshift_spec"]
     inside = (spec >= columns["redshift_phot_l68"]) & (spec <= columns["redshift_phot_u68"])

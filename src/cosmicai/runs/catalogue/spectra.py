@@ -12,7 +12,7 @@ from ...calibration.fit import SpectroscopicSample
 from ...errors import InputError
 from ...storage.parallel import map_in_order
 from ...storage.s3 import reader_threads
-from ...surveys.quality import known_redshifts
+from ...surveys.quality import Flag, known_redshifts
 from ...surveys.survey import Survey
 from ..part import Part
 from ..plan import Plan
@@ -22,9 +22,11 @@ LARGEST = 1_000_000  # galaxies of a sample; of larger runs it takes every secon
 
 
 def read_spectroscopic_sample(plan: Plan, parts: Iterable[Part | None]) -> SpectroscopicSample:
-    """Return the galaxies that have both redshifts and no flag, of the parts of a plan in its order.
+    """Return the galaxies that have both redshifts, of the parts of a plan in its order.
 
-    None stands for a missing part. Galaxies of shards that cannot be read are left out.
+    Galaxies with a flag are left out, but for those outside of the training domain: a survey of one's own may be unlike
+    that of the training as a whole, and intervals can be calibrated on it all the same. None stands for a missing part.
+    Galaxies of shards that cannot be read are left out.
     """
     survey, predictions = Survey(plan.survey, plan.shards), PredictionStream(plan, parts)
     pieces, step = split_shards(plan.shards), -(-plan.galaxies // LARGEST)
@@ -36,7 +38,7 @@ def read_spectroscopic_sample(plan: Plan, parts: Iterable[Part | None]) -> Spect
             continue
         magnitude, spec = known
         redshift, flag = part.redshift_phot[::step], part.flag[::step]
-        rows = np.isfinite(redshift) & (flag == 0) & np.isfinite(spec)
+        rows = np.isfinite(redshift) & (flag & ~np.uint8(Flag.OUTSIDE_DOMAIN) == 0) & np.isfinite(spec)
         found.append(SpectroscopicSample(magnitude[rows], redshift[rows].astype(np.float64), spec[rows]))
     if not found:
         return SpectroscopicSample(np.empty((0, 5)), np.empty(0), np.empty(0))
