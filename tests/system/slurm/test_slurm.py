@@ -43,7 +43,7 @@ if {"work", "infer"} & set(sys.orig_argv):
 
     begun = pathlib.Path(os.environ.get("TEST_GLUTTON_BEGUN", "/"))
 
-    def sabotaged(engine, chunk):
+    def sabotaged(engine, plan, chunk):
         time.sleep(0 if calm else float(os.environ.get("TEST_SLOW", 0)))
         if glutton:
             begun.touch()
@@ -51,7 +51,7 @@ if {"work", "infer"} & set(sys.orig_argv):
             loop.hoard = getattr(loop, "hoard", b"") + b"x" * 100_000_000
         while not begun.exists():  # else the others may leave it nothing to do
             time.sleep(0.05)
-        return predict_chunk(engine, chunk)
+        return predict_chunk(engine, plan, chunk)
 
     loop.predict_chunk = sabotaged
 """
