@@ -101,7 +101,7 @@ def test_from_arrays_to_a_catalogue(place, monkeypatch):
     summary = RunFolder(str(run)).summary()
     assert summary is not None and summary.metrics is not None and summary.metrics.galaxies == 599
     assert "600 of 600 galaxies; complete: True" in seen and "600 galaxies are in both tables" in seen
-    assert "array([0, 0, 0, 2, 0], dtype=uint8)" in seen and "src" not in seen
+    assert "array([8, 0, 0, 2, 0], dtype=uint8)" in seen and "src" not in seen
     intervals = summary.intervals
     assert intervals is not UNSET and intervals.coverage is not None
     cell = intervals.coverage.all
