@@ -56,7 +56,7 @@ def create_run(
     choice, size, notices = choose_engine(
         weights, request.engine, request.precision, request.device, request.batch_size
     )
-    for notice in (*notices, *calibration_notices):
+    for notice in notices:
         notify(notice)
     selected = select_precision(run, sample, weights, choice, request.precision, request.accept_precision_loss, notify)
     plan = Plan(
@@ -67,7 +67,7 @@ def create_run(
     )  # fmt: skip
     approve(plan)
     odd = warnings(check, survey.uri) if check else ()
-    for warning in (*sample.notices, *odd):  # last, where it is seen, and not of refused runs
+    for warning in (*calibration_notices, *sample.notices, *odd):  # last, where it is seen, and not of refused runs
         notify(warning)
     return run if run.write_plan(plan) else _join(run, planned, request.resume)
 

@@ -112,7 +112,7 @@ def test_inner_batches_need_the_least_padding(batch: int, largest: int, inner: i
 def test_a_network_is_compiled_once_and_its_inner_batch_is_measured_once(tmp_path: Path) -> None:
     file = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=12))
     first, _, _ = choose_engine(file, "openvino", None, None, 512)
-    files = {path: path.stat().st_mtime_ns for path in cache_folder().iterdir() if file.sha256[:16] in path.name}
+    files = {path: path.stat().st_mtime_ns for path in cache_folder().iterdir() if file.key[:16] in path.name}
     assert first.inner_batch in (64, 128)
     assert choose_engine(file, "openvino", None, None, 512)[0] == first
     open_engine(first, file, 2)
@@ -138,7 +138,7 @@ def test_a_damaged_measurement_of_inner_batches_is_made_again(
     # Weights of its own: other tests leave measurements of theirs, in other precisions too, in the same cache.
     file = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=15))
     choose_engine(file, "openvino", "float32", None, 512)
-    [path] = cache_folder().glob(f"{file.sha256[:16]}-whole-*.json")
+    [path] = cache_folder().glob(f"{file.key[:16]}-whole-*.json")
     path.write_bytes(damaged.encode("latin-1"))
     choice, _, _ = choose_engine(file, "openvino", "float32", None, 512)
     assert choice.inner_batch == 128
@@ -150,7 +150,7 @@ def compiled(tmp_path: Path) -> tuple[WeightsFile, NDArray[np.float32], list[Pat
     """Return weights, their redshifts of 64 galaxies, and the paths of the two parts in the cache."""
     file, galaxies = find_weights(tiny_weights(tmp_path / "w.safetensors", seed=11)), random_galaxies(64)
     expected = open_engine(FLOAT32, file, 1).predict(galaxies.image, galaxies.magnitude)
-    paths = sorted(cache_folder().glob(f"{file.sha256[:16]}-*.blob"))
+    paths = sorted(cache_folder().glob(f"{file.key[:16]}-*.blob"))
     assert len(paths) == 2
     return file, expected, paths
 

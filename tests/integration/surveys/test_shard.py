@@ -551,8 +551,8 @@ def test_each_galaxy_gets_exactly_its_flags(pixel, magnitude, flag):
 
 def test_the_flags_are_the_documented_bits():
     assert {flag.name: int(flag) for flag in Flag} == {
-        "NONFINITE_PIXEL": 1, "MISSING_MAGNITUDE": 2, "NONFINITE_PREDICTION": 4, "INCOMPLETE_CUTOUT": 16,
-        "IMPLAUSIBLE_REDSHIFT": 32, "NOT_DONE": 128,
+        "NONFINITE_PIXEL": 1, "MISSING_MAGNITUDE": 2, "NONFINITE_PREDICTION": 4, "OUTSIDE_DOMAIN": 8,
+        "INCOMPLETE_CUTOUT": 16, "IMPLAUSIBLE_REDSHIFT": 32, "NOT_CALIBRATED": 64, "NOT_DONE": 128,
     }  # fmt: skip
     assert flag_inputs(np.zeros((0, 5, 32, 32), np.float32), np.zeros((0, 5))).tolist() == []
 
