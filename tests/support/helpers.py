@@ -52,6 +52,15 @@ def random_galaxies(count: int, seed: int = 0) -> Galaxies:
     )
 
 
+def flagged_galaxies(count: int) -> Galaxies:
+    """Return `random_galaxies`, more than 100, of which three have a flag: numbers 3, 70 and 100."""
+    galaxies = random_galaxies(count)
+    galaxies.image[3, 0, 5, 5] = np.nan
+    galaxies.magnitude[70, 2] = -9999
+    galaxies.image[100, 4] = 0
+    return galaxies
+
+
 def make_survey(out: Path, galaxies: Galaxies, per_shard: int) -> Survey:
     """Write a survey of these galaxies and return it."""
     return write_survey(str(out), [galaxies], len(galaxies), per_shard, FIELDS)

@@ -51,7 +51,7 @@ class ScaleModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MeasuredCoverage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fractions of `galaxies` galaxies, none of which calibrated, whose spectroscopic redshift is in the interval.
+    """Fractions of galaxies that did not calibrate whose spectroscopic redshift is in the interval.
 
     `widths` are means of the widths over 1 + z_phot. Both are of 68% and of 95%.
     """

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads of each rank; default: all cores that it may use.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device to train on.")
 @click.option("--resume", is_flag=True, help="Continue after the last completed epoch.")
-@click.option("--overwrite", is_flag=True, help="Replace --out and the history beside it if they exist.")
+@click.option("--overwrite", is_flag=True, help="Replace --out and its history files if they exist.")
 def train(
     survey: str, out: str, initial: str | None, network: str, resume: bool, overwrite: bool, **options_given: Any
 ) -> None:

@@ -75,7 +75,7 @@ def estimate_local_run(run: RunFolder, request: RankRequest) -> Iterator[str]:
     yield f"{len(plan.items):,} work items, the largest of {largest:,} galaxies, schedule {request.schedule}"
     yield f"engine {plan.engine}, {plan.precision}, batches of {plan.batch_size}, weights {plan.weights}"
     if plan.views > 1:
-        yield f"{plan.views} views of each cutout, each of which takes as long as one cutout without them"
+        yield f"{plan.views} views of each cutout, so that a galaxy takes {plan.views} times as long"
     on_gpus, per_node = bool(request.gpus), request.per_node
     node = replace(request, nodes=1, gpus=per_node if on_gpus else None, procs=None if on_gpus else per_node)
     for rank, variables in local_ranks(node, "dry run"):

@@ -146,7 +146,7 @@ def sha256(uri: str) -> str:
 
 
 def read_pieces(uri: str, size: int = 2**22) -> Iterator[memoryview]:
-    """Yield the bytes of a file of any size in pieces of this size, each of which is valid until the next one."""
+    """Yield the bytes of a file of any size in pieces of this size; the next piece overwrites the one before."""
     buffer = bytearray(size)
     with open_ranges(uri) as reader:
         for offset in range(0, reader.size, size):

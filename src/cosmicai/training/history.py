@@ -19,7 +19,7 @@ from .evaluate import Predictions
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HISTORY_SUFFIX, CURVE_SUFFIX = ".history.csv", ".history.png"  # of the files beside the weights
+HISTORY_SUFFIX, CURVE_SUFFIX = ".history.csv", ".history.png"  # follow the name of the weights file
 
 
 class Epoch(msgspec.Struct, frozen=True):

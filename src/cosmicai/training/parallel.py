@@ -75,7 +75,7 @@ def connect_ranks(options: TrainingOptions) -> Iterator[Ranks]:
         gpus = torch.cuda.device_count()
         if gpus < rank.local_size:
             raise InputError(
-                f"{gpus} GPUs are visible and {rank.local_size} ranks are on this machine, each of which needs one; "
+                f"{gpus} GPUs are visible and {rank.local_size} ranks are on this machine; each needs a GPU: "
                 "use fewer ranks, or --device cpu"
             )
         torch.cuda.set_device(rank.local_rank)

@@ -18,7 +18,7 @@ from cosmicai.ranks.environment import Rank
 from cosmicai.runs.summarize import summarize
 from cosmicai.surveys.quality import Flag
 from cosmicai.surveys.shard import Galaxies
-from support.helpers import make_run, make_survey, random_galaxies, run_worker, tiny_weights
+from support.helpers import flagged_galaxies, make_run, make_survey, run_worker, tiny_weights
 
 ROWS = 150
 BATCH = 64
@@ -31,12 +31,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def galaxies() -> Galaxies:
-    """Galaxies of which three are flagged."""
-    made = random_galaxies(ROWS)
-    made.image[3, 0, 5, 5] = np.nan
-    made.magnitude[70, 2] = -9999
-    made.image[100, 4] = 0
-    return made
+    return flagged_galaxies(ROWS)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from cosmicai.surveys.columns import ColumnSpec
 from cosmicai.surveys.quality import Flag
 from cosmicai.surveys.shard import FIELDS, Galaxies
 from cosmicai.surveys.survey import write_survey
-from support.helpers import make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
+from support.helpers import flagged_galaxies, make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
 
 ROWS, BATCH = 300, 64
 PER_SHARD = 2 * BATCH  # so that arrays, which have no shards, are cut into the same batches
@@ -46,12 +46,7 @@ TURNED: list[Callable[[NDArray[Any]], NDArray[Any]]] = [
 
 @pytest.fixture(scope="module")
 def galaxies() -> Galaxies:
-    """Galaxies of which three are flagged."""
-    made = random_galaxies(ROWS)
-    made.image[3, 0, 5, 5] = np.nan
-    made.magnitude[70, 2] = -9999
-    made.image[100, 4] = 0
-    return made
+    return flagged_galaxies(ROWS)
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def count_planner_requests(ranks: int, items: int, opened: int = 0, ranges: int 
     and of each partition its header, ids and redshifts.
 
     The check of the survey opens `opened` shards for their headers, magnitudes and redshifts, and reads `ranges` ranges
-    of cutouts. Intervals, of which only the weights know, are not counted: two writes, and the reads of magnitudes.
+    of cutouts. The two figures of intervals and the magnitudes that these need are not counted.
     """
     return {
         "initialize": {"ListObjectsV2": 5, "HeadObject": 1, "GetObject": 3 + 3 * opened + ranges, "PutObject": 4},
