@@ -12,6 +12,7 @@ from msgspec import Meta, field
 
 from ..errors import InputError
 from ..records import convert
+from .run_location import RunLocation, locate_folder, locate_run, normalize_result_path
 
 Text = Annotated[str, Meta(min_length=1)]
 Number = int | Annotated[str, Meta(pattern=r"^-?[0-9]+$")]  # published events hold some numbers as text
@@ -83,7 +84,7 @@ class MapFailure(msgspec.Struct, frozen=True, rename="pascal"):
 class SummaryRequest(msgspec.Struct, frozen=True):
     """A run to summarize, the percentage of its galaxies that may be missing, and how its execution went."""
 
-    run: str
+    location: RunLocation
     tolerated_percentage: float = 0.0
     failure: MapFailure | None = None
     execution: Execution = Execution()
@@ -114,21 +115,50 @@ class _PublishedRun(msgspec.Struct, frozen=True):
     tolerated_failure_percentage: float | None = None
     failure: MapFailure | None = None
 
-    @property
-    def run(self) -> str:
-        """The address of the run folder."""
-        return f"s3://{self.bucket}/{self.result_path.strip('/')}"
+
+class _RankAddress(msgspec.Struct, frozen=True, rename="upper"):
+    s3_bucket: Text
+    result_path: Text
 
 
-def read_summary_request(event: dict[str, Any]) -> SummaryRequest:
-    """Return what to summarize, by an event of this program's state machine or the published payload.
+class _InitializeAnswer(msgspec.Struct, frozen=True):
+    body: Annotated[list[_RankAddress], Meta(min_length=1)]
+    tolerated_failure_percentage: float | None = None
+    failure: MapFailure | None = None
 
-    Raises InputError naming the key that is missing or has an unusable value.
+
+def read_summary_request(event: Any) -> SummaryRequest:
+    """Return what to summarize.
+
+    The event is that of this program's state machine, the published payload, or the answer of the published initializer
+    with the events of the ranks, the first of which says where the results are. Raises InputError naming the key that
+    is missing or has an unusable value.
     """
-    plan = event.get("plan", event)
-    kind: type[_PlannedRun] | type[_PublishedRun] = _PlannedRun if "run" in plan else _PublishedRun
-    run = convert(plan, kind, where="the event", remedy="expected bucket and result_path")
+    if not isinstance(event, dict) or not isinstance(plan := event.get("plan", event), dict):
+        raise InputError(f"the event is {event!r}; expected bucket and result_path, or the answer of initialize")
+    found: _PlannedRun | _PublishedRun | _InitializeAnswer
+    if "run" in plan:
+        found = convert(plan, _PlannedRun, where="the event", remedy="expected the answer of initialize")
+        location = locate_folder(found.run)
+    elif "body" in plan or "statusCode" in plan:
+        found = _read_answer(plan)
+        location = _locate(found.body[0].s3_bucket, found.body[0].result_path, "the event's RESULT_PATH")
+    else:
+        found = convert(plan, _PublishedRun, where="the event", remedy="expected bucket and result_path")
+        location = _locate(found.bucket, found.result_path, "the event's result_path")
     execution = convert(
         event.get("execution", {}), Execution, where="the event's execution", remedy="expected Name and RedriveCount"
     )
-    return SummaryRequest(run.run, run.tolerated_failure_percentage or 0.0, run.failure, execution)
+    return SummaryRequest(location, found.tolerated_failure_percentage or 0.0, found.failure, execution)
+
+
+def _read_answer(answer: dict[str, Any]) -> _InitializeAnswer:
+    """Return the answer of the published initializer. Raises InputError if it is none, or says that it failed."""
+    remedy = 'expected the answer of initialize, {"statusCode": 200, "body": [EVENT, ...]} with at least one event'
+    if str(answer.get("statusCode", 200)) != "200":
+        raise InputError(f"the event's statusCode is {answer['statusCode']!r}; {remedy}")
+    return convert(answer, _InitializeAnswer, where="the event", remedy=remedy)
+
+
+def _locate(bucket: str, result_path: str, where: str) -> RunLocation:
+    return locate_run(bucket, normalize_result_path(result_path, where))

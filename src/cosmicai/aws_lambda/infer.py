@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from .. import storage
 from ..console import notify
 from ..engines.base import Engine, EngineChoice, choose_concurrency
 from ..engines.registry import open_engine
@@ -19,6 +18,7 @@ from ..ranks.environment import rank_from_environment
 from ..ranks.memory import memory_of_ranks_mb
 from ..runs.create import create_run
 from ..runs.plan import Plan, WorkItem
+from ..runs.published import add_uncounted, merge_attempts
 from ..runs.record import Record
 from ..runs.request import RunRequest
 from ..runs.schedule import static_assignment
@@ -31,6 +31,7 @@ from ..worker.sources import DeadlineSource, OutOfTime, StaticSource, WorkSource
 from .events import PlannedRankEvent, RankEvent, read_rank_event
 from .fmi_session import run_session
 from .invocation_log import announce
+from .run_location import locate_folder, locate_run, normalize_result_path
 from .weights_selection import select_weights
 
 MAX_FETCHES = 8  # from S3 at the same time, if there is memory
@@ -60,15 +61,16 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
     The event is that of `payload.make_events`, or {"run", "rank", "world_size"} for a rank of any run folder that holds
     a plan. Without a plan, as after the published initializer, the event defines the work, and the rank has a run
-    folder of its own. If the event names an FMI session, the ranks of the map share all items by a counter, and each
-    ends once its own share is done. The invocation fails with OutOfTime or TooSlow if the time limit is near, with
-    ItemsFailed naming what cannot be read, and with InputError if event, plan, weights or engine cannot be used.
+    folder of its own (see `run_location`). If the event names an FMI session, the ranks of the map share all items by a
+    counter, and each ends once its own share is done. The invocation fails with OutOfTime or TooSlow if the time limit
+    is near, with ItemsFailed naming what cannot be read, and with InputError if event, plan, weights or engine cannot
+    be used.
     """
     request = read_rank_event(event)
     share = _planned_share(request) if isinstance(request, PlannedRankEvent) else _published_share(request)
     invocation = announce("infer", share.run, context, share.rank)
     missing = share.missing()
-    if not missing and (earlier := share.publish()):
+    if not missing and (earlier := share.publish(request.fmi is not None)):
         return dict(msgspec.to_builtins(earlier))
     rank = replace(
         rank_from_environment(), rank=share.rank, world_size=share.world_size, platform="lambda",
@@ -79,7 +81,7 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
     def work(source: WorkSource) -> Record:
         options = loop.WorkerOptions(
             invocation=invocation, open_engine=keep_engine, data_path=share.data_path,
-            fetches=max_fetches(share.run.plan(), rank.threads, memory_mb),
+            fetches=max_fetches(share.run.plan(), rank.threads, memory_mb), result_path=share.results.result_path,
         )  # fmt: skip
         return loop.run(share.run, rank, DeadlineSource(source, invocation.seconds_left), options)
 
@@ -91,7 +93,7 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
         record = work(StaticSource(missing))
         if disconnected:
             record = share.run.amend_record(record, fmi={"ended": disconnected})
-    share.publish(record)
+    share.publish(request.fmi is not None)
     if request.fmi or record.items < len(missing):
         share.require_complete()
     return dict(msgspec.to_builtins(record))
@@ -119,16 +121,19 @@ class _Share:
     results: RunFolder
     data_path: str | list[str] | None = None
 
-    def publish(self, last: Record | None = None) -> Record | None:
-        """Write the published results of all attempts of the rank that did something, and return the last record.
+    def publish(self, is_shared: bool) -> Record | None:
+        """Write the published result of all attempts of the rank if they did something, and return the last record.
 
-        Earlier attempts are included, since one may have died before it could. `last` is that record, if it is known.
+        Unless other ranks share its items, the items that are done say what attempts did that were killed.
         """
-        records = [last] if last and last.attempt == 1 else self.run.records_of(self.rank, notify)
-        for record in records:
-            if record.galaxies:
-                self.results.write_published(record)
-        return records[-1] if records else None
+        if not (ranks := merge_attempts(self.run.records_of(self.rank, notify))):
+            return None
+        if ranks[0].unfinished and not is_shared:
+            done = self.run.plan().galaxies_of(self.run.parts_of(self.items))
+            ranks = add_uncounted(ranks, done, max(item.galaxies for item in self.items))
+        if ranks[0].galaxies:
+            self.results.write_published(ranks[0])
+        return ranks[0].attempts[-1]
 
     def missing(self) -> list[WorkItem]:
         """Return the items that are not done."""
@@ -152,9 +157,9 @@ class _Share:
 
 def _planned_share(event: PlannedRankEvent) -> _Share:
     """Return the share of a rank of a run that holds a plan."""
-    run = RunFolder(storage.absolute(event.run))
-    items = static_assignment(run.plan().items, event.rank, event.world_size)
-    return _Share(run, items, event.rank, event.world_size, run)
+    location = locate_folder(event.run)
+    items = static_assignment(location.run.plan().items, event.rank, event.world_size)
+    return _Share(location.run, items, event.rank, event.world_size, location.results)
 
 
 def _published_share(event: RankEvent) -> _Share:
@@ -172,13 +177,15 @@ def _published_share(event: RankEvent) -> _Share:
         raise InputError(f"the event's DATA_PATH {outside[0]!r} does not lie in its DATA_PREFIX {event.data_prefix!r}")
     names = [path.removeprefix(folder) for path in paths]
     survey = f"s3://{event.data_bucket}/{prefix}"
-    results = RunFolder(storage.absolute(f"s3://{event.s3_bucket}/{event.result_path}"))
-    run = results
-    if not results.has_plan():
-        run = RunFolder(results.path("ranks", str(rank)))
+    result_path = normalize_result_path(event.result_path, "the event's RESULT_PATH")
+    location = locate_run(event.s3_bucket, result_path)
+    if not location.run.has_plan():
+        location = locate_run(event.s3_bucket, result_path, "ranks", str(rank))
+        run = location.run
         weights = select_weights(event.s3_bucket, event.s3_object_name or "", None, run)
         request = RunRequest(survey, run.uri, weights, device="cpu", batch_size=int(event.batch_size), resume=True)
         create_run(request, describe_files(survey, names), inspect=False)
+    run = location.run
     plan = run.plan()
     numbers = {shard.name: index for index, shard in enumerate(plan.shards)}
     if plan.survey != survey or (unknown := [name for name in names if name not in numbers]):
@@ -186,4 +193,4 @@ def _published_share(event: RankEvent) -> _Share:
         raise InputError(f"the plan of {run.uri} does not include {address}; give each execution its own result_path")
     shards = {numbers[name] for name in names}
     items = [item for item in plan.items if item.shard in shards]
-    return _Share(run, items, rank, world_size, results, event.data_path)
+    return _Share(run, items, rank, world_size, location.results, event.data_path)

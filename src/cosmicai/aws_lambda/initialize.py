@@ -14,10 +14,11 @@ from ..runs.create import create_run
 from ..runs.request import RunRequest
 from ..runs.store import RunFolder
 from ..storage.s3 import split_s3_uri
-from ..surveys.survey import Survey, describe_files, open_survey
+from ..surveys.survey import FileOrder, Survey, describe_files, open_survey, sort_files
 from .fmi_session import add_session, find_endpoint
 from .invocation_log import note_invocation
 from .payload import Payload, assign_by_data_map, assign_files, make_events, read_payload
+from .run_location import locate_own_run, locate_run
 from .weights_selection import select_weights
 
 MAX_CONCURRENCY = 100
@@ -56,7 +57,8 @@ def initialize(event: dict[str, Any], context: Any) -> dict[str, Any]:
     is_published = "request" not in event
     content = event if is_published else event["request"]
     payload = read_payload(content)
-    run = RunFolder(payload.run)
+    locate = locate_run if is_published else locate_own_run
+    run = locate(payload.bucket, payload.result_path).run
     with note_invocation("initialize", run, context):
         return _plan(content, payload, run, is_published)
 
@@ -65,12 +67,13 @@ def _plan(content: dict[str, Any], payload: Payload, run: RunFolder, is_publishe
     notices: list[str] = []
     endpoint = find_endpoint(payload)
     max_concurrency = payload.max_concurrency or int(os.environ.get("COSMICAI_MAX_CONCURRENCY", MAX_CONCURRENCY))
-    survey, shares = _assign_partitions(payload, run, notices, max_concurrency if endpoint else None)
+    order = _choose_order(payload, run)
+    survey, shares = _assign_partitions(payload, order, run, notices, max_concurrency if endpoint else None)
     weights = select_weights(payload.bucket, payload.S3_object_name, payload.weights, run)
     request = RunRequest(
         survey.uri, run.uri, weights, device="cpu", precision=payload.precision, batch_size=payload.batch_size,
         accept_precision_loss=payload.accept_precision_loss, views=payload.views, quantiles=payload.quantiles,
-        calibrate_on_spectra=payload.calibrate_on_spectra, resume=True, strict=payload.strict,
+        calibrate_on_spectra=payload.calibrate_on_spectra, resume=True, strict=payload.strict, order=order,
     )  # fmt: skip
     create_run(request, survey, notify=notices.append)
     plan = run.plan()
@@ -111,8 +114,18 @@ def _plan(content: dict[str, Any], payload: Payload, run: RunFolder, is_publishe
     return dict(msgspec.to_builtins(result))
 
 
+def _choose_order(payload: Payload, run: RunFolder) -> FileOrder:
+    """Return the order in which files are selected and assigned to ranks: without a request that of the plan.
+
+    A new plan has S3's order, as the published initializer, and one with a `data_map`, which assigns them, has none.
+    """
+    if payload.data_map is not None:
+        return "natural"
+    return payload.order or (run.plan().order if run.has_plan() else "s3")
+
+
 def _assign_partitions(
-    payload: Payload, run: RunFolder, notices: list[str], max_ranks: int | None
+    payload: Payload, order: FileOrder, run: RunFolder, notices: list[str], max_ranks: int | None
 ) -> tuple[Survey, list[list[str]]]:
     """Return the survey and the names of each rank's shards, for at most `max_ranks` ranks if that is given.
 
@@ -125,7 +138,7 @@ def _assign_partitions(
         names = sorted((name for share in shares for name in share), key=storage.natural_key)
         return describe_files(payload.survey, names), shares
     try:
-        survey = open_survey(payload.survey, payload.file_limit)
+        survey = open_survey(payload.survey, payload.file_limit, order)
     except InputError as error:
         if not run.has_plan() or run.plan().survey != payload.survey:
             raise
@@ -133,7 +146,7 @@ def _assign_partitions(
         survey = Survey(payload.survey, run.plan().shards)
     if survey.uri != payload.survey:
         raise InputError(f"{payload.survey} is a file; expected a data_prefix, or name files in data_map")
-    names = [shard.name for shard in survey.shards]
+    names = sort_files([shard.name for shard in survey.shards], order)
     world_size = payload.world_size or min(len(names), max_ranks or len(names))
     _require_concurrency(min(world_size, len(names)), max_ranks)
     return survey, assign_files(names, world_size)

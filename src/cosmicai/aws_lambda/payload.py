@@ -16,7 +16,9 @@ from .. import storage
 from ..errors import InputError
 from ..records import convert
 from ..runs.request import require_views
+from ..surveys.survey import FileOrder
 from .events import RankEvent
+from .run_location import normalize_result_path
 
 IGNORED = {"data_size", "unique_id"}  # keys of the course teams' payloads that have no effect here
 REQUIRED = ("bucket", "result_path", "data_bucket", "data_prefix")
@@ -31,7 +33,9 @@ class Payload(msgspec.Struct, frozen=True):
     """The request for a run, first with the published keys and then with those of this program.
 
     Results go to `result_path` in `bucket`; the partitions are in `data_prefix` of `data_bucket`. `data_map` assigns
-    them to ranks explicitly and overrides `file_limit` and `world_size`. With `fmi_enabled` the ranks share the work
+    them to ranks explicitly and overrides `file_limit` and `world_size`. `order` is that of the files by which
+    `file_limit` selects them and ranks get them; by default it is that of the plan if there is one, else S3's, in which
+    the published initializer takes them. With `fmi_enabled` the ranks share the work
     through the rendezvous server `rendezvous_endpoint` (HOST:PORT, by default the stack's). `memory` in MB is what a
     rank may use, and `tolerated_failure_percentage` of the galaxies may be missing in a run that succeeds.
     """
@@ -59,11 +63,7 @@ class Payload(msgspec.Struct, frozen=True):
     memory: Count | None = None
     max_concurrency: Count | None = None
     tolerated_failure_percentage: Percentage = 0.0
-
-    @property
-    def run(self) -> str:
-        """The address of the run folder."""
-        return f"s3://{self.bucket}/{self.result_path}"
+    order: FileOrder | None = None
 
     @property
     def survey(self) -> str:
@@ -91,6 +91,7 @@ def read_payload(event: Any) -> Payload:
         require_views(values["views"], "the payload's views")
     if missing := [name for name in REQUIRED if not values.get(name)]:
         raise InputError(f"the payload has no {missing[0]}; expected it as in the published demo_input.json")
+    values["result_path"] = normalize_result_path(values["result_path"], "the payload's result_path")
     return Payload(**values)
 
 

@@ -21,7 +21,7 @@ from ..measurement.table import MeasurementColumn, MeasurementTable
 from ..ranks.environment import Rank
 from ..runs.metrics import Metrics
 from ..runs.plan import Plan, WorkItem
-from ..runs.record import BITS_PER_GALAXY, PhaseSeconds, Record
+from ..runs.record import PhaseSeconds, PublishedRates, Record
 from ..runs.recorder import Recorder
 from ..runs.store import RunFolder
 from ..runs.summary import Summary, SummaryMetrics, add_up, count_coverage
@@ -123,6 +123,8 @@ def generate_records(plan: Plan, ranks: int, number: int) -> Iterator[Record]:
         working = GALAXIES * random.lognormvariate(*FITTED)
         seconds = PhaseSeconds(0.5, 0.5, 0.02 * working, 0.97 * working, 0.01 * working)
         batches = -(-GALAXIES // plan.batch_size)
+        cpu_seconds = 0.98 * working
+        published = PublishedRates.of(GALAXIES, cpu_seconds, plan.batch_size)
         rank_started = started + timedelta(seconds=random.uniform(0, 2))
         yield structs.replace(
             template,
@@ -133,10 +135,12 @@ def generate_records(plan: Plan, ranks: int, number: int) -> Iterator[Record]:
             items=1,
             batches=batches,
             seconds=seconds,
-            cpu_seconds=0.98 * working,
-            seconds_per_batch=working / batches,
-            galaxies_per_second=GALAXIES / working,
-            throughput_bps=GALAXIES / working * BITS_PER_GALAXY,
+            cpu_seconds=cpu_seconds,
+            cpu_seconds_per_batch=published.cpu_seconds_per_batch,
+            throughput_bps=published.throughput_bps,
+            galaxies_per_cpu_second=published.galaxies_per_cpu_second,
+            wall_galaxies_per_second=GALAXIES / working,
+            wall_seconds_per_batch=working / batches,
             started_at=rank_started.isoformat(),
             working_at=(rank_started + timedelta(seconds=0.5)).isoformat(),
             updated_at=(rank_started + timedelta(seconds=1 + working)).isoformat(),

@@ -64,6 +64,7 @@ def create_run(
         choice.device, size, choice.inner_batch, selected.check, selected.quantized,
         split_work(planned.shards, size, choice.inner_batch, ranks), check, planned.views or 1,
         bool(planned.quantiles), bool(planned.calibrate_on_spectra), weights.network, calibration, trust.domain,
+        planned.order or "natural",
     )  # fmt: skip
     approve(plan)
     odd = warnings(check, survey.uri) if check else ()
@@ -117,7 +118,7 @@ def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFi
     planned = PlanRequest(
         survey.uri, survey.shards[:limit], weights.uri, weights.sha256,
         None if request.engine == "auto" else request.engine, request.precision, request.device, size, views,
-        request.quantiles or None, request.calibrate_on_spectra or None,
+        request.quantiles or None, request.calibrate_on_spectra or None, request.order,
     )  # fmt: skip
     _require_utf8(survey.uri, run.uri, weights.uri, *(shard.name for shard in planned.shards))
     if has_plan := run.has_plan():

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from .. import storage
+from ..storage.s3 import is_s3, split_s3_uri
 from .plan import WorkItem
 from .record import record_name
 
@@ -95,9 +96,14 @@ class RunPaths:
         """The published metrics."""
         return self.path("Results.json")
 
-    def published_path(self, record: str) -> str:
-        """Return the address of the published keys of one rank, given the name of its record."""
-        return self.path(f"{record}.json")
+    @property
+    def result_path(self) -> str:
+        """Name of the folder in published records: on S3 its key, without the bucket."""
+        return split_s3_uri(self.uri)[1] if is_s3(self.uri) else self.uri
+
+    def published_path(self, rank: int) -> str:
+        """Return the address of the published keys of one rank, all attempts together."""
+        return self.path(f"{rank}.json")
 
     @property
     def launcher_path(self) -> str:

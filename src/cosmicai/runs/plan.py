@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..models.weights import WeightsFile
 from ..records import decode_json
 from ..surveys.check_record import SurveyCheck
-from ..surveys.survey import Count, ShardEntry
+from ..surveys.survey import Count, FileOrder, ShardEntry
 from .request import VIEWS
 
 FORMAT = "cosmicai-plan/2"
@@ -97,6 +97,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
     weights_network: str = ""  # digest of tensors and configuration
     calibration: Calibration | None = None  # of the weights, like the domain
     domain: TrainingDomain | None = None
+    order: FileOrder = "natural"  # of the files by which they were selected and assigned to ranks on AWS Lambda
 
     @cached_property
     def inputs_digest(self) -> str:
@@ -106,7 +107,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
             digest.update(json.dumps([shard.name, shard.galaxies, shard.bytes, shard.digest or ""]).encode())
         own = [self.weights_sha256, self.engine, self.precision, self.device, self.batch_size, self.inner_batch]
         chosen = self._unlike_defaults()
-        chosen.pop("survey_check", None)
+        for name in ("survey_check", "order"):
+            chosen.pop(name, None)
         digest.update(json.dumps([*own, *chosen.items()]).encode())
         return digest.hexdigest()
 
@@ -248,3 +250,4 @@ class PlanRequest:
     views: int | None = None
     quantiles: bool | None = None
     calibrate_on_spectra: bool | None = None
+    order: FileOrder | None = None

@@ -1,4 +1,8 @@
-"""The record of one rank's execution: the published keys exactly as published, followed by those of this program."""
+"""The record of one rank's execution: the published keys with their published meaning, then those of this program.
+
+The published rates count CPU time: `throughput_bps` times `total_cpu_time (seconds)` are the bits of the galaxies. What
+a clock on the wall shows is in keys of this program.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +65,25 @@ class PhaseSeconds(msgspec.Struct, frozen=True):
         return self.read + self.predict + self.write
 
 
+class PublishedRates(msgspec.Struct, frozen=True):
+    """The published rates of a number of galaxies; all are 0 where there are no galaxies, or no CPU time is known."""
+
+    cpu_seconds_per_batch: float = 0.0
+    throughput_bps: float = 0.0
+    galaxies_per_cpu_second: float = 0.0
+
+    @staticmethod
+    def of(galaxies: int, cpu_seconds: float, batch_size: int) -> PublishedRates:
+        """Return the rates of galaxies that took this CPU time, as the published worker computes them.
+
+        Seconds per batch are those of a full batch.
+        """
+        if not galaxies or not cpu_seconds:
+            return PublishedRates()
+        per_second = galaxies / cpu_seconds
+        return PublishedRates(cpu_seconds * batch_size / galaxies, per_second * BITS_PER_GALAXY, per_second)
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt of one rank went; the content of `records/<rank>.json`.
 
@@ -71,12 +94,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     cpu_seconds: float = field(name="total_cpu_time (seconds)")
     cpu_memory_mb: float = field(name="total_cpu_memory (MB)")
-    seconds_per_batch: float = field(name="execution_time (seconds/batch)")
+    cpu_seconds_per_batch: float = field(name="execution_time (seconds/batch)")
     batches: Count = field(name="num_batches")
     batch_size: Count
     device: str
     throughput_bps: float
-    galaxies_per_second: float = field(name="sample_persec")
+    galaxies_per_cpu_second: float = field(name="sample_persec")
     result_path: str
     data_path: str | list[str]
     rank: Count
@@ -110,6 +133,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     repeated: Count
     checked: Count | UnsetType = UNSET
     unchecked: Count | UnsetType = UNSET
+    wall_galaxies_per_second: float | UnsetType = field(name="galaxies_per_second", default=UNSET)
+    wall_seconds_per_batch: float | UnsetType = field(name="seconds_per_batch", default=UNSET)
     s3_requests: dict[str, Count]
     invocation: InvocationRecord | None = field(name="lambda", default=None)
     s3_num_requests: Count | UnsetType = UNSET
@@ -128,8 +153,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Name of the record, under which the published outputs of the rank are written too."""
+        """Name of the record."""
         return record_name(self.rank, self.attempt)
+
+    @property
+    def galaxies_per_second(self) -> float:
+        """Galaxies per second of reading, predicting and writing, which older records have in a published key."""
+        own = self.wall_galaxies_per_second
+        return self.galaxies_per_cpu_second if own is UNSET else own
+
+    @property
+    def seconds_per_batch(self) -> float:
+        """Seconds of reading, predicting and writing per batch, which older records have in a published key."""
+        own = self.wall_seconds_per_batch
+        return self.cpu_seconds_per_batch if own is UNSET else own
 
     def silent_seconds(self) -> float:
         """Return the time since the record was written, negative if the clock of its machine is ahead of this one."""
@@ -153,11 +190,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         gpu = f", {self.gpu_model}" if self.gpu_model else ""
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''} per rank"
         return f"{self.cpu_model}{gpu}, {threads}, {self.engine} {self.precision}"
-
-    def published(self) -> dict[str, Any]:
-        """Return the published keys and their values."""
-        values = msgspec.to_builtins(self)
-        return {key: values[key] for key in (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS) if key in values}
 
 
 class FunctionNote(msgspec.Struct, frozen=True, kw_only=True):

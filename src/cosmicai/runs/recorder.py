@@ -19,7 +19,7 @@ from ..ranks.invocation import Invocation
 from ..storage.s3 import RequestStatistics
 from .plan import PrecisionCheck, WorkItem
 from .provenance import cpu_model, git_commit, gpu_model, peak_rss_mb, process_age
-from .record import BITS_PER_GALAXY, PHASES, WORKING, PhaseSeconds, Record
+from .record import PHASES, WORKING, PhaseSeconds, PublishedRates, Record
 
 
 @dataclass
@@ -94,18 +94,18 @@ class Recorder:
     def record(self) -> Record:
         """Return the record so far."""
         working = sum(self.seconds[name] for name in WORKING)
-        per_second = self.galaxies / working if working else 0.0
+        published = PublishedRates.of(self.galaxies, self.cpu_seconds, self.batch_size)
         now, memory = datetime.now(UTC), peak_rss_mb()
         read_times: dict[str, Any] = dict(self._requests.read_times())
         return Record(
             cpu_seconds=self.cpu_seconds,
             cpu_memory_mb=memory,
-            seconds_per_batch=working / self.batches if self.batches else 0.0,
+            cpu_seconds_per_batch=published.cpu_seconds_per_batch,
             batches=self.batches,
             batch_size=self.batch_size,
             device=self.choice.device,
-            throughput_bps=per_second * BITS_PER_GALAXY,
-            galaxies_per_second=per_second,
+            throughput_bps=published.throughput_bps,
+            galaxies_per_cpu_second=published.galaxies_per_cpu_second,
             result_path=self.result_path,
             data_path=self.data_path,
             rank=self.rank.rank,
@@ -133,6 +133,8 @@ class Recorder:
             repeated=self.repeated,
             checked=self.checked,
             unchecked=self.galaxies - self.checked,
+            wall_galaxies_per_second=self.galaxies / working if working else 0.0,
+            wall_seconds_per_batch=working / self.batches if self.batches else 0.0,
             s3_requests=dict(self._requests.counts),
             invocation=self.invocation.record() if self.invocation else None,
             **read_times,

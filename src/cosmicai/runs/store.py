@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import count
 from typing import Any, TypeVar
@@ -12,7 +14,7 @@ import msgspec
 from msgspec import structs
 
 from .. import storage
-from ..errors import InputError
+from ..errors import InputError, StorageError
 from ..ranks.environment import Rank
 from ..records import decode_json
 from ..storage.parallel import map_in_order
@@ -21,6 +23,7 @@ from .lambda_report import InvocationReport
 from .part import Part, decode_part, encode_part
 from .paths import RunPaths, quantized_name
 from .plan import Plan, WorkItem
+from .published import RankResult
 from .record import Failure, FunctionNote, Record
 from .recorder import Recorder
 from .summary import Summary
@@ -270,10 +273,18 @@ class RunFolder(RunPaths):
         self.write_json(self.record_path(record.rank, record.attempt), amended)
         return amended
 
-    def write_published(self, record: Record) -> dict[str, Any]:
-        """Write the published keys of a record where the published code does, and return them."""
-        keys = record.published()
-        self.write_json(self.published_path(record.name), keys)
+    def write_published(self, result: RankResult) -> dict[str, Any]:
+        """Write the published keys of a rank where the published code does, and return them.
+
+        Earlier versions wrote a file for each attempt; what they left of this rank is removed.
+        """
+        keys = result.published(self.result_path)
+        self.write_json(self.published_path(result.rank), keys)
+        if len(result.attempts) > 1:
+            for entry in storage.list_files(self.uri, f"{result.rank}-"):
+                if re.fullmatch(r"\d+-\d+\.json", entry.name):
+                    with suppress(StorageError):  # a function that may not remove files
+                        storage.remove(self.path(entry.name))
         return keys
 
     def write_json(self, path: str, value: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, structs
@@ -23,18 +23,23 @@ from .figures import draw_redshifts, save_figure
 from .interval_figure import draw_intervals
 from .part import DamagedPartError, Part
 from .plan import Plan, WorkItem
+from .published import RankResult, add_uncounted, merge_attempts, published_results, remove_repeated
 from .store import RunFolder
-from .summary import Intervals, Summary, SummaryMetrics, Totals, add_up, count_coverage
+from .summary import Intervals, Summary, SummaryMetrics, add_up, count_coverage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def summarize(run: RunFolder) -> Summary:
+def summarize(
+    run: RunFolder, results: RunFolder | None = None, others: Mapping[int, list[dict[str, Any]]] | None = None
+) -> Summary:
     """Write catalogue, plots, published outputs and summary.json from the parts that exist, and return the summary.
 
-    A record or part that is damaged is left out and named in the summary; such a part is set aside, so that its item is
-    done again by --resume. Raises InputError if a part is of another plan, or if the survey cannot be read any more.
+    The published records are written to `results`, by default the run folder; `others` are those of ranks that another
+    program inferred, which are combined with them. A record or part that is damaged is left out and named in the
+    summary; such a part is set aside, so that its item is done again by --resume. Raises InputError if a part is of
+    another plan, or if the survey cannot be read any more.
     """
     left_out: list[str] = []
     plan, records = run.plan(), run.records(left_out.append)
@@ -75,12 +80,23 @@ def summarize(run: RunFolder) -> Summary:
         survey_check=plan.survey_check or UNSET,
         intervals=intervals or UNSET,
     )
-    # The record of an attempt that was killed at once would look like a rank without speed in the published files.
-    published = [record for record in records.values() if record.galaxies]
-    run.write_json(run.combined_path, list(map_in_order(run.write_published, published, reader_threads(run.uri))))
+    largest_item = max((item.galaxies for item in plan.items), default=0)
+    ranks = add_uncounted(merge_attempts(records.values()), coverage.completed, largest_item)
+    _write_published(results or run, remove_repeated(ranks, coverage.completed), others or {})
     run.write_json(run.results_path, published_results(plan, totals, reported))
     run.write_json(run.summary_path, summary)
     return summary
+
+
+def _write_published(
+    folder: RunFolder, ranks: Sequence[RankResult], others: Mapping[int, list[dict[str, Any]]]
+) -> None:
+    """Write the published record of each rank, and all of them in one list, in the order of the ranks."""
+    # A rank that was killed at once would look like one without speed.
+    own = [result for result in ranks if result.galaxies]
+    written = map_in_order(folder.write_published, own, reader_threads(folder.uri))
+    by_rank = {**others, **{result.rank: [keys] for result, keys in zip(own, written, strict=True)}}
+    folder.write_json(folder.combined_path, [keys for _, found in sorted(by_rank.items()) for keys in found])
 
 
 def _save_plot(figure: Figure, path_of: Callable[[str], str]) -> None:
@@ -155,28 +171,3 @@ class _Parts:
             return self._run.read_part(self._plan, item)
         except DamagedPartError as error:
             return error
-
-
-def published_results(plan: Plan, totals: Totals, metrics: SummaryMetrics | None) -> dict[str, Any]:
-    """Return Results.json with the keys of both published variants of it, so that the readers of both work."""
-    per_batch = totals.working_seconds / totals.batches if totals.batches else 0.0
-    on_gpu = plan.device == "cuda"
-    return {
-        "total execution time": totals.working_seconds,
-        "throughput": totals.throughput_bps,
-        "average execution time (milliseconds) per batch": per_batch * 1000,
-        "total cpu time (second)": totals.cpu_seconds,
-        "total gpu time (second)": totals.working_seconds if on_gpu else 0.0,
-        "execution time per batch (second)": per_batch,
-        "cpu memory (MB)": totals.peak_rss_mb,
-        "gpu memory (MB)": totals.peak_gpu_mb,
-        "throughput(bps)": totals.throughput_bps,
-        "batch size": plan.batch_size,
-        "number of batches": totals.batches,
-        "device": plan.device,
-        "MAE": metrics and metrics.mae,
-        "MSE": metrics and metrics.mse,
-        "Bias": metrics and metrics.bias,
-        "Precision": metrics and metrics.precision,
-        "R2": metrics and metrics.r2,
-    }

@@ -53,6 +53,11 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
+def s3_key(name: str) -> bytes:
+    """Return a sort key that puts `10.pt` before `2.pt`, as S3 lists names: by their bytes in UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
 def exists(uri: str) -> bool:
     """Return whether there is a file (or, locally, a folder) at the address."""
     if not is_s3(uri):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -46,6 +46,8 @@ def galaxies_per_partition(partition_mb: float) -> int:
     """Return the number of galaxies of a partition of this size in MB (2^20 bytes), as in the published data."""
     return max(1, int(partition_mb * 2**20) // PUBLISHED_BYTES_PER_GALAXY)
 
+
+FileOrder = Literal["natural", "s3"]  # that of the survey (1.pt, 2.pt, 10.pt), or of S3's lists (1.pt, 10.pt, 2.pt)
 
 Unused = Mapping[str, tuple[str, ...]]  # by kind, see `Shard`
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -156,8 +158,10 @@ class Survey:
                     yield galaxies
 
 
-def open_survey(uri: str, limit: int | None = None) -> Survey:
-    """Return the survey of a folder, an S3 prefix or a single file, or its first `limit` shards.
+def open_survey(uri: str, limit: int | None = None, order: FileOrder = "natural") -> Survey:
+    """Return the survey of a folder, an S3 prefix or a single file, or its first `limit` shards in this order.
+
+    Whichever shards are selected, they have the order of the whole survey.
 
     Raises InputError if it does not exist, survey.json is damaged, a shard is missing or has changed in size, or if
     the name of a file says that it is a copy of another.
@@ -179,8 +183,10 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
         _require_regular(Path(uri), files.keys())
     if "survey.json" in files:
         described = _read_description(uri, files)
-        return Survey(uri, described.shards[:limit])
-    names = [name for name in files if name.endswith(SUFFIXES) and not name.startswith(".")][:limit]
+        selected = set(_select([shard.name for shard in described.shards], limit, order))
+        return Survey(uri, tuple(shard for shard in described.shards if shard.name in selected))
+    names = [name for name in files if name.endswith(SUFFIXES) and not name.startswith(".")]
+    names = _select(names, limit, order)
     if not names:
         raise InputError(f"{uri} holds no galaxies; expected survey.json or files ending in {', '.join(SUFFIXES)}")
     if copies := find_copies(names):
@@ -189,6 +195,17 @@ def open_survey(uri: str, limit: int | None = None) -> Survey:
             "or rename them if they hold different galaxies"
         )
     return describe_files(uri, names)
+
+
+def sort_files(names: Sequence[str], order: FileOrder) -> list[str]:
+    """Return the names of a survey's files, which are in its own order, in this order."""
+    return sorted(names, key=storage.s3_key) if order == "s3" else list(names)
+
+
+def _select(names: Sequence[str], limit: int | None, order: FileOrder) -> list[str]:
+    """Return the first `limit` names by an order, in the order in which they are given."""
+    selected = set(sort_files(names, order)[:limit])
+    return [name for name in names if name in selected]
 
 
 def _require_regular(folder: Path, listed: Collection[str]) -> None:

@@ -41,7 +41,8 @@ class WorkerOptions:
 
     `progress` is called with the number of galaxies after each prediction, `open_engine` opens the engine (a process
     that serves several invocations keeps it), at most `fetches` requests to S3 are made at a time, and `data_path` is
-    what the record names as input, by default the survey. `invocation` is set on AWS Lambda.
+    what the record names as input, by default the survey, and `result_path` where it says that the published results
+    are, by default the run folder. `invocation` is set on AWS Lambda.
     """
 
     progress: Callable[[int], None] = lambda galaxies: None
@@ -49,6 +50,7 @@ class WorkerOptions:
     open_engine: OpenEngine = open_engine
     fetches: int = FETCHES
     data_path: str | list[str] | None = None
+    result_path: str | None = None
 
 
 def run(run_folder: RunFolder, rank: Rank, source: WorkSource, options: WorkerOptions | None = None) -> Record:
@@ -60,8 +62,8 @@ def run(run_folder: RunFolder, rank: Rank, source: WorkSource, options: WorkerOp
     options = options or WorkerOptions()
     plan = run_folder.plan()
     recorder = Recorder(
-        rank, plan.batch_size, plan.choice, plan.precision_check, run_folder.uri, options.data_path or plan.survey,
-        invocation=options.invocation,
+        rank, plan.batch_size, plan.choice, plan.precision_check, options.result_path or run_folder.result_path,
+        options.data_path or plan.survey, invocation=options.invocation,
     )  # fmt: skip
     run_folder.create_record(recorder)
     items = iter(source)
@@ -105,6 +107,8 @@ def _predict_items(
             options.progress(len(result.part.flag))
             source.heartbeat()
             if result.is_last:
+                if not recorder.items:  # a rank that is killed after its first part has recorded its CPU time
+                    run_folder.write_record(recorder)
                 with recorder.phase("write"):
                     is_first = run_folder.write_part(plan, result.item, concatenate_parts(predicted))
                 predicted = []

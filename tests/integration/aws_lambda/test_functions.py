@@ -35,7 +35,8 @@ from cosmicai.runs import summarize as summarize_module
 from cosmicai.runs.cost import cost_of_run
 from cosmicai.runs.plan import Plan, WorkItem
 from cosmicai.runs.provenance import process_age
-from cosmicai.runs.record import PUBLISHED_KEYS, PUBLISHED_S3_KEYS, Failure, Record
+from cosmicai.runs.published import OWN_KEY, RankResult
+from cosmicai.runs.record import BITS_PER_GALAXY, PUBLISHED_KEYS, PUBLISHED_S3_KEYS, Failure
 from cosmicai.runs.store import RunFolder
 from cosmicai.storage.ranges import as_file, open_ranges
 from cosmicai.storage.s3 import s3_client
@@ -62,7 +63,7 @@ RECORD_KEYS = {
     "local_rank", "threads", "host", "pid", "cpu_model", "gpu_model", "cuda_visible_devices", "image_digest",
     "git_commit", "engine", "precision", "inner_batch", "precision_check", "started_at", "working_at", "updated_at",
     "seconds", "peak_rss_mb", "peak_gpu_mb", "galaxies", "items", "repeated", "checked", "unchecked",
-    "s3_requests", "lambda",
+    "galaxies_per_second", "seconds_per_batch", "s3_requests", "lambda",
 }  # fmt: skip
 
 
@@ -118,6 +119,15 @@ class Cloud:
     def run(self, path: str = "results/1") -> RunFolder:
         """Return a run folder in the bucket."""
         return RunFolder(f"{self.bucket}/{path}")
+
+    def hidden(self, path: str = "results/1") -> RunFolder:
+        """Return the run folder of a run that was planned, or begun, by a call with the published keys alone."""
+        return self.run(f".cosmicai/{path}")
+
+    def keys(self, path: str = "results/1/") -> set[str]:
+        """Return the keys that begin with a path."""
+        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=path)
+        return {item["Key"] for page in pages for item in page.get("Contents", [])}
 
     def json(self, path: str) -> Any:
         """Return the content of a JSON file in the bucket."""
@@ -203,6 +213,22 @@ def redshifts(run: RunFolder) -> dict[tuple[str, int], bytes]:
     }
 
 
+def published_record(rank: int, galaxies: int) -> dict[str, Any]:
+    """Return a record as the published worker writes it."""
+    return dict(zip(PUBLISHED_KEYS, (
+        0.1 * galaxies, 70.0, 51.2, 1, 512, "cpu", 10 * BITS_PER_GALAXY, 10.0, "results/1", f"100MB/{rank}.h5",
+    ), strict=True))  # fmt: skip
+
+
+def require_published(cloud: Cloud, record: dict[str, Any]) -> None:
+    """Assert that the published record of a rank that was invoked once has the values of its whole record."""
+    written = cloud.json(f"results/1/{record['rank']}.json")
+    own = written.pop(OWN_KEY)
+    assert list(written) == [*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS]
+    assert written == pytest.approx({key: record[key] for key in written}, rel=1e-12)
+    assert (own["rank"], own["galaxies"], own["attempts"]) == (record["rank"], record["galaxies"], 1)
+
+
 def contents(run: RunFolder) -> dict[str, bytes]:
     """Return the files directly in a run folder."""
     return {entry.name: storage.read_bytes(run.path(entry.name)) for entry in storage.list_files(run.uri)}
@@ -242,12 +268,13 @@ def test_the_published_result_and_payload_json_hold_the_events(cloud):
         "DATA_PATH": "", "RESULT_PATH": "results/1", "BATCH_SIZE": 4,
     }  # fmt: skip
     written = cloud.json("payload.json")
-    assert written == cloud.json("results/1/payload.json")
+    assert written == cloud.json(".cosmicai/results/1/payload.json")
     assert written.items() >= (payload | {"world_size": 2}).items()
     assert (written["world_size"], written["body"]) == (2, answer["body"])
     assert written["data_map"] == {"0": paths[0], "1": paths[1]}
-    assert not storage.exists(cloud.run().map_items_path)
-    plan = cloud.run().plan()
+    assert cloud.keys() == set()  # where the published summarizer would take any JSON for a record
+    assert not storage.exists(cloud.hidden().map_items_path)
+    plan = cloud.hidden().plan()
     assert [(shard.name, shard.galaxies) for shard in plan.shards] == [(f"{n}.h5", GALAXIES) for n in range(1, 6)]
 
 
@@ -294,11 +321,12 @@ def test_the_result_stays_small_with_many_partitions(cloud, many):
     assert answer["stop_at_failure_percentage"] == 20
 
 
-def test_more_than_a_thousand_partitions_are_all_planned_in_natural_order(cloud, many):
+def test_more_than_a_thousand_partitions_are_all_planned(cloud, many):
+    """The catalogue has the natural order of the names, the ranks that of S3's list."""
     names = many(1003)
     answer = cloud.plan(data_prefix="many")
     items = cloud.json("results/1/items.json")
-    assert [item["DATA_PATH"] for item in items] == [f"many/{name}" for name in names]
+    assert [item["DATA_PATH"] for item in items] == sorted(f"many/{name}" for name in names)
     assert [(item["RANK"], item["WORLD_SIZE"]) for item in items] == [(str(n), "1003") for n in range(1003)]
     assert [shard.name for shard in cloud.run().plan().shards] == names
     assert (answer["ranks"], answer["galaxies"]) == (1003, 3009)
@@ -490,7 +518,7 @@ def test_a_run_uses_the_checkpoint_in_the_published_code(cloud, monkeypatch):
     assert cloud.run().plan().weights == f"{cloud.bucket}/b.safetensors"
     (event,) = cloud.unplanned(["1.h5"], S3_object_name="My code", result_path="results/2")
     assert infer(event, Context())["state"] == "finished"
-    assert cloud.run("results/2/ranks/0").plan().weights == f"{cloud.bucket}/b.safetensors"
+    assert cloud.hidden("results/2/ranks/0").plan().weights == f"{cloud.bucket}/b.safetensors"
 
 
 def test_a_rank_returns_its_record(cloud, monkeypatch, capsys):
@@ -503,7 +531,7 @@ def test_a_rank_returns_its_record(cloud, monkeypatch, capsys):
     record = infer(items[1], Context("first"))
     assert record.keys() == RECORD_KEYS
     assert record == cloud.json("results/1/records/1.json")
-    assert cloud.json("results/1/1.json") == {key: record[key] for key in (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS)}
+    require_published(cloud, record)
     given = {
         key: record[key] for key in ("platform", "job", "rank", "world_size", "attempt", "state", "galaxies", "items")
     }
@@ -511,7 +539,7 @@ def test_a_rank_returns_its_record(cloud, monkeypatch, capsys):
         "platform": "lambda", "job": "first", "rank": 1, "world_size": 4, "attempt": 1, "state": "finished",
         "galaxies": 20, "items": 2,
     }  # fmt: skip
-    assert (record["result_path"], record["data_path"]) == (cloud.run().uri, ["100MB/3.h5", "100MB/4.h5"])
+    assert (record["result_path"], record["data_path"]) == ("results/1", ["100MB/3.h5", "100MB/4.h5"])
     assert (record["batch_size"], record["num_batches"]) == (4, 6)
     assert list(record["lambda"]) == LAMBDA_KEYS
     assert record["lambda"] | {"seconds": 0, "architecture": ""} == {
@@ -676,7 +704,7 @@ def test_a_rank_that_is_stopped_within_an_item_leaves_no_partial_file(cloud, exp
     assert [entry.name for entry in storage.list_files(run.path("parts"))] == [
         "000000-00000000-00000010.h5", "000001-00000000-00000010.h5",
     ]  # fmt: skip
-    assert storage.list_files(run.path("failures")) == [] and not storage.exists(run.published_path("0"))
+    assert storage.list_files(run.path("failures")) == [] and not storage.exists(run.published_path(0))
     assert [(record.state, record.items) for record in run.records_of(0)] == [("running", 2)]
     assert infer(event, Context())["items"] == 4
     assert redshifts(run) == expected
@@ -686,7 +714,7 @@ def test_a_rank_that_finishes_nothing_is_too_slow(cloud):
     (event,) = cloud.events(world_size=1)
     text = refusal(TooSlow, infer, event, Context(seconds_left=chain_of(100, 1)))
     assert text == "not one item was done within the time limit; give the function more time or memory"
-    assert cloud.run().parts() == set() and not storage.exists(cloud.run().published_path("0"))
+    assert cloud.run().parts() == set() and not storage.exists(cloud.run().published_path(0))
     assert infer(event, Context())["items"] == 6
 
 
@@ -701,14 +729,13 @@ def test_a_rank_without_a_plan_runs_alone(stack, expected, capsys):
     shares = [["1.h5", "2.h5", "3.h5"], ["4.h5", "5.h5"], ["6.h5"]]
     calls = stack.unplanned(*shares)
     records = [infer(call, Context(call["RANK"])) for call in calls]
-    runs = [stack.run(f"results/1/ranks/{rank}") for rank in range(3)]
+    runs = [stack.hidden(f"results/1/ranks/{rank}") for rank in range(3)]
     assert [record["items"] for record in records] == [3, 2, 1]
-    assert [record["result_path"] for record in records] == [run.uri for run in runs]
+    assert [record["result_path"] for record in records] == ["results/1"] * 3
+    assert stack.keys() == {f"results/1/{rank}.json" for rank in range(3)}
     assert [record["data_path"] for record in records] == [call["DATA_PATH"] for call in calls]
-    for rank, record in enumerate(records):
-        assert stack.json(f"results/1/{rank}.json") == {
-            key: record[key] for key in (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS)
-        }
+    for record in records:
+        require_published(stack, record)
     found: dict[tuple[str, int], bytes] = {}
     for run in runs:
         found |= redshifts(run)
@@ -730,17 +757,18 @@ def test_a_rank_without_a_plan_can_be_invoked_again(stack):
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_no_result_of_a_rank_without_a_plan_is_lost_when_invoked_twice(stack, is_stopped):
     """The first call ends by itself before its time is over, or is stopped in mid item."""
-    seconds_left = stopped_after(stack.run("results/1/ranks/0"), 2) if is_stopped else chain_of(100, 3)
+    seconds_left = stopped_after(stack.hidden("results/1/ranks/0"), 2) if is_stopped else chain_of(100, 3)
     (call,) = stack.unplanned(["1.h5", "2.h5", "3.h5"])
     with pytest.raises(OutOfTime):
         infer(call, Context(seconds_left=seconds_left))
     infer(call, Context())
-    summarize(stack.payload(), Context())
-    assert sum(result["num_batches"] for result in stack.json("results/1/combined_data.json")) == 9
+    assert summarize(stack.payload(), Context())["galaxies"] == 30
+    [result] = stack.json("results/1/combined_data.json")
+    assert (result["num_batches"], result["cosmicai"]["attempts"]) == (9, 2)
 
 
 def test_a_rank_that_could_not_write_its_result_writes_it_when_invoked_again(stack, monkeypatch):
-    def fail(run: RunFolder, record: Record) -> None:
+    def fail(run: RunFolder, result: RankResult) -> None:
         raise StorageError("S3 is down")
 
     (call,) = stack.unplanned(["1.h5"])
@@ -749,7 +777,7 @@ def test_a_rank_that_could_not_write_its_result_writes_it_when_invoked_again(sta
         assert refusal(StorageError, infer, call, Context()) == "S3 is down"
     record = infer(call, Context("again"))
     assert record["galaxies"] == 10
-    assert stack.json("results/1/0.json") == {key: record[key] for key in (*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS)}
+    require_published(stack, record)
 
 
 @pytest.mark.parametrize("planned", [True, False])
@@ -758,7 +786,7 @@ def test_an_event_that_contradicts_its_run_is_refused(stack, planned):
         return refusal(InputError, infer, call | changes, Context())
 
     call = stack.events(file_limit=5)[0] if planned else stack.unplanned(["1.h5"])[0]
-    run = stack.run() if planned else stack.run("results/1/ranks/0")
+    run = stack.run() if planned else stack.hidden("results/1/ranks/0")
     for key in (
         "S3_BUCKET",
         "RESULT_PATH",
@@ -842,7 +870,7 @@ def stack_of_published(cloud: Cloud) -> list[int]:
     """Return the ranks in combined_data.json, each of which also has its own published file."""
     combined = cloud.json("results/1/combined_data.json")
     ranks = [rank for one in combined for rank in range(4) if cloud.json(f"results/1/{rank}.json") == one]
-    assert all(list(one) == [*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS] for one in combined)
+    assert all(list(one) == [*PUBLISHED_KEYS, *PUBLISHED_S3_KEYS, OWN_KEY] for one in combined)
     return ranks
 
 
@@ -919,14 +947,21 @@ def test_a_summary_needs_the_address_of_the_run(cloud, key):
 
 
 def test_results_of_a_thousand_ranks_without_a_plan_are_combined_in_natural_order(cloud):
-    results = {f"results/1/{rank}.json": json.dumps({"rank": rank}).encode() for rank in range(1003)}
+    records = [published_record(rank, 3) for rank in range(1003)]
+    results = {f"results/1/{rank}.json": json.dumps(record).encode() for rank, record in enumerate(records)}
     others = ("payload.json", "combined_data.json", "Results.json", "ranks/7.json")
     fill(cloud.bucket, results | {f"results/1/{name}": b"{}" for name in others})
     combined = f"{cloud.run().uri}/combined_data.json"
     answer = summarize(cloud.payload(result_path="/results/1/"), Context())
-    assert answer == {"statusCode": 200, "results": 1003, "combined": combined}
-    assert cloud.json("results/1/combined_data.json") == [{"rank": rank} for rank in range(1003)]
-    assert [note.function for note in cloud.run().functions()] == ["summarize"]
+    notice = (
+        f"counted 1003 published records in {cloud.run().uri}/; there is no plan, so that it is not known how many "
+        "there should be"
+    )
+    assert answer == {
+        "statusCode": 200, "results": 1003, "galaxies": 3009, "combined": combined, "notices": [notice],
+    }  # fmt: skip
+    assert cloud.json("results/1/combined_data.json") == records
+    assert [note.function for note in cloud.hidden().functions()] == ["summarize"]
 
 
 def test_a_run_with_a_plan_continues_although_a_partition_broke_since(cloud):

@@ -16,6 +16,7 @@ from cosmicai.errors import InputError, StorageError
 from cosmicai.models.astromae import AstroMAE
 from cosmicai.models.weights import build_network, extract_weights, load_weights
 from cosmicai.ranks.environment import Rank
+from cosmicai.runs.published import OWN_KEY, count_galaxies
 from cosmicai.runs.record import PUBLISHED_KEYS
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
@@ -206,6 +207,9 @@ def test_the_times_of_ranks_and_attempts_add_up_to_the_elapsed_time(tmp_path, su
     totals, records = summarize(folder).totals, folder.records()
     assert sorted(records) == ["0", "0-2", "1"]
     assert totals.galaxies == 10_000 and totals.attempts == 2
+    combined = json.loads(Path(folder.combined_path).read_text())
+    assert [record["cosmicai"]["rank"] for record in combined] == [0, 1]
+    assert sum(map(count_galaxies, combined)) == 5000  # which were done twice
     each = [covered_seconds([(record.working_at, record.updated_at)]) for record in records.values()]
     assert totals.working_seconds == pytest.approx(sum(each), abs=1e-5)  # they came one after the other
     assert totals.galaxies_per_second == pytest.approx(10_000 / totals.working_seconds)
@@ -246,11 +250,14 @@ def test_records_and_published_outputs_have_the_published_keys(tmp_path, survey,
         run_worker(folder, Rank(rank, 2, "local"))
     summary = summarize(folder)
     combined = json.loads(Path(folder.combined_path).read_text())
-    assert [tuple(record) for record in combined] == [PUBLISHED_KEYS] * 2
+    assert [tuple(record) for record in combined] == [(*PUBLISHED_KEYS, OWN_KEY)] * 2
     assert combined == [json.loads(Path(folder.uri, f"{rank}.json").read_text()) for rank in range(2)]
     assert sum(record["num_batches"] for record in combined) == 3 + 3 + 1
     for record in folder.records().values():
-        assert record.throughput_bps == pytest.approx(record.galaxies_per_second * 164160)
+        assert record.throughput_bps * record.cpu_seconds == pytest.approx(record.galaxies * 164160)
+        assert record.galaxies_per_cpu_second * record.cpu_seconds == pytest.approx(record.galaxies)
+        assert record.cpu_seconds_per_batch * record.galaxies == pytest.approx(record.cpu_seconds * 1000)
+        assert record.galaxies_per_second * record.seconds.working == pytest.approx(record.galaxies, rel=1e-4)
         assert record.seconds.__struct_fields__ == ("start", "load", "read", "predict", "write")
     results = json.loads(Path(folder.results_path).read_text())
     assert {"MAE", "MSE", "Bias", "Precision", "R2", "batch size", "number of batches"} <= results.keys()

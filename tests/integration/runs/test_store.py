@@ -11,6 +11,7 @@ from cosmicai import storage
 from cosmicai.errors import InputError
 from cosmicai.runs.lambda_report import InvocationReport
 from cosmicai.runs.plan import WorkItem
+from cosmicai.runs.published import OWN_KEY, merge_attempts
 from cosmicai.runs.record import PUBLISHED_KEYS, Failure, FunctionNote, record_name
 from cosmicai.runs.store import RunFolder
 from support.helpers import make_invocation, make_record
@@ -56,9 +57,17 @@ def test_the_records_of_a_rank_are_ordered_by_attempt(run):
 def test_a_record_is_named_by_rank_and_attempt(run, attempt, name):
     assert record_name(7, attempt) == name
     assert run.record_path(7, attempt) == run.path("records", f"{name}.json")
-    keys = run.write_published(make_record(7, attempt=attempt))
-    assert tuple(keys) == PUBLISHED_KEYS
-    assert json.loads(storage.read_bytes(run.path(f"{name}.json"))) == keys
+
+
+def test_the_published_file_of_a_rank_replaces_those_of_its_attempts(run):
+    for name in ("7-2.json", "7-10.json", "70-2.json", "7-notes.json"):
+        write(run, name, {})
+    [result] = merge_attempts(make_record(7, attempt=attempt) for attempt in (2, 1))
+    keys = run.write_published(result)
+    assert tuple(keys) == (*PUBLISHED_KEYS, OWN_KEY)
+    assert keys["result_path"] == ("run" if run.uri.startswith("s3://") else run.uri)
+    assert json.loads(storage.read_bytes(run.path("7.json"))) == keys
+    assert [entry.name for entry in storage.list_files(run.uri)] == ["7-notes.json", "7.json", "70-2.json"]
 
 
 def test_a_failure_counts_the_attempts(run):

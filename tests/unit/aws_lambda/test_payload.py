@@ -13,7 +13,7 @@ from cosmicai.errors import InputError
 LEAST = {"bucket": "b", "result_path": "r", "data_bucket": "d", "data_prefix": "100MB"}
 KNOWN = (
     "S3_object_name, accept_precision_loss, batch_size, bucket, calibrate_on_spectra, data_bucket, data_map, "
-    "data_prefix, file_limit, fmi_enabled, max_concurrency, memory, object_type, precision, quantiles, "
+    "data_prefix, file_limit, fmi_enabled, max_concurrency, memory, object_type, order, precision, quantiles, "
     "rendezvous_endpoint, result_path, script, strict, tolerated_failure_percentage, views, weights, world_size"
 )
 REMEDY = "correct it and start the execution again"
@@ -52,7 +52,6 @@ def test_the_published_payload_is_accepted_as_it_is(shared):
         S3_object_name="Anomaly Detection",
         script="/tmp/Anomaly Detection/Inference/inference.py",
     )
-    assert payload.run == "s3://cosmicai-data/result-partition-100MB/1GB/1"
     assert payload.survey == "s3://cosmicai-data/100MB"
 
 
@@ -72,7 +71,7 @@ def test_our_keys_are_accepted():
         "weights": "s3://b/w.safetensors", "precision": "bfloat16", "accept_precision_loss": True, "memory": 1024,
         "max_concurrency": 300, "tolerated_failure_percentage": 2.5, "fmi_enabled": True,
         "rendezvous_endpoint": "rendezvous.example.org:10000", "views": 8, "quantiles": True,
-        "calibrate_on_spectra": True,
+        "calibrate_on_spectra": True, "order": "natural",
     }  # fmt: skip
     assert read_payload(LEAST | ours) == Payload("b", "r", "d", "100MB", **ours)
 

@@ -115,7 +115,7 @@ def prepare(stack: Stack, run: RunFolder, survey: Survey, request: LaunchRequest
         if storage.absolute(requested.survey) != uri:  # a single file of that folder
             source["data_map"] = {"0": [f"{prefix}/{survey.shards[0].name}"]}
         elif requested.limit_files:
-            source["file_limit"] = requested.limit_files
+            source |= {"file_limit": requested.limit_files, "order": "natural"}
     else:
         survey = add_checksums(survey)
         uri = f"s3://{stack.bucket}/{SURVEYS}/{survey_digest(survey)}"
