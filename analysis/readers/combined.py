@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tables import RANK_TYPES, TOTAL_GB, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from .own_records import describe_rank, describe_run
 from .source import Source
-from .values import count_galaxies, get_integer, get_number, get_rate, get_text
+from .values import count_galaxies, get_integer, get_number, get_paths, get_rate
 
 _KEY = "execution_time (seconds/batch)"
 _PARTITION = re.compile(r"(?:.*-)?partition-([0-9.]+)MB")
@@ -66,6 +67,7 @@ def read(source: Source) -> SourceContents:
         "precision": "float32",
         "world_size": len(records),
         "galaxies": sum(rank["galaxies"] for rank in ranks),
+        **describe_run(records),
     }
     if len(batch_sizes := {rank["batch_size"] for rank in ranks}) == 1:
         run["batch_size"] = batch_sizes.pop()
@@ -91,7 +93,7 @@ def build_rank_row(place: int, record: dict[str, Any]) -> Row:
     """Return a rank's row. Raises ValueError, naming the key, if a published key is missing or not a number."""
     row: dict[str, Any] = {
         "rank": place,
-        "item": get_text(record, "data_path"),
+        "item": get_paths(record, "data_path"),
         "batches": get_integer(record, "num_batches"),
         "batch_size": get_integer(record, "batch_size"),
         "cpu_seconds": get_number(record, "total_cpu_time (seconds)"),
@@ -109,7 +111,7 @@ def build_rank_row(place: int, record: dict[str, Any]) -> Row:
             "s3_requests": get_integer(record, "s3_num_requests"),
             "s3_seconds": get_number(record, "s3_total_time"),
         }
-    return row
+    return {**row, **describe_rank(record, row)}
 
 
 def parse_settings(source: Source) -> dict[str, Any]:

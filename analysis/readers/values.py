@@ -66,6 +66,14 @@ def get_text(values: Mapping[str, Any], key: str) -> str:
     return found
 
 
+def get_paths(values: Mapping[str, Any], key: str) -> str:
+    """Return one path, or several that are joined. Raises ValueError, naming the key, for anything else."""
+    found = _get(values, key)
+    if isinstance(found, list) and found and all(isinstance(path, str) for path in found):
+        return ", ".join(found)
+    return get_text(values, key)
+
+
 def get_rate(values: Mapping[str, Any], galaxies: str, bits: str) -> float:
     """Return the galaxies per second that a record states twice, in galaxies and in bits.
 

@@ -74,6 +74,7 @@ class RankResult:
                 "engine": last.engine,
                 "precision": last.precision,
                 "galaxies": self.galaxies,
+                "seconds": working,
                 "galaxies_per_second": self.galaxies / working if working else 0.0,
             },
         }

@@ -28,6 +28,7 @@ BUCKET = f"cosmicai-{ACCOUNT}-{REGION}"
 DATA = ("surveys", "10MB", "25MB", "50MB", "75MB", "100MB")
 WEIGHTS = ("weights", "Anomaly Detection")
 RUNS = ("runs", "result-partition-*")
+HIDDEN_RUNS = (".cosmicai/runs", ".cosmicai/result-partition-*")
 STATES = f"arn:aws:states:{REGION}:{ACCOUNT}"
 FUNCTIONS = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function"
 LOGS = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda"
@@ -198,7 +199,8 @@ def log_grants(name: str, groups: str = LOGS) -> set[Grant]:
 
 
 def run_grants(bucket: str) -> set[Grant]:
-    return list_grants(bucket, RUNS) | object_grants(bucket, RUNS, "GetObject", "PutObject", "AbortMultipartUpload")
+    actions = ("GetObject", "PutObject", "AbortMultipartUpload")
+    return list_grants(bucket, RUNS + HIDDEN_RUNS) | object_grants(bucket, RUNS + HIDDEN_RUNS, *actions)
 
 
 def test_cfn_lint_finds_nothing() -> None:
@@ -280,7 +282,8 @@ def test_prefixes_become_exactly_these_arns() -> None:
         stack(**IMAGE, BucketName="b", ResultPrefixes="results", WeightsPrefixes="Anomaly Detection"), "InferRole"
     )
     assert sorted(arn for action, arn, _ in role if action == "s3:GetObject") == [
-        "arn:aws:s3:::b/100MB/*", "arn:aws:s3:::b/10MB/*", "arn:aws:s3:::b/25MB/*", "arn:aws:s3:::b/50MB/*",
+        "arn:aws:s3:::b/.cosmicai/results/*", "arn:aws:s3:::b/100MB/*", "arn:aws:s3:::b/10MB/*",
+        "arn:aws:s3:::b/25MB/*", "arn:aws:s3:::b/50MB/*",
         "arn:aws:s3:::b/75MB/*", "arn:aws:s3:::b/Anomaly Detection/*", "arn:aws:s3:::b/results/*",
         "arn:aws:s3:::b/surveys/*",
     ]  # fmt: skip
@@ -308,7 +311,10 @@ def test_roles_grant_exactly_this(given: dict[str, str], bucket: str, data_bucke
         | log_grants("cosmicai-initialize")
     )
     assert permissions(resources, "InferRole") == (
-        inputs | run_grants(bucket) | object_grants(bucket, RUNS, "DeleteObject") | log_grants("cosmicai-infer")
+        inputs
+        | run_grants(bucket)
+        | object_grants(bucket, RUNS + HIDDEN_RUNS, "DeleteObject")
+        | log_grants("cosmicai-infer")
     )
     assert permissions(resources, "SummarizeRole") == inputs | run_grants(bucket) | log_grants("cosmicai-summarize")
     pieces = ("GetObject", "PutObject", "ListMultipartUploadParts", "AbortMultipartUpload")

@@ -791,6 +791,7 @@ def test_a_survey_on_s3_is_used_where_it_is(here):
     assert here.launch("--file-limit", 2, survey=f"s3://{here.bucket}/100MB").code == 0
     payload = here.started[0][1]
     assert (payload["data_bucket"], payload["data_prefix"], payload["file_limit"]) == (here.bucket, "100MB", 2)
+    assert payload["order"] == "natural"
     assert json.loads((here.out / "summary.json").read_text())["coverage"]["asked"] == 40
     assert here.stored("surveys/") == []
     here.then = lambda payload: None

@@ -44,7 +44,7 @@ def rank_record(rank: int, world_size: int, **changes: Any) -> dict[str, Any]:
     seconds = {"start": 0.5, "load": 0.25, "read": 1.0, "predict": 8.0, "write": 1.0}
     return msgspec.to_builtins(recorder.record()) | {
         "rank": rank, "galaxies": GALAXIES, "num_batches": 2, "seconds": seconds, "state": "finished",
-        "total_cpu_time (seconds)": 9.0 + rank, "sample_persec": 100.0, "cpu_model": "Abacus 1", "threads": 2,
+        "total_cpu_time (seconds)": 9.0 + rank, "galaxies_per_second": 100.0, "cpu_model": "Abacus 1", "threads": 2,
         "started_at": START, "updated_at": END, "git_commit": "abc", "peak_rss_mb": 300.0 + rank,
     } | changes  # fmt: skip
 
