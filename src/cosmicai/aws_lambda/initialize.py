@@ -73,9 +73,9 @@ def _plan(content: dict[str, Any], payload: Payload, run: RunFolder, is_publishe
     request = RunRequest(
         survey.uri, run.uri, weights, device="cpu", precision=payload.precision, batch_size=payload.batch_size,
         accept_precision_loss=payload.accept_precision_loss, views=payload.views, quantiles=payload.quantiles,
-        calibrate_on_spectra=payload.calibrate_on_spectra, resume=True, strict=payload.strict, order=order,
+        calibrate_on_spectra=payload.calibrate_on_spectra, resume=True, strict=payload.strict,
     )  # fmt: skip
-    create_run(request, survey, notify=notices.append)
+    create_run(request, survey, notify=notices.append, order=order)
     plan = run.plan()
     events = make_events(payload, shares, plan.batch_size)
     data_map = {event.rank: event.data_path for event in events}

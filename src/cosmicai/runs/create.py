@@ -13,7 +13,7 @@ from ..models.weights import WeightsFile, find_weights
 from ..storage.outputs import require_folder
 from ..surveys.check import check_survey, inspect_survey
 from ..surveys.check_record import require_consistent, warnings
-from ..surveys.survey import Survey
+from ..surveys.survey import FileOrder, Survey
 from .plan import Plan, PlanRequest
 from .precision import select_precision
 from .request import RunRequest, require_views
@@ -34,17 +34,18 @@ def create_run(
     approve: Callable[[Plan], None] = lambda plan: None,
     notify: Callable[[str], None] = lambda notice: None,
     inspect: bool = True,
+    order: FileOrder | None = None,
 ) -> RunFolder:
     """Make the run folder and its plan for a number of ranks, or join the run that is there if it is to be resumed.
 
-    `survey` is the opened survey of the request. What the request leaves open is chosen on this machine and reported
-    through `notify`; a plan that is there already decides instead. Nothing is written before everything is known to
-    work and `approve` has accepted the plan without raising. A sample of the survey is checked first (`surveys.check`),
-    unless `inspect` is false. Raises InputError if the weights or the engine cannot be used, if a reduced precision
-    changes the redshifts too much, if the folder belongs to another plan, or if the request is strict and the survey
-    contradicts itself.
+    `survey` is the opened survey of the request, whose files were selected in this `order`. What the request leaves
+    open is chosen on this machine and reported through `notify`; a plan that is there already decides instead. Nothing
+    is written before everything is known to work and `approve` has accepted the plan without raising. A sample of the
+    survey is checked first (`surveys.check`), unless `inspect` is false. Raises InputError if the weights or the engine
+    cannot be used, if a reduced precision changes the redshifts too much, if the folder belongs to another plan, or if
+    the request is strict and the survey contradicts itself.
     """
-    run, weights, planned, has_plan = _validate(request, survey)
+    run, weights, planned, has_plan = _validate(request, survey, order)
     if has_plan:
         return run
     trust = trust_of(weights.notes, weights.uri)
@@ -64,7 +65,7 @@ def create_run(
         choice.device, size, choice.inner_batch, selected.check, selected.quantized,
         split_work(planned.shards, size, choice.inner_batch, ranks), check, planned.views or 1,
         bool(planned.quantiles), bool(planned.calibrate_on_spectra), weights.network, calibration, trust.domain,
-        planned.order or "natural",
+        order or "natural",
     )  # fmt: skip
     approve(plan)
     odd = warnings(check, survey.uri) if check else ()
@@ -106,7 +107,9 @@ def validate_request(request: RunRequest, survey: Survey, notify: Callable[[str]
         inspect_survey(replace(survey, shards=planned.shards), request.strict, notify)
 
 
-def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFile, PlanRequest, bool]:
+def _validate(
+    request: RunRequest, survey: Survey, order: FileOrder | None = None
+) -> tuple[RunFolder, WeightsFile, PlanRequest, bool]:
     """Return the run folder, the weights, the request in the terms of a plan, and whether the folder has one."""
     limit, size = request.limit_files, request.batch_size
     if (size is not None and size < 1) or (limit is not None and limit < 1):
@@ -118,7 +121,7 @@ def _validate(request: RunRequest, survey: Survey) -> tuple[RunFolder, WeightsFi
     planned = PlanRequest(
         survey.uri, survey.shards[:limit], weights.uri, weights.sha256,
         None if request.engine == "auto" else request.engine, request.precision, request.device, size, views,
-        request.quantiles or None, request.calibrate_on_spectra or None, request.order,
+        request.quantiles or None, request.calibrate_on_spectra or None, order,
     )  # fmt: skip
     _require_utf8(survey.uri, run.uri, weights.uri, *(shard.name for shard in planned.shards))
     if has_plan := run.has_plan():

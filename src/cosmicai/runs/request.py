@@ -7,7 +7,6 @@ from numbers import Integral
 from typing import Any
 
 from ..errors import InputError
-from ..surveys.survey import FileOrder
 
 VIEWS = (1, 8)  # a cutout as it is, or all its rotations by right angles and their reflections
 
@@ -17,8 +16,7 @@ class RunRequest:
     """A survey to predict, with what, and where the results go.
 
     `survey` and `out` are addresses as the user wrote them; the survey `demo` is a synthetic one in the run folder.
-    What is None, and the engine `auto`, is chosen where the run starts. `limit_files` keeps the first shards only, and
-    `order` is that of the files in which those were selected already.
+    What is None, and the engine `auto`, is chosen where the run starts. `limit_files` keeps the first shards only.
     Each cutout is predicted in `views` views (by default 1) and the redshifts are averaged. With `quantiles` the
     catalogue has all quantiles of each redshift. With `calibrate_on_spectra` half of the galaxies that have
     spectroscopic redshifts calibrate the intervals. With `resume` the run that is in `out` already is finished. With
@@ -39,7 +37,6 @@ class RunRequest:
     accept_precision_loss: bool = False
     resume: bool = False
     strict: bool = False
-    order: FileOrder | None = None
 
 
 def require_views(views: Any, name: str = "--views") -> int:
