@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from .. import storage
@@ -20,13 +20,14 @@ _RESULT = re.compile(
 )  # earlier versions of this program wrote `0-2.json` for a second attempt
 
 
-def read_results(results: RunFolder) -> dict[int, list[PublishedRecord]]:
-    """Return the records in the files `<rank>.json` by rank, in the order of the ranks.
+def read_results(results: RunFolder, without: Collection[int] = ()) -> dict[int, list[PublishedRecord]]:
+    """Return the records in the files `<rank>.json` by rank, in the order of the ranks, `without` some of these.
 
     Raises InputError naming a file that holds neither a record nor a list of records.
     """
     matches = filter(None, (_RESULT.fullmatch(entry.name) for entry in storage.list_files(results.uri)))
-    files = sorted((int(match[1]), int(match[2] or 1), results.path(match[0])) for match in matches)
+    every = sorted((int(match[1]), int(match[2] or 1), results.path(match[0])) for match in matches)
+    files = [file for file in every if file[0] not in without]
     texts = map_in_order(storage.read_bytes, (path for *_, path in files), reader_threads(results.uri))
     found: dict[int, list[PublishedRecord]] = {}
     for (rank, attempt, path), text in zip(files, texts, strict=True):
@@ -45,11 +46,8 @@ def is_own(record: Mapping[str, Any]) -> bool:
 def read_other_results(results: RunFolder, run: RunFolder) -> dict[int, list[PublishedRecord]]:
     """Return the records by rank that another program wrote, for ranks that did nothing in the run itself."""
     own = {record.rank for record in run.records(ignore).values() if record.galaxies}
-    return {
-        rank: records
-        for rank, records in read_results(results).items()
-        if rank not in own and not all(map(is_own, records))
-    }
+    found = read_results(results, own)
+    return {rank: records for rank, records in found.items() if not all(map(is_own, records))}
 
 
 def count_results(found: Mapping[int, Iterable[PublishedRecord]]) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from ..measurement.table import MeasurementColumn, MeasurementTable
 from ..ranks.environment import Rank
 from ..runs.metrics import Metrics
 from ..runs.plan import Plan, WorkItem
-from ..runs.record import PhaseSeconds, PublishedRates, Record
+from ..runs.record import PhaseSeconds, PublishedRates, Record, count_batches
 from ..runs.recorder import Recorder
 from ..runs.store import RunFolder
 from ..runs.summary import Summary, SummaryMetrics, add_up, count_coverage
@@ -122,7 +122,7 @@ def generate_records(plan: Plan, ranks: int, number: int) -> Iterator[Record]:
     for own in range(ranks):
         working = GALAXIES * random.lognormvariate(*FITTED)
         seconds = PhaseSeconds(0.5, 0.5, 0.02 * working, 0.97 * working, 0.01 * working)
-        batches = -(-GALAXIES // plan.batch_size)
+        batches = count_batches(GALAXIES, plan.batch_size)
         cpu_seconds = 0.98 * working
         published = PublishedRates.of(GALAXIES, cpu_seconds, plan.batch_size)
         rank_started = started + timedelta(seconds=random.uniform(0, 2))

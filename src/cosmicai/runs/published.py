@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import UNSET
 
 from .plan import Plan
-from .record import BITS_PER_GALAXY, PublishedRates, Record
+from .record import BITS_PER_GALAXY, PublishedRates, Record, count_batches
 from .summary import SummaryMetrics, Totals
 
 OWN_KEY = "cosmicai"  # of what only this program says of a rank; the published worker's records have no such key
@@ -57,7 +57,7 @@ class RankResult:
             "total_cpu_time (seconds)": self.cpu_seconds,
             "total_cpu_memory (MB)": max(record.cpu_memory_mb for record in self.attempts),
             "execution_time (seconds/batch)": rates.cpu_seconds_per_batch,
-            "num_batches": sum(record.batches for record in self.attempts),
+            "num_batches": count_batches(self.galaxies, last.batch_size),
             "batch_size": last.batch_size,
             "device": last.device,
             "throughput_bps": rates.throughput_bps,

@@ -65,6 +65,11 @@ class PhaseSeconds(msgspec.Struct, frozen=True):
         return self.read + self.predict + self.write
 
 
+def count_batches(galaxies: int, batch_size: int) -> int:
+    """Return the number of batches of this size that hold so many galaxies, as all published records count them."""
+    return -(-galaxies // batch_size)
+
+
 class PublishedRates(msgspec.Struct, frozen=True):
     """The published rates of a number of galaxies; all are 0 where there are no galaxies, or no CPU time is known."""
 
@@ -87,9 +92,9 @@ class PublishedRates(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt of one rank went; the content of `records/<rank>.json`.
 
-    Times are ISO 8601, memory is in MB (2^20 bytes). `batches`, `galaxies` and `items` are those whose parts this
-    attempt was the first to write; `repeated` galaxies were written by another rank before. Of `galaxies`, `checked`
-    ones were compared with checksums of their survey when they were read.
+    Times are ISO 8601, memory is in MB (2^20 bytes). `galaxies` and `items` are those whose parts this attempt was the
+    first to write, and `batches` hold them; `repeated` galaxies were written by another rank before. Of `galaxies`,
+    `checked` ones were compared with checksums of their survey when they were read.
     """
 
     cpu_seconds: float = field(name="total_cpu_time (seconds)")

@@ -19,7 +19,7 @@ from ..ranks.invocation import Invocation
 from ..storage.s3 import RequestStatistics
 from .plan import PrecisionCheck, WorkItem
 from .provenance import cpu_model, git_commit, gpu_model, peak_rss_mb, process_age
-from .record import PHASES, WORKING, PhaseSeconds, PublishedRates, Record
+from .record import PHASES, WORKING, PhaseSeconds, PublishedRates, Record, count_batches
 
 
 @dataclass
@@ -41,7 +41,6 @@ class Recorder:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     galaxies: int = 0
     checked: int = 0  # galaxies
-    batches: int = 0
     items: int = 0
     repeated: int = 0  # galaxies
     peak_gpu_mb: float = 0.0
@@ -87,13 +86,13 @@ class Recorder:
             self.repeated += item.galaxies
             return
         self.items += 1
-        self.batches += -(-item.galaxies // self.batch_size)
         self.galaxies += item.galaxies
         self.checked += item.galaxies * is_checked
 
     def record(self) -> Record:
         """Return the record so far."""
         working = sum(self.seconds[name] for name in WORKING)
+        batches = count_batches(self.galaxies, self.batch_size)
         published = PublishedRates.of(self.galaxies, self.cpu_seconds, self.batch_size)
         now, memory = datetime.now(UTC), peak_rss_mb()
         read_times: dict[str, Any] = dict(self._requests.read_times())
@@ -101,7 +100,7 @@ class Recorder:
             cpu_seconds=self.cpu_seconds,
             cpu_memory_mb=memory,
             cpu_seconds_per_batch=published.cpu_seconds_per_batch,
-            batches=self.batches,
+            batches=batches,
             batch_size=self.batch_size,
             device=self.choice.device,
             throughput_bps=published.throughput_bps,
@@ -134,7 +133,7 @@ class Recorder:
             checked=self.checked,
             unchecked=self.galaxies - self.checked,
             wall_galaxies_per_second=self.galaxies / working if working else 0.0,
-            wall_seconds_per_batch=working / self.batches if self.batches else 0.0,
+            wall_seconds_per_batch=working / batches if batches else 0.0,
             s3_requests=dict(self._requests.counts),
             invocation=self.invocation.record() if self.invocation else None,
             **read_times,

@@ -40,7 +40,7 @@ def test_attempts_of_a_rank_become_one_published_record():
     assert published["throughput_bps"] * 5.0 == pytest.approx(130 * 164160, rel=1e-15)
     assert published["sample_persec"] * 5.0 == pytest.approx(130, rel=1e-15)
     assert published["execution_time (seconds/batch)"] * 130 == pytest.approx(5.0 * 64, rel=1e-15)
-    assert (published["num_batches"], published["result_path"]) == (3, "results/1")
+    assert (published["num_batches"], published["result_path"]) == (3, "results/1")  # 130 in batches of 64
     assert tuple(published[key] for key in PUBLISHED_S3_KEYS) == (4, 2.0, 0.5, 0.25, 0.75, 100.0, 121.0)
     own = published[OWN_KEY]
     assert (own["rank"], own["attempts"], own["galaxies"]) == (0, 3, 130)
