@@ -18,6 +18,7 @@ from cosmicai.models.weights import build_network, extract_weights, load_weights
 from cosmicai.ranks.environment import Rank
 from cosmicai.runs.published import OWN_KEY, count_galaxies
 from cosmicai.runs.record import PUBLISHED_KEYS
+from cosmicai.runs.recorder import Recorder
 from cosmicai.runs.store import RunFolder
 from cosmicai.runs.summarize import summarize
 from cosmicai.runs.summary import covered_seconds
@@ -408,3 +409,30 @@ def test_the_published_partition_gives_the_published_redshifts_in_little_memory(
     assert np.abs(predicted - expected["z_float32"]).max() <= 1e-5
     assert np.abs(predicted - expected["z_float64"]).max() <= 1e-5
     assert json.loads(storage.read_bytes(str(out / "summary.json")))["totals"]["peak_rss_mb"] < 900
+
+
+@pytest.mark.parametrize("when", ["before its record", "before its part"])
+def test_the_published_reading_is_exact_after_a_rank_was_killed_at_an_item(
+    tmp_path, survey, weights, monkeypatch, when
+):
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise KilledError
+
+    folder = make_run(open_survey(survey), weights, str(tmp_path / "run"))
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        if when == "before its record":
+            patch.setattr(Recorder, "add", die)
+        else:
+            patch.setattr(RunFolder, "write_part", die)
+        run_worker(folder, Rank(0, 2, "local"))
+    assert len(folder.parts()) == (when == "before its record")
+    for rank in range(2):
+        run_worker(folder, Rank(rank, 2, "local"))
+    summary = summarize(folder)
+    combined = json.loads(Path(folder.combined_path).read_text())
+    assert summary.complete and [record["cosmicai"]["attempts"] for record in combined] == [2, 1]
+    assert sum(map(count_galaxies, combined)) == 5000
+    assert sorted(path.name for path in Path(folder.uri).glob("[0-9]*.json")) == ["0.json", "1.json"]
