@@ -15,9 +15,8 @@ from ..storage.s3 import reader_threads
 
 PublishedRecord = dict[str, Any]
 _Content: Any = PublishedRecord | list[PublishedRecord]
-_RESULT = re.compile(
-    r"([0-9]+)(?:-([0-9]+))?\.json"
-)  # earlier versions of this program wrote `0-2.json` for a second attempt
+# Earlier versions of this program wrote `0-2.json` for a second attempt.
+_RESULT = re.compile(r"([0-9]+)(?:-([0-9]+))?\.json")
 
 
 def read_results(results: RunFolder, without: Collection[int] = ()) -> dict[int, list[PublishedRecord]]:
