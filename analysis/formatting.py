@@ -109,8 +109,11 @@ def format_fraction(value: float, sample: int = FEW) -> str:
     return f"{format_statistic(100 * value, sample)}%"
 
 
-def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) -> None:
-    """Print a table without its empty columns; `headings` maps column names to their headings."""
+def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str], width: int | None = None) -> None:
+    """Print a table without its empty columns; `headings` maps column names to their headings.
+
+    It is at most `width` columns wide, by default as wide as the terminal.
+    """
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
@@ -120,7 +123,8 @@ def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) ->
         shown.add_column(headings.get(str(name), str(name)), justify="right" if number else "left", overflow="fold")
     for row in format_table(table[filled]).itertuples(index=False):
         shown.add_row(*row)
-    make_console().print(shown)
+    console = make_console()
+    console.print(shown, width=None if width is None else min(width, console.width))
 
 
 def print_json(values: Mapping[str, Any]) -> None:
