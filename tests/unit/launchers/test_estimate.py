@@ -49,7 +49,7 @@ def planned(tmp_path):
 
 @pytest.mark.parametrize(
     ("procs", "cores", "together", "warned"),
-    [(2, 2, "2", None), (8, 2, "1.5", "use --procs 2"), (2, 8, "2", None), (50, 1, "0.75", "use --procs 1")],
+    [(2, 2, "2", None), (8, 2, "1.6", "use --procs 2"), (2, 8, "2", None), (50, 1, "0.8", "use --procs 1")],
 )
 def test_a_dry_run_knows_the_cores(monkeypatch, planned, procs, cores, together, warned):
     monkeypatch.setattr(estimate, "available_cores", lambda: cores)
