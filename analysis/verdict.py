@@ -92,6 +92,7 @@ def _describe_coverage(ours: pd.DataFrame) -> str:
 
 
 def _describe_accuracy(known: pd.DataFrame) -> str:
+    known = known.dropna(subset=["bias", "outliers", "weights_name"])
     if known.empty:
         return "Not known: no whole run of this project has spectroscopic redshifts to compare with."
     run = known.iloc[0]
@@ -108,9 +109,11 @@ def _describe_time(known: pd.DataFrame) -> str:
         return "Not known: no whole run of this project has ended."
     run = known.iloc[0]
     rate = format_statistic(run["galaxies"] / run["wall_seconds"], 1)
+    ranks = "" if pd.isna(run["ranks"]) else f", {count_noun(int(run['ranks']), 'rank')}"
+    machine = NOT_STATED if pd.isna(run["machine"]) else run["machine"]
     return (
         f"{run['galaxies']:,} galaxies in {format_statistic(run['wall_seconds'], 1)} s, {rate} galaxies/s from start "
-        f"to end: run {run['run']}, {count_noun(int(run['ranks']), 'rank')} on {run['machine']}."
+        f"to end: run {run['run']}{ranks}, machine: {machine}."
     )
 
 
