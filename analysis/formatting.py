@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,15 +15,18 @@ from cosmicai import storage
 from cosmicai.console import make_console
 from cosmicai.storage.spreadsheet import quote_formulas
 
+FEW, MAX_DIGITS = 30, 3  # values in a sample, below which its statistics have one significant digit less
+SMALL = 1e-4
+
 FORMATS: Mapping[str, str] = {
     "partition_mb": ",.4g",
     "data_gb": ",.4g",
     "dollars": ",.4f",
-    "mae": ".6f",
-    "mse": ".6f",
-    "bias": "+.6f",
-    "nmad": ".6f",
-    "r2": ".6f",
+    "mae": ".3g",
+    "mse": ".3g",
+    "bias": "+.3g",
+    "nmad": ".3g",
+    "r2": ".3g",
     "outliers": ".2%",
     "coverage_68": ".1%",
     "coverage_68_error": ".1%",
@@ -29,7 +34,10 @@ FORMATS: Mapping[str, str] = {
     "coverage_95_error": ".1%",
     "outside_coverage_68": ".1%",
     "outside_coverage_95": ".1%",
-}  # all other numbers: four significant digits, integers in full
+}
+HASHES = ("git_commit", "image_digest", "weights", "weights_name", "calibrated_on")  # columns of text with digests
+SHORT = 10  # digits of a digest that people see
+# All other numbers: four significant digits, integers in full
 
 
 def format_cell(name: str, value: Any) -> str:
@@ -41,7 +49,7 @@ def format_cell(name: str, value: Any) -> str:
     if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m-%d %H:%M:%S} UTC"
     if not isinstance(value, int | float):
-        return str(value)
+        return shorten_hashes(str(value)) if name in HASHES else str(value)
     if name in FORMATS:
         return format(value, FORMATS[name])
     if isinstance(value, int) or abs(value) >= 1000:
@@ -56,13 +64,56 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def shorten_hashes(text: str) -> str:
+    """Return a text with only the first SHORT digits of each digest in it."""
+    return _DIGEST.sub(r"\1", text)
+
+
+_DIGEST = re.compile(rf"\b([0-9a-f]{{{SHORT}}})[0-9a-f]{{3,}}\b")
+
+
 def count_noun(number: int, noun: str) -> str:
     """Return a number with its noun in singular or plural, such as `1 run` or `1,000 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) -> None:
-    """Print a table without its empty columns; `headings` maps column names to their headings."""
+def join_texts(texts: Sequence[str], limit: int = 4) -> str:
+    """Return the first texts, separated by semicolons, and the number of others."""
+    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
+    return "; ".join([*texts[:limit], *more])
+
+
+def count_digits(sample: int) -> int:
+    """Return how many significant digits a statistic of this many values is written with, three at most."""
+    return MAX_DIGITS if sample >= FEW else MAX_DIGITS - 1
+
+
+def format_statistic(value: float, sample: int = FEW, sign: str = "") -> str:
+    """Return a statistic of `sample` values with as many significant digits as these justify; `sign` is `+` or empty.
+
+    Numbers below 0.0001 are written with a power of ten.
+    """
+    digits = count_digits(sample)
+    if not math.isfinite(value):
+        return format(value, sign)
+    rounded = float(f"{value:.{digits - 1}e}")
+    if 0 < abs(rounded) < SMALL:
+        return f"{rounded:{sign}.{digits - 1}e}"
+    exponent = math.floor(math.log10(abs(rounded))) if rounded else 0
+    text = f"{rounded:{sign},.{max(0, digits - 1 - exponent)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_fraction(value: float, sample: int = FEW) -> str:
+    """Return a fraction of `sample` values as a percentage, with the digits of `format_statistic`."""
+    return f"{format_statistic(100 * value, sample)}%"
+
+
+def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str], width: int | None = None) -> None:
+    """Print a table without its empty columns; `headings` maps column names to their headings.
+
+    It is at most `width` columns wide, by default as wide as the terminal.
+    """
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
@@ -72,7 +123,8 @@ def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) ->
         shown.add_column(headings.get(str(name), str(name)), justify="right" if number else "left", overflow="fold")
     for row in format_table(table[filled]).itertuples(index=False):
         shown.add_row(*row)
-    make_console().print(shown)
+    console = make_console()
+    console.print(shown, width=None if width is None else min(width, console.width))
 
 
 def print_json(values: Mapping[str, Any]) -> None:

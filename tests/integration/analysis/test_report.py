@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from analysis.formatting import format_statistic
 from cosmicai.models.weights import DEMO
 from cosmicai.runs.provenance import cpu_model
 from support.browser import NO_CHROMIUM, browser, has_chromium
@@ -73,8 +74,24 @@ def test_the_page_shows_what_is_whole_and_what_is_not(reported):
     assert "1 incomplete" in text
     assert "a & <b>/run" in text
     summary = json.loads((folder / "a & <b>/run/summary.json").read_text())
-    assert f"{summary['metrics']['precision']:.6f}" in text
-    assert f"{cpu_model()}, 1 thread per rank" in text
+    assert f"NMAD {format_statistic(summary['metrics']['precision'], 600)}, bias" in text
+    assert "demo weights, trained on synthetic galaxies" in text
+    with (folder / "report/machines.csv").open() as file:
+        (ours,) = [row for row in csv.DictReader(file) if row["origin"] == "ours"]
+    assert (ours["machine"], ours["runs"], ours["threads"]) == (cpu_model(), "2", "1")
+
+
+def test_the_page_has_a_row_per_machine_and_no_long_digests(reported):
+    folder, _ = reported
+    page = (folder / "report/index.html").read_text()
+    visible = re.sub(r'(src|alt|href)="[^"]*"', "", page)
+    assert not re.search(r"\b[0-9a-f]{13,}\b", visible)
+    with (folder / "report/machines.csv").open() as file:
+        machines = [(row["machine"], row["origin"]) for row in csv.DictReader(file)]
+    assert len(set(machines)) == len(machines)
+    text = _Page(folder / "report/index.html").text
+    assert "for synthetic galaxies only" in text
+    assert re.search(r"[0-9,]+ of 1,200 planned galaxies \([0-9.]+%\)\. 2 runs: 1 whole, 1 incomplete\.", text)
 
 
 def test_the_page_shows_the_coverage_of_intervals(tmp_path):
@@ -116,6 +133,11 @@ def test_a_browser_shows_the_page_without_scripts_or_network(reported, tmp_path)
             assert page.console_messages() == []
             assert page.requests() == [path.as_uri()]
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            # The whole verdict is on the first screen.
+            verdict = page.evaluate("document.querySelector('.verdict').getBoundingClientRect().bottom")
+            assert 0 < verdict <= 900
+            headings = page.evaluate("[...document.querySelectorAll('.verdict dt')].map(one => one.textContent)")
+            assert headings == ["Coverage", "Accuracy", "Time", "Cost"]
             pictures = page.evaluate(
                 "[...document.images].map(one => [one.complete, one.naturalWidth, one.getBoundingClientRect().width])"
             )

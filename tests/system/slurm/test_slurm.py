@@ -159,6 +159,7 @@ def test_any_array_shares_the_work(tmp_path, jobs, tasks):
     assert galaxies_of(records) == GALAXIES
     assert {record.job.partition("_")[0] for record in records} == {job}
     assert {record.platform for record in records} == {"slurm-array"}
+    assert {(record.site, record.cluster) for record in records} == {(None, "test")}  # without a launcher
 
 
 def test_a_killed_task_is_made_up_for_by_the_others(tmp_path, jobs):
@@ -390,7 +391,9 @@ def test_what_sbatch_would_get_is_what_it_gets(tmp_path, jobs):
     assert "for 3 ranks of 4 cores" in estimate and "at most 12.00 core-hours" in estimate
     job = printed_again.removeprefix("submitted job ").partition(";")[0]
     assert jobs.cluster.wait(job) == "COMPLETED"
-    assert {record.job for record in jobs.require_complete(out)} == {f"{job}_{task}" for task in range(3)}
+    records = jobs.require_complete(out)
+    assert {record.job for record in records} == {f"{job}_{task}" for task in range(3)}
+    assert {(record.site, record.cluster) for record in records} == {("local", "test")}
 
 
 def test_an_array_beyond_the_sites_largest_is_split_and_shares_the_work(tmp_path, jobs):
