@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import pandas as pd
@@ -20,6 +21,7 @@ from .tables import (
     RUN_COLUMNS,
     RUN_TYPES,
     Collection,
+    Contradiction,
     LeftOut,
     MeasuredRun,
     Row,
@@ -62,30 +64,36 @@ def collect(addresses: Iterable[str]) -> Collection:
     """
     measured: list[MeasuredRun] = []
     left_out: list[LeftOut] = []
+    contradictions: list[Contradiction] = []
     ranks = _RankTableBuilder()
     names: set[str] = set()
     known: dict[str, bool] = {}  # whether a source is of a known kind; addresses may overlap
-    for address, files in find_sources(addresses):
+    for address, found_files in find_sources(addresses):
+        files = combined.join_rank_files(found_files)
         for source in files:
             if source.uri in known:
                 continue
             known[source.uri], found = read_source(source)
             left_out += map(_make_printable, found.left_out)
+            contradictions += found.contradictions
             for one in found.measured:
                 if one.run["kind"] != "durations":  # these are merged first, by their own names
                     one = _make_name_unique(one, names)
                 ranks.add(one)
-                measured.append(MeasuredRun(one.run))
+                measured.append(replace(one, ranks=()))
         if not any(known[source.uri] for source in files):
             raise InputError(
                 f"{address} holds no files that describe runs; expected a run folder, which has a plan.json, or "
                 "published results such as combined_data.json"
             )
     merged, repeated = merge_runs(results.fill_galaxies(measured))
-    runs = (_make_name_unique(one, names) if one.run["kind"] == "durations" else one for one in assign_studies(merged))
+    runs = [_make_name_unique(one, names) if one.run["kind"] == "durations" else one for one in assign_studies(merged)]
+    contradictions += (Contradiction(one.run["run"], text) for one in runs for text in one.contradictions)
+    kept = {one.run["run"] for one in runs}
     table = ranks.build()
+    table = table[table["run"].isin(kept)].reset_index(drop=True)
     run_table = add_rank_totals(make_table((one.run for one in runs), RUN_COLUMNS), table)
-    return Collection(run_table, table, (*left_out, *repeated))
+    return Collection(run_table, table, (*left_out, *repeated), tuple(contradictions))
 
 
 def read_source(source: Source) -> tuple[bool, SourceContents]:
@@ -151,7 +159,7 @@ def _make_name_unique(one: MeasuredRun, names: set[str]) -> MeasuredRun:
         number += 1
         name = f"{one.run['run']} #{number}"
     names.add(name)
-    return MeasuredRun({**one.run, "run": name}, one.ranks)
+    return replace(one, run={**one.run, "run": name})
 
 
 def add_rank_totals(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
@@ -174,6 +182,8 @@ def add_rank_totals(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
             "median_cpu_seconds": by_run["cpu_seconds"].median(),
             "summed_galaxies_per_second": by_run["galaxies_per_second"].sum(min_count=1),
             "allocated_mb": by_run["allocated_mb"].sum(min_count=1),
+            "s3_seconds": by_run["s3_seconds"].sum(min_count=1),
+            **{name: by_run[name].mean() for name in ("s3_mean_seconds", "s3_min_seconds", "s3_max_seconds")},
             "peak_rss_mb": by_run["peak_rss_mb"].max(),
             "peak_gpu_mb": by_run["peak_gpu_mb"].max(),
             "billed_seconds": by_run["billed_seconds"].sum(min_count=1),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cosmicai import storage
@@ -65,7 +66,8 @@ def read(source: Source) -> SourceContents:
         "working_seconds": rank.get("seconds"),
         **{name: get_optional_number(values, key) for name, key in _METRICS.items()},
     }
-    return SourceContents((MeasuredRun(run, (rank,)),))
+    digest = hash((source.file, json.dumps(values, sort_keys=True)))  # a copy has the same name
+    return SourceContents((MeasuredRun(run, (rank,), frozenset({digest})),))
 
 
 def _count_galaxies(per_second: float, seconds: float) -> int | None:
@@ -84,7 +86,7 @@ def fill_galaxies(measured: Sequence[MeasuredRun]) -> list[MeasuredRun]:
         if one.run["kind"] == "results" and one.run["galaxies"] is not None:
             known.setdefault(_sample_key(one), one.run["galaxies"])
     return [
-        MeasuredRun({**one.run, "galaxies": known.get(_sample_key(one))}, one.ranks)
+        replace(one, run={**one.run, "galaxies": known.get(_sample_key(one))})
         if one.run["kind"] == "results" and one.run["galaxies"] is None and one.run["mae"]
         else one
         for one in measured
