@@ -12,7 +12,17 @@ from cosmicai.errors import InputError
 
 from .discovery import find_sources
 from .outliers import is_inlier
-from .readers import cloudwatch_log, combined, durations, endless_loader, ignored, results, run_folder, statistics
+from .readers import (
+    cloudwatch_log,
+    combined,
+    durations,
+    endless_loader,
+    ignored,
+    platforms,
+    results,
+    run_folder,
+    statistics,
+)
 from .readers.merge import merge_runs
 from .readers.source import Source
 from .readers.sweeps import assign_studies
@@ -51,6 +61,7 @@ READERS: tuple[Reader, ...] = (
     results,
     durations,
     statistics,
+    platforms,
     cloudwatch_log,
     ignored,
 )
@@ -64,7 +75,6 @@ def collect(addresses: Iterable[str]) -> Collection:
     """
     measured: list[MeasuredRun] = []
     left_out: list[LeftOut] = []
-    contradictions: list[Contradiction] = []
     ranks = _RankTableBuilder()
     names: set[str] = set()
     known: dict[str, bool] = {}  # whether a source is of a known kind; addresses may overlap
@@ -75,7 +85,6 @@ def collect(addresses: Iterable[str]) -> Collection:
                 continue
             known[source.uri], found = read_source(source)
             left_out += map(_make_printable, found.left_out)
-            contradictions += found.contradictions
             for one in found.measured:
                 if one.run["kind"] != "durations":  # these are merged first, by their own names
                     one = _make_name_unique(one, names)
@@ -88,12 +97,12 @@ def collect(addresses: Iterable[str]) -> Collection:
             )
     merged, repeated = merge_runs(results.fill_galaxies(measured))
     runs = [_make_name_unique(one, names) if one.run["kind"] == "durations" else one for one in assign_studies(merged)]
-    contradictions += (Contradiction(one.run["run"], text) for one in runs for text in one.contradictions)
+    contradictions = tuple(Contradiction(one.run["run"], text) for one in runs for text in one.contradictions)
     kept = {one.run["run"] for one in runs}
     table = ranks.build()
     table = table[table["run"].isin(kept)].reset_index(drop=True)
     run_table = add_rank_totals(make_table((one.run for one in runs), RUN_COLUMNS), table)
-    return Collection(run_table, table, (*left_out, *repeated), tuple(contradictions))
+    return Collection(run_table, table, (*left_out, *repeated), contradictions)
 
 
 def read_source(source: Source) -> tuple[bool, SourceContents]:

@@ -180,7 +180,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Statements of a source that cannot all be true, as one sentence; `run` is empty if they are about several."""
+    """Statements about a run that cannot all be true, as one sentence."""
 
     run: str
     text: str
@@ -192,7 +192,6 @@ class SourceContents:
 
     measured: tuple[MeasuredRun, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    contradictions: tuple[Contradiction, ...] = ()
 
 
 @dataclass(frozen=True)
