@@ -111,10 +111,17 @@ class Source:
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of a CSV file by column, without empty lines; missing values are empty.
 
-        Raises ValueError if it is damaged.
+        Of columns of the same name, such as several without one, the first value counts. Raises ValueError if it is
+        damaged.
         """
         padded = ([*line, *[""] * len(self.columns)] for line in _parse_csv(self.text.splitlines()[1:]) if line)
-        return [dict(zip(self.columns, map(str.strip, line), strict=False)) for line in padded]
+        rows: list[dict[str, str]] = []
+        for line in padded:
+            row = dict.fromkeys(self.columns, "")
+            for name, value in zip(self.columns, line, strict=False):
+                row[name] = row[name] or value.strip()
+            rows.append(row)
+        return rows
 
 
 def _parse_csv(lines: list[str]) -> list[list[str]]:

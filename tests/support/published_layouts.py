@@ -1,4 +1,4 @@
-"""Published results in other layouts: as in a clone of the published repository, and in one folder."""
+"""Small published results, and published results in other layouts: as in a clone of their repository, in one folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 HPC = "code/Anomaly Detection/Inference"
 # Where the published repository has what lies in these folders and files; the longest name that fits counts.
@@ -20,6 +21,67 @@ CLONE: Mapping[str, str] = {
     "rivanna/slurm_mpi_style_result_stats.csv": f"{HPC}/results2/result_stats.csv",
     "laptop": "code/laptop",
 }
+
+BITS = 164160  # of a galaxy, as the published throughputs count
+GALAXIES = 1276  # of a file of 25 MB
+
+
+def make_record(seed: float, result_path: str, item: str, **changes: Any) -> dict[str, Any]:
+    """Return the published record of a rank that did 1,276 galaxies in about 5 s; `seed` makes it unlike others."""
+    seconds = 5.0 + seed / 7
+    return {
+        "total_cpu_time (seconds)": seconds, "total_cpu_memory (MB)": 17864.0 + seed,
+        "execution_time (seconds/batch)": seconds * 512 / GALAXIES, "num_batches": 3, "batch_size": 512,
+        "device": "cpu", "throughput_bps": GALAXIES / seconds * BITS, "sample_persec": GALAXIES / seconds,
+        "result_path": result_path, "data_path": item,
+    } | changes  # fmt: skip
+
+
+def make_published(folder: Path) -> Path:
+    """Write small results as published to a folder, tables above the records, and return it.
+
+    Three runs of 1 GB in partitions of 25 MB, of which the third lacks two ranks, and three of batches of 64; their
+    averages with rows `mean`, and the durations of the first three in both published tables.
+    """
+    folder = folder / "lambda"
+    averages, batches, times, logs = [], [], [], []
+    for repeat, ranks in ((1, 41), (2, 41), (3, 39)):
+        path = f"result-partition-25MB/1GB/{repeat}"
+        rows = [make_record(repeat + rank / 100, path, f"25MB/{rank + 1}.pt") for rank in range(ranks)]
+        _write_json(folder / f"partition-25MB/1GB/{repeat}/combined_data.json", rows)
+        averages.append(f"25,1.0,{repeat},{_average_records(rows)},0.0,,,")
+        times.append(f"25,1.0,{repeat},41.0,00:2{repeat}.5")
+        logs.append(f"1GB,512,{repeat},25MB,3{repeat}.5,2{repeat}.25,False")
+        path = f"result-partition-25MB/1GB/Batches/64/{repeat}"
+        rows = [make_record(9 + repeat + rank / 100, path, f"25MB/{rank + 1}.pt", batch_size=64, num_batches=20)
+                for rank in range(41)]  # fmt: skip
+        _write_json(folder / f"partition-25MB/1GB/Batches/64/{repeat}/combined_data.json", rows)
+        batches.append(f"64,{repeat},{_average_records(rows)}")
+    sums = "total_cpu_time (seconds),total_cpu_memory (MB),throughput_bps,total_bits"
+    s3 = "s3_total_time,s3_avg_time,s3_min_time,s3_max_time"
+    tables = {
+        "result_stats": [f"partition (MB),data (GB),run,{sums},{s3}", *averages, "25,1.0,mean,5.3,7.0,7.0,7.0,0.0,,,"],
+        "batch_varying_results": [f"batch_size,run,{sums}", *batches, "64,mean,5.3,7.0,7.0,7.0"],
+        "total_execution_time": ["partition(MB),data(GB),run,num_worlds,duration", *times],
+        "state_machine_logs": [
+            "data (GB),batch_size,run,partition (MB),total_duration (s),inference_duration (s),batch_varying", *logs,
+        ],
+    }  # fmt: skip
+    for name, lines in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join([*lines, ""]))
+    return folder.parent
+
+
+def _average_records(rows: list[dict[str, Any]]) -> str:
+    """Return mean time, and sums of memory, throughput and bits, as the published tables state them."""
+    seconds = [row["total_cpu_time (seconds)"] for row in rows]
+    memory, rate = (sum(row[key] for row in rows) for key in ("total_cpu_memory (MB)", "throughput_bps"))
+    return f"{sum(seconds) / len(seconds):.2f},{memory:.2f},{rate:.2f},{len(rows) * GALAXIES * BITS:.1f}"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
 
 
 def lay_out_as_clone(published: Path, clone: Path) -> Path:

@@ -404,13 +404,16 @@ def test_a_recommendation_as_json():
     assert values["survey"]["galaxies"] == 659_857
     assert len(values["excluded"]) == 18
     everything = recommend_for_survey("1000", deadline=60.0, budget=1.0)
-    assert len(json.loads(to_json(everything))["models"]) == 5
+    assert len(json.loads(to_json(everything))["models"]) == 6
 
 
 def test_without_runs_the_published_values_are_used():
     found = recommend_for_survey("659,857", deadline=600.0, budget=1.0)
     assert {one.place for one in found.choices} == {LAPTOP, ARRAY, GPU, LAMBDA}
     assert {one.model.origin for one in found.choices} == {"published"}
+    assert [one.name for one in found.choices if one.place == LAPTOP] == [
+        f"laptop, 1 process (published: {machine})" for machine in ("AMD Ryzen laptop with 8 cores", "Personal Laptop")
+    ]
     assert (found.target.survey, found.target.galaxies) == ("SURVEY", 659_857)
     table = tabulate_candidates(found).set_index("choice")
     # The published runs of 100 MB on functions of 10,240 MB took 68.6 s, and 45 s with 50 MB.
