@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,8 +24,9 @@ from cosmicai.runs.cost import InvocationNote, cost_of_run
 from cosmicai.runs.prices import ARCHITECTURE, FREE_EPHEMERAL_MB, REGION
 from cosmicai.surveys.survey import PUBLISHED_BYTES_PER_GALAXY, galaxies_per_partition
 
+from .tables import ONE_MACHINE
 from .time_model import RankWork, TimeModel
-from .workload import ARRAY, GPU, LAMBDA, LAPTOP, NODE
+from .workload import ARRAY, GPU, LAMBDA, NODE
 
 PARTITIONS = (25.0, 50.0, 75.0, 100.0)  # MB, of the published studies
 MEMORIES = (1769, 3008, 5307, 10240)  # MB: one processor, limit of new accounts, three processors, maximum
@@ -38,7 +38,6 @@ WEIGHTS = "WEIGHTS"  # placeholder in a command line without weights
 ARRAY_CORES = 1  # of a task: `--cpus-per-task=1` in the published project's submit_parallel.sh
 MIN_MINUTES, SPARE = 10, 2.0  # least time limit of a job, and its ratio to the predicted time
 NOT_MEASURED = "fitted to runs of the published code, while the command runs this project's, not measured there"
-_THREADS = re.compile(r"([0-9]+) threads? per rank")
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,8 @@ def list_candidates(model: TimeModel, target: Target) -> Iterator[Candidate | Ex
     A published node has none, since its resources are not known. Raises InputError if there are no prices for the
     region.
     """
-    if model.place == LAPTOP:
-        yield _make_laptop_candidate(model, target)
+    if model.place == ONE_MACHINE:
+        yield _make_machine_candidate(model, target)
     elif model.place == GPU:
         yield from (_make_slurm_candidate(model, target, count) for count in GPUS)
     elif model.place == LAMBDA:
@@ -121,14 +120,14 @@ def list_candidates(model: TimeModel, target: Target) -> Iterator[Candidate | Ex
         yield from (_make_slurm_candidate(model, target, count) for count in TASKS if count <= most)
 
 
-def _make_laptop_candidate(model: TimeModel, target: Target) -> Candidate:
+def _make_machine_candidate(model: TimeModel, target: Target) -> Candidate:
     ranks, on_gpus = model.slots[-1], model.device == "cuda"
     noun = ("GPU" if on_gpus else "process") + ("" if ranks == 1 else "s" if on_gpus else "es")
     published = "published: " if model.origin == "published" else ""
     machine = f" ({published}{model.machine})" if model.machine else ""
     return Candidate(
-        f"laptop, {ranks} {noun}{machine}", LAPTOP, model.predict(_share_work(model, target, ranks)), None, None,
-        model.peak_mb(None), model, _build_command(model, target, "--gpus" if on_gpus else "--procs", str(ranks)),
+        f"{ONE_MACHINE}, {ranks} {noun}{machine}", ONE_MACHINE, model.predict(_share_work(model, target, ranks)), None,
+        None, model.peak_mb(None), model, _build_command(model, target, "--gpus" if on_gpus else "--procs", str(ranks)),
         _join_remarks(model, "" if model.origin == "ours" else "measured on that machine, not on yours"),
     )  # fmt: skip
 
@@ -248,9 +247,8 @@ def _share_work(model: TimeModel, target: Target, ranks: int) -> RankWork:
 
 
 def _count_cores(model: TimeModel) -> int:
-    """Return the cores of a task: the threads of the measured ranks, if their machine states them."""
-    found = _THREADS.search(model.machine or "")
-    return int(found[1]) if found else ARRAY_CORES
+    """Return the cores of a task: the threads of the measured ranks, if those are known."""
+    return model.threads or ARRAY_CORES
 
 
 def _build_command(model: TimeModel, target: Target, *options: str) -> str:

@@ -14,7 +14,7 @@ from .tables import RUN_COLUMNS
 
 # Runs that differ in any of these are never averaged together, whatever --by is; nor are runs of a study that differ in
 # the setting that it varied.
-KEYS = ("origin", "study", "platform", "device", "machine", "engine", "precision", "weights", "data_gb")
+KEYS = ("origin", "study", "platform", "device", "machine", "threads", "engine", "precision", "weights", "data_gb")
 VARIED = {"batch_size": ("batch size", "world size"), "world_size": ("world size",)}  # column: studies that vary it
 SHORT_NAMES = {"partition": "partition_mb", "data_size": "data_gb", "batch": "batch_size", "world": "world_size"}
 SETTINGS = (

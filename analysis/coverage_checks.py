@@ -167,8 +167,8 @@ def check_batch_counts(collection: Collection) -> Iterator[Finding]:
         yield Finding(str(run), Severity.DOUBT, "batches", f"{text} ({len(rows):,} of its ranks)")
 
 
-SAME_SETTINGS = ["origin", "kind", "study", "platform", "device", "machine", "engine", "precision", "weights",
-                 "partition_mb", "data_gb"]  # fmt: skip
+SAME_SETTINGS = ["origin", "kind", "study", "platform", "device", "machine", "threads", "engine", "precision",
+                 "weights", "partition_mb", "data_gb"]  # fmt: skip
 
 
 def check_repeats(collection: Collection) -> Iterator[Finding]:

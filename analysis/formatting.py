@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,6 +13,9 @@ import pandas as pd
 from cosmicai import storage
 from cosmicai.console import make_console
 from cosmicai.storage.spreadsheet import quote_formulas
+
+FEW, MAX_DIGITS = 30, 3  # values in a sample, below which its statistics have one significant digit less
+SMALL = 1e-4
 
 FORMATS: Mapping[str, str] = {
     "partition_mb": ",.4g",
@@ -59,6 +63,38 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
 def count_noun(number: int, noun: str) -> str:
     """Return a number with its noun in singular or plural, such as `1 run` or `1,000 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def join_texts(texts: Sequence[str], limit: int = 4) -> str:
+    """Return the first texts, separated by semicolons, and the number of others."""
+    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
+    return "; ".join([*texts[:limit], *more])
+
+
+def count_digits(sample: int) -> int:
+    """Return how many significant digits a statistic of this many values is written with, three at most."""
+    return MAX_DIGITS if sample >= FEW else MAX_DIGITS - 1
+
+
+def format_statistic(value: float, sample: int = FEW, sign: str = "") -> str:
+    """Return a statistic of `sample` values with as many significant digits as these justify; `sign` is `+` or empty.
+
+    Numbers below 0.0001 are written with a power of ten.
+    """
+    digits = count_digits(sample)
+    if not math.isfinite(value):
+        return format(value, sign)
+    rounded = float(f"{value:.{digits - 1}e}")
+    if 0 < abs(rounded) < SMALL:
+        return f"{rounded:{sign}.{digits - 1}e}"
+    exponent = math.floor(math.log10(abs(rounded))) if rounded else 0
+    text = f"{rounded:{sign},.{max(0, digits - 1 - exponent)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_fraction(value: float, sample: int = FEW) -> str:
+    """Return a fraction of `sample` values as a percentage, with the digits of `format_statistic`."""
+    return f"{format_statistic(100 * value, sample)}%"
 
 
 def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) -> None:

@@ -29,13 +29,13 @@ from .audit import Audit, audit
 from .candidates import Candidate, ExcludedCandidate, Target, list_candidates
 from .collect import collect
 from .published_values import build_published_runs
-from .tables import GALAXY_BYTES, Collection
+from .tables import GALAXY_BYTES, ONE_MACHINE, Collection
 from .time_model import TimeModel, fit_models
-from .workload import ARRAY, GPU, LAMBDA, LAPTOP, NODE
+from .workload import ARRAY, GPU, LAMBDA, NODE
 
 LONGEST_SECONDS = 365 * 86400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PLACES = {LAPTOP: "a laptop", ARRAY: "a SLURM array on CPUs", GPU: "a GPU with SLURM", LAMBDA: "Lambda"}
+_PLACES = {ONE_MACHINE: "one machine", ARRAY: "a SLURM array on CPUs", GPU: "a GPU with SLURM", LAMBDA: "Lambda"}
 
 
 @dataclass(frozen=True)

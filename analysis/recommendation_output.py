@@ -18,7 +18,7 @@ from .time_model import TimeModel
 
 COLUMNS = (
     "choice", "platform", "seconds", "low", "high", "dollars", "service_units", "memory_mb", "on_front", "meets",
-    "based_on", "remark", "command",
+    "based_on", "origin", "machine", "remark", "command",
 )  # fmt: skip
 HEADINGS = {
     "seconds": "time, s",
@@ -48,6 +48,8 @@ def tabulate_candidates(recommendation: Recommendation) -> pd.DataFrame:
             "on_front": on_front,
             "meets": meets,
             "based_on": describe_basis(one.model),
+            "origin": one.model.origin,
+            "machine": one.model.machine,
             "remark": one.remark,
             "command": one.command,
         }
@@ -132,7 +134,8 @@ def print_recommendation(recommendation: Recommendation) -> None:
     others = choices[~choices["platform"].isin(choices.loc[choices["on_front"], "platform"])]
     shown = choices[choices["on_front"] | choices.index.isin(others.drop_duplicates("platform").index)]
     title = f"{recommendation.target.galaxies:,} galaxies: choices on the front, and the fastest of each other platform"
-    formatting.print_table(_abbreviate(shown.drop(columns=["platform", "command", "remark"])), title, HEADINGS)
+    hidden = ["platform", "origin", "machine", "command", "remark"]
+    formatting.print_table(_abbreviate(shown.drop(columns=hidden)), title, HEADINGS)
     for row in shown.itertuples():
         echo(f"{row.choice}:")
         echo(f"  {row.command}")

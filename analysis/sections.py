@@ -14,7 +14,6 @@ from . import figures
 from .accuracy import Accuracy, read_accuracy
 from .audit import Audit, tabulate_audit
 from .compare import MEASURES, average, format_averages
-from .figures.style import join_texts
 from .page import Section, Table
 from .published_comparison import HEADINGS as COMPARISON_HEADINGS
 from .published_comparison import compare_with_published
@@ -66,12 +65,6 @@ class Evidence:
         """The runs with their verdicts, without those made from single published values."""
         runs = self.collection.runs[self.collection.runs["kind"].ne("figure")]
         return runs.assign(verdict=runs["run"].map(self.audit.verdicts))
-
-    @cached_property
-    def measured_on(self) -> str:
-        """The machines of all measurements, for the notes below figures."""
-        machines = [str(name) for name in self.collection.runs["machine"].dropna().unique()]
-        return f"Measured on: {join_texts(machines)}." if machines else ""
 
     @cached_property
     def studies(self) -> list[tuple[Study, pd.DataFrame]]:
@@ -160,7 +153,7 @@ def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
     drawings = []
     for number, accuracy in enumerate(_read_accuracies(known, not_shown)):
         for name, draw in _ACCURACY_FIGURES.items():
-            drawings.append(draw(accuracy, f"{name}-{number + 1}"))
+            drawings.append(draw(accuracy, runs, f"{name}-{number + 1}"))
     prose = ["dz = (z_phot - z_spec) / (1 + z_spec); NMAD is the published precision, 1.48 median |dz - median dz|."]
     tables = [Table("accuracy", "Accuracy", known, headings, names)] if len(known) else []
     if len(calibrated := runs[runs["calibrated_on"].notna()]):
@@ -216,12 +209,12 @@ def _draw_ranks(evidence: Evidence, ranks: pd.DataFrame) -> Iterator[figures.Dra
     own = ranks[ranks["run"].isin(ours)]
     shown = own if len(own) else ranks
     if shown["predict_seconds"].notna().any():
-        yield figures.draw_phases(shown, evidence.measured_on)
+        yield figures.draw_phases(shown, evidence.runs)
     if shown.groupby("run").size().gt(1).any():
-        yield figures.draw_stragglers(shown, evidence.measured_on)
+        yield figures.draw_stragglers(shown, evidence.runs)
     for study, points in evidence.studies:
         if study.name == "world-size-time" and _is_line(points):
-            yield figures.draw_speed_up(points, evidence.measured_on)
+            yield figures.draw_speed_up(points)
 
 
 def _is_line(points: pd.DataFrame) -> bool:
@@ -232,7 +225,7 @@ def _is_line(points: pd.DataFrame) -> bool:
 def _build_studies(evidence: Evidence, name: str, title: str, shows: Callable[[str], bool]) -> Section:
     """Return a section with the studies of the measures for which `shows` is true."""
     shown = [(study, points) for study, points in evidence.studies if shows(study.measure)]
-    drawings = [figures.draw_study(study, points, evidence.measured_on) for study, points in shown if _is_line(points)]
+    drawings = [figures.draw_study(study, points) for study, points in shown if _is_line(points)]
     without = "; ".join(study.title for study, points in shown if not _is_line(points))
     reason = f"Not drawn, since no two runs that may be averaged differ in the setting of the x axis: {without}."
     return Section(name, title, drawings=drawings, not_shown=[reason] if without else [])

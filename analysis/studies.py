@@ -13,6 +13,7 @@ from .tables import GALAXY_BYTES, GB
 STUDY_COLUMNS = (
     *("x", "series", "value", "low", "high", "median"),
     *("runs", "whole", "doubtful", "incomplete", "unknown", "left_out"),
+    *("origin", "machine", "threads"),
 )
 
 
@@ -22,7 +23,8 @@ class Study:
 
     `x`, `measure`, `series` and `split_by` are columns of runs or of `add_study_columns`. `filters` maps columns to the
     values of the runs that belong to the study. The runs of a line agree in `compare.KEYS`, except those in `pooled`,
-    and in `split_by`. Runs with x above `largest_x` belong to another study; lines of fewer points than `min_points`
+    and in `split_by`; the values of `follows` may change along a line together with x, unless runs of equal x differ in
+    them. Runs with x above `largest_x` belong to another study; lines of fewer points than `min_points`
     are left out. `note` is what a reader must know to judge the figure.
     """
 
@@ -36,6 +38,7 @@ class Study:
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     split_by: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
     largest_x: float | None = None
     min_points: int = 1
     log_x: bool = False
@@ -101,7 +104,7 @@ STUDIES = (
     ),
     Study(
         "world-size-time", "Time by number of ranks", "chosen_ranks", "ranks", "wall_seconds", TIME, series="where",
-        split_by=("batch", "partition_mb", "memory_mb"), min_points=2, log_x=True, log_y=True,
+        split_by=("batch", "partition_mb", "memory_mb"), follows=("threads",), min_points=2, log_x=True, log_y=True,
     ),
     Study(
         "partition-size-time", "Time by size of partitions on Lambda", "partition_mb", PARTITION, "wall_seconds", TIME,
@@ -172,7 +175,9 @@ def build_study_table(study: Study, runs: pd.DataFrame, verdicts: pd.Series, inc
     lines = [column for column in keys if column != study.x and column not in study.pooled]
     table = summarize_groups(known[belongs], verdicts, [*lines, study.x], [study.measure], incomplete)
     statistics = {study.measure + suffix: name for suffix, name in _STATISTICS.items()}
-    named = table.rename(columns={study.x: "x", **statistics}).assign(series=_name_lines(table, lines))
+    named = table.rename(columns={study.x: "x", **statistics}).assign(series=_name_lines(table, lines, study))
+    line = pd.Series(pd.factorize(named["series"])[0], named.index)
+    named = named.assign(line=line).sort_values(["line", "x"], kind="stable")
     points = named.groupby("series")["x"].transform("size")
     return named.loc[points.ge(study.min_points), [*STUDY_COLUMNS]].reset_index(drop=True)
 
@@ -188,7 +193,6 @@ def add_study_columns(runs: pd.DataFrame) -> pd.DataFrame:
     """
     galaxies = runs["galaxies"].astype("float64")
     known = runs["wall_seconds"].fillna(runs["working_seconds"])
-    working_only = runs["wall_seconds"].isna() & runs["working_seconds"].notna()
     absent = {
         name: pd.Series(pd.NA, index=runs.index, dtype=dtype)
         for name, dtype in (("dollars_source", "str"), ("service_units", "Float64"), ("service_units_source", "str"))
@@ -207,9 +211,17 @@ def add_study_columns(runs: pd.DataFrame) -> pd.DataFrame:
         wall_galaxies_per_second=galaxies / runs["wall_seconds"],
         known_seconds=known,
         known_galaxies_per_second=galaxies / known,
-        clock=working_only.map({True: "working time only"}).astype("str"),
+        clock=_name_clock(runs),
         galaxies_per_dollar=galaxies / runs["dollars"],
     )
+
+
+def _name_clock(runs: pd.DataFrame) -> pd.Series:
+    """Return what the known time of each run includes; NA without a time."""
+    clock = pd.Series(pd.NA, runs.index, dtype="str")
+    clock[runs["working_seconds"].notna()] = "working time only"
+    clock[runs["wall_seconds"].notna()] = "from start to end"
+    return clock
 
 
 ALWAYS = ("origin", "clock")  # part of the name wherever they differ, even if it is unique without them
@@ -222,17 +234,23 @@ _TEXTS = {
     "chosen_ranks": "world size {:,}",
     "memory_mb": "{:,.0f} MB of memory",
     "study": "study: {}",
+    "threads": "threads per rank: {:,}",
 }
 
 
-def _name_lines(table: pd.DataFrame, lines: list[str]) -> pd.Series:
+def _name_lines(table: pd.DataFrame, lines: list[str], study: Study) -> pd.Series:
     """Return the name of each row's line: its first column, ALWAYS, and others that distinguish equal names."""
     named = pd.Series("", index=table.index)
-    last = [column for column in ("study", "machine") if column in lines]  # used only if nothing else distinguishes
+    # Those used only if nothing else distinguishes.
+    last = [column for column in ("study", "machine", "threads") if column in lines]
     for column in dict.fromkeys([*(column for column in lines if column not in last), *last]):
         written = _TEXTS.get(column, "{}")
         texts = pd.Series([written.format(one) if pd.notna(one) else "" for one in table[column]], table.index, "str")
         among = pd.Series("", index=table.index) if column in ALWAYS else named
-        distinguishes = texts.groupby(among).transform("nunique").gt(1) | named.eq("")
+        if column in study.follows:
+            at_equal_x = texts.groupby([among, table[study.x]]).transform("nunique").gt(1)
+            distinguishes = at_equal_x.groupby(among).transform("any")
+        else:
+            distinguishes = texts.groupby(among).transform("nunique").gt(1) | named.eq("")
         named = named + texts.where(named.eq("") | texts.eq(""), ", " + texts).where(distinguishes, "")
     return named

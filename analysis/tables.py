@@ -22,6 +22,8 @@ GALAXY_BYTES = BITS_PER_GALAXY // 8  # cutout and magnitudes, the bytes that pub
 GB = 2**30  # the published 12.6 GB are 659,857 galaxies, so a GB there is 2^30 bytes
 TOTAL_GB = 12.6  # name of the published total data set
 TEXT, COUNT, REAL, BOOLEAN, TIME = "str", "Int64", "float64", "boolean", "datetime64[us, UTC]"
+ONE_MACHINE, SEVERAL_MACHINES = "one machine", "several machines"  # platforms of ranks that know of no cluster
+LAPTOP = "laptop"  # platform of published runs whose source says so
 VIEWS = "views"  # study of runs that predict each cutout several times
 LARGEST_COUNT = 10**15  # sums over thousands of ranks still fit into 64 bits
 
@@ -43,9 +45,13 @@ RUN_COLUMNS = (
     ColumnSpec("kind", TEXT, "", "kind of source: see analysis.readers"),
     ColumnSpec("study", TEXT, "", "`data size`, `batch size`, `world size`, or `single`: the setting that was varied; "
                "`views`: each cutout was predicted in several views; runs of two studies are never averaged together"),
-    ColumnSpec("platform", TEXT, "", "`laptop` (any single machine), `slurm` or `lambda`"),
+    ColumnSpec("platform", TEXT, "", "`one machine`, `several machines`, `slurm` or `lambda`; `laptop` if a published "
+               "source says so; NA if ranks differ or their place is not known"),
     ColumnSpec("device", TEXT, "", "`cpu` or `cuda`"),
-    ColumnSpec("machine", TEXT, "", "machine of the measurement, as far as the source states it"),
+    ColumnSpec("site", TEXT, "", "name of the site profile with which SLURM jobs were submitted"),
+    ColumnSpec("cluster", TEXT, "", "name of the cluster, as SLURM or the platform of the containers states it"),
+    ColumnSpec("machine", TEXT, "", "processor and GPU of the measurement, as far as the source states them"),
+    ColumnSpec("threads", COUNT, "threads", "threads of a rank; NA where ranks differ"),
     ColumnSpec("engine", TEXT, "", "inference engine: `openvino`, `reference`, `cuda`, or `published` for the "
                "published code"),
     ColumnSpec("precision", TEXT, "", "`float32`, `bfloat16`, `int8`"),

@@ -9,7 +9,7 @@ a term that becomes negative is dropped, and the others are fitted again:
 
     Lambda                          start + dispatch x sqrt(ranks at once) + work x galaxies of a rank
     SLURM arrays                    tasks x tasks at once + work x galaxies of a task
-    a node, a GPU, a laptop         start + batches x batches
+    a node, a GPU, one machine      start + batches x batches
 
 Lambda's map starts ranks faster the more there are. On the published runs, with each configuration predicted from the
 others, the median and the largest error are 9% and 42% with the square root; 12% and 99% with a constant rate, 14% and
@@ -30,8 +30,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .audit import Audit
-from .tables import VIEWS, Collection
-from .workload import ARRAY, GPU, LAMBDA, LAPTOP, NODE, add_workload
+from .tables import ONE_MACHINE, VIEWS, Collection
+from .workload import ARRAY, GPU, LAMBDA, NODE, add_workload
 
 Terms = Mapping[str, float]
 
@@ -50,7 +50,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     ARRAY: ("tasks", "work"),
     NODE: ("start", "batches"),
     GPU: ("start", "batches"),
-    LAPTOP: ("start", "batches"),
+    ONE_MACHINE: ("start", "batches"),
 }
 
 
@@ -81,9 +81,9 @@ class Withheld:
 class TimeModel:
     """A place, the software that ran there, and the fitted terms in seconds.
 
-    `memory_mb` is the memory of a function on Lambda. `peaks` are pairs of a partition size and the largest memory of a
-    rank measured with it, both in MB (2^20 bytes). `withheld` is empty if there are too few configurations to leave one
-    out.
+    `threads` are those of a rank, `memory_mb` is the memory of a function on Lambda. `peaks` are pairs of a partition
+    size and the largest memory of a rank measured with it, both in MB (2^20 bytes). `withheld` is empty if there are
+    too few configurations to leave one out.
     """
 
     place: str
@@ -100,6 +100,7 @@ class TimeModel:
     withheld: tuple[Withheld, ...]
     peaks: tuple[tuple[float, float], ...]
     weights: str | None = None
+    threads: int | None = None
 
     def predict(self, work: RankWork) -> float:
         """Return the predicted time of a run in seconds."""
@@ -135,9 +136,8 @@ def fit_models(collection: Collection, audit: Audit) -> list[TimeModel]:
     usable = audit.usable(collection.runs)
     runs = add_workload(usable[~usable["study"].eq(VIEWS)])
     models = []
-    for _, group in runs.groupby(
-        ["place", "origin", "device", "machine", "weights", "variant"], dropna=False, sort=False
-    ):
+    settings = ["origin", "device", "machine", "threads", "engine", "precision", "weights", "variant"]
+    for _, group in runs.dropna(subset="place").groupby(["place", *settings], dropna=False, sort=False):
         first = group.iloc[0]
         ranks = collection.ranks[collection.ranks["run"].isin(group["run"])]
         if first["origin"] == "ours":
@@ -156,6 +156,7 @@ def fit_models(collection: Collection, audit: Audit) -> list[TimeModel]:
                 _to_python(first["engine"]), _to_python(first["precision"]), _to_python(table["batch_size"].max()),
                 _to_python(first["memory_mb"]), tuple(sorted(set(table["slots"].astype(int)))), terms,
                 tuple(table["run"]), withheld, _find_peaks(group), _to_python(first["weights"]),
+                _to_python(first["threads"]),
             )
         )  # fmt: skip
     return models

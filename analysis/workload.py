@@ -7,19 +7,21 @@ import pandas as pd
 
 from cosmicai.surveys.survey import galaxies_per_partition
 
-from .tables import GALAXY_BYTES, GB
+from .tables import GALAXY_BYTES, GB, LAPTOP, ONE_MACHINE
 
-LAMBDA, ARRAY, NODE, GPU, LAPTOP = "Lambda", "SLURM array", "SLURM node", "SLURM GPU", "laptop"
+LAMBDA, ARRAY, NODE, GPU = "Lambda", "SLURM array", "SLURM node", "SLURM GPU"
+SINGLE = (ONE_MACHINE, LAPTOP)  # platforms
 PUBLISHED_MEMORY_MB = 10240.0  # of the functions of the published runs, from REPORT lines of their CloudWatch log
 
 
 def add_workload(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with columns that describe their workload.
 
-    `place` is where they ran; `variant` is what else runs of one model must share (memory on Lambda, ranks on a
-    laptop); `seconds` the time of the whole run; `galaxies`; `slots` the ranks at once; `share` the galaxies of a rank;
-    `batches` the batches of a rank; and `limit` the limit on the slots. A published rank on Lambda or in an array reads
-    whole partitions one after the other. Where the concurrency is unknown all ranks work at once.
+    `place` is where they ran, NA if that is not known; `variant` is what else runs of one model must share (memory on
+    Lambda, ranks on one machine); `seconds` the time of the whole run; `galaxies`; `slots` the ranks at once; `share`
+    the galaxies of a rank; `batches` the batches of a rank; and `limit` the limit on the slots. A published rank on
+    Lambda or in an array reads whole partitions one after the other. Where the concurrency is unknown all ranks work at
+    once.
     """
     place, world = _find_places(runs), runs["world_size"].astype("float64")
     galaxies = runs["asked_galaxies"].fillna(runs["galaxies"]).astype("float64")
@@ -33,7 +35,7 @@ def add_workload(runs: pd.DataFrame) -> pd.DataFrame:
     # A state machine does more than its map, so only its own duration counts; elsewhere the working time is the whole.
     seconds = runs["wall_seconds"].fillna(runs["working_seconds"].where(place.ne(LAMBDA)))
     memory = runs["memory_mb"].fillna(runs["memory_mb"].where(ours | place.ne(LAMBDA), PUBLISHED_MEMORY_MB))
-    variant = memory.where(place.eq(LAMBDA), world.where(ours & place.eq(LAPTOP))).fillna(0.0)
+    variant = memory.where(place.eq(LAMBDA), world.where(ours & place.eq(ONE_MACHINE))).fillna(0.0)
     return runs.assign(
         place=place, variant=variant, memory_mb=memory, seconds=seconds, galaxies=galaxies, slots=slots, share=share,
         batches=share / runs["batch_size"].astype("float64"),
@@ -45,7 +47,8 @@ def add_workload(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _find_places(runs: pd.DataFrame) -> pd.Series:
     on_slurm, single = runs["platform"].eq("slurm"), runs["world_size"].astype("float64").fillna(1).le(1)
-    place = pd.Series(LAPTOP, runs.index, dtype="str")
+    place = pd.Series(pd.NA, runs.index, dtype="str")
+    place[runs["platform"].isin(SINGLE)] = ONE_MACHINE
     place[runs["platform"].eq("lambda")] = LAMBDA
     place[on_slurm & runs["device"].eq("cuda")] = GPU
     place[on_slurm & runs["device"].ne("cuda")] = ARRAY

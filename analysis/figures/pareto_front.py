@@ -5,13 +5,13 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ..formatting import format_statistic, join_texts
 from .style import (
     TICK,
     Drawing,
     add_legend,
     create_figure,
     finish_drawing,
-    join_texts,
     label_axes,
     mark_empty,
     set_linear,
@@ -20,14 +20,16 @@ from .style import (
 
 MAX_NUMBERED = 16  # choices that are all numbered and listed; of more, only those on the front
 WIDE = 30  # ratio of maximum to minimum above which an axis is logarithmic
+PREDICTED = "Times are predicted from measured runs."
 NEAR = 0.035  # fraction of an axis: points this close share the label of their numbers
 
 
-def draw_pareto_front(choices: pd.DataFrame, source: str = "", name: str = "pareto", cost: str = "dollars") -> Drawing:
+def draw_pareto_front(choices: pd.DataFrame, name: str = "pareto", cost: str = "dollars") -> Drawing:
     """Draw seconds and cost of each choice; a choice is on the front if no other is both faster and cheaper.
 
-    `choices` has the columns label, seconds, on_front and `cost`, which is dollars or service_units. A choice without
-    seconds or cost is counted but not drawn. The numbers of points refer to the list below the axes.
+    `choices` has the columns label, seconds, on_front, `cost`, which is dollars or service_units, and origin and
+    machine of the runs from which its time is predicted. A choice without seconds or cost is counted but not drawn. The
+    numbers of points refer to the list below the axes.
     """
     unit = cost.replace("_", " ")
     title, known = f"Time and {unit} of each choice", choices.dropna(subset=["seconds", cost])
@@ -41,7 +43,7 @@ def draw_pareto_front(choices: pd.DataFrame, source: str = "", name: str = "pare
     left_out = f"Not drawn, since time or cost is not known: {absent} of {len(choices)} choices." if absent else ""
     if known.empty:
         mark_empty(axes, reason := "there is no choice with known time and cost")
-        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", [left_out, source])
+        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", known, [left_out])
     axes.plot(
         others["seconds"], others[cost], linestyle="none", marker="s", markersize=6, markerfacecolor="white",
         color="#606060", label="not on the front" if len(others) else None,
@@ -55,12 +57,15 @@ def draw_pareto_front(choices: pd.DataFrame, source: str = "", name: str = "pare
     _number_points(axes, numbered[by])
     add_legend(axes)
     lines = [
-        f"{number}  {row.label}: {row.seconds:,.4g} s, {getattr(row, cost):.4g} {unit}"
+        f"{number}  {row.label}: {format_statistic(row.seconds)} s, {format_statistic(getattr(row, cost))} {unit}"
         for number, row in enumerate(numbered.itertuples(), start=1)
     ]
-    best = [f"{row.label} takes {row.seconds:,.4g} s for {getattr(row, cost):.4g} {unit}" for row in front.itertuples()]
+    best = [
+        f"{row.label} takes {format_statistic(row.seconds)} s for {format_statistic(getattr(row, cost))} {unit}"
+        for row in front.itertuples()
+    ]
     caption = f"{len(front)} of {len(known)} choices are on the front: {join_texts(best, 6)}."
-    return finish_drawing(figure, name, title, caption, [*lines, left_out, source])
+    return finish_drawing(figure, name, title, caption, known, [*lines, left_out, PREDICTED])
 
 
 def _set_scale(axes: Axes, name: str, values: pd.Series) -> None:

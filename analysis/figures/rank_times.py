@@ -10,19 +10,18 @@ from numpy.typing import NDArray
 from cosmicai.errors import InputError
 
 from .. import scaling
-from ..formatting import count_noun
+from ..formatting import count_noun, format_statistic, join_texts
 from .style import (
     GREYS,
     HATCHES,
+    MAX_ROWS,
     PALETTE,
     TICK,
     Drawing,
     add_legend,
     create_figure,
     finish_drawing,
-    format_number,
     get_series_style,
-    join_texts,
     label_axes,
     mark_empty,
     set_linear,
@@ -36,11 +35,11 @@ POINTS = 300  # of a line: ten thousand would take half a megabyte without a vis
 RANGE = (0.05, 0.95)  # quantiles over ranks
 
 
-def draw_phases(ranks: pd.DataFrame, source: str = "", name: str = "phases") -> Drawing:
+def draw_phases(ranks: pd.DataFrame, runs: pd.DataFrame, name: str = "phases") -> Drawing:
     """Draw the seconds of a rank in each phase, a bar per run: medians over ranks, and the range of their sums.
 
-    `ranks` has RANK_COLUMNS, for any runs; runs without phases have no bar. Of more than MAX_BARS runs only the first
-    are drawn.
+    `ranks` has RANK_COLUMNS, for any runs, and `runs` has those with their origin and machine; runs without phases have
+    no bar. Of more than MAX_BARS runs only the first are drawn.
     """
     title = "Time of ranks by phase"
     table = scaling.summarize_phases(ranks)
@@ -50,7 +49,7 @@ def draw_phases(ranks: pd.DataFrame, source: str = "", name: str = "phases") -> 
     label_axes(axes, "seconds of a rank", "")
     if shown.empty:
         mark_empty(axes, reason := "no rank of these runs states its phases")
-        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", [source])
+        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", runs[:0])
     columns = [f"{phase}_seconds" for phase in scaling.PHASES]
     drawn = ranks[ranks["run"].isin(shown["run"])]
     sums = drawn[columns].sum(axis=1, min_count=1).groupby(drawn["run"])
@@ -82,16 +81,17 @@ def draw_phases(ranks: pd.DataFrame, source: str = "", name: str = "phases") -> 
         "attempts.",
         f"{count_noun(others, 'more run')} not drawn." if others else "",
         _count_without_phases(ranks, table),
-        source,
     ]
-    return finish_drawing(figure, name, title, _make_phases_caption(shown, middle), notes)
+    rows = runs[runs["run"].isin(shown["run"])]
+    return finish_drawing(figure, name, title, _make_phases_caption(shown, middle, attempts), rows, notes)
 
 
-def draw_stragglers(ranks: pd.DataFrame, source: str = "", name: str = "stragglers") -> Drawing:
+def draw_stragglers(ranks: pd.DataFrame, runs: pd.DataFrame, name: str = "stragglers") -> Drawing:
     """Draw the seconds of each run's ranks in ascending order, from the fastest to the slowest.
 
-    `ranks` has RANK_COLUMNS, for any runs; a run of one rank, or whose ranks do not state how long they worked, has no
-    line. Of more than MAX_LINES runs those with the most ranks are drawn, through POINTS of their ranks.
+    `ranks` has RANK_COLUMNS, for any runs, and `runs` has those with their origin and machine; a run of one rank, or
+    whose ranks do not state how long they worked, has no line. Of more than MAX_LINES runs those with the most ranks
+    are drawn, through POINTS of their ranks.
     """
     title = "Ranks from the fastest to the slowest"
     found = {}
@@ -107,7 +107,7 @@ def draw_stragglers(ranks: pd.DataFrame, source: str = "", name: str = "straggle
     label_axes(axes, "ranks, from the fastest to the slowest, %", "seconds that a rank worked")
     if not shown:
         mark_empty(axes, reason := "no run of several ranks states how long each of them worked")
-        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", [source])
+        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", runs[:0])
     captions = []
     for number, run in enumerate(shown):
         seconds, style = found[run].seconds, get_series_style(number)
@@ -115,29 +115,31 @@ def draw_stragglers(ranks: pd.DataFrame, source: str = "", name: str = "straggle
         axes.plot(
             100 * places / (len(seconds) - 1), seconds[places], color=style.color, linestyle=style.dash, linewidth=1.4,
             marker=style.marker, markersize=5, markevery=(0.02 * (number + 1), 0.2),
-            label=f"{shorten(run, 34)} ({len(seconds):,} ranks)",
+            label=f"{run} ({len(seconds):,} ranks)",
         )  # fmt: skip
         captions.append(
-            f"{run}: the slowest of {len(seconds):,} ranks took {seconds[-1]:.4g} s, "
-            f"{found[run].slowest_to_median:.2f} times the median, and {found[run].idle:.0%} of all rank-seconds would "
-            "be spent waiting for it"
+            f"{run}: the slowest of {len(seconds):,} ranks took {format_statistic(seconds[-1], len(seconds))} s, "
+            f"{format_statistic(found[run].slowest_to_median, len(seconds))} times the median, and "
+            f"{found[run].idle:.0%} of all rank-seconds would be spent waiting for it"
         )
     fastest = min(found[run].seconds[0] for run in shown)
     if fastest > 0 and max(found[run].seconds[-1] for run in shown) > 30 * fastest:
         set_logarithmic(axes, "y")
     else:
         set_linear(axes, "y")
-    add_legend(axes)
+    add_legend(axes, axes.lines)  # also those with an underscore first, which matplotlib would leave out
     others = len(several) - len(shown)
-    notes = [f"{count_noun(others, 'more run')} of as many ranks or fewer not drawn." if others else "", source]
-    return finish_drawing(figure, name, title, f"{join_texts(captions)}.", notes)
+    notes = [f"{count_noun(others, 'more run')} of as many ranks or fewer not drawn." if others else ""]
+    rows = runs[runs["run"].isin(shown)]
+    return finish_drawing(figure, name, title, f"{join_texts(captions)}.", rows, notes)
 
 
-def draw_speed_up(table: pd.DataFrame, source: str = "", name: str = "speed-up") -> Drawing:
+def draw_speed_up(table: pd.DataFrame, name: str = "speed-up") -> Drawing:
     """Draw the speed-up relative to the fewest ranks, with Amdahl's law fitted to the times of each series.
 
     `table` is that of a study of seconds by ranks (`studies.build_study_table`). Bars are minimum and maximum of the
-    repeats.
+    repeats. Of more series than a legend has rows those with the most points are drawn. Where threads per rank change
+    with the ranks, a note says so.
     """
     title, figure = "Speed-up by number of ranks", create_figure(4.4)
     axes = figure.add_subplot()
@@ -146,10 +148,13 @@ def draw_speed_up(table: pd.DataFrame, source: str = "", name: str = "speed-up")
     several = measured.groupby("series")["x"].transform("nunique") > 1
     if not several.any():
         mark_empty(axes, reason := "no two runs that may be compared differ in their number of ranks")
-        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", [source])
+        return finish_drawing(figure, name, title, f"Nothing is drawn: {reason}.", measured[:0])
     axes.set(xscale="log", yscale="log")
+    counts = measured.loc[several, "series"].value_counts(sort=False).sort_values(ascending=False, kind="stable")
+    named = counts.index[: MAX_ROWS - 1]
+    shown, others = measured[measured["series"].isin(named)].sort_values("x"), len(counts) - len(named)
     fits, captions, handles = [], [], []
-    for number, (series, points) in enumerate(measured[several].sort_values("x").groupby("series", sort=False)):
+    for number, (series, points) in enumerate(shown.groupby("series", sort=False)):
         style, first, last = get_series_style(number), points.iloc[0], points.iloc[-1]
         seconds = points["value"].to_numpy(float)
         faster = first["value"] / seconds
@@ -167,20 +172,32 @@ def draw_speed_up(table: pd.DataFrame, source: str = "", name: str = "speed-up")
                 x, first["value"] / law.seconds(x), color=style.color, linestyle=style.dash, label=f"_law {series}"
             )
             fits.append(f"{series or 'all runs'}: {_describe_law(law)}")
-        captions.append(
-            f"{series or 'all runs'}: {faster[-1]:.2f} times with {last['x']:,.0f} ranks over {ends[0]:,.0f}"
-        )
+        times = format_statistic(faster[-1], min(first["runs"], last["runs"]))
+        captions.append(f"{series or 'all runs'}: {times} times with {last['x']:,.0f} ranks over {ends[0]:,.0f}")
         handles.append(
             Line2D([], [], color=style.color, marker=style.marker, linestyle=style.dash if law else "none",
-                   label=shorten(str(series) or "measured", 50))
+                   label=str(series) or "measured")
         )  # fmt: skip
-    handles.append(Line2D([], [], color="#808080", linewidth=0.9, label="proportional to the number of ranks"))
+    ideal = Line2D([], [], color="#808080", linewidth=0.9, label="proportional to the number of ranks")
     set_logarithmic(axes, "x")
     set_logarithmic(axes, "y")
-    set_ticks(axes, measured.loc[several, "x"])
-    add_legend(axes, handles)
-    notes = ["Points: measurements; bars: minimum and maximum of the repeats; lines: fits of Amdahl's law."]
-    return finish_drawing(figure, name, title, f"{join_texts([*captions, *fits], 6)}.", [*notes, *fits, source])
+    set_ticks(axes, shown["x"])
+    add_legend(axes, handles, [ideal])
+    notes = [
+        "Points: measurements; bars: minimum and maximum of the repeats; lines: fits of Amdahl's law.",
+        _describe_threads(shown),
+        f"{others} more series not drawn." if others else "",
+    ]
+    return finish_drawing(figure, name, title, f"{join_texts([*captions, *fits], 6)}.", shown, [*notes, *fits])
+
+
+def _describe_threads(points: pd.DataFrame) -> str:
+    """Return the threads per rank with each number of ranks, if they change along a line; else nothing."""
+    if not points.groupby("series")["threads"].nunique().gt(1).any():
+        return ""
+    pairs = points.dropna(subset="threads").drop_duplicates(["x", "threads"])
+    texts = [f"{row.threads:,} with {count_noun(int(row.x), 'rank')}" for row in pairs.itertuples()]
+    return f"Threads per rank: {', '.join(texts)}."
 
 
 def _fit_law(ranks: pd.Series, seconds: NDArray[np.float64]) -> scaling.Amdahl | None:
@@ -204,11 +221,11 @@ def _count_without_phases(ranks: pd.DataFrame, table: pd.DataFrame) -> str:
     return f"{count_noun(runs, 'run')} without phases." if runs else ""
 
 
-def _make_phases_caption(shown: pd.DataFrame, middle: NDArray[np.float64]) -> str:
+def _make_phases_caption(shown: pd.DataFrame, middle: NDArray[np.float64], attempts: NDArray[np.int64]) -> str:
     runs = []
-    for (_, row), seconds in zip(shown.iterrows(), middle, strict=True):
+    for (_, row), seconds, count in zip(shown.iterrows(), middle, attempts, strict=True):
         parts = ", ".join(
-            f"{phase} {format_number(float(f'{row[phase]:.3g}'))} s" for phase in scaling.PHASES if row[phase] > 0
+            f"{phase} {format_statistic(row[phase], count)} s" for phase in scaling.PHASES if row[phase] > 0
         )
-        runs.append(f"{row['run']}: median of {seconds:.4g} s per rank ({parts})")
+        runs.append(f"{row['run']}: median of {format_statistic(seconds, count)} s per rank ({parts})")
     return f"{join_texts(runs)}."

@@ -16,6 +16,7 @@ from cosmicai.runs.metrics import OUTLIER_DZ, Metrics
 from ..accuracy import MIN_GALAXIES, Accuracy
 from ..accuracy import bin_by_magnitude as magnitude_bins
 from ..accuracy import bin_by_redshift as redshift_bins
+from ..formatting import format_fraction, format_statistic
 from .style import (
     LABEL,
     PALETTE,
@@ -35,6 +36,7 @@ SHOWN = (0.0005, 0.9995)  # quantiles at the edges of a density, so that catastr
 REDSHIFT_BIN = 0.02  # bin width of the running median
 DZ = "dz = (z_phot − z_spec) / (1 + z_spec)"
 NEITHER = "no galaxy of this run has both a photometric and a spectroscopic redshift"
+SPREAD = ("bias", "NMAD", "outliers")  # metrics that a histogram shows
 _DENSITY = ListedColormap(
     colormaps["viridis"](np.linspace(0, 0.95, 256))
 )  # dark for few galaxies, to be visible on white
@@ -42,13 +44,14 @@ _PALE = ListedColormap(colormaps["Greys"](np.linspace(0.2, 0.6, 256)))  # below 
 _HALO = [withStroke(linewidth=2.6, foreground="white")]
 
 
-def draw_density(accuracy: Accuracy, name: str = "density") -> Drawing:
+def draw_density(accuracy: Accuracy, runs: pd.DataFrame, name: str = "density") -> Drawing:
     """Draw photometric against spectroscopic redshift: galaxies per cell, the 1:1 line, and the limits of outliers."""
     title, figure = f"Photometric against spectroscopic redshift: {accuracy.run}", create_figure(4.7)
     axes = figure.add_subplot()
     label_axes(axes, "spectroscopic redshift", "photometric redshift")
     if not (metrics := accuracy.metrics):
-        return _draw_nothing(axes, name, title)
+        return _draw_nothing(axes, name, title, runs)
+    rows = runs[runs["run"].eq(accuracy.run)]
     low, high = _choose_range(np.concatenate([accuracy.phot, accuracy.spec]))
     beyond = _draw_cells(axes, accuracy.spec, accuracy.phot, (low, high), (low, high), _DENSITY)
     line = np.array([low, high])
@@ -58,24 +61,24 @@ def draw_density(accuracy: Accuracy, name: str = "density") -> Drawing:
         limit_label = f"±{OUTLIER_DZ:g} (1 + z): outliers beyond" if sign > 0 else None
         axes.plot(line, limit, "--", color="black", linewidth=1.0, label=limit_label, path_effects=_HALO)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    text = (
-        f"{metrics.galaxies:,} galaxies\nR² {metrics.r2:.4f}\nMAE {metrics.mae:.5f}\nbias {metrics.bias:+.5f}\n"
-        f"NMAD {metrics.precision:.5f}\noutliers {metrics.outliers:.2%}"
-    )
-    _write_numbers(axes, text)
+    texts = _format_metrics(metrics)
+    lines = [f"{metrics.galaxies:,} galaxies", *(f"{name} {texts[name]}" for name in ("R²", "MAE", *SPREAD))]
+    _write_numbers(axes, "\n".join(lines))
     add_legend(axes)
     return finish_drawing(
-        figure, name, title, _describe_metrics(metrics), [*_describe_missing(accuracy), _describe_beyond(beyond)]
-    )
+        figure, name, title, _describe_metrics(metrics), rows,
+        [*_describe_missing(accuracy), _describe_beyond(beyond), *_describe_weights(rows)],
+    )  # fmt: skip
 
 
-def draw_dz_by_redshift(accuracy: Accuracy, name: str = "dz_against_z") -> Drawing:
+def draw_dz_by_redshift(accuracy: Accuracy, runs: pd.DataFrame, name: str = "dz_against_z") -> Drawing:
     """Draw dz against spectroscopic redshift: galaxies per cell, the running median, and the NMAD around it."""
     title, figure = f"dz against redshift: {accuracy.run}", create_figure()
     axes = figure.add_subplot()
     label_axes(axes, "spectroscopic redshift", "dz")
     if not (metrics := accuracy.metrics):
-        return _draw_nothing(axes, name, title)
+        return _draw_nothing(axes, name, title, runs)
+    rows = runs[runs["run"].eq(accuracy.run)]
     reach = max(1.3 * OUTLIER_DZ, 5 * metrics.precision)
     beyond = _draw_cells(axes, accuracy.spec, accuracy.dz, _choose_range(accuracy.spec), (-reach, reach), _PALE)
     bins = redshift_bins(accuracy, REDSHIFT_BIN)
@@ -94,18 +97,21 @@ def draw_dz_by_redshift(accuracy: Accuracy, name: str = "dz_against_z") -> Drawi
     axes.set_ylim(-reach, reach)
     add_legend(axes)
     binned = f"Medians in bins of {REDSHIFT_BIN} in redshift with at least {MIN_GALAXIES} galaxies."
-    notes = [f"{DZ}. {binned}", *_describe_missing(accuracy), _describe_beyond(beyond)]
-    caption = f"{_describe_metrics(metrics)} The median by redshift lies between {_describe_range(bins['median_dz'])}."
-    return finish_drawing(figure, name, title, caption if len(bins) else _describe_metrics(metrics), notes)
+    notes = [f"{DZ}. {binned}", *_describe_missing(accuracy), _describe_beyond(beyond), *_describe_weights(rows)]
+    caption = _describe_metrics(metrics)
+    if len(bins):
+        caption += f" The median by redshift lies between {_describe_range(bins)}."
+    return finish_drawing(figure, name, title, caption, rows, notes)
 
 
-def draw_dz_histogram(accuracy: Accuracy, name: str = "dz_histogram") -> Drawing:
+def draw_dz_histogram(accuracy: Accuracy, runs: pd.DataFrame, name: str = "dz_histogram") -> Drawing:
     """Draw the distribution of dz, and a Gaussian with the median of dz as its centre and the NMAD as its sigma."""
     title, figure = f"Distribution of dz: {accuracy.run}", create_figure()
     axes = figure.add_subplot()
     label_axes(axes, DZ, "galaxies")
     if not (metrics := accuracy.metrics):
-        return _draw_nothing(axes, name, title)
+        return _draw_nothing(axes, name, title, runs)
+    rows = runs[runs["run"].eq(accuracy.run)]
     dz, sigma = accuracy.dz, metrics.precision
     reach = max(1.3 * OUTLIER_DZ, 5 * sigma)
     counts, edges = np.histogram(dz, bins=100, range=(-reach, reach))
@@ -122,23 +128,25 @@ def draw_dz_histogram(accuracy: Accuracy, name: str = "dz_histogram") -> Drawing
         axes.axvline(sign * OUTLIER_DZ, color="black", linewidth=1.1, linestyle=":", label=limit_label)
     axes.set_xlim(-reach, reach)
     axes.yaxis.set_major_formatter(FuncFormatter(format_number))
-    text = f"bias {metrics.bias:+.5f}\nNMAD {sigma:.5f}\noutliers {metrics.outliers:.2%}"
-    _write_numbers(axes, text)
+    texts = _format_metrics(metrics)
+    _write_numbers(axes, "\n".join(f"{name} {texts[name]}" for name in SPREAD))
     add_legend(axes)
     beyond = int(len(dz) - counts.sum())
     return finish_drawing(
-        figure, name, title, _describe_metrics(metrics), [*_describe_missing(accuracy), _describe_beyond(beyond)]
-    )
+        figure, name, title, _describe_metrics(metrics), rows,
+        [*_describe_missing(accuracy), _describe_beyond(beyond), *_describe_weights(rows)],
+    )  # fmt: skip
 
 
-def draw_by_magnitude(accuracy: Accuracy, name: str = "by_magnitude") -> Drawing:
+def draw_by_magnitude(accuracy: Accuracy, runs: pd.DataFrame, name: str = "by_magnitude") -> Drawing:
     """Draw median dz, NMAD and outliers by r magnitude, with errors, and the number of galaxies of each bin."""
     title, figure = f"Accuracy by magnitude: {accuracy.run}", create_figure(6.2)
     bins = magnitude_bins(accuracy)
     if bins.empty:
         reason = f"there are no r magnitudes: {accuracy.no_magnitude}" if accuracy.no_magnitude else ""
         reason = reason or f"no bin of r magnitude holds {MIN_GALAXIES} galaxies"
-        return _draw_nothing(figure.add_subplot(), name, title, reason)
+        return _draw_nothing(figure.add_subplot(), name, title, runs, reason)
+    rows = runs[runs["run"].eq(accuracy.run)]
     panels = list(figure.subplots(4, sharex=True))
     spread = {"median_dz": "median dz", "nmad": "NMAD"}
     for axes, (column, text) in zip(panels, spread.items(), strict=False):
@@ -158,8 +166,10 @@ def draw_by_magnitude(accuracy: Accuracy, name: str = "by_magnitude") -> Drawing
     figure.align_ylabels(panels)
     first, last = bins.iloc[0], bins.iloc[-1]
     caption = (
-        f"From magnitude {first['low']:g} to {last['high']:g}, the NMAD changes from {first['nmad']:.4f} to "
-        f"{last['nmad']:.4f} and the outliers from {first['outliers']:.2%} to {last['outliers']:.2%}; "
+        f"From magnitude {first['low']:g} to {last['high']:g}, the NMAD changes from "
+        f"{format_statistic(first['nmad'], first['galaxies'])} to {format_statistic(last['nmad'], last['galaxies'])} "
+        f"and the outliers from {format_fraction(first['outliers'], first['galaxies'])} to "
+        f"{format_fraction(last['outliers'], last['galaxies'])}; "
         f"{bins['galaxies'].sum():,} galaxies in {len(bins)} bins."
     )
     notes = [
@@ -167,15 +177,16 @@ def draw_by_magnitude(accuracy: Accuracy, name: str = "by_magnitude") -> Drawing
         "galaxies, 1.25 NMAD/√n for the median, 1.17 NMAD/√n for the NMAD, Wilson's interval for the "
         "outliers.",
         *_describe_missing(accuracy),
+        *_describe_weights(rows),
     ]
-    return finish_drawing(figure, name, title, caption, notes)
+    return finish_drawing(figure, name, title, caption, rows, notes)
 
 
-def _draw_nothing(axes: Axes, name: str, title: str, reason: str = NEITHER) -> Drawing:
+def _draw_nothing(axes: Axes, name: str, title: str, runs: pd.DataFrame, reason: str = NEITHER) -> Drawing:
     """Return a drawing that states why there is nothing to draw."""
     mark_empty(axes, reason)
     assert axes.figure is not None
-    return finish_drawing(axes.figure, name, title, f"Nothing is drawn: {reason}.")  # type: ignore[arg-type]
+    return finish_drawing(axes.figure, name, title, f"Nothing is drawn: {reason}.", runs[:0])  # type: ignore[arg-type]
 
 
 def _write_numbers(axes: Axes, text: str) -> None:
@@ -209,12 +220,22 @@ def _draw_cells(
     return len(x) - int(counts.sum())
 
 
+def _format_metrics(metrics: Metrics) -> dict[str, str]:
+    """Return the metrics by their names, with the digits that so many galaxies justify."""
+    values = {"bias": metrics.bias, "NMAD": metrics.precision, "MAE": metrics.mae, "R²": metrics.r2}
+    texts = {name: format_statistic(value, metrics.galaxies, "+" * (name == "bias")) for name, value in values.items()}
+    return {**texts, "outliers": format_fraction(metrics.outliers, metrics.galaxies)}
+
+
 def _describe_metrics(metrics: Metrics) -> str:
-    return (
-        f"{metrics.galaxies:,} galaxies: bias {metrics.bias:+.5f}, NMAD {metrics.precision:.5f}, "
-        f"MAE {metrics.mae:.5f}, "
-        f"R² {metrics.r2:.4f}, {metrics.outliers:.2%} outliers with |dz| > {OUTLIER_DZ:g}."
-    )
+    texts = _format_metrics(metrics)
+    listed = ", ".join(f"{name} {texts[name]}" for name in ("bias", "NMAD", "MAE", "R²"))
+    return f"{metrics.galaxies:,} galaxies: {listed}, {texts['outliers']} outliers with |dz| > {OUTLIER_DZ:g}."
+
+
+def _describe_weights(rows: pd.DataFrame) -> list[str]:
+    """Return which weights predicted, and whether they learned from synthetic galaxies."""
+    return [f"Weights: {name}." for name in rows["weights_name"].dropna().unique()]
 
 
 def _describe_missing(accuracy: Accuracy) -> list[str]:
@@ -226,5 +247,7 @@ def _describe_beyond(galaxies: int) -> str:
     return f"Outside the frame: {galaxies:,} galaxies." if galaxies else ""
 
 
-def _describe_range(values: pd.Series) -> str:
-    return f"{values.min():+.4f} and {values.max():+.4f}"
+def _describe_range(bins: pd.DataFrame) -> str:
+    sample = int(bins["galaxies"].min())
+    low, high = (format_statistic(value, sample, "+") for value in (bins["median_dz"].min(), bins["median_dz"].max()))
+    return f"{low} and {high}"

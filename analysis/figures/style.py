@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from cosmicai.storage import atomic_write
 
+from .attribution import describe_machines
+from .labels import split_shared
+
 WIDTH = 6.0  # inches
 TITLE, LABEL, TICK, NOTE = 12.0, 11.0, 10.0, 8.5  # points; at a width of 400 pixels a point is 0.93 pixels
 DPI = 150
-ROOM, HANDLE = 62, 7  # width of a legend and of a marker with its dash, in letters
+MAX_ROWS = 8  # of a legend
+ROOM, HANDLE, LETTERS = 62, 7, 54  # width of a legend, of a marker with its dash and of a label, in letters
 MAX_TICKS, DIGIT = 16, 0.02  # ticks at points, and the width of a digit as a fraction of the x axis
 # Okabe & Ito 2008, without its yellow, which is invisible on white paper; neighbours differ in lightness.
 PALETTE = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#CC79A7", "#009E73")
@@ -41,12 +47,16 @@ GREYS = ("#ffffff", "#bdbdbd", "#f0f0f0", "#969696", "#d9d9d9")  # of the bars w
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: the name of its files, its title, and a caption with its main numbers as text alternative."""
+    """A figure: the name of its files, its title, a caption with its main numbers as text alternative, and its rows.
+
+    `rows` are those that the figure shows, with their `origin` and `machine` at least; the caption names the machines.
+    """
 
     name: str
     title: str
     caption: str
     figure: Figure
+    rows: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -71,15 +81,23 @@ def create_figure(height: float = 3.9) -> Figure:
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
-def finish_drawing(figure: Figure, name: str, title: str, caption: str, notes: Iterable[str] = ()) -> Drawing:
-    """Return the figure with its title above and notes in small print below; its layout no longer changes."""
+def finish_drawing(
+    figure: Figure, name: str, title: str, caption: str, rows: pd.DataFrame, notes: Iterable[str] = ()
+) -> Drawing:
+    """Return the figure with its title above and notes in small print below; its layout no longer changes.
+
+    Caption and notes end with the machines of `rows`, which must be exactly the rows that are drawn; none is named if
+    there are none.
+    """
+    machines = describe_machines(rows)
+    notes, caption = [*notes, machines], f"{caption} {machines}".rstrip()
     figure.suptitle(above := _escape(fill(title, 56)), fontsize=TITLE, x=0.01, ha="left")
     if below := _escape("\n".join(fill(note, 90) for note in notes if note)):
         figure.supxlabel(below, fontsize=NOTE, x=0.01, ha="left", color="#404040")
     _grow(figure, TITLE * above.count("\n") + NOTE * len(below.splitlines()))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # else the layout is computed again for every file
-    return Drawing(name, title, caption, figure)
+    return Drawing(name, title, caption, figure, rows)
 
 
 def _grow(figure: Figure, points: float) -> None:
@@ -150,24 +168,33 @@ def _escape(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def add_legend(axes: Axes, handles: Iterable[Artist] | None = None) -> None:
-    """Add a legend above the axes, where it hides no data, with as many columns as fit."""
-    shown: list[Any] = list(axes.get_legend_handles_labels()[0] if handles is None else handles)
+def add_legend(axes: Axes, series: Iterable[Artist] | None = None, marks: Iterable[Artist] = ()) -> None:
+    """Add a legend above the axes, where it hides no data, with as many columns as fit.
+
+    It has the labels of `series`, by default those of the axes, without words that all share, which become its title;
+    then those of `marks`. No label is repeated, and of more than MAX_ROWS only the first are shown and the others
+    counted.
+    """
+    given: list[Any] = list(axes.get_legend_handles_labels()[0] if series is None else series)
+    distinct = {str(handle.get_label()): handle for handle in reversed(given)}
+    names, others = [*reversed(distinct)], list(marks)
+    labels, title = split_shared(names)
+    labels = [shorten(label, LETTERS) for label in labels]
+    shown = [distinct[name] for name in names]
+    if (more := len(shown) - (MAX_ROWS - len(others))) > 0:
+        shown, labels = shown[: -more - 1], [*labels[: -more - 1], f"and {more + 1} more"]
+        shown.append(Line2D([], [], linestyle="none"))
+    shown, labels = [*shown, *others], [*labels, *(str(handle.get_label()) for handle in others)]
     if shown:
-        letters = max(len(str(handle.get_label())) for handle in shown)
-        columns = max(1, min(3, ROOM // (HANDLE + letters)))
-        axes.legend(
-            handles=shown, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=TICK,
-            frameon=False, borderaxespad=0.3, columnspacing=1.2, handlelength=2.8,
+        columns = max(1, min(3, ROOM // (HANDLE + max(map(len, labels)))))
+        legend = axes.legend(
+            shown, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=TICK, frameon=False,
+            borderaxespad=0.3, columnspacing=1.2, handlelength=2.8, title=shorten(title, LETTERS) or None,
+            title_fontsize=TICK, alignment="left",
         )  # fmt: skip
+        legend.get_title().set_multialignment("left")
         assert isinstance(axes.figure, Figure)
-        _grow(axes.figure, 1.1 * TICK * ceil(len(shown) / columns))
-
-
-def join_texts(texts: Sequence[str], limit: int = 4) -> str:
-    """Return the first texts, separated by semicolons, and the number of others."""
-    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
-    return "; ".join([*texts[:limit], *more])
+        _grow(axes.figure, 1.1 * TICK * (ceil(len(shown) / columns) + bool(title)))
 
 
 def mark_empty(axes: Axes, reason: str) -> None:

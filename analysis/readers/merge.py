@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
-from ..tables import LeftOut, MeasuredRun, Row
+from ..tables import LAPTOP, LeftOut, MeasuredRun, Row
 
 MatchKey = tuple[Any, ...]
 Merged = tuple[list[MeasuredRun], list[LeftOut]]
@@ -56,7 +56,7 @@ def build_match_key(run: Row) -> MatchKey:
             found = tuple(run.get(name) for name in ("platform", "study", "batch_size", "galaxies", "repeat"))
     elif run["platform"] == "slurm" and run["kind"] == "statistics":
         found = tuple(run.get(name) for name in ("platform", "kind", "data_gb", "repeat"))
-    elif run["platform"] == "laptop" and run["kind"] in ("results", "durations"):
+    elif run["platform"] == LAPTOP and run["kind"] in ("results", "durations"):
         found = ("results", run["run"].rpartition("/")[2])
     return (run["run"],) if None in found else found
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from cosmicai.runs.record import BITS_PER_GALAXY
 
-from ..tables import GB, RUN_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from ..tables import GB, LAPTOP, ONE_MACHINE, RUN_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
 from .source import Source
 from .values import count_galaxies
 
@@ -33,7 +33,8 @@ THROUGHPUT, INFERENCE = "throughput", "inference time"
 MEASURES = (*TIMES.values(), *MEMORIES.values(), THROUGHPUT)
 CLOSE, FAR = 1.25, 10.0  # ratio within which two statements agree, and beyond which a value is another quantity
 _EMPTY = re.compile(r"-?|#.*")  # a cell in which the spreadsheet shows no value
-_PLATFORMS = {"lambda": ("cai", "lambda", "aws"), "slurm": ("rivanna", "hpc", "slurm")}  # words in their names
+# Words in their names.
+_PLATFORMS = {"lambda": ("cai", "lambda", "aws"), "slurm": ("rivanna", "hpc", "slurm"), LAPTOP: ("laptop",)}
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,9 @@ def build_runs(source: Source, study: str, group: Sequence[Measurement]) -> Iter
 
 
 def find_platform(processor: str) -> str:
-    """Return the platform of a processor by its published name: `lambda`, `slurm` or else `laptop`."""
+    """Return the platform of a processor by its published name; one machine if that says nothing else."""
     words = processor.lower().split()
-    return next((platform for platform, names in _PLATFORMS.items() if {*words} & {*names}), "laptop")
+    return next((platform for platform, names in _PLATFORMS.items() if {*words} & {*names}), ONE_MACHINE)
 
 
 def select_seconds(group: Sequence[Measurement]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from msgspec import UNSET
@@ -13,6 +13,7 @@ from msgspec import UNSET
 from cosmicai.calibration.records import INTERVAL_LEVELS
 from cosmicai.errors import InputError
 from cosmicai.models.weights import DEMO, SHORT_DIGEST
+from cosmicai.ranks.environment import CONTAINER_CLUSTERS
 from cosmicai.ranks.invocation import InvocationRecord
 from cosmicai.runs.catalogue.reading import read_catalogue_objids
 from cosmicai.runs.prices import billed_seconds
@@ -24,16 +25,30 @@ from cosmicai.storage.s3 import is_s3
 from cosmicai.surveys.check_record import describe_check
 from cosmicai.surveys.identity import count_duplicates
 
-from ..tables import GALAXY_BYTES, GB, RANK_TYPES, VIEWS, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from ..tables import (
+    GALAXY_BYTES,
+    GB,
+    ONE_MACHINE,
+    RANK_TYPES,
+    SEVERAL_MACHINES,
+    VIEWS,
+    LeftOut,
+    MeasuredRun,
+    Row,
+    SourceContents,
+    validate_row,
+)
 from .source import Source
 from .values import parse_time
 
 SLURM = ("slurm", "slurm-array")  # platforms of records
 LAUNCHED = ("local", "mpi")  # platforms that may run inside a SLURM job
+ALONE = (*LAUNCHED, "torchrun", "alone")  # platforms of ranks that know of no cluster
 _METRICS = {"mae": "mae", "mse": "mse", "bias": "bias", "nmad": "precision", "r2": "r2", "outliers": "outliers"}
 # Decoding a record has validated the types of all values, but not the size of these.
 _COUNTS = ("rank", "attempt", "galaxies", "batches", "batch_size", "s3_requests", "memory_mb")
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
+T = TypeVar("T")
 
 
 def matches(source: Source) -> bool:
@@ -136,7 +151,10 @@ def _read_settings(run: RunFolder, records: Sequence[Record]) -> dict[str, Any]:
         "origin": "ours",
         "kind": "run",
         "study": VIEWS if plan.views > 1 else "single",
-        "platform": _common_value(map(_find_platform, records)),
+        "platform": _find_platform(records),
+        "site": _common_value(record.site for record in records),
+        "cluster": _common_value(record.cluster for record in records),
+        "threads": _common_value(record.threads for record in records),
         "device": plan.device,
         "engine": plan.engine,
         "precision": plan.precision,
@@ -199,18 +217,29 @@ def _count_duplicate_ids(run: RunFolder, summary: Summary) -> int | None:
         return None
 
 
-def _common_value(values: Iterable[str | None]) -> str | None:
+def _common_value(values: Iterable[T]) -> T | None:
     """Return the value that all have, or None where they differ."""
     different = set(values)
     return different.pop() if len(different) == 1 else None
 
 
-def _find_platform(record: Record) -> str:
-    """Return where a rank worked; a rank that was launched inside a SLURM job states the number of that job."""
+def _find_platform(records: Sequence[Record]) -> str | None:
+    """Return where all ranks worked; None where they differ, or where nothing says what they ran on."""
+    platform = _common_value(map(_find_rank_platform, records))
+    several = platform == ONE_MACHINE and len({record.host for record in records}) > 1
+    return SEVERAL_MACHINES if several else platform
+
+
+def _find_rank_platform(record: Record) -> str | None:
+    """Return where a rank worked; older records have no cluster, but of ranks in a SLURM job the number of that job."""
     if record.platform == "lambda":
         return "lambda"
-    in_job = record.platform in LAUNCHED and _JOB.fullmatch(record.job or "")
-    return "slurm" if record.platform in SLURM or in_job else "laptop"
+    if record.cluster in CONTAINER_CLUSTERS.values():
+        return None
+    in_job = record.cluster is not None or (record.platform in LAUNCHED and _JOB.fullmatch(record.job or ""))
+    if record.platform in SLURM or in_job:
+        return "slurm"
+    return ONE_MACHINE if record.platform in ALONE else None
 
 
 def _count_billed_seconds(call: InvocationRecord, billed: Mapping[str, float]) -> float:

@@ -104,7 +104,7 @@ def write_run(uri: str, ranks: int, number: int) -> None:
         metrics=SummaryMetrics.from_metrics(replace(METRICS, galaxies=plan.galaxies)),
         totals=add_up(records),
         cost=None,
-        machines=(records[0].machine,),
+        machines=(records[0].measured_on,),
         failures=(),
         plan_sha256=plan.digest,
         catalogue_sha256="",

@@ -13,6 +13,8 @@ from .cores import available_cores
 
 Environment = Mapping[str, str]
 
+CONTAINER_CLUSTERS = {"KUBERNETES_SERVICE_HOST": "Kubernetes", "ECS_CONTAINER_METADATA_URI_V4": "Amazon ECS"}
+SITE_NAME = "COSMICAI_SITE_NAME"  # of the profile with which a SLURM job was submitted
 RENDEZVOUS = "COSMICAI_RENDEZVOUS"  # HOST:PORT of the server through which ranks find each other
 MAX_RANKS = 1_000_000  # of one run; a larger number is a mistake, and would be paid for in memory
 MAX_THREADS = 4096  # of one rank; likewise
@@ -24,8 +26,9 @@ class Rank:
 
     `platform` is the launcher that started it: alone, local, torchrun, mpi, slurm, slurm-array or lambda. `threads` is
     the number of cores for this rank alone. `job` is the platform's identifier of the job (SLURM: `JOB` or `JOB_TASK`),
-    `restarts` how often SLURM has requeued it. `submission` identifies the ranks that share a plan without
-    communicating; None if the ranks communicate or are supervised.
+    `restarts` how often SLURM has requeued it. `site` is the name of the site profile with which the launcher submitted
+    the job, `cluster` the name that the cluster gives itself; both are None outside of clusters. `submission`
+    identifies the ranks that share a plan without communicating; None if the ranks communicate or are supervised.
     """
 
     rank: int = 0
@@ -37,6 +40,8 @@ class Rank:
     job: str | None = None
     restarts: int = 0
     submission: str | None = None
+    site: str | None = None
+    cluster: str | None = None
 
 
 def rank_from_environment(environment: Environment = os.environ) -> Rank:
@@ -49,7 +54,9 @@ def rank_from_environment(environment: Environment = os.environ) -> Rank:
     """
     rank = next(found for read in _LAUNCHERS if (found := read(environment)))
     if "SLURM_JOB_ID" in environment:
-        rank = replace(rank, restarts=_read_integer(environment, "SLURM_RESTART_COUNT", 0))
+        restarts = _read_integer(environment, "SLURM_RESTART_COUNT", 0)
+        rank = replace(rank, restarts=restarts, site=environment.get(SITE_NAME) or None)
+    rank = replace(rank, cluster=_find_cluster(environment))
     requested = _read_size(environment, "COSMICAI_WORLD_SIZE", rank.world_size)
     if requested != rank.world_size:
         actual = "that it is alone" if rank.world_size == 1 else f"{rank.world_size} ({rank.platform})"
@@ -209,6 +216,13 @@ def _place_in_array(environment: Environment, rank: Rank) -> Rank:
         rank, rank=place * rank.world_size + rank.rank, world_size=world_size, platform="slurm-array",
         submission=submission,
     )  # fmt: skip
+
+
+def _find_cluster(environment: Environment) -> str | None:
+    """Return the name of the cluster of this process, the kind of one without a name, or None outside of clusters."""
+    if "SLURM_JOB_ID" in environment:
+        return environment.get("SLURM_CLUSTER_NAME") or None
+    return next((kind for variable, kind in CONTAINER_CLUSTERS.items() if variable in environment), None)
 
 
 def _tasks_on_node(environment: Environment, world_size: int) -> int:

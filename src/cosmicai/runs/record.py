@@ -85,6 +85,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     platform: str
     job: str | None = None
+    site: str | None = None  # name of the site profile with which the launcher submitted the job
+    cluster: str | None = None  # as SLURM names it
     restarts: Count | None = None
     local_rank: Count = 0
     threads: Count
@@ -149,10 +151,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def machine(self) -> str:
-        """Processor and GPU of the rank, its threads, engine and precision."""
-        gpu = f", {self.gpu_model}" if self.gpu_model else ""
+        """Processor and GPU of the rank; how many threads and which engine used them is no part of a machine."""
+        return f"{self.cpu_model}, {self.gpu_model}" if self.gpu_model else self.cpu_model
+
+    @property
+    def measured_on(self) -> str:
+        """Machine of the rank, its threads, engine and precision."""
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''} per rank"
-        return f"{self.cpu_model}{gpu}, {threads}, {self.engine} {self.precision}"
+        return f"{self.machine}, {threads}, {self.engine} {self.precision}"
 
     def published(self) -> dict[str, Any]:
         """Return the published keys and their values."""

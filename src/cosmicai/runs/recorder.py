@@ -114,6 +114,8 @@ class Recorder:
             state=self.state,
             platform=self.rank.platform,
             job=self.rank.job,
+            site=self.rank.site,
+            cluster=self.rank.cluster,
             restarts=self.rank.restarts,
             local_rank=self.rank.local_rank,
             threads=self.rank.threads,

@@ -62,7 +62,7 @@ def summarize(run: RunFolder) -> Summary:
         metrics=reported,
         totals=totals,
         cost=cost,
-        machines=tuple(sorted({record.machine for record in records.values()})),
+        machines=tuple(sorted({record.measured_on for record in records.values()})),
         failures=tuple(run.failures(left_out.append)),
         plan_sha256=plan.digest,
         catalogue_sha256=facts.digest,

@@ -26,9 +26,9 @@ from analysis.recommend import (
     select_network,
 )
 from analysis.recommendation_output import tabulate_candidates, tabulate_errors, to_json
-from analysis.tables import Collection
+from analysis.tables import ONE_MACHINE, Collection
 from analysis.time_model import TimeModel, Withheld
-from analysis.workload import ARRAY, GPU, LAMBDA, LAPTOP, NODE
+from analysis.workload import ARRAY, GPU, LAMBDA, NODE
 from cosmicai.cli.launch import run
 from cosmicai.cli.launch_options import parse_cloud_options, parse_rank_options
 from cosmicai.errors import InputError
@@ -53,8 +53,8 @@ ON_LAMBDA = model(
 )
 IN_ARRAY = model(ARRAY, {"tasks": 0.3, "work": 0.006}, slots=(64, 256))
 ON_GPU = model(GPU, {"start": 3.0, "batches": 0.02})
-ON_LAPTOP = model(LAPTOP, {"batches": 0.2}, withheld=())
-EVERYTHING = (ON_LAMBDA, IN_ARRAY, ON_GPU, ON_LAPTOP)
+ON_ONE_MACHINE = model(ONE_MACHINE, {"batches": 0.2}, withheld=())
+EVERYTHING = (ON_LAMBDA, IN_ARRAY, ON_GPU, ON_ONE_MACHINE)
 
 
 def rows_of(recommendation: Recommendation) -> dict[str, dict[str, Any]]:
@@ -98,14 +98,15 @@ def test_seconds_of_each_platform():
     assert "10,240 MB were measured" in half["remark"]
     assert rows["rivanna, 64 tasks"]["seconds"] == pytest.approx(0.3 * 64 + 0.006 * math.ceil(659_857 / 64))
     assert rows["rivanna, 4 GPUs"]["seconds"] == pytest.approx(3 + 0.02 * math.ceil(659_857 / 4) / 512)
-    assert rows["laptop, 1 process"]["seconds"] == pytest.approx(0.2 * 659_857 / 512)
+    assert rows["one machine, 1 process"]["seconds"] == pytest.approx(0.2 * 659_857 / 512)
     assert "64 at once were not measured" not in rows["rivanna, 64 tasks"]["remark"]
     assert "16 at once were not measured" in rows["rivanna, 16 tasks"]["remark"]
 
 
 def test_runs_of_another_network_are_not_used():
     own = {"origin": "ours", "engine": "openvino", "runs": ("mine", "mine too")}
-    small, large = (model(LAPTOP, {"start": 1.0}, weights=weights, **own) for weights in ("demo", "0123456789abcdef"))
+    names = ("demo", "0123456789abcdef")
+    small, large = (model(ONE_MACHINE, {"start": 1.0}, weights=weights, **own) for weights in names)
     for weights, used in ((None, large), ("w.safetensors", large), ("demo", small)):
         target = replace(TOTAL, weights=weights)
         assert select_network([small, large, ON_GPU], target) == [
@@ -115,7 +116,7 @@ def test_runs_of_another_network_are_not_used():
 
 def test_a_command_line_names_weights():
     for weights, named in ((None, "WEIGHTS"), ("demo", "demo")):
-        [only] = recommend_from_models(replace(TOTAL, weights=weights), [ON_LAPTOP], None, None).choices
+        [only] = recommend_from_models(replace(TOTAL, weights=weights), [ON_ONE_MACHINE], None, None).choices
         assert only.command == f"python -m launch --procs 1 SURVEY --weights {named} --out RUN"
     assert resolve_target("demo", weights=None).weights == "demo"
 
@@ -124,8 +125,8 @@ def test_low_and_high_follow_from_the_error_of_the_model():
     rows = rows_of(recommend_from_models(TOTAL, EVERYTHING, None, None))
     one = rows["rivanna, 64 tasks"]
     assert (one["low"], one["high"]) == pytest.approx((one["seconds"] / 1.1, one["seconds"] / 0.9))
-    assert pd.isna(rows["laptop, 1 process"]["low"])
-    assert pd.isna(rows["laptop, 1 process"]["high"])
+    assert pd.isna(rows["one machine, 1 process"]["low"])
+    assert pd.isna(rows["one machine, 1 process"]["high"])
 
 
 def test_dollars_are_those_of_the_price_list():
@@ -139,7 +140,7 @@ def test_dollars_are_those_of_the_price_list():
     for limit in ("100", "1,000"):
         name = f"Lambda, partitions of 50 MB, 10,240 MB, {limit} at once"
         assert rows[name]["dollars"] == pytest.approx(expected, rel=1e-9)
-    assert pd.isna(rows["laptop, 1 process"]["dollars"])
+    assert pd.isna(rows["one machine, 1 process"]["dollars"])
     assert pd.isna(rows["rivanna, 64 tasks"]["dollars"])
 
 
@@ -149,7 +150,7 @@ def test_service_units_are_those_of_the_site():
     assert array["service_units"] == pytest.approx(64 * (0.464 + 1500 / 1024 * 0.0284) * array["seconds"] / 3600)
     per_hour = 4 * 50.89 + 16 * 0.403 + 24500 / 1024 * 0.043
     assert gpus["service_units"] == pytest.approx(per_hour * gpus["seconds"] / 3600)
-    assert pd.isna(rows["laptop, 1 process"]["service_units"])
+    assert pd.isna(rows["one machine, 1 process"]["service_units"])
 
 
 def test_functions_without_the_memory_are_excluded_by_name():
@@ -218,8 +219,7 @@ def test_one_published_node_gives_no_choice_but_one_of_ours_does():
     node = model(NODE, {"start": 1.0, "batches": 0.1})
     assert recommend_from_models(TOTAL, [node], None, None).choices == ()
     terms = {"start": 2.0, "read": 0.0001, "compute": 0.002}
-    machine = "AMD EPYC, 3 threads per rank, openvino float32"
-    mine = model(NODE, terms, origin="ours", machine=machine, engine="openvino")
+    mine = model(NODE, terms, origin="ours", machine="AMD EPYC", threads=3, engine="openvino")
     row = rows_of(recommend_from_models(TOTAL, [mine], None, None))["rivanna, 64 tasks"]
     assert row["seconds"] == pytest.approx(2 + 0.0021 * math.ceil(659_857 / 64))
     assert "--cores 3" in row["command"]
@@ -236,11 +236,11 @@ def parsed(line: str) -> click.Context:
 def test_the_launcher_accepts_every_command_line():
     mine = [
         model(
-            LAPTOP, {"start": 1.0, "compute": 0.01}, origin="ours", machine="EPYC", engine="reference",
+            ONE_MACHINE, {"start": 1.0, "compute": 0.01}, origin="ours", machine="EPYC", engine="reference",
             precision="bfloat16", batch_size=64, slots=(8,),
         ),
-        model(LAPTOP, {"compute": 0.01}, origin="ours", device="cuda", engine="cuda", precision="bfloat16"),
-        model(GPU, {"compute": 0.001}, origin="ours", machine="NVIDIA A40, 4 threads per rank", engine="cuda"),
+        model(ONE_MACHINE, {"compute": 0.01}, origin="ours", device="cuda", engine="cuda", precision="bfloat16"),
+        model(GPU, {"compute": 0.001}, origin="ours", machine="EPYC, NVIDIA A40", threads=4, engine="cuda"),
     ]  # fmt: skip
     target = replace(TOTAL, survey="my survey", out="RUN 1", weights="w.safetensors")
     found = recommend_from_models(target, [*EVERYTHING, *mine], None, None)
@@ -263,8 +263,8 @@ def test_the_launcher_accepts_every_command_line():
         "python -m launch --cloud --partition-mb 50 --memory 5307 --concurrency 100 'my survey' "
         "--weights w.safetensors --out 'RUN 1'"
     )
-    assert commands["laptop, 8 processes (EPYC)"].startswith("python -m launch --procs 8 'my survey' --weights")
-    assert commands["laptop, 8 processes (EPYC)"].endswith(
+    assert commands["one machine, 8 processes (EPYC)"].startswith("python -m launch --procs 8 'my survey' --weights")
+    assert commands["one machine, 8 processes (EPYC)"].endswith(
         "--batch-size 64 --engine reference --precision bfloat16 --out 'RUN 1'"
     )
     assert "--array 256 --cores 1" in commands["rivanna, 256 tasks"]
@@ -288,11 +288,12 @@ def test_deadline_and_budget_mark_choices():
     assert found.verdict == f"{count} of {len(found.choices)} choices stay within 60 s and $0.8."
     assert all(recommend_from_models(TOTAL, EVERYTHING, None, None).meets)
     free = recommend_from_models(TOTAL, EVERYTHING, None, 0.0)
-    assert {one.place for one, meets in zip(free.choices, free.meets, strict=True) if meets} == {ARRAY, GPU, LAPTOP}
+    within = {one.place for one, meets in zip(free.choices, free.meets, strict=True) if meets}
+    assert within == {ARRAY, GPU, ONE_MACHINE}
 
 
 def test_if_no_choice_meets_the_limits_the_nearest_is_named():
-    found = recommend_from_models(TOTAL, [ON_LAMBDA, ON_LAPTOP], 1.0, 0.01)
+    found = recommend_from_models(TOTAL, [ON_LAMBDA, ON_ONE_MACHINE], 1.0, 0.01)
     assert not any(found.meets)
     factors = {one.name: max(one.seconds / 1.0, (one.dollars or 0) / 0.01) for one in found.choices}
     near = found.nearest
@@ -302,7 +303,8 @@ def test_if_no_choice_meets_the_limits_the_nearest_is_named():
         f"None of {len(found.choices)} choices stays within 1 s and $0.01; the nearest is {near.name}, with "
         f"{near.seconds:,.4g} s and ${near.dollars:,.4g}."
     )
-    assert recommend_from_models(TOTAL, [ON_LAPTOP], 1.0, None).verdict.endswith("laptop, 1 process, with 257.8 s.")
+    late = recommend_from_models(TOTAL, [ON_ONE_MACHINE], 1.0, None)
+    assert late.verdict.endswith("one machine, 1 process, with 257.8 s.")
 
 
 def test_the_front_of_a_recommendation():
@@ -312,7 +314,7 @@ def test_the_front_of_a_recommendation():
     for on_front, point in zip(table["on_front"], points, strict=True):
         better = (points <= point).all(axis=1) & (points < point).any(axis=1)
         assert on_front == (not better.any())
-    assert table.loc[table["choice"] == "laptop, 1 process", "on_front"].item()  # which has no cost
+    assert table.loc[table["choice"] == "one machine, 1 process", "on_front"].item()  # which has no cost
 
 
 @pytest.mark.parametrize(
@@ -338,8 +340,8 @@ def test_impossible_values_are_refused_in_one_sentence(changes, deadline, budget
 
 
 def test_a_cluster_without_its_site_is_excluded():
-    found = recommend_from_models(replace(TOTAL, site="nowhere"), [IN_ARRAY, ON_LAPTOP], None, None)
-    assert [one.name for one in found.choices] == ["laptop, 1 process"]
+    found = recommend_from_models(replace(TOTAL, site="nowhere"), [IN_ARRAY, ON_ONE_MACHINE], None, None)
+    assert [one.name for one in found.choices] == ["one machine, 1 process"]
     assert [one.name for one in found.excluded] == [
         f"nowhere, {count} tasks" for count in ("4", "16", "64", "256", "1,000")
     ]
@@ -359,7 +361,7 @@ def test_platforms_without_measurements_are_named():
     notes = [note for note in found.notes if "no runs on it were measured" in note]
     assert notes == [
         f"There are no choices for {what}, since no runs on it were measured."
-        for what in ("a laptop", "a SLURM array on CPUs", "a GPU with SLURM")
+        for what in ("one machine", "a SLURM array on CPUs", "a GPU with SLURM")
     ]
     nothing = Collection(values.runs[:0], values.ranks)
     empty = recommend(TOTAL, nothing, audit(nothing))
@@ -369,15 +371,15 @@ def test_platforms_without_measurements_are_named():
 
 
 def test_own_runs_are_preferred_to_published_ones():
-    mine = replace(ON_LAPTOP, origin="ours", runs=("a", "b", "c", "d"))
+    mine = replace(ON_ONE_MACHINE, origin="ours", runs=("a", "b", "c", "d"))
     node = model(NODE, {"start": 1.0}, origin="ours")
-    kept = prefer_own_models([ON_LAMBDA, ON_LAPTOP, IN_ARRAY, mine, node])
+    kept = prefer_own_models([ON_LAMBDA, ON_ONE_MACHINE, IN_ARRAY, mine, node])
     assert kept == [ON_LAMBDA, mine, node]
     table = tabulate_candidates(recommend_from_models(TOTAL, kept, None, None))
-    assert set(table.loc[table["platform"] == LAPTOP, "based_on"]) == {"4 runs of yours: a, b, c and 1 more"}
+    assert set(table.loc[table["platform"] == ONE_MACHINE, "based_on"]) == {"4 runs of yours: a, b, c and 1 more"}
     assert set(table.loc[table["platform"] == LAMBDA, "based_on"]) == {"2 runs of the published code"}
     remarks = table.set_index("platform")["remark"]
-    assert remarks[LAPTOP] == ""
+    assert remarks[ONE_MACHINE] == ""
     assert (
         remarks[LAMBDA]
         .str.startswith("fitted to runs of the published code, while the command runs this project's")
@@ -389,9 +391,9 @@ def test_unknown_errors_are_noted():
     table = tabulate_errors(EVERYTHING).set_index("platform")
     assert table.loc[LAMBDA, "median_error"] == pytest.approx(0.1)
     assert table.loc[LAMBDA, "left_out"] == 1
-    assert pd.isna(table.loc[LAPTOP, "median_error"])
+    assert pd.isna(table.loc[ONE_MACHINE, "median_error"])
     notes = recommend_from_models(TOTAL, EVERYTHING, None, None).notes
-    assert "The error of the model for laptop is not known: too few configurations were measured." in notes
+    assert "The error of the model for one machine is not known: too few configurations were measured." in notes
 
 
 def test_a_recommendation_as_json():
@@ -399,8 +401,8 @@ def test_a_recommendation_as_json():
     assert sorted(values) == [
         "budget", "choices", "deadline", "errors", "excluded", "models", "notes", "survey", "verdict",
     ]  # fmt: skip
-    laptop = next(one for one in values["choices"] if one["platform"] == LAPTOP)
-    assert (laptop["dollars"], laptop["low"], laptop["meets"], laptop["runs"]) == (None, None, False, ["a", "b"])
+    machine = next(one for one in values["choices"] if one["platform"] == ONE_MACHINE)
+    assert (machine["dollars"], machine["low"], machine["meets"], machine["runs"]) == (None, None, False, ["a", "b"])
     assert values["survey"]["galaxies"] == 659_857
     assert len(values["excluded"]) == 18
     everything = recommend_for_survey("1000", deadline=60.0, budget=1.0)
@@ -409,10 +411,11 @@ def test_a_recommendation_as_json():
 
 def test_without_runs_the_published_values_are_used():
     found = recommend_for_survey("659,857", deadline=600.0, budget=1.0)
-    assert {one.place for one in found.choices} == {LAPTOP, ARRAY, GPU, LAMBDA}
+    assert {one.place for one in found.choices} == {ONE_MACHINE, ARRAY, GPU, LAMBDA}
     assert {one.model.origin for one in found.choices} == {"published"}
-    assert [one.name for one in found.choices if one.place == LAPTOP] == [
-        f"laptop, 1 process (published: {machine})" for machine in ("AMD Ryzen laptop with 8 cores", "Personal Laptop")
+    assert [one.name for one in found.choices if one.place == ONE_MACHINE] == [
+        f"one machine, 1 process (published: {machine})"
+        for machine in ("AMD Ryzen laptop with 8 cores", "Personal Laptop")
     ]
     assert (found.target.survey, found.target.galaxies) == ("SURVEY", 659_857)
     table = tabulate_candidates(found).set_index("choice")
@@ -430,7 +433,7 @@ def test_measured_runs_are_used_together_with_the_published_values(shared):
     times = str(shared / "published" / "lambda" / "total_execution_time.csv")
     found = recommend_for_survey("100000", [folder, times])
     fitted = {one.place: one for one in found.models}
-    assert sorted(fitted) == [LAMBDA, GPU, ARRAY, NODE, LAPTOP]
+    assert sorted(fitted) == [LAMBDA, GPU, ARRAY, NODE, ONE_MACHINE]
     assert len(fitted[LAMBDA].runs) > 50
     assert fitted[ARRAY].runs[0].startswith("published.csv/")
 

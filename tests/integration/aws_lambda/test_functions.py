@@ -58,10 +58,10 @@ LAMBDA_KEYS = [
     "request_id", "function", "memory_mb", "ephemeral_mb", "region", "architecture", "cold_start", "seconds",
 ]  # fmt: skip
 RECORD_KEYS = {
-    *PUBLISHED_KEYS, *PUBLISHED_S3_KEYS, "rank", "world_size", "attempt", "state", "platform", "job", "restarts",
-    "local_rank", "threads", "host", "pid", "cpu_model", "gpu_model", "cuda_visible_devices", "image_digest",
-    "git_commit", "engine", "precision", "inner_batch", "precision_check", "started_at", "working_at", "updated_at",
-    "seconds", "peak_rss_mb", "peak_gpu_mb", "galaxies", "items", "repeated", "checked", "unchecked",
+    *PUBLISHED_KEYS, *PUBLISHED_S3_KEYS, "rank", "world_size", "attempt", "state", "platform", "job", "site", "cluster",
+    "restarts", "local_rank", "threads", "host", "pid", "cpu_model", "gpu_model", "cuda_visible_devices",
+    "image_digest", "git_commit", "engine", "precision", "inner_batch", "precision_check", "started_at", "working_at",
+    "updated_at", "seconds", "peak_rss_mb", "peak_gpu_mb", "galaxies", "items", "repeated", "checked", "unchecked",
     "s3_requests", "lambda",
 }  # fmt: skip
 

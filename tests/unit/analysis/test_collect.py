@@ -34,7 +34,7 @@ COST = {
     "region": "us-east-1", "architecture": "x86_64", "prices_as_of": "2026-10-04", "dollars": {"total": 1.5},
     "unpriced": None, "usage": {}, "billed_from_reports": 0, "billed_from_records": 0,
 }  # fmt: skip
-MACHINE = "Abacus 1, 2 threads per rank, openvino float32"
+MACHINE = "Abacus 1"
 
 
 def rank_record(rank: int, world_size: int, **changes: Any) -> dict[str, Any]:
@@ -147,8 +147,8 @@ def test_an_own_run_is_read_completely(folder):
     found = collect([folder])
     assert found.left_out == ()
     assert dict(found.runs.iloc[0].dropna()) == {
-        "run": "mine", "source": run.uri, "origin": "ours", "kind": "run", "study": "single", "platform": "laptop",
-        "device": "cpu", "machine": MACHINE, "engine": "openvino", "precision": "float32",
+        "run": "mine", "source": run.uri, "origin": "ours", "kind": "run", "study": "single", "platform": "one machine",
+        "device": "cpu", "machine": MACHINE, "threads": 2, "engine": "openvino", "precision": "float32",
             "weights": "0000000000000000", "weights_name": "weights, SHA-256 0000000000000000",
         "partition_mb": 19.6, "data_gb": 3000 * 20520 / 2**30, "batch_size": 512, "world_size": 3,
         "asked_galaxies": 3000, "ranks": 3, "galaxies": 3000, "duplicate": 0, "complete": True, "wall_seconds": 60.0,
@@ -374,8 +374,10 @@ def test_the_billed_time_on_lambda_is_that_of_cloudwatch(tmp_path):
     ("changes", "platform"),
     [
         ({"platform": "slurm-array", "job": "17_3"}, "slurm"), ({"platform": "mpi", "job": "17"}, "slurm"),
-        ({"platform": "local", "job": "17_3"}, "slurm"), ({"platform": "mpi", "job": "prterun-7@1"}, "laptop"),
-        ({"platform": "torchrun", "job": "17"}, "laptop"), ({"platform": "alone", "job": None}, "laptop"),
+        ({"platform": "local", "job": "17_3"}, "slurm"), ({"platform": "mpi", "job": "prterun-7@1"}, "one machine"),
+        ({"platform": "torchrun", "job": "17"}, "one machine"), ({"platform": "alone", "job": None}, "one machine"),
+        ({"platform": "torchrun", "cluster": "test"}, "slurm"), ({"platform": "alone", "cluster": "test"}, "slurm"),
+        ({"platform": "lambda"}, "lambda"),
     ],
 )  # fmt: skip
 def test_the_platform_is_that_of_the_ranks(tmp_path, changes, platform):
@@ -383,16 +385,33 @@ def test_the_platform_is_that_of_the_ranks(tmp_path, changes, platform):
     assert first(tmp_path)["platform"] == platform
 
 
+@pytest.mark.parametrize(
+    "changes", [{"platform": "of the future"}, {"platform": "local", "cluster": "Kubernetes"},
+                {"platform": "alone", "cluster": "Amazon ECS"}],
+)  # fmt: skip
+def test_a_rank_of_unknown_kind_is_on_no_known_platform(tmp_path, changes):
+    make_run(f"{tmp_path}/run", **changes)
+    assert "platform" not in first(tmp_path)
+
+
+def test_ranks_on_several_hosts_are_not_on_one_machine(tmp_path):
+    run = make_run(f"{tmp_path}/run", platform="mpi")
+    run.write_json(run.record_path(1, 1), rank_record(1, 2, platform="mpi", host="another"))
+    assert first(tmp_path)["platform"] == "several machines"
+
+
+def test_site_and_cluster_are_those_of_the_records(tmp_path):
+    make_run(f"{tmp_path}/run", platform="slurm", site="local", cluster="test")
+    assert (first(tmp_path)["site"], first(tmp_path)["cluster"]) == ("local", "test")
+
+
 def test_values_in_which_ranks_differ_are_missing(tmp_path):
     run = make_run(f"{tmp_path}/run")
-    other = {"platform": "slurm", "cpu_model": "Abacus 2", "gpu_model": "G", "git_commit": "def"}
+    other = {"platform": "slurm", "cpu_model": "Abacus 2", "gpu_model": "G", "git_commit": "def", "threads": 3}
     run.write_json(run.record_path(1, 1), rank_record(1, 2, **other))
     found = first(tmp_path)
-    assert (
-        found["machine"]
-        == "Abacus 1, 2 threads per rank, openvino float32; Abacus 2, G, 2 threads per rank, openvino float32"
-    )
-    assert not {"platform", "git_commit"} & found.keys()
+    assert found["machine"] == "Abacus 1; Abacus 2, G"
+    assert not {"platform", "git_commit", "threads"} & found.keys()
 
 
 @pytest.mark.parametrize(

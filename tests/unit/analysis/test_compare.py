@@ -15,11 +15,11 @@ from analysis.compare import COUNTS, KEYS, MEASURES, STATISTICS, average, format
 from analysis.tables import RUN_COLUMNS, make_table
 from cosmicai.errors import InputError
 
-RUN = {"origin": "ours", "study": "single", "platform": "slurm", "device": "cpu", "machine": "m", "engine": "openvino",
-       "precision": "float32", "weights": "v", "data_gb": 1.0, "partition_mb": 25.0, "batch_size": 512,
-       "world_size": 4}  # fmt: skip
+RUN = {"origin": "ours", "study": "single", "platform": "slurm", "device": "cpu", "machine": "m", "threads": 1,
+       "engine": "openvino", "precision": "float32", "weights": "v", "data_gb": 1.0, "partition_mb": 25.0,
+       "batch_size": 512, "world_size": 4}  # fmt: skip
 OTHER = {"origin": "published", "study": "data size", "platform": "lambda", "device": "cuda", "machine": "n",
-         "engine": "reference", "precision": "int8", "weights": "w", "data_gb": 2.0}  # fmt: skip
+         "threads": 2, "engine": "reference", "precision": "int8", "weights": "w", "data_gb": 2.0}  # fmt: skip
 UNJUDGED = pd.Series(dtype="str")
 BITS = 164160
 

@@ -58,7 +58,7 @@ def test_a_row_is_a_run_and_averages_are_none(tmp_path):
              "world_size", "repeat", "galaxies", "working_seconds", "wall_seconds", "cpu_seconds",
              "galaxies_per_second", "allocated_mb")  # fmt: skip
     assert [values_of(row, *names) for _, row in found.runs.iterrows()] == [
-        ("published", "platforms", "data size", "laptop", "cpu", "Desk Top", "published", 1.0, 512, 1, repeat,
+        ("published", "platforms", "data size", "one machine", "cpu", "Desk Top", "published", 1.0, 512, 1, repeat,
          galaxies, seconds, None, seconds, rate, memory)
         for repeat, galaxies, seconds, rate, memory in (
             (1, 50_000, 100.0, 500.0, 1000.5), (2, 50_000, 125.0, 400.0, 1001.5), (3, 51_000, 102.0, 500.0, None),
@@ -69,7 +69,7 @@ def test_a_row_is_a_run_and_averages_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("processor", "platform", "device", "world_size"),
     [
-        ("Personal Laptop", "laptop", "cpu", 1), ("Dell XPS Server", "laptop", "cpu", 1),
+        ("Personal Laptop", "laptop", "cpu", 1), ("Dell XPS Server", "one machine", "cpu", 1),
         ("Rivanna HPC CPU", "slurm", "cpu", 1), ("Rivanna HPC GPU", "slurm", "cuda", 1), ("CAI", "lambda", "cpu", None),
     ],
 )  # fmt: skip

@@ -65,7 +65,10 @@ def test_a_point_is_the_mean_of_its_repeats_with_minimum_and_maximum():
     table = build_study_table(BY_NAME["data-size-time"], runs, verdicts)
     expected = {"x": 1.0, "series": "25 MB partitions", "value": 40.0, "low": 20.0, "high": 70.0, "median": 30.0}
     expected |= {"runs": 3, "whole": 2, "doubtful": 1, "incomplete": 0, "unknown": 0, "left_out": 1}
-    assert table.to_dict("records") == [expected]
+    assert table.drop(columns="threads").to_dict("records") == [
+        expected | {"origin": "published", "machine": "AWS Lambda"}
+    ]
+    assert table["threads"].isna().all()
     everything = build_study_table(BY_NAME["data-size-time"], runs, verdicts, incomplete=True)
     assert everything.loc[0, ["high", "runs", "incomplete", "left_out"]].tolist() == [500.0, 4, 1, 0]
 
@@ -157,8 +160,14 @@ def test_platforms_are_compared_by_the_known_time_and_the_line_states_working_ti
     alone = {"platform": "laptop", "study": "single", "working_seconds": 50.0, "galaxies": 1000, "partition_mb": None}
     runs = runs_of({"wall_seconds": 20.0, "working_seconds": 9.0, "galaxies": 800}, alone | {"data_gb": None})
     size = 1000 * GALAXY_BYTES / GB
-    assert points("platforms-time", runs) == {"Lambda": {1: 20}, "laptop CPU, working time only": {size: 50}}
-    assert points("platforms-throughput", runs) == {"Lambda": {1: 40}, "laptop CPU, working time only": {size: 20}}
+    assert points("platforms-time", runs) == {
+        "Lambda, from start to end": {1: 20},
+        "laptop CPU, working time only": {size: 50},
+    }
+    assert points("platforms-throughput", runs) == {
+        "Lambda, from start to end": {1: 40},
+        "laptop CPU, working time only": {size: 20},
+    }
 
 
 def test_memory_of_a_rank_is_pooled_over_data_sizes():
@@ -312,6 +321,6 @@ def test_times_by_ranks_are_those_of_the_arrays(published, shared):
 def test_times_up_to_a_terabyte_on_one_gpu_are_those_of_its_records(published, shared):
     records = json.loads((shared / "published/rivanna/gpu_infinite_1TB.json").read_text())
     seconds = {record["GB_processed"]: record["total_execution_time (seconds)"] for record in records}
-    line = points("terabyte-time", published)["SLURM GPU"]
+    line = points("terabyte-time", published)["SLURM GPU, from start to end"]
     assert {1, 10, 100, 1024} <= set(line)
     assert line == {size: seconds[size] for size in line}

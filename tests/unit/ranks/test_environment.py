@@ -330,7 +330,8 @@ def test_the_variables_of_a_real_launcher_give_the_rank(tmp_path: Path, kind: st
     assert done.returncode == 0, done.stderr
     found = [json.loads(path.read_text()) for path in sorted(results.iterdir())]
     jobs = {rank.pop("job") for rank in found}
-    assert [(rank.pop("restarts"), rank.pop("submission")) for rank in found] == [(0, None)] * 3
+    absent = ("restarts", "submission", "site", "cluster")
+    assert [[rank.pop(name) for name in absent] for rank in found] == [[0, None, None, None]] * 3
     assert len(jobs) == 1 and all(jobs)
     assert found == [
         {"rank": rank, "world_size": 3, "platform": kind, "threads": 2, "local_rank": rank, "local_size": 3}
@@ -345,3 +346,22 @@ def test_a_process_without_launcher_is_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment())
     assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "site", "cluster"),
+    [
+        ({"SLURM_JOB_ID": "7", "SLURM_CLUSTER_NAME": "test", "COSMICAI_SITE_NAME": "local"}, "local", "test"),
+        ({"SLURM_JOB_ID": "7", "SLURM_CLUSTER_NAME": "test"}, None, "test"),
+        ({"SLURM_JOB_ID": "7", "SLURM_CLUSTER_NAME": "", "COSMICAI_SITE_NAME": ""}, None, None),
+        ({"COSMICAI_SITE_NAME": "rivanna", "COSMICAI_SITE": "rivanna"}, None, None),  # no job of any cluster
+        ({"SLURM_CLUSTER_NAME": "test"}, None, None),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None, "Kubernetes"),
+        ({"ECS_CONTAINER_METADATA_URI_V4": "http://169.254.170.2/v4"}, None, "Amazon ECS"),
+    ],
+)
+def test_site_and_cluster_are_those_of_the_job(environment, site, cluster):
+    rank = rank_from_environment(environment)
+    assert (rank.site, rank.cluster) == (site, cluster)
+    launched = rank_from_environment(environment | {"COSMICAI_RANK": "0", "COSMICAI_WORLD_SIZE": "1"})
+    assert (launched.site, launched.cluster) == (site, cluster)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...ranks.environment import SITE_NAME
 from ...runs.provenance import git_commit
 from ..base import RankRequest, SlurmRequest
 from ..image_commit import commit_notices
@@ -134,7 +135,8 @@ def _default_cores(site: Site, ranks_per_node: int) -> int:
 
 
 def _setup(site: Site, image: str | None) -> tuple[str, ...]:
-    """Return the lines of the jobs' script that load the site's modules and name the image."""
+    """Return the lines of the jobs' script that load the site's modules, and name the image and the site."""
     modules = [f"module load {shlex.quote(module)}" for module in site.modules] if image else []
     path = str(Path(image).absolute()) if image else ""
-    return (*modules, f"export COSMICAI_IMAGE={shlex.quote(path)}")
+    variables = {"COSMICAI_IMAGE": path, SITE_NAME: site.name}
+    return (*modules, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
