@@ -16,7 +16,7 @@ from cosmicai.console import echo, notify
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection
 
 if TYPE_CHECKING:
-    from .sections import Evidence
+    from .evidence import Evidence
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +67,7 @@ def _add_csv_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _add_job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--site", help="Site whose rates give the service units of SLURM runs, such as rivanna."),
+        click.option("--site", help="Site, such as rivanna, whose rates give the service units of the runs there."),
         click.option(
             "--cores", type=click.IntRange(1), default=1, show_default=True, help="Cores per rank, with --site."
         ),

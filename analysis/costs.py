@@ -5,6 +5,7 @@ Values that would need a guess stay missing, and additional columns state the ba
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,8 @@ def add_costs(runs: pd.DataFrame, job: JobResources | None = None) -> pd.DataFra
     published records; this is less than was billed, which includes starting, loading and waiting. The number of
     invocations is the number of ranks that the source describes, else the expected one. Memory is that of the function,
     else that of the published cost table for such partitions. Service units are for the time of the whole run and as
-    many ranks as ran at once, the most that a run can be charged whose ranks end one by one.
+    many ranks as ran at once, the most that a run can be charged whose ranks end one by one; only runs at the job's
+    site have any.
     Raises InputError if the site has no such GPU.
     """
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in runs.to_dict("records")]
@@ -80,10 +82,10 @@ def _estimate_dollars(run: _Run) -> _Amount:
 
 
 def _estimate_service_units(run: _Run, job: JobResources | None) -> _Amount:
-    """Return service units of a run on SLURM; None on GPUs of an unknown kind, or if the site states no rates."""
+    """Return service units of a run at the site; None on GPUs of an unknown kind, or if the site states no rates."""
     ranks = run["world_size"] if run["concurrency"] is None else run["concurrency"]
     on_gpu = run["device"] == "cuda"
-    if job is None or run["platform"] != "slurm" or ranks is None or run["wall_seconds"] is None:
+    if job is None or not _ran_at(run, job.site) or ranks is None or run["wall_seconds"] is None:
         return None, None
     if on_gpu and job.gpu is None:
         return None, None
@@ -93,6 +95,15 @@ def _estimate_service_units(run: _Run, job: JobResources | None) -> _Amount:
     requested = f"{job.cores} core{'' if job.cores == 1 else 's'} and {job.memory_mb:g} MB per rank"
     requested += f", {job.gpu}" if on_gpu else ""
     return units, f"at most, by the rates of {job.site.name}: {requested}" if units is not None else None
+
+
+def _ran_at(run: _Run, site: Site) -> bool:
+    """Return whether a run was charged by a site: ours name theirs, of published ones only the machine is known."""
+    if run["platform"] != "slurm":
+        return False
+    if run["origin"] == "published":
+        return re.split(r"\W", run["machine"] or "")[0].lower() == site.name
+    return bool(run["site"] == site.name)
 
 
 _PUBLISHED_MB = {row["partition_mb"]: row["memory_gb"] * MB_PER_GB for row in published_table()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,11 @@ FORMATS: Mapping[str, str] = {
     "partition_mb": ",.4g",
     "data_gb": ",.4g",
     "dollars": ",.4f",
-    "mae": ".6f",
-    "mse": ".6f",
-    "bias": "+.6f",
-    "nmad": ".6f",
-    "r2": ".6f",
+    "mae": ".3g",
+    "mse": ".3g",
+    "bias": "+.3g",
+    "nmad": ".3g",
+    "r2": ".3g",
     "outliers": ".2%",
     "coverage_68": ".1%",
     "coverage_68_error": ".1%",
@@ -33,7 +34,10 @@ FORMATS: Mapping[str, str] = {
     "coverage_95_error": ".1%",
     "outside_coverage_68": ".1%",
     "outside_coverage_95": ".1%",
-}  # all other numbers: four significant digits, integers in full
+}
+HASHES = ("git_commit", "image_digest", "weights", "weights_name", "calibrated_on")  # columns of text with digests
+SHORT = 10  # digits of a digest that people see
+# All other numbers: four significant digits, integers in full
 
 
 def format_cell(name: str, value: Any) -> str:
@@ -45,7 +49,7 @@ def format_cell(name: str, value: Any) -> str:
     if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m-%d %H:%M:%S} UTC"
     if not isinstance(value, int | float):
-        return str(value)
+        return shorten_hashes(str(value)) if name in HASHES else str(value)
     if name in FORMATS:
         return format(value, FORMATS[name])
     if isinstance(value, int) or abs(value) >= 1000:
@@ -58,6 +62,14 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {name: [format_cell(str(name), value) for value in table[name].astype(object)] for name in table}, dtype="str"
     )
+
+
+def shorten_hashes(text: str) -> str:
+    """Return a text with only the first SHORT digits of each digest in it."""
+    return _DIGEST.sub(r"\1", text)
+
+
+_DIGEST = re.compile(rf"\b([0-9a-f]{{{SHORT}}})[0-9a-f]{{3,}}\b")
 
 
 def count_noun(number: int, noun: str) -> str:
@@ -97,8 +109,11 @@ def format_fraction(value: float, sample: int = FEW) -> str:
     return f"{format_statistic(100 * value, sample)}%"
 
 
-def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) -> None:
-    """Print a table without its empty columns; `headings` maps column names to their headings."""
+def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str], width: int | None = None) -> None:
+    """Print a table without its empty columns; `headings` maps column names to their headings.
+
+    It is at most `width` columns wide, by default as wide as the terminal.
+    """
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
@@ -108,7 +123,8 @@ def print_table(table: pd.DataFrame, title: str, headings: Mapping[str, str]) ->
         shown.add_column(headings.get(str(name), str(name)), justify="right" if number else "left", overflow="fold")
     for row in format_table(table[filled]).itertuples(index=False):
         shown.add_row(*row)
-    make_console().print(shown)
+    console = make_console()
+    console.print(shown, width=None if width is None else min(width, console.width))
 
 
 def print_json(values: Mapping[str, Any]) -> None:

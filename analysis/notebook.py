@@ -15,11 +15,11 @@ from cosmicai import storage
 from cosmicai.errors import InputError
 
 from .collect import collect
+from .evidence import Evidence
 from .figures import Drawing, draw_study
 from .figures.style import to_png
 from .formatting import format_table
 from .report import gather_evidence
-from .sections import Evidence
 from .studies import STUDIES, build_study_table
 
 RUNS, PUBLISHED = "COSMICAI_RUNS", "COSMICAI_PUBLISHED"

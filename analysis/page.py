@@ -35,10 +35,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: sentences, tables and drawings, and sentences that explain what is not shown."""
+    """A part of the page: sentences, tables and drawings, and sentences that explain what is not shown.
+
+    `verdict` has the main results as pairs of a heading and a sentence, which come first.
+    """
 
     name: str
     title: str
+    verdict: Sequence[tuple[str, str]] = ()
     prose: Sequence[str] = ()
     tables: Sequence[Table] = ()
     drawings: Sequence[Drawing] = ()
@@ -66,6 +70,7 @@ def _render_section(folder: Path, section: Section) -> dict[str, object]:
     return {
         "name": section.name,
         "title": section.title,
+        "verdict": section.verdict,
         "prose": section.prose,
         "not_shown": section.not_shown,
         "tables": [_render_table(folder, table) for table in section.tables],

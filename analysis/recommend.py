@@ -28,11 +28,13 @@ from cosmicai.storage.s3 import is_s3
 from .audit import Audit, audit
 from .candidates import Candidate, ExcludedCandidate, Target, list_candidates
 from .collect import collect
+from .formatting import format_statistic
 from .published_values import build_published_runs
 from .tables import GALAXY_BYTES, ONE_MACHINE, Collection
 from .time_model import TimeModel, fit_models
 from .workload import ARRAY, GPU, LAMBDA, NODE
 
+PATIENCE = 1.5  # ratio to the least time, above which a cheaper choice is too slow
 LONGEST_SECONDS = 365 * 86400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PLACES = {ONE_MACHINE: "one machine", ARRAY: "a SLURM array on CPUs", GPU: "a GPU with SLURM", LAMBDA: "Lambda"}
@@ -66,6 +68,28 @@ class Recommendation:
         )
 
     @property
+    def recommended(self) -> tuple[Candidate | None, str]:
+        """The candidate to take and the reason; None without candidates.
+
+        Without a deadline only those count that take at most PATIENCE times as long as the fastest. One that is not
+        charged comes first, then the cheapest at the place of the fastest: dollars and service units have no common
+        price. If none meets the limits, it is the nearest.
+        """
+        within = [one for one, meets in zip(self.choices, self.meets, strict=True) if meets]
+        if not within:
+            return self.nearest, "nearest to the limits, which no choice meets"
+        fastest = within[0]
+        quick = [one for one in within if self.deadline is not None or one.seconds <= PATIENCE * fastest.seconds]
+        which = "within the limits" if self.deadline is not None else f"at most {PATIENCE:g} times as slow"
+        if free := [one for one in quick if one.dollars is None and one.service_units is None]:
+            return free[0], f"not charged, {which}"
+        alike = [one for one in quick if one.place == fastest.place]
+        best = min(alike, key=lambda one: ((one.dollars or 0.0) + (one.service_units or 0.0), one.seconds))
+        if best is fastest:
+            return best, "the fastest"
+        return best, f"the cheapest on {best.place}, the fastest platform, {which}"
+
+    @property
     def verdict(self) -> str:
         """One sentence: how many choices meet deadline and budget, or which one comes nearest."""
         limits = [f"{self.deadline:,.6g} s"] if self.deadline is not None else []
@@ -77,10 +101,10 @@ class Recommendation:
             return f"{len(self.choices)} choices, {sum(self.on_front)} of them on the front."
         if count:
             return f"{count} of {len(self.choices)} choices stay within {' and '.join(limits)}."
-        cost = "" if near.dollars is None else f" and ${near.dollars:,.4g}"
+        cost = "" if near.dollars is None else f" and ${format_statistic(near.dollars)}"
         return (
             f"None of {len(self.choices)} choices stays within {' and '.join(limits)}; the nearest is {near.name}, "
-            f"with {near.seconds:,.4g} s{cost}."
+            f"with {format_statistic(near.seconds)} s{cost}."
         )
 
 
@@ -133,7 +157,7 @@ def recommend_from_models(
         tuple(compute_exceedance(one, deadline, budget) <= 1 for one in possible),
         tuple(one for one in found if isinstance(one, ExcludedCandidate)),
         tuple(models),
-        (*notes, *_make_notes(models, possible)),
+        tuple(dict.fromkeys((*notes, *_make_notes(models, possible)))),
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import shlex
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +15,8 @@ import pandas as pd
 from cosmicai.console import echo
 
 from . import formatting
+from .candidates import Candidate
+from .formatting import format_statistic
 from .recommend import Recommendation
 from .time_model import TimeModel
 
@@ -22,18 +26,18 @@ COLUMNS = (
 )  # fmt: skip
 HEADINGS = {
     "seconds": "time, s",
-    "low": "from",
-    "high": "to",
     "dollars": "US dollars",
     "service_units": "service units",
     "memory_mb": "memory, MB",
-    "on_front": "on the front",
-    "meets": "within limits",
-    "based_on": "based on",
-    "left_out": "configurations left out in turn",
+    "on_front": "front",
+    "meets": "within",
+    "based_on": "based on runs",
+    "left_out": "left out",
     "median_error": "median error",
     "largest_error": "largest error",
 }
+WIDTH = 100  # columns of a terminal
+SMALLEST_ERROR = 0.01
 NAMED = 3  # runs of a model that are named
 
 
@@ -95,6 +99,7 @@ def to_json(recommendation: Recommendation) -> str:
         "deadline": recommendation.deadline,
         "budget": recommendation.budget,
         "verdict": recommendation.verdict,
+        "recommended": best.name if (best := recommendation.recommended[0]) else None,
         "choices": table,
         "excluded": [asdict(one) for one in recommendation.excluded],
         "models": [_encode_model(one) for one in recommendation.models],
@@ -128,27 +133,108 @@ def write_recommendation(recommendation: Recommendation, out: str) -> None:
 
 
 def print_recommendation(recommendation: Recommendation) -> None:
-    """Print the choices on the front with their command lines, the errors of the models, and all notes."""
+    """Print the recommendation and its reason, the choices on the front with their commands, and how far off it may be.
+
+    Nothing but words that cannot be broken is wider than WIDTH.
+    """
+    for line in describe_recommendation(recommendation):
+        _print_wrapped(line)
     choices = tabulate_candidates(recommendation)
     # Platforms that are not on the front are shown by their fastest choice, so that none is omitted silently.
     others = choices[~choices["platform"].isin(choices.loc[choices["on_front"], "platform"])]
-    shown = choices[choices["on_front"] | choices.index.isin(others.drop_duplicates("platform").index)]
+    is_shown = choices["on_front"] | choices.index.isin(others.drop_duplicates("platform").index)
+    shown = [one for one, is_one in zip(recommendation.choices, is_shown, strict=True) if is_one]
     title = f"{recommendation.target.galaxies:,} galaxies: choices on the front, and the fastest of each other platform"
-    hidden = ["platform", "origin", "machine", "command", "remark"]
-    formatting.print_table(_abbreviate(shown.drop(columns=hidden)), title, HEADINGS)
-    for row in shown.itertuples():
-        echo(f"{row.choice}:")
-        echo(f"  {row.command}")
+    echo("")
+    marks = choices.loc[is_shown]
+    formatting.print_table(_format_candidates(shown, marks["on_front"], marks["meets"]), title, HEADINGS, WIDTH)
+    for one in shown:
+        echo(f"{one.name}:")
+        for line in _wrap_command(one.command):
+            echo(line)
     echo("")
     title = "Errors of the models, each configuration left out in turn"
-    formatting.print_table(_abbreviate(tabulate_errors(recommendation.models)), title, HEADINGS)
-    for reason, one in {one.reason: one for one in reversed(recommendation.excluded)}.items():
-        echo(f"Not possible, for example {one.name}: {reason}")
-    remarks = [part for text in shown["remark"].dropna() for part in text.split("; ") if part]
-    for note in (*dict.fromkeys(remarks), *recommendation.notes, recommendation.verdict):
-        echo(f"{note[0].upper()}{note[1:]}")
+    formatting.print_table(_format_errors(recommendation.models), title, HEADINGS, WIDTH)
+    for reason, excluded in {one.reason: one for one in reversed(recommendation.excluded)}.items():
+        _print_wrapped(f"Not possible, for example {excluded.name}: {reason}")
+    remarks = [part for one in shown for part in one.remark.split("; ") if part]
+    for note in dict.fromkeys((*remarks, *recommendation.notes, recommendation.verdict)):
+        _print_wrapped(f"{note[0].upper()}{note[1:]}")
 
 
-def _abbreviate(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table without the names of the runs on which it is based."""
-    return table.assign(based_on=table["based_on"].str.partition(":")[0])
+def describe_recommendation(recommendation: Recommendation) -> list[str]:
+    """Return what is recommended, why, and on what that is based, a line each."""
+    one, reason = recommendation.recommended
+    if one is None:
+        return [recommendation.verdict]
+    error = "unknown, too few configurations were measured"
+    if one.model.error is not None:
+        error = f"{format_error(one.model.error)} in the median"
+    return [
+        f"Recommended: {one.name}",
+        f"Why: {reason}: {_format_seconds(one)} s, {_format_cost(one) or 'no charge'}.",
+        f"Based on {describe_basis(one.model)}; error of the time: {error}.",
+    ]
+
+
+def format_error(error: float) -> str:
+    """Return a relative error in whole percent: repeats of a run differ by more than a fraction of one."""
+    return "<1%" if error < SMALLEST_ERROR else f"{error:.0%}"
+
+
+def _format_seconds(one: Candidate) -> str:
+    """Return the time of a candidate and its range, with as many digits as its runs justify."""
+    sample = len(one.model.runs)
+    texts = [format_statistic(value, sample) for value in (one.seconds, one.low, one.high) if value is not None]
+    return texts[0] + (f" ({texts[1]} to {texts[2]})" if len(set(texts)) == 3 else "")
+
+
+def _format_cost(one: Candidate) -> str | None:
+    """Return what a candidate is charged, None for nothing."""
+    sample = len(one.model.runs)
+    if one.dollars is not None:
+        return f"${format_statistic(one.dollars, sample)}"
+    return None if one.service_units is None else f"{format_statistic(one.service_units, sample)} service units"
+
+
+def _format_candidates(shown: Sequence[Candidate], on_front: Iterable[bool], meets: Iterable[bool]) -> pd.DataFrame:
+    """Return the rows of a terminal's table, as text."""
+    return pd.DataFrame(
+        {
+            "choice": [one.name for one in shown],
+            "seconds": [_format_seconds(one) for one in shown],
+            "cost": [_format_cost(one) for one in shown],
+            "memory_mb": [None if one.memory_mb is None else f"{one.memory_mb:,.0f}" for one in shown],
+            "on_front": ["yes" if value else "no" for value in on_front],
+            "meets": ["yes" if value else "no" for value in meets],
+            "based_on": [
+                f"{len(one.model.runs)} {'published' if one.model.origin == 'published' else 'of yours'}"
+                for one in shown
+            ],
+        },
+        dtype="str",
+    )
+
+
+def _format_errors(models: Sequence[TimeModel]) -> pd.DataFrame:
+    """Return the rows of a terminal's table of errors, as text."""
+    table = tabulate_errors(models)
+    errors = {
+        name: [None if pd.isna(value) else format_error(value) for value in table[name]]
+        for name in ("median_error", "largest_error")
+    }
+    return table.drop(columns="based_on").assign(**errors).dropna(axis="columns", how="all")
+
+
+def _wrap_command(command: str) -> list[str]:
+    """Return a command line in lines of at most WIDTH columns that a shell reads as one."""
+    lines = textwrap.wrap(command, WIDTH - 6, break_long_words=False, break_on_hyphens=False)
+    if shlex.split(" ".join(lines)) != shlex.split(command):  # a quoted name would lose some of its spaces
+        return [f"  {command}"]
+    broken = [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+    return [f"  {broken[0]}", *(f"    {line}" for line in broken[1:])]
+
+
+def _print_wrapped(text: str) -> None:
+    for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
+        echo(line)

@@ -17,8 +17,9 @@ from cosmicai.storage.s3 import is_s3
 from . import formatting, published_values
 from .audit import audit
 from .costs import JobResources, add_costs
+from .evidence import Evidence
 from .page import write_page
-from .sections import Evidence, build_sections
+from .sections import build_sections
 from .tables import Collection
 
 
@@ -42,7 +43,8 @@ def write_report(evidence: Evidence, out: str, title: str, headings: Mapping[str
     folder = require_local_folder(out)
     formatting.write_csv(str(folder / "ranks.csv"), evidence.collection.ranks)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    facts = [f"written {now}", f"cosmicai {__version__}", f"commit {git_commit() or 'unknown'}"]
+    commit = formatting.shorten_hashes(git_commit() or "unknown")
+    facts = [f"written {now}", f"cosmicai {__version__}", f"commit {commit}"]
     return write_page(folder, title, facts, build_sections(evidence, headings))
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import pandas as pd
 
@@ -12,13 +11,13 @@ from cosmicai.errors import InputError
 
 from . import figures
 from .accuracy import Accuracy, read_accuracy
-from .audit import Audit, tabulate_audit
+from .audit import tabulate_audit
 from .compare import MEASURES, average, format_averages
+from .evidence import Evidence
 from .page import Section, Table
 from .published_comparison import HEADINGS as COMPARISON_HEADINGS
 from .published_comparison import compare_with_published
-from .studies import STUDIES, Study, build_study_table
-from .tables import Collection
+from .verdict import MACHINE_HEADINGS, build_verdict, tabulate_machines
 
 MAX_ACCURACIES = 3  # runs whose accuracy is drawn
 _MONEY = ("dollars", "galaxies_per_dollar", "service_units")
@@ -53,29 +52,10 @@ _ACCURACY_FIGURES = {
 }
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The contents of a report: `collection` with its costs (`costs.add_costs`), and its audit."""
-
-    collection: Collection
-    audit: Audit
-
-    @cached_property
-    def runs(self) -> pd.DataFrame:
-        """The runs with their verdicts, without those made from single published values."""
-        runs = self.collection.runs[self.collection.runs["kind"].ne("figure")]
-        return runs.assign(verdict=runs["run"].map(self.audit.verdicts))
-
-    @cached_property
-    def studies(self) -> list[tuple[Study, pd.DataFrame]]:
-        """Each study with its table."""
-        return [(study, build_study_table(study, self.collection.runs, self.audit.verdicts)) for study in STUDIES]
-
-
 def build_sections(evidence: Evidence, headings: Headings) -> list[Section]:
     """Return the sections of the report; `headings` are those of the columns of runs and ranks."""
     return [
-        _build_summary(evidence),
+        build_verdict(evidence),
         _build_runs(evidence, headings),
         _build_coverage(evidence, headings),
         _build_accuracy(evidence, headings),
@@ -86,42 +66,19 @@ def build_sections(evidence: Evidence, headings: Headings) -> list[Section]:
     ]
 
 
-def _build_summary(evidence: Evidence) -> Section:
-    runs = evidence.runs
-    counts = runs["verdict"].value_counts()
-    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items())
-    ours = runs[runs["origin"].eq("ours")]
-    prose = [
-        f"{len(runs):,} runs, {len(ours):,} of them ours, with {len(evidence.collection.ranks):,} ranks: {verdicts}. "
-        "Incomplete runs are left out of all averages and of the figures made from them.",
-    ]
-    if planned := ours["asked_galaxies"].sum():
-        prose.append(f"Our runs predicted {ours['galaxies'].sum():,} of {planned:,} planned galaxies.")
-    if values := len(evidence.collection.runs) - len(runs):
-        prose.append(f"Times, costs and memory also show {values} published values, each with its source.")
-    if left_out := len(evidence.collection.left_out):
-        prose.append(f"What was found but could not be used ({left_out:,} cases) is listed under Coverage.")
-    return Section("summary", "Summary", prose)
-
-
 def _build_runs(evidence: Evidence, headings: Headings) -> Section:
-    place = ["origin", "platform", "device", "machine", "engine", "precision", "git_commit", "image_digest"]
     runs = evidence.runs
-    machines = runs.groupby(place, dropna=False, sort=False, as_index=False).agg(
-        runs=("run", "size"), ranks=("ranks", "sum"), galaxies=("galaxies", "sum"), first=("started_at", "min")
-    )
     names = ["run", "verdict", "platform", "machine", "ranks", "partition_mb", "batch_size", "data_gb", "galaxies",
              "weights_name"]  # fmt: skip
     prose = ["The ranks are listed in ranks.csv; `python -m analysis columns` explains all columns."]
-    first = ["machine", *(name for name in machines if name != "machine")]
     tables = [
-        Table("machines", "Machines and code", machines, headings, first),
+        Table("machines", "Machines and code", tabulate_machines(runs), {**headings, **MACHINE_HEADINGS}),
         Table("runs", "Runs", runs, headings, names),
     ]
     if len(checked := runs[runs["survey_check"].notna()]):
         names = ["run", "survey_check"]
         tables.append(Table("survey-checks", "Whether the surveys looked right", checked[names], headings, names))
-    return Section("runs", "Runs and machines", prose, tables)
+    return Section("runs", "Machines and runs", prose=prose, tables=tables)
 
 
 def _build_coverage(evidence: Evidence, headings: Headings) -> Section:
@@ -139,7 +96,7 @@ def _build_coverage(evidence: Evidence, headings: Headings) -> Section:
         "Whole: nothing is missing. Doubtful: its own statements contradict each other; it is used, and marked. "
         "Incomplete: something is missing, and it is left out of averages. Unknown: there is nothing to compare with."
     ]
-    return Section("coverage", "Coverage", prose, tables)
+    return Section("coverage", "Coverage", prose=prose, tables=tables)
 
 
 def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
@@ -167,7 +124,7 @@ def _build_accuracy(evidence: Evidence, headings: Headings) -> Section:
             ("calibrations", "What calibrated them, and galaxies outside of the training domain", _CALIBRATIONS),
         ):
             tables.append(Table(name, caption, calibrated[["run", *columns]], {**headings, **columns}))
-    return Section("accuracy", "Accuracy", prose, tables, drawings, not_shown)
+    return Section("accuracy", "Accuracy", (), prose, tables, drawings, not_shown)
 
 
 def _read_accuracies(known: pd.DataFrame, not_shown: list[str]) -> Iterator[Accuracy]:
@@ -200,7 +157,7 @@ def _build_time(evidence: Evidence, headings: Headings) -> Section:
     dropped = [name for name in averages if name.removesuffix("_median") in _OTHER_MEASURES]
     shown = format_averages(averages.drop(columns=dropped))
     tables = [Table("averages", "Averages over runs of the same settings: mean (median)", shown, file=averages)]
-    return Section("time", "Time", prose, tables, drawings, studied.not_shown)
+    return Section("time", "Time", (), prose, tables, drawings, studied.not_shown)
 
 
 def _draw_ranks(evidence: Evidence, ranks: pd.DataFrame) -> Iterator[figures.Drawing]:
@@ -241,7 +198,7 @@ def _build_cost(evidence: Evidence, headings: Headings) -> Section:
              "service_units", "service_units_source", "machine"]  # fmt: skip
     tables = [Table("costs", "Costs", known, headings, names)] if len(known) else []
     no_costs = [] if len(known) else ["None of these runs states its cost."]
-    return Section("cost", "Cost", (), tables, studied.drawings, [*no_costs, *studied.not_shown])
+    return Section("cost", "Cost", (), (), tables, studied.drawings, [*no_costs, *studied.not_shown])
 
 
 def _build_published(evidence: Evidence) -> Section:
@@ -251,4 +208,4 @@ def _build_published(evidence: Evidence) -> Section:
         "that a ratio includes more than the gain of the code; `cosmicai bench` compares both codes on one machine."
     ]
     tables = [Table("beside-published", "Our runs and the published values", comparison, COMPARISON_HEADINGS)]
-    return Section("published", "Comparison with published values", prose, tables)
+    return Section("published", "Comparison with published values", prose=prose, tables=tables)

@@ -13,6 +13,7 @@ import pytest
 
 from analysis.audit import audit
 from analysis.candidates import Target
+from analysis.formatting import format_statistic
 from analysis.published_values import build_published_runs
 from analysis.recommend import (
     Recommendation,
@@ -25,7 +26,7 @@ from analysis.recommend import (
     resolve_target,
     select_network,
 )
-from analysis.recommendation_output import tabulate_candidates, tabulate_errors, to_json
+from analysis.recommendation_output import print_recommendation, tabulate_candidates, tabulate_errors, to_json
 from analysis.tables import ONE_MACHINE, Collection
 from analysis.time_model import TimeModel, Withheld
 from analysis.workload import ARRAY, GPU, LAMBDA, NODE
@@ -297,14 +298,14 @@ def test_if_no_choice_meets_the_limits_the_nearest_is_named():
     assert not any(found.meets)
     factors = {one.name: max(one.seconds / 1.0, (one.dollars or 0) / 0.01) for one in found.choices}
     near = found.nearest
-    assert near is not None
+    assert near is not None and near.dollars is not None
     assert factors[near.name] == min(factors.values())
     assert found.verdict == (
         f"None of {len(found.choices)} choices stays within 1 s and $0.01; the nearest is {near.name}, with "
-        f"{near.seconds:,.4g} s and ${near.dollars:,.4g}."
+        f"{format_statistic(near.seconds)} s and ${format_statistic(near.dollars)}."
     )
     late = recommend_from_models(TOTAL, [ON_ONE_MACHINE], 1.0, None)
-    assert late.verdict.endswith("one machine, 1 process, with 257.8 s.")
+    assert late.verdict.endswith("one machine, 1 process, with 258 s.")
 
 
 def test_the_front_of_a_recommendation():
@@ -396,10 +397,53 @@ def test_unknown_errors_are_noted():
     assert "The error of the model for one machine is not known: too few configurations were measured." in notes
 
 
+@pytest.mark.parametrize(
+    ("deadline", "budget", "name", "reason"),
+    [
+        (None, None, "rivanna, 4 GPUs", "the fastest"),
+        (3600.0, None, "one machine, 1 process", "not charged, within the limits"),
+        (100.0, None, "rivanna, 1 GPU", "the cheapest on SLURM GPU, the fastest platform, within the limits"),
+        (1.0, None, "rivanna, 4 GPUs", "nearest to the limits, which no choice meets"),
+    ],
+)
+def test_the_recommended_choice_and_its_reason(deadline, budget, name, reason):
+    best, why = recommend_from_models(TOTAL, EVERYTHING, deadline, budget).recommended
+    assert best is not None and (best.name, why) == (name, reason)
+
+
+def test_what_is_hardly_slower_and_costs_less_is_recommended():
+    few = replace(TOTAL, galaxies=4096, size=4096 * 20520)
+    best, why = recommend_from_models(few, EVERYTHING, None, None).recommended
+    assert best is not None and best.name == "one machine, 1 process"
+    assert why == "not charged, at most 1.5 times as slow"
+    best, why = recommend_from_models(few, [ON_GPU], None, None).recommended
+    assert best is not None and best.name == "rivanna, 1 GPU"
+    assert why == "the cheapest on SLURM GPU, the fastest platform, at most 1.5 times as slow"
+
+
+def test_the_recommendation_comes_first_in_three_lines_and_nothing_is_wider_than_a_hundred_columns(capsys):
+    found = recommend_for_survey("659857", deadline=600.0, budget=1.0)
+    print_recommendation(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "Recommended: rivanna, 1 GPU",
+        "Why: the cheapest on SLURM GPU, the fastest platform, within the limits: 32 s, 0.46 service units.",
+        "Based on 3 runs of the published code; error of the time: <1% in the median.",
+        "",
+    ]
+    assert max(map(len, lines)) <= 100
+    assert lines[-1] == "20 of 22 choices stay within 600 s and $1."
+    text = "\n".join(lines)
+    printed = text[text.index("rivanna, 4 GPUs:\n") :].partition(":\n")[2].partition("\nrivanna, 1 GPU:")[0]
+    assert shlex.split(printed) == shlex.split(found.choices[0].command)
+    assert "e-05" not in text and "<1%" in text
+
+
 def test_a_recommendation_as_json():
     values = json.loads(to_json(recommend_from_models(TOTAL, EVERYTHING, 60.0, None)))
     assert sorted(values) == [
-        "budget", "choices", "deadline", "errors", "excluded", "models", "notes", "survey", "verdict",
+        "budget", "choices", "deadline", "errors", "excluded", "models", "notes", "recommended", "survey",
+        "verdict",
     ]  # fmt: skip
     machine = next(one for one in values["choices"] if one["platform"] == ONE_MACHINE)
     assert (machine["dollars"], machine["low"], machine["meets"], machine["runs"]) == (None, None, False, ["a", "b"])

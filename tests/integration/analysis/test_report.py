@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from analysis.formatting import format_statistic
 from cosmicai.models.weights import DEMO
 from cosmicai.runs.provenance import cpu_model
 from support.browser import NO_CHROMIUM, browser, has_chromium
@@ -73,8 +74,11 @@ def test_the_page_shows_what_is_whole_and_what_is_not(reported):
     assert "1 incomplete" in text
     assert "a & <b>/run" in text
     summary = json.loads((folder / "a & <b>/run/summary.json").read_text())
-    assert f"{summary['metrics']['precision']:.6f}" in text
-    assert f"{cpu_model()}, 1 thread per rank" in text
+    assert f"NMAD {format_statistic(summary['metrics']['precision'], 600)}, bias" in text
+    assert "demo weights, trained on synthetic galaxies" in text
+    with (folder / "report/machines.csv").open() as file:
+        (ours,) = [row for row in csv.DictReader(file) if row["origin"] == "ours"]
+    assert (ours["machine"], ours["runs"], ours["threads"]) == (cpu_model(), "2", "1")
 
 
 def test_the_page_shows_the_coverage_of_intervals(tmp_path):

@@ -11,11 +11,12 @@ import pytest
 from analysis import figures, scaling
 from analysis.accuracy import Accuracy
 from analysis.audit import Audit
+from analysis.evidence import Evidence
 from analysis.figures.attribution import MAX_MACHINES, describe_machines
 from analysis.figures.labels import split_shared
 from analysis.figures.style import MAX_ROWS
 from analysis.formatting import format_statistic
-from analysis.sections import Evidence, build_sections
+from analysis.sections import build_sections
 from analysis.studies import STUDIES, Study, add_study_columns, build_study_table
 from analysis.tables import RANK_COLUMNS, RUN_COLUMNS, Collection, make_table
 

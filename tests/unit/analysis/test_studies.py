@@ -228,7 +228,7 @@ SITE = Site(
     "here", False, "/scratch", (SlurmPartition("standard"),), (Gpu("a100", "gpu:a100", 8, (), 50.0, 0.4, 0.04),),
     service_units_per_core_hour=0.5, service_units_per_gb_hour=0.03,
 )  # fmt: skip
-SLURM = {"platform": "slurm", "wall_seconds": 1800.0, "world_size": 100}
+SLURM = {"origin": "ours", "platform": "slurm", "site": "here", "wall_seconds": 1800.0, "world_size": 100}
 
 
 def test_service_units_are_for_all_ranks_at_once_for_the_whole_time():
@@ -249,11 +249,23 @@ def test_service_units_need_a_site_with_rates_and_a_run_on_slurm_with_a_clock():
     assert costs_of(SLURM) == unknown
     assert costs_of(SLURM | {"wall_seconds": None}, job) == unknown
     assert costs_of(SLURM | {"world_size": None}, job) == unknown
-    assert costs_of(SLURM | {"platform": "laptop"}, job) == unknown
+    assert costs_of(SLURM | {"platform": "one machine"}, job) == unknown
     assert costs_of(SLURM | {"device": "cuda"}, job) == unknown
     assert costs_of(SLURM, replace(job, site=structs.replace(SITE, service_units_per_core_hour=None))) == unknown
     with pytest.raises(InputError, match="here has no GPUs of kind v100; use a100"):
         costs_of(SLURM | {"device": "cuda"}, replace(job, gpu="v100"))
+
+
+def test_service_units_are_those_of_the_site_of_the_run_and_of_no_other():
+    job = JobResources(structs.replace(SITE, name="rivanna"), cores=1, memory_mb=1024)
+    at_rivanna = costs_of(SLURM | {"site": "rivanna"}, job)
+    assert at_rivanna[2] is not None
+    for site in (None, "here", "local", "Rivanna"):
+        assert costs_of(SLURM | {"site": site, "cluster": "rivanna", "machine": "Rivanna"}, job) == [None] * 4
+    published = SLURM | {"origin": "published", "site": None}
+    for machine in ("Rivanna", "Rivanna, one CPU node, node of 1007 GB"):
+        assert costs_of(published | {"machine": machine}, job) == at_rivanna
+    assert costs_of(published | {"machine": None}, job) == costs_of(published | {"machine": "Delta"}, job) == [None] * 4
 
 
 # The published figures, computed independently from the published files.
