@@ -16,7 +16,7 @@ from cosmicai.runs.lambda_report import InvocationReport, parse_reports
 
 from ..tables import RANK_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
 from .durations import PUBLISHED_LAMBDA
-from .settings import parse_folder_settings
+from .settings import parse_record_settings
 from .source import Source
 from .values import get_integer, get_text, parse_time
 
@@ -76,7 +76,8 @@ def read_payloads(lines: Iterable[str]) -> dict[str, tuple[str | None, dict[str,
 
 def build_run_row(source: Source, path: str, payload: dict[str, Any]) -> Row:
     """Return the row of the run that wrote to a RESULT_PATH."""
-    return PUBLISHED_LAMBDA | {"study": "single"} | parse_folder_settings(path.split("/")) | {
+    settings = {"study": "single"} | parse_record_settings(path, get_text(payload, "DATA_PATH"))
+    return PUBLISHED_LAMBDA | settings | {
         "run": f"{source.stem}/{path}",
         "source": source.uri,
         "kind": "log",

@@ -38,7 +38,7 @@ def find_settings(source: Source, result_path: str | None, item: str | None) -> 
         data = {"data_gb": float(course[2])} if course[2] else {}
         return {"study": "data size" if data else "batch size", "partition_mb": float(course[1])} | data
     named = parse_folder_settings(source.uri.split("/")[:-1])
-    stated = _parse_record_settings(result_path or "", item or "")
+    stated = parse_record_settings(result_path or "", item or "")
     found = stated | named
     if stated and "data_gb" not in named:
         found["study"] = stated["study"]
@@ -57,7 +57,7 @@ def parse_folder_settings(folders: Sequence[str]) -> Settings:
     return {}
 
 
-def _parse_record_settings(result_path: str, item: str) -> Settings:
+def parse_record_settings(result_path: str, item: str) -> Settings:
     """Return the settings that the paths of a record state; empty if they name no size of partitions or data."""
     folders = [name for name in result_path.split("/") if name]
     if found := parse_folder_settings(folders):
