@@ -83,7 +83,11 @@ def drop_copies(measured: Sequence[MeasuredRun]) -> Merged:
             text = f"its records are also those of {owner.run['run']}, by its name another run"
             kept[place] = replace(one, contradictions=(*one.contradictions, text))
     left_out = [
-        LeftOut(source, f"it repeats {original}, which is read", f"{count} rows" if count > 1 else "")
+        LeftOut(
+            source,
+            f"{'it repeats' if count == 1 else 'they repeat'} {original}, which is read",
+            f"{count} rows" if count > 1 else "",
+        )
         for (source, original), count in copies.items()
     ]
     return [kept[place] for place in sorted(kept)], left_out
@@ -102,7 +106,7 @@ def drop_repeated_averages(measured: Sequence[MeasuredRun]) -> Merged:
     """Return the runs without averages of runs whose records, or averages in another table, are read.
 
     Of several averages those are kept that state most; rows of the platform comparison are averages too if the run is
-    on Lambda.
+    on Lambda. What is contradictory in averages that are left out is so of the run that is kept.
     """
     records = {build_match_key(one.run): one.run for one in measured if one.run["kind"] == "combined"}
     averages = [one.run for one in measured if one.run["kind"] == "statistics"]
@@ -112,6 +116,7 @@ def drop_repeated_averages(measured: Sequence[MeasuredRun]) -> Merged:
     compared = {_identify_by_memory(run) for run in (*records.values(), *averages)}
     kept: list[MeasuredRun] = []
     repeated: Counter[tuple[str, str]] = Counter()
+    contradictions: defaultdict[MatchKey, list[str]] = defaultdict(list)
     for one in measured:
         key, kind = build_match_key(one.run), (one.run["kind"], one.run["platform"])
         if kind == ("platforms", "lambda") and _identify_by_memory(one.run) in compared:
@@ -119,20 +124,31 @@ def drop_repeated_averages(measured: Sequence[MeasuredRun]) -> Merged:
         elif kind[0] != "statistics":
             kept.append(one)
         elif key in records:
-            same = _identify_by_memory(records[key]) == _identify_by_memory(one.run)
+            same = _round_memory(records[key]) == _round_memory(one.run)
+            contradictions[key] += one.contradictions
             reason = "the records of their runs were found and are read instead"
             repeated[one.run["source"], reason if same else f"{reason}, though their values differ"] += 1
         elif fullest[key] is not one.run:
+            contradictions[key] += one.contradictions
             repeated[one.run["source"], f"{fullest[key]['source']} states the same runs and is read instead"] += 1
         else:
             kept.append(one)
-    return kept, [LeftOut(source, reason, f"{count} rows") for (source, reason), count in repeated.items()]
+    left_out = [LeftOut(source, reason, f"{count} rows") for (source, reason), count in repeated.items()]
+    for place, one in enumerate(kept):
+        if one.run["kind"] in ("combined", "statistics") and (texts := contradictions.get(build_match_key(one.run))):
+            kept[place] = replace(one, contradictions=tuple(dict.fromkeys([*one.contradictions, *texts])))
+    return kept, left_out
 
 
 def _identify_by_memory(run: Row) -> MatchKey:
-    """Return what published tables of Lambda agree in: data size, repeat, and allocated memory to hundredths of MB."""
+    """Return what published tables of Lambda agree in: data size, repeat and memory."""
+    return run.get("data_gb"), run.get("repeat"), _round_memory(run)
+
+
+def _round_memory(run: Row) -> float | None:
+    """Return the allocated memory to hundredths of MB, as the tables have it."""
     memory = run.get("allocated_mb")
-    return run.get("data_gb"), run.get("repeat"), None if memory is None else round(memory, 2)
+    return None if memory is None else round(memory, 2)
 
 
 def _add_durations(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:

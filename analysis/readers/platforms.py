@@ -11,18 +11,17 @@ GPU, memory is the sum of all allocations in 10^6 bytes, and throughput is in bi
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from cosmicai.runs.record import BITS_PER_GALAXY
 
 from ..tables import GB, LAPTOP, ONE_MACHINE, RUN_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from .averages import Cell, average_cells, describe_disagreements, parse_cell
 from .source import Source
 from .values import count_galaxies
 
@@ -32,17 +31,8 @@ MEMORIES = {"cpu": "cpu memory usage", "cuda": "gpu memory usage"}
 THROUGHPUT, INFERENCE = "throughput", "inference time"
 MEASURES = (*TIMES.values(), *MEMORIES.values(), THROUGHPUT)
 CLOSE, FAR = 1.25, 10.0  # ratio within which two statements agree, and beyond which a value is another quantity
-_EMPTY = re.compile(r"-?|#.*")  # a cell in which the spreadsheet shows no value
 # Words in their names.
 _PLATFORMS = {"lambda": ("cai", "lambda", "aws"), "slurm": ("rivanna", "hpc", "slurm"), LAPTOP: ("laptop",)}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number of a spreadsheet, and half a unit of its last digit."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -88,12 +78,12 @@ def parse_row(place: int, row: Mapping[str, str]) -> Measurement | None:
         return None
     if not (processor := texts[PROCESSOR]):
         raise ValueError("it names no `Processor`")
-    size = _parse_cell(SIZE, re.sub(r"\s*GB$", "", texts[SIZE], flags=re.IGNORECASE))
-    batch = _parse_cell(BATCH, texts[BATCH])
+    size = _parse_measured(SIZE, re.sub(r"\s*GB$", "", texts[SIZE], flags=re.IGNORECASE))
+    batch = _parse_measured(BATCH, texts[BATCH])
     if size is None or batch is None or batch.value != int(batch.value):
         raise ValueError("it needs a dataset size in GB and a batch size, which is a whole number")
     numbers = {name: text for name, text in texts.items() if name not in (PROCESSOR, SIZE, BATCH)}
-    cells = {name: cell for name, text in numbers.items() if (cell := _parse_cell(name, text))}
+    cells = {name: cell for name, text in numbers.items() if (cell := _parse_measured(name, text))}
     if not any(name in cells for name in (*TIMES.values(), THROUGHPUT)):
         raise ValueError("it states neither a time nor a throughput")
     return Measurement(place, processor, size.value, int(batch.value), cells)
@@ -104,22 +94,10 @@ def _normalize(heading: str) -> str:
     return " ".join(re.sub(r"\(.*?\)", " ", heading).lower().replace("average of", "average").split())
 
 
-def _parse_cell(name: str, text: str) -> Cell | None:
-    """Return the number in a cell; None if nothing was measured. Raises ValueError for any other text."""
-    if _EMPTY.fullmatch(text):
-        return None
-    try:
-        number = Decimal(text.replace(",", ""))
-        value = float(number)
-    except (InvalidOperation, OverflowError):
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError(f"its `{name}` is {text[:80]!r}; expected a number that is not negative")
-    if not value:
-        return None
-    exponent = number.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return Cell(value, 0.5 * 10.0**exponent)
+def _parse_measured(name: str, text: str) -> Cell | None:
+    """Return the number in a cell as `parse_cell` does; None also for a zero."""
+    cell = parse_cell(name, text)
+    return cell if cell and cell.value else None
 
 
 def build_runs(source: Source, study: str, group: Sequence[Measurement]) -> Iterator[MeasuredRun]:
@@ -162,7 +140,8 @@ def find_platform(processor: str) -> str:
 
 def select_seconds(group: Sequence[Measurement]) -> str:
     """Return the column with the time of a group: that of CPU or GPU with the larger mean, as `Inference Time` has."""
-    return max(TIMES.values(), key=lambda name: _average(_collect(group, name)) or 0.0)
+    means = {name: average_cells(_collect(group, name)) for name in TIMES.values()}
+    return max(TIMES.values(), key=lambda name: cell.value if (cell := means[name]) else 0.0)
 
 
 def read_values(one: Measurement, group: Sequence[Measurement], device: str) -> tuple[Row, list[str]]:
@@ -200,31 +179,22 @@ def _count_galaxies(throughput: Cell, time: Cell) -> int | None:
     return count_galaxies(throughput.value / BITS_PER_GALAXY, time.value) if error < 0.5 else None
 
 
-def check_averages(one: Measurement, group: Sequence[Measurement], device: str) -> Iterator[str]:
-    """Yield a sentence for each average in a row that is not that of its group, within their digits.
+def check_averages(one: Measurement, group: Sequence[Measurement], device: str) -> Iterable[str]:
+    """Return a sentence for each average in a row that is not that of its group.
 
     `Inference Time` is the larger average of the times on CPU and GPU. Memories that are not used do not count.
     """
-    averages = {}
+    averages: dict[str, Cell | None] = {}
     for name in MEASURES:
-        cells = [cell for cell in _collect(group, name) if name != MEMORIES[device] or not _is_far(cell, group, name)]
-        if cells:
-            averages[f"average {name}"] = Cell(fmean(c.value for c in cells), fmean(c.error for c in cells))
-    times = [averages[f"average {name}"] for name in TIMES.values() if f"average {name}" in averages]
-    if times:
-        averages[INFERENCE] = max(times, key=lambda cell: cell.value)
-    for name, cell in averages.items():
-        stated = one.cells.get(name)
-        if stated and abs(stated.value - cell.value) > stated.error + cell.error + 1e-9 * cell.value:
-            yield f"its `{name}` of {stated.value:,.9g} is not that of its rows, which is {cell.value:,.9g}"
+        cells = _collect(group, name)
+        used = [cell for cell in cells if name != MEMORIES[device] or not _is_far(cell, group, name)]
+        averages[f"average {name}"] = average_cells(used)
+    averages[INFERENCE] = average_cells(_collect(group, select_seconds(group)))
+    return describe_disagreements({name: cell for name, cell in one.cells.items() if name in averages}, averages)
 
 
 def _collect(group: Sequence[Measurement], name: str) -> list[Cell]:
     return [one.cells[name] for one in group if name in one.cells]
-
-
-def _average(cells: Sequence[Cell]) -> float | None:
-    return fmean(cell.value for cell in cells) if cells else None
 
 
 def _is_far(cell: Cell, group: Sequence[Measurement], name: str) -> bool:

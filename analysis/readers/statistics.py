@@ -9,12 +9,15 @@ slurm_mpi_style_result_stats.csv        one SLURM job per data size
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cosmicai.runs.record import BITS_PER_GALAXY
 
 from ..tables import GALAXY_BYTES, GB, RUN_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from .averages import Cell, average_cells, describe_disagreements, parse_cell
 from .durations import PUBLISHED_LAMBDA
 from .source import Source
 from .values import count_galaxies, get_integer, get_number, get_rate
@@ -33,15 +36,40 @@ def read(source: Source) -> SourceContents:
     assert read_row is not None
     if means := sum(row["run"] == "mean" for row in rows):
         left_out.append(LeftOut(source.uri, "they are averages over runs, not runs", f"{means} rows `mean`"))
+    contradictions = _check_means(source.file, rows)
     for place, row in enumerate(rows, 1):
         if row["run"] != "mean":
             try:
                 run = {"source": source.uri, **read_row(source, row)}
                 validate_row(run, RUN_TYPES)
-                measured.append(MeasuredRun(run))
+                measured.append(MeasuredRun(run, contradictions=contradictions.pop(_get_settings(row), ())))
             except ValueError as error:
                 left_out.append(LeftOut(source.uri, str(error), f"row {place}"))
     return SourceContents(tuple(measured), tuple(left_out))
+
+
+def _get_settings(row: dict[str, str]) -> tuple[str | None, ...]:
+    """Return the settings of a row, in which rows and their mean agree."""
+    return tuple(map(row.get, ("partition (MB)", "data (GB)", "batch_size")))
+
+
+def _check_means(file: str, rows: Sequence[dict[str, str]]) -> dict[tuple[str | None, ...], tuple[str, ...]]:
+    """Return sentences on the rows `mean` that are not the mean of their rows, by settings."""
+    groups: defaultdict[tuple[str | None, ...], dict[bool, list[dict[str, Cell]]]] = defaultdict(
+        lambda: {True: [], False: []}
+    )
+    for row in rows:
+        with suppress(ValueError):  # a row that cannot be read is left out anyway
+            cells = {name: parse_cell(name, text) for name, text in row.items() if name != "run"}
+            known = {name: cell for name, cell in cells.items() if cell}
+            groups[_get_settings(row)][row["run"] == "mean"].append(known)
+    found = {}
+    for settings, group in groups.items():
+        names = {name for row in group[False] for name in row}
+        averages = {name: average_cells([row[name] for row in group[False] if name in row]) for name in names}
+        texts = [f"in {file}, {text}" for mean in group[True] for text in describe_disagreements(mean, averages)]
+        found[settings] = tuple(texts)
+    return found
 
 
 def read_size_row(source: Source, row: dict[str, str]) -> Row:

@@ -61,7 +61,7 @@ def test_a_copy_of_everything_in_another_layout_counts_nothing_twice(original, t
     found, both = describe(original, clone)
     assert_same(describe(original)[1], both)
     assert found.contradictions == ()
-    assert any(one.reason.startswith(f"it repeats {original}") for one in found.left_out)
+    assert any(one.reason.startswith(f"they repeat {original}") for one in found.left_out)
 
 
 def test_the_small_results_have_three_repeats_with_the_times_of_the_log(tmp_path):
@@ -168,7 +168,7 @@ def test_an_older_table_without_times_of_s3_repeats_the_newer_one(tmp_path):
     tables = collect([str(made)])
     averages = tables.runs.query("kind == 'statistics' and study == 'data size'")
     assert averages["repeat"].tolist() == [1, 2, 3]
-    assert ("3 rows", f"it repeats {newer}, which is read") in [
+    assert ("3 rows", f"they repeat {newer}, which is read") in [
         (one.what, one.reason) for one in tables.left_out if one.source == str(older)
     ]
 
@@ -185,6 +185,22 @@ def test_an_older_table_with_other_values_is_named_and_not_counted(tmp_path):
     ]
 
 
+def test_a_mean_that_is_not_that_of_its_rows_is_a_doubt_of_the_run_that_is_read(tmp_path):
+    made = make_published(tmp_path)
+    table = made / "lambda/result_stats.csv"
+    lines = table.read_text().splitlines()
+    values = lines[-1].split(",")
+    table.write_text("\n".join([*lines[:-1], ",".join([*values[:3], "9.99", *values[4:]])]) + "\n")
+    for folder, run in ((made, "lambda/partition-25MB/1GB/1"), (table, "result_stats/25MB/1GB/1")):
+        audited = audit(collect([str(folder)]))
+        [finding] = [one for one in audited.findings if one.check == "contradiction"]
+        assert (finding.run, finding.severity, audited.verdicts[run]) == (run, "doubt", "doubtful")
+        assert finding.text == (
+            "in result_stats.csv, the stated `total_cpu_time (seconds)` of 9.99 is not that of its rows, which is "
+            f"{sum(float(line.split(',')[3]) for line in lines[1:4]) / 3:,.9g}"
+        )
+
+
 def test_the_published_older_tables_add_no_runs(shared):
     published = shared / "published"
     expected = describe(published)[1]
@@ -193,8 +209,8 @@ def test_the_published_older_tables_add_no_runs(shared):
     older = [(one.what, one.reason.split(",")[0]) for one in found.left_out if "/older/" in one.source]
     assert older == [
         ("30 rows `mean`", "they are averages over runs"),
-        ("87 rows", f"it repeats {published}/lambda/result_stats.csv"),
-        ("10 rows", f"it repeats {published}/lambda/state_machine_logs.csv"),
+        ("87 rows", f"they repeat {published}/lambda/result_stats.csv"),
+        ("10 rows", f"they repeat {published}/lambda/state_machine_logs.csv"),
         ("3 rows", "the records of their runs were found and are read instead"),
     ]
 

@@ -11,9 +11,9 @@ import pytest
 from analysis import figures
 from analysis.audit import audit
 from analysis.collect import collect
+from analysis.evidence import Evidence
 from analysis.figures.storage_times import MEASURES
 from analysis.report import gather_evidence
-from analysis.sections import Evidence
 from analysis.studies import STUDIES, build_study_table
 from analysis.tables import RUN_COLUMNS, make_table
 

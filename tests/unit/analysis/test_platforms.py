@@ -126,9 +126,9 @@ def test_an_average_that_is_not_that_of_its_rows_is_a_finding(tmp_path):
     run = "sheet/Laptop/2GB/batch-64/1"
     assert contradictions(found) == {
         run: [
-            "its `average cpu time` of 21 is not that of its rows, which is 22",
-            "its `average cpu memory usage` of 250 is not that of its rows, which is 200",
-            "its `inference time` of 23 is not that of its rows, which is 22",
+            "the stated `average cpu time` of 21 is not that of its rows, which is 22",
+            "the stated `inference time` of 23 is not that of its rows, which is 22",
+            "the stated `average cpu memory usage` of 250 is not that of its rows, which is 200",
         ]
     }
     assert {one.text for one in audit(found).findings if one.check == "contradiction"} == {*contradictions(found)[run]}
@@ -149,7 +149,7 @@ def test_a_memory_that_is_another_quantity_is_not_used(tmp_path):
         "its `cpu memory usage` of 10,338.8 is not used, since its repeats have 8.45717e+06"
     )
     assert texts["sheet/Dell/8GB/batch-512/1"] == [
-        "its `average cpu memory usage` of 5,641,556.69 is not that of its rows, which is 8,457,165.62"
+        "the stated `average cpu memory usage` of 5,641,556.69 is not that of its rows, which is 8,457,165.62"
     ]
 
 
