@@ -30,6 +30,7 @@ TIMES = {"cpu": "cpu time", "cuda": "gpu time"}
 MEMORIES = {"cpu": "cpu memory usage", "cuda": "gpu memory usage"}
 THROUGHPUT, INFERENCE = "throughput", "inference time"
 MEASURES = (*TIMES.values(), *MEMORIES.values(), THROUGHPUT)
+LARGEST = 10**9  # GB of a data size and galaxies of a batch; no run comes near
 CLOSE, FAR = 1.25, 10.0  # ratio within which two statements agree, and beyond which a value is another quantity
 # Words in their names.
 _PLATFORMS = {"lambda": ("cai", "lambda", "aws"), "slurm": ("rivanna", "hpc", "slurm"), LAPTOP: ("laptop",)}
@@ -80,7 +81,7 @@ def parse_row(place: int, row: Mapping[str, str]) -> Measurement | None:
         raise ValueError("it names no `Processor`")
     size = _parse_measured(SIZE, re.sub(r"\s*GB$", "", texts[SIZE], flags=re.IGNORECASE))
     batch = _parse_measured(BATCH, texts[BATCH])
-    if size is None or batch is None or batch.value != int(batch.value):
+    if size is None or batch is None or batch.value != int(batch.value) or max(size.value, batch.value) > LARGEST:
         raise ValueError("it needs a dataset size in GB and a batch size, which is a whole number")
     numbers = {name: text for name, text in texts.items() if name not in (PROCESSOR, SIZE, BATCH)}
     cells = {name: cell for name, text in numbers.items() if (cell := _parse_measured(name, text))}

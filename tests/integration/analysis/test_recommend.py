@@ -432,7 +432,7 @@ def test_the_recommendation_comes_first_in_three_lines_and_nothing_is_wider_than
         "",
     ]
     assert max(map(len, lines)) <= 100
-    assert lines[-1] == "20 of 22 choices stay within 600 s and $1."
+    assert lines[-1] == "20 of 23 choices stay within 600 s and $1."
     text = "\n".join(lines)
     printed = text[text.index("rivanna, 4 GPUs:\n") :].partition(":\n")[2].partition("\nrivanna, 1 GPU:")[0]
     assert shlex.split(printed.replace(" \\\n", " ")) == shlex.split(found.choices[0].command)

@@ -160,6 +160,8 @@ def test_a_memory_that_is_another_quantity_is_not_used(tmp_path):
         ("Laptop,32,1,-5.0,,", "its `cpu time` is '-5.0'; expected a number that is not negative"),
         ("Laptop,32,1,1e999,,", "its `cpu time` is '1e999'; expected a number that is not negative"),
         ("Laptop,2.5,1,1.0,,", "it needs a dataset size in GB and a batch size, which is a whole number"),
+        ("Laptop,1e20,1,1.0,,", "it needs a dataset size in GB and a batch size, which is a whole number"),
+        ("Laptop,32,1e20,1.0,,", "it needs a dataset size in GB and a batch size, which is a whole number"),
         ("Laptop,,1,1.0,,", "it needs a dataset size in GB and a batch size, which is a whole number"),
         ("Laptop,32,1,,,", "it states neither a time nor a throughput"),
         (",32,1,1.0,,", "it names no `Processor`"),
