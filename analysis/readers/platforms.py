@@ -38,9 +38,8 @@ _PLATFORMS = {"lambda": ("cai", "lambda", "aws"), "slurm": ("rivanna", "hpc", "s
 
 @dataclass(frozen=True)
 class Measurement:
-    """A row: its number from 1, what it measures, and the numbers in its cells by normalized heading."""
+    """A row: what it measures, and the numbers in its cells by normalized heading."""
 
-    place: int
     processor: str
     data_gb: float
     batch_size: int
@@ -58,7 +57,7 @@ def read(source: Source) -> SourceContents:
     groups: defaultdict[tuple[str, float, int], list[Measurement]] = defaultdict(list)
     for place, row in enumerate(source.rows(), 1):
         try:
-            if any(row.values()) and (one := parse_row(place, row)) is not None:
+            if any(row.values()) and (one := parse_row(row)) is not None:
                 groups[one.processor, one.data_gb, one.batch_size].append(one)
         except ValueError as error:
             left_out.append(LeftOut(source.uri, str(error), f"row {place}"))
@@ -69,7 +68,7 @@ def read(source: Source) -> SourceContents:
     return SourceContents(tuple(measured), tuple(left_out))
 
 
-def parse_row(place: int, row: Mapping[str, str]) -> Measurement | None:
+def parse_row(row: Mapping[str, str]) -> Measurement | None:
     """Return a row of the spreadsheet; None for one that has values in columns without a heading alone.
 
     Raises ValueError, naming the column, if it cannot be used.
@@ -87,7 +86,7 @@ def parse_row(place: int, row: Mapping[str, str]) -> Measurement | None:
     cells = {name: cell for name, text in numbers.items() if (cell := _parse_measured(name, text))}
     if not any(name in cells for name in (*TIMES.values(), THROUGHPUT)):
         raise ValueError("it states neither a time nor a throughput")
-    return Measurement(place, processor, size.value, int(batch.value), cells)
+    return Measurement(processor, size.value, int(batch.value), cells)
 
 
 def _normalize(heading: str) -> str:
