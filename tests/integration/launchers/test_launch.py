@@ -239,6 +239,7 @@ def test_a_launch_that_is_refused_leaves_no_plan(tmp_path, job):
 
 def test_too_many_ranks_for_the_memory_are_refused_with_how_many_fit(monkeypatch):
     monkeypatch.setattr(resources, "memory_of_ranks_mb", lambda engine, ranks: 300.0 + 100.0 * ranks)
+    monkeypatch.setattr(resources, "available_cores", lambda: 8)
     for free, fitting in ((1100.0, "use --procs 8"), (1099.9, "use --procs 7"), (399.0, "free some memory")):
         monkeypatch.setattr(resources, "available_memory_mb", lambda free=free: free)
         with pytest.raises(InputError) as refused:

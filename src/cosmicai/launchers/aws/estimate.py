@@ -145,7 +145,9 @@ def estimate_run(
     longest = max(rank.invocation.seconds for rank in ranks)
     galaxies, seconds = sum(shard.galaxies for shard in shards), max(ends) + len(planners) * speed.start_seconds
     rate = galaxies / seconds
-    return CloudEstimate(galaxies, len(shards), rate, seconds, stack.memory_mb, len(ends), longest, cost)
+    return CloudEstimate(
+        galaxies, len(shards), rate, seconds, stack.memory_mb, at_once=len(ends), longest_seconds=longest, cost=cost
+    )
 
 
 def count_rank_requests(pieces: int, items: int) -> dict[str, int]:

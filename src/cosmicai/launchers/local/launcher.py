@@ -6,16 +6,18 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from tempfile import TemporaryDirectory
 
 from ...console import notify
 from ...errors import InputError
+from ...ranks.cores import available_cores
 from ...runs.create import create_run
 from ...runs.demo import open_named_survey
 from ...runs.plan import Plan
 from ...runs.store import RunFolder
 from ..base import LaunchRequest, RankRequest, RemoteStatus, ResumeRequest, Submission
-from ..estimate import estimate_local_run
+from ..estimate import describe_idle_ranks, estimate_local_run
 from ..lock import is_dead, read_lock
 from ..submission import require_no_cloud_run
 from .resources import require_memory, resolve_device
@@ -28,12 +30,13 @@ class LocalLauncher:
     name = "local"
 
     def estimate(self, request: LaunchRequest) -> Iterator[str]:
-        """Yield the plan, the ranks, and the time and memory that they would take."""
+        """Yield the plan, the ranks, and the time and memory that they would take. Raises InputError as `submit`."""
         require_no_cloud_run(request.run.out)
         with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
             planned = replace(request.run, out=folder, resume=False)
             survey = open_named_survey(planned.survey, folder)
-            run = create_run(planned, survey, ranks=request.ranks.ranks, notify=notify)
+            approve = partial(self._approve, request.ranks)
+            run = create_run(planned, survey, ranks=request.ranks.ranks, approve=approve, notify=notify)
             yield from estimate_local_run(run, resolve_device(request.ranks, run.plan()))
 
     def submit(self, request: LaunchRequest) -> Submission:
@@ -43,10 +46,7 @@ class LocalLauncher:
         """
         require_no_cloud_run(request.run.out)
         survey = open_named_survey(request.run.survey, request.run.out)
-
-        def approve(plan: Plan) -> None:
-            self._require_resources(request.ranks, plan)
-
+        approve = partial(self._approve, request.ranks)
         run = create_run(request.run, survey, ranks=request.ranks.ranks, approve=approve, notify=notify)
         return self._finish(run, request.ranks)
 
@@ -76,6 +76,13 @@ class LocalLauncher:
         self._require_resources(ranks, plan)
         self._run_ranks(run, resolve_device(ranks, plan))
         return Submission(run, has_ended=True)
+
+    def _approve(self, ranks: RankRequest, plan: Plan) -> None:
+        """Raise InputError if the ranks do not fit here; notify the user if they are too many for the galaxies."""
+        self._require_resources(ranks, plan)
+        cores = available_cores() * ranks.nodes if plan.device == "cpu" else None
+        if warning := describe_idle_ranks(ranks.ranks, plan.galaxies, plan.batch_size, cores):
+            notify(warning)
 
     def _require_resources(self, ranks: RankRequest, plan: Plan) -> None:
         require_memory(ranks, plan)

@@ -52,7 +52,7 @@ def require_memory(request: RankRequest, plan: Plan) -> None:
     fitting = max((n for n in range(1, request.ranks) if (memory_of_ranks_mb(plan.engine, n) or 0) <= free), default=0)
     raise InputError(
         f"{request.ranks} ranks need about {needed:,.0f} MB and {free:,.0f} MB are free on this machine; "
-        + (f"use --procs {fitting}" if fitting else "free some memory")
+        + (f"use --procs {min(fitting, available_cores())}" if fitting else "free some memory")
     )
 
 

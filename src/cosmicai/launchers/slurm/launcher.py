@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from ... import storage
 from ...console import echo, notify
 from ...console.progress import poll_progress
+from ...engines.registry import BATCH_SIZE
 from ...errors import InputError
 from ...ranks.cores import available_cores
 from ...runs.create import create_run, validate_request
@@ -21,7 +22,7 @@ from ...runs.request import RunRequest
 from ...runs.store import RunFolder
 from ...surveys.survey import Survey
 from ..base import LaunchRequest, RankRequest, RemoteStatus, ResumeRequest, SlurmRequest, Submission
-from ..estimate import estimate_run
+from ..estimate import describe_idle_ranks, estimate_run
 from ..submission import SlurmSubmission, read_submissions, require_no_cloud_run
 from .accounting import update_account
 from .allocation import SlurmAllocation, resolve_resources
@@ -47,6 +48,7 @@ class SlurmLauncher:
         with TemporaryDirectory(prefix="cosmicai-dry-run-") as folder:
             survey = open_named_survey(planned.survey, folder)
             validate_request(planned, survey, notify)
+            _warn_of_idle_ranks(planned, survey, allocation)
             for text in sbatch_texts(RunFolder(storage.absolute(planned.out)), slurm, allocation):
                 yield from text.splitlines()
             yield from _estimate(planned, survey, folder, allocation)
@@ -60,6 +62,7 @@ class SlurmLauncher:
         planned = _with_device(request, allocation)
         survey = open_named_survey(planned.survey, planned.out)
         validate_request(planned, survey, notify)
+        _warn_of_idle_ranks(planned, survey, allocation)
         run = RunFolder(storage.absolute(planned.out))
         _require_idle(run)
         return self._submit(
@@ -156,6 +159,14 @@ def _with_device(request: LaunchRequest, allocation: SlurmAllocation) -> RunRequ
     return request.run
 
 
+def _warn_of_idle_ranks(request: RunRequest, survey: Survey, allocation: SlurmAllocation) -> None:
+    """Notify the user if there are too many ranks for the galaxies of a survey."""
+    galaxies = sum(shard.galaxies for shard in survey.shards[: request.limit_files])
+    batch_size = request.batch_size or BATCH_SIZE["cuda" if allocation.computes_on_gpus else "cpu"]
+    if warning := describe_idle_ranks(allocation.ranks, galaxies, batch_size):
+        notify(warning)
+
+
 def _worker_arguments(request: RunRequest, survey: Survey, run: RunFolder) -> tuple[str, ...]:
     """Return the command line of `cosmicai` that plans a run or joins it, for nodes that see the same files."""
     arguments = ["infer", survey.uri, "--out", run.uri, "--resume"]
@@ -219,7 +230,7 @@ def _estimate(request: RunRequest, survey: Survey, folder: str, allocation: Slur
         found = estimate_run(run, allocation.ranks, threads)
         yield (
             f"about {timedelta(seconds=round(found.seconds))} of work once all ranks run, at "
-            f"{found.galaxies_per_second:,.0f} galaxies/s, {allocation.ranks} times what one rank of {threads} threads "
+            f"{found.galaxies_per_second:,.0f} galaxies/s, {found.speed_up:g} times what one rank of {threads} threads "
             f"was measured on this machine ({cpu_model()})"
         )
         yield f"about {_describe_charge(allocation, found.seconds / 3600)}"
