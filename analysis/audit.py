@@ -22,6 +22,7 @@ CHECKS: tuple[AuditCheck, ...] = (
     coverage_checks.check_batch_counts,
     coverage_checks.check_repeats,
     coverage_checks.check_left_out,
+    coverage_checks.check_contradictions,
     timing_checks.check_clock_order,
     timing_checks.check_cpu_time_rates,
     timing_checks.check_missing_clocks,

@@ -123,7 +123,8 @@ def list_candidates(model: TimeModel, target: Target) -> Iterator[Candidate | Ex
 def _make_machine_candidate(model: TimeModel, target: Target) -> Candidate:
     ranks, on_gpus = model.slots[-1], model.device == "cuda"
     noun = ("GPU" if on_gpus else "process") + ("" if ranks == 1 else "s" if on_gpus else "es")
-    machine = f" ({model.machine})" if model.machine else ""
+    published = "published: " if model.origin == "published" else ""
+    machine = f" ({published}{model.machine})" if model.machine else ""
     return Candidate(
         f"{ONE_MACHINE}, {ranks} {noun}{machine}", ONE_MACHINE, model.predict(_share_work(model, target, ranks)), None,
         None, model.peak_mb(None), model, _build_command(model, target, "--gpus" if on_gpus else "--procs", str(ranks)),

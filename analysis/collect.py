@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import pandas as pd
@@ -11,7 +12,17 @@ from cosmicai.errors import InputError
 
 from .discovery import find_sources
 from .outliers import is_inlier
-from .readers import cloudwatch_log, combined, durations, endless_loader, ignored, results, run_folder, statistics
+from .readers import (
+    cloudwatch_log,
+    combined,
+    durations,
+    endless_loader,
+    ignored,
+    platforms,
+    results,
+    run_folder,
+    statistics,
+)
 from .readers.merge import merge_runs
 from .readers.source import Source
 from .readers.sweeps import assign_studies
@@ -20,6 +31,7 @@ from .tables import (
     RUN_COLUMNS,
     RUN_TYPES,
     Collection,
+    Contradiction,
     LeftOut,
     MeasuredRun,
     Row,
@@ -49,6 +61,7 @@ READERS: tuple[Reader, ...] = (
     results,
     durations,
     statistics,
+    platforms,
     cloudwatch_log,
     ignored,
 )
@@ -65,7 +78,8 @@ def collect(addresses: Iterable[str]) -> Collection:
     ranks = _RankTableBuilder()
     names: set[str] = set()
     known: dict[str, bool] = {}  # whether a source is of a known kind; addresses may overlap
-    for address, files in find_sources(addresses):
+    for address, found_files in find_sources(addresses):
+        files = combined.join_rank_files(found_files)
         for source in files:
             if source.uri in known:
                 continue
@@ -75,17 +89,20 @@ def collect(addresses: Iterable[str]) -> Collection:
                 if one.run["kind"] != "durations":  # these are merged first, by their own names
                     one = _make_name_unique(one, names)
                 ranks.add(one)
-                measured.append(MeasuredRun(one.run))
+                measured.append(replace(one, ranks=()))
         if not any(known[source.uri] for source in files):
             raise InputError(
                 f"{address} holds no files that describe runs; expected a run folder, which has a plan.json, or "
                 "published results such as combined_data.json"
             )
     merged, repeated = merge_runs(results.fill_galaxies(measured))
-    runs = (_make_name_unique(one, names) if one.run["kind"] == "durations" else one for one in assign_studies(merged))
+    runs = [_make_name_unique(one, names) if one.run["kind"] == "durations" else one for one in assign_studies(merged)]
+    contradictions = tuple(Contradiction(one.run["run"], text) for one in runs for text in one.contradictions)
+    kept = {one.run["run"] for one in runs}
     table = ranks.build()
+    table = table[table["run"].isin(kept)].reset_index(drop=True)
     run_table = add_rank_totals(make_table((one.run for one in runs), RUN_COLUMNS), table)
-    return Collection(run_table, table, (*left_out, *repeated))
+    return Collection(run_table, table, (*left_out, *repeated), contradictions)
 
 
 def read_source(source: Source) -> tuple[bool, SourceContents]:
@@ -151,7 +168,7 @@ def _make_name_unique(one: MeasuredRun, names: set[str]) -> MeasuredRun:
         number += 1
         name = f"{one.run['run']} #{number}"
     names.add(name)
-    return MeasuredRun({**one.run, "run": name}, one.ranks)
+    return replace(one, run={**one.run, "run": name})
 
 
 def add_rank_totals(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
@@ -174,6 +191,8 @@ def add_rank_totals(runs: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
             "median_cpu_seconds": by_run["cpu_seconds"].median(),
             "summed_galaxies_per_second": by_run["galaxies_per_second"].sum(min_count=1),
             "allocated_mb": by_run["allocated_mb"].sum(min_count=1),
+            "s3_seconds": by_run["s3_seconds"].sum(min_count=1),
+            **{name: by_run[name].mean() for name in ("s3_mean_seconds", "s3_min_seconds", "s3_max_seconds")},
             "peak_rss_mb": by_run["peak_rss_mb"].max(),
             "peak_gpu_mb": by_run["peak_gpu_mb"].max(),
             "billed_seconds": by_run["billed_seconds"].sum(min_count=1),

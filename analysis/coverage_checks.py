@@ -202,6 +202,12 @@ def check_left_out(collection: Collection) -> Iterator[Finding]:
         yield Finding(run, Severity.DOUBT, "left out", text)
 
 
+def check_contradictions(collection: Collection) -> Iterator[Finding]:
+    """Report statements of a source that cannot all be true, such as an average that is not that of its rows."""
+    for one in collection.contradictions:
+        yield Finding(one.run, Severity.DOUBT, "contradiction", one.text)
+
+
 def count_expected_ranks(runs: pd.DataFrame) -> pd.Series:
     """Return the expected number of ranks (Int64) of each run; NA where it is unknown.
 

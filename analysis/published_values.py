@@ -14,9 +14,9 @@ import pandas as pd
 from .tables import RANK_COLUMNS, RUN_COLUMNS, Collection, Row, make_table
 
 PUBLISHED_CSV = Path(__file__).with_name("published.csv")
-TEXTS = ("figure", "platform", "device", "unit", "source", "remark")
+TEXTS = ("figure", "platform", "device", "machine", "unit", "source", "remark")
 NUMBERS = ("partition_mb", "data_gb", "batch_size", "world_size", "value")
-SETTINGS = ("platform", "device", "partition_mb", "data_gb", "batch_size", "world_size")
+SETTINGS = ("platform", "device", "machine", "partition_mb", "data_gb", "batch_size", "world_size")
 MB_PER_GB = 1024
 MACHINES = {"lambda": "AWS Lambda", "slurm": "Rivanna"}
 
@@ -51,7 +51,7 @@ def _build_run(group: pd.DataFrame) -> Row:
         "origin": "published",
         "kind": "figure",
         "study": "data size" if "data_gb" in known else "single",
-        "machine": MACHINES.get(known["platform"]),
+        "machine": MACHINES.get(known["platform"]),  # unless the value names it
         "engine": "published",
         "precision": "float32",
         "concurrency": known["world_size"] if known.get("world_size", files) < files else None,

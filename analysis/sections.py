@@ -161,7 +161,7 @@ def _build_time(evidence: Evidence, headings: Headings) -> Section:
 
 
 def _draw_ranks(evidence: Evidence, ranks: pd.DataFrame) -> Iterator[figures.Drawing]:
-    """Yield figures of the phases, the spread and the speed-up of ranks; of our ranks if there are any."""
+    """Yield figures of the phases, spread and speed-up of ranks, of ours if there are any, and of their times on S3."""
     ours = evidence.runs.loc[evidence.runs["origin"].eq("ours"), "run"]
     own = ranks[ranks["run"].isin(ours)]
     shown = own if len(own) else ranks
@@ -172,6 +172,8 @@ def _draw_ranks(evidence: Evidence, ranks: pd.DataFrame) -> Iterator[figures.Dra
     for study, points in evidence.studies:
         if study.name == "world-size-time" and _is_line(points):
             yield figures.draw_speed_up(points)
+    if evidence.runs["s3_mean_seconds"].notna().any():
+        yield figures.draw_storage_times(evidence.runs)
 
 
 def _is_line(points: pd.DataFrame) -> bool:

@@ -24,8 +24,9 @@ class Study:
     `x`, `measure`, `series` and `split_by` are columns of runs or of `add_study_columns`. `filters` maps columns to the
     values of the runs that belong to the study. The runs of a line agree in `compare.KEYS`, except those in `pooled`,
     and in `split_by`; the values of `follows` may change along a line together with x, unless runs of equal x differ in
-    them. Runs with x above `largest_x` belong to another study; lines of fewer points than `min_points`
-    are left out. `note` is what a reader must know to judge the figure.
+    them. Runs with x below `smallest_x` or above `largest_x` belong to another study; lines of fewer points than
+    `min_points` are left out. Incomplete runs are used if `of_ranks`, since a rank does not depend on others that are
+    missing. `note` is what a reader must know to judge the figure.
     """
 
     name: str
@@ -39,7 +40,9 @@ class Study:
     split_by: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
     follows: tuple[str, ...] = ()
+    smallest_x: float | None = None
     largest_x: float | None = None
+    of_ranks: bool = False
     min_points: int = 1
     log_x: bool = False
     log_y: bool = False
@@ -53,6 +56,8 @@ RATE = "galaxies per second, wall-clock"
 SUMMED = "sum of the ranks' galaxies per second"
 SUMMED_NOTE = "A sum of the ranks' own rates is the rate of the run only if all ranks worked at once."
 CPU_NOTE = "The CPU time of a rank is not the time of the run: it excludes starting, waiting and the slowest rank."
+ALLOCATED_NOTE = "The sum of all allocations, which are never in use at once."
+PROCESSORS_NOTE = "On Lambda, published runs with partitions of 25 MB, as in the published comparison."
 COST_NOTE = (
     "List prices. Published runs: CPU seconds of the ranks and memory of the published cost table, which is less than "
     "was billed. Own runs: everything that the run recorded."
@@ -62,7 +67,12 @@ ANYWHERE: Mapping[str, tuple[str, ...]] = {"study": ("data size", "single")}
 BATCHES: Mapping[str, tuple[str, ...]] = {"study": ("batch size", "world size", "single")}
 SPLIT_PLATFORMS = ("chosen_ranks", "partition_mb", "batch", "clock")
 SPLIT_BATCHES = ("partition_mb", "world_size", "memory_mb")
+# Of the comparison of processors: runs of one machine, and on Lambda those of one size of partitions.
+PROCESSORS: Mapping[str, tuple[str, ...]] = {
+    "compared": ("yes",), "kind": ("platforms", "combined", "statistics", "results", "run", "figure"),
+}  # fmt: skip
 PUBLISHED_BATCH = 512  # of all records of the published data sizes; their tables of averages and times do not state it
+COMPARED_MB = 25.0  # partitions of the published comparison of processors on Lambda
 PUBLISHED_GB = 12.6  # the whole published survey; larger data sizes repeat it
 
 STUDIES = (
@@ -152,7 +162,31 @@ STUDIES = (
     Study(
         "allocated", "Total memory allocated by size of partitions", "partition_mb", PARTITION, "allocated_mb",
         "allocated by all ranks, 10^6 B", series="where", filters=ANYWHERE, split_by=("batch",), min_points=2,
-        log_y=True, note="The sum of all allocations, which are never in use at once.",
+        log_y=True, note=ALLOCATED_NOTE,
+    ),
+    Study(
+        "processors-batch-size", "Throughput by batch size and processor", "batch_size", BATCH, "galaxies_per_second",
+        "galaxies per second", series="processor", filters={**PROCESSORS, **BATCHES}, split_by=SPLIT_BATCHES,
+        min_points=2, log_x=True, log_y=True, note="Galaxies over time where a time is stated, else the stated rate.",
+    ),
+    Study(
+        "processors-data-size", "Time by data size and processor", "data_gb", DATA, "known_seconds",
+        "time of the whole run, or of its work, s", series="processor", filters={**PROCESSORS, **ANYWHERE},
+        split_by=("chosen_ranks", "partition_mb", "batch", "clock"), largest_x=PUBLISHED_GB, min_points=2, log_x=True,
+        log_y=True, note=PROCESSORS_NOTE,
+    ),
+    Study(
+        "processors-memory", "Memory allocated by data size and processor", "data_gb", DATA, "allocated_mb",
+        "allocated by all ranks, 10^6 B", series="processor", filters={**PROCESSORS, **ANYWHERE},
+        split_by=("partition_mb", "batch"), largest_x=PUBLISHED_GB, min_points=2, log_x=True, log_y=True,
+        note=f"{ALLOCATED_NOTE} {PROCESSORS_NOTE}",
+    ),
+    Study(
+        "lambda-slurm-rank-time", "Time of a rank from 100 GB on, Lambda and SLURM", "data_gb", DATA,
+        "any_rank_seconds", "mean time of a rank, s", series="where",
+        filters={**ANYWHERE, "platform": ("lambda", "slurm"), "kind": ("combined", "statistics", "run")},
+        split_by=("partition_mb", "batch"), smallest_x=100.0, of_ranks=True, log_x=True,
+        note="Published ranks on Lambda state CPU time alone. Incomplete runs are shown too: it is the time of each.",
     ),
 )  # fmt: skip
 
@@ -169,11 +203,13 @@ def build_study_table(study: Study, runs: pd.DataFrame, verdicts: pd.Series, inc
     belongs = known[study.x].notna() & known[study.measure].notna()
     for column, values in study.filters.items():
         belongs &= known[column].isin(values)
+    if study.smallest_x is not None:
+        belongs &= known[study.x].ge(study.smallest_x)
     if study.largest_x is not None:
         belongs &= known[study.x].le(study.largest_x)
     keys = dict.fromkeys([*filter(None, [study.series]), *KEYS, *study.split_by])
     lines = [column for column in keys if column != study.x and column not in study.pooled]
-    table = summarize_groups(known[belongs], verdicts, [*lines, study.x], [study.measure], incomplete)
+    table = summarize_groups(known[belongs], verdicts, [*lines, study.x], [study.measure], incomplete or study.of_ranks)
     statistics = {study.measure + suffix: name for suffix, name in _STATISTICS.items()}
     named = table.rename(columns={study.x: "x", **statistics}).assign(series=_name_lines(table, lines, study))
     line = pd.Series(pd.factorize(named["series"])[0], named.index)
@@ -189,7 +225,9 @@ def add_study_columns(runs: pd.DataFrame) -> pd.DataFrame:
     file is a rank, except in studies of it. batch: batch size, PUBLISHED_BATCH for published data sizes on Lambda that
     do not state it. data_gb: as stated, else from the galaxies. wall_galaxies_per_second: galaxies over wall_seconds.
     known_seconds: wall_seconds, else working_seconds, as `clock` then states; known_galaxies_per_second: galaxies over
-    known_seconds. galaxies_per_dollar: galaxies over dollars.
+    known_seconds. galaxies_per_dollar: galaxies over dollars. processor: the machine, else `where`. compared: `yes` for
+    the runs that the comparison of processors shows, which leaves out published ones on Lambda with other partitions
+    than those of the published comparison. any_rank_seconds: rank_seconds, else mean_cpu_seconds.
     """
     galaxies = runs["galaxies"].astype("float64")
     known = runs["wall_seconds"].fillna(runs["working_seconds"])
@@ -202,10 +240,16 @@ def add_study_columns(runs: pd.DataFrame) -> pd.DataFrame:
     device = runs["device"].map({"cpu": " CPU", "cuda": " GPU"}).fillna("")
     unstated = runs["batch_size"].isna() & runs["ranks"].isna()  # if ranks are known, they differ in it
     unstated &= runs["origin"].eq("published") & runs["study"].eq("data size") & runs["platform"].eq("lambda")
+    where = platform + device.where(runs["platform"].ne("lambda"), "")
+    other = runs["origin"].eq("published") & runs["platform"].eq("lambda")
+    other &= runs["partition_mb"].notna() & runs["partition_mb"].ne(COMPARED_MB)
     return runs.assign(
         **absent,
         batch=runs["batch_size"].mask(unstated, PUBLISHED_BATCH),
-        where=platform + device.where(runs["platform"].ne("lambda"), ""),
+        where=where,
+        processor=runs["machine"].fillna(where),
+        compared=other.map({False: "yes", True: "no"}).astype("str"),
+        any_rank_seconds=runs["rank_seconds"].fillna(runs["mean_cpu_seconds"]),
         chosen_ranks=runs["world_size"].where(runs["platform"].ne("lambda") | runs["study"].eq("world size")),
         data_gb=runs["data_gb"].fillna(galaxies * GALAXY_BYTES / GB),
         wall_galaxies_per_second=galaxies / runs["wall_seconds"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -91,6 +91,10 @@ RUN_COLUMNS = (
     ColumnSpec("peak_gpu_mb", REAL, "MB (2^20 bytes)", "largest GPU memory of any rank"),
     ColumnSpec("memory_mb", REAL, "MB (2^20 bytes)", "configured memory of the function on Lambda"),
     ColumnSpec("billed_seconds", REAL, "s", "time billed by Lambda, over all invocations"),
+    ColumnSpec("s3_seconds", REAL, "s", "duration of all requests to S3, sum over ranks"),
+    ColumnSpec("s3_mean_seconds", REAL, "s", "a rank's mean duration of a request, mean over ranks"),
+    ColumnSpec("s3_min_seconds", REAL, "s", "a rank's shortest request, mean over ranks"),
+    ColumnSpec("s3_max_seconds", REAL, "s", "a rank's longest request, mean over ranks"),
     ColumnSpec("dollars", REAL, "US dollars", "charges of AWS at list prices, if the run states enough"),
     ColumnSpec("mae", REAL, "", "mean |z_phot - z_spec|"),
     ColumnSpec("mse", REAL, "", "mean (z_phot - z_spec)^2"),
@@ -145,6 +149,9 @@ RANK_COLUMNS = (
     ColumnSpec("peak_gpu_mb", REAL, "MB (2^20 bytes)", "largest memory of the GPU"),
     ColumnSpec("s3_requests", COUNT, "requests", "requests to S3"),
     ColumnSpec("s3_seconds", REAL, "s", "duration of these requests, added up"),
+    ColumnSpec("s3_mean_seconds", REAL, "s", "mean duration of a request"),
+    ColumnSpec("s3_min_seconds", REAL, "s", "duration of the shortest request"),
+    ColumnSpec("s3_max_seconds", REAL, "s", "duration of the longest request"),
     ColumnSpec("memory_mb", REAL, "MB (2^20 bytes)", "configured memory of the function on Lambda"),
     ColumnSpec("billed_seconds", REAL, "s", "time billed by Lambda"),
 )  # fmt: skip
@@ -166,11 +173,23 @@ class LeftOut:
 class MeasuredRun:
     """One run as a source describes it: a row of RUN_COLUMNS, and rows of RANK_COLUMNS without the run's name.
 
-    Values that follow from the ranks (see `collect.add_rank_totals`) may be missing from the run's row.
+    Values that follow from the ranks (see `collect.add_rank_totals`) may be missing from the run's row. `digests` are
+    those of the records or of the table's row from which it was read: equal ones are a copy. `contradictions` are
+    sentences on statements of the source that cannot all be true.
     """
 
     run: Row
     ranks: tuple[Row, ...] = ()
+    digests: frozenset[int] = frozenset()
+    contradictions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Statements about a run that cannot all be true, as one sentence."""
+
+    run: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -183,11 +202,15 @@ class SourceContents:
 
 @dataclass(frozen=True)
 class Collection:
-    """Everything that was collected: `runs` with RUN_COLUMNS, `ranks` with RANK_COLUMNS, and what was left out."""
+    """Everything that was collected: `runs` with RUN_COLUMNS, `ranks` with RANK_COLUMNS, and what was left out.
+
+    `contradictions` are statements of the sources that cannot all be true; the audit reports them.
+    """
 
     runs: pd.DataFrame
     ranks: pd.DataFrame
-    left_out: tuple[LeftOut, ...] = field(default=())
+    left_out: tuple[LeftOut, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 def make_table(rows: Iterable[Row], columns: tuple[ColumnSpec, ...]) -> pd.DataFrame:

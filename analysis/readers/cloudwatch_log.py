@@ -15,8 +15,8 @@ from typing import Any
 from cosmicai.runs.lambda_report import InvocationReport, parse_reports
 
 from ..tables import RANK_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
-from .combined import parse_folder_settings
 from .durations import PUBLISHED_LAMBDA
+from .settings import parse_record_settings
 from .source import Source
 from .values import get_integer, get_text, parse_time
 
@@ -33,7 +33,7 @@ def read(source: Source) -> SourceContents:
     """Return a run for each RESULT_PATH with a rank for each invocation. Raises InputError if a report is cut off."""
     lines = source.text.splitlines()
     received = read_payloads(lines)
-    runs: dict[str, tuple[Row, list[Row]]] = {}
+    runs: dict[str, tuple[Row, list[Row], set[int]]] = {}
     left_out: list[LeftOut] = []
     for report in parse_reports(lines):
         try:
@@ -42,15 +42,17 @@ def read(source: Source) -> SourceContents:
             started, payload = received[report.request_id]
             path, row = get_text(payload, "RESULT_PATH"), build_rank_row(report, started, payload)
             validate_row(row, RANK_TYPES)
-            run, ranks = runs.setdefault(path, (build_run_row(source, path, payload), []))
+            run, ranks, digests = runs.setdefault(path, (build_run_row(source, path, payload), [], set()))
             if run["world_size"] != (size := get_integer(payload, "WORLD_SIZE")):
                 raise ValueError(
                     f"it is of another run: its world size is {size}, that of the first of {path} {run['world_size']}"
                 )
             ranks.append(row)
+            digests.add(hash((report.request_id, path)))
         except ValueError as error:
             left_out.append(LeftOut(source.uri, str(error), f"invocation {report.request_id}"))
-    return SourceContents(tuple(MeasuredRun(run, tuple(ranks)) for run, ranks in runs.values()), tuple(left_out))
+    measured = (MeasuredRun(run, tuple(ranks), frozenset(digests)) for run, ranks, digests in runs.values())
+    return SourceContents(tuple(measured), tuple(left_out))
 
 
 def read_payloads(lines: Iterable[str]) -> dict[str, tuple[str | None, dict[str, Any]]]:
@@ -74,7 +76,8 @@ def read_payloads(lines: Iterable[str]) -> dict[str, tuple[str | None, dict[str,
 
 def build_run_row(source: Source, path: str, payload: dict[str, Any]) -> Row:
     """Return the row of the run that wrote to a RESULT_PATH."""
-    return PUBLISHED_LAMBDA | parse_folder_settings(path.split("/")) | {
+    settings = {"study": "single"} | parse_record_settings(path, get_text(payload, "DATA_PATH"))
+    return PUBLISHED_LAMBDA | settings | {
         "run": f"{source.stem}/{path}",
         "source": source.uri,
         "kind": "log",

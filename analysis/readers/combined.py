@@ -1,34 +1,68 @@
 """Read published records of all ranks of a run from one list: combined_data.json, and the course teams' files.
 
-partition-100MB/12GB/3/combined_data.json               a repeat of a data size; `total` is 12.6 GB
-partition-100MB/1GB/Batches/256/run 2/combined_data.json    a repeat of a batch size
-course_runs/10MB-4GB-256.json                           partition, data size and batch size in the file name
-course_runs/100MB-1file-64.json                         the same for a single file
+The records of a run that were not put together, RANK.json for each rank, are read as one list.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..tables import RANK_TYPES, TOTAL_GB, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from cosmicai.errors import InputError
+
+from ..tables import RANK_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
 from .own_records import describe_rank, describe_run
+from .settings import find_settings, is_of_slurm
 from .source import Source
 from .values import count_galaxies, get_integer, get_number, get_paths, get_rate
 
+COMBINED, PLAN = "combined_data.json", "plan.json"
 _KEY = "execution_time (seconds/batch)"
-_PARTITION = re.compile(r"(?:.*-)?partition-([0-9.]+)MB")
-_DATA = re.compile(r"(?:total)?([0-9.]+)GB")
-_COURSE = re.compile(r"(?:.*_)?([0-9.]+)MB[-_](?:([0-9.]+)GB|1file)[-_](?:batch)?[0-9]+\.json", re.IGNORECASE)
+_S3 = {"s3_mean_seconds": "s3_avg_time", "s3_min_seconds": "s3_min_time", "s3_max_seconds": "s3_max_time"}
+_RANK_FILE = re.compile(r"[0-9]+\.json")
+
+
+def join_rank_files(sources: Iterable[Source]) -> list[Source]:
+    """Return the sources with the files of each run's ranks as one source, after all others.
+
+    Such a file holds the record of one rank and is named RANK.json, if it was not renamed. Those are of one run that
+    lie in one folder and whose records state the same result path.
+    """
+    others: list[Source] = []
+    runs: defaultdict[tuple[str, str | None], list[Source]] = defaultdict(list)
+    for source in sources:
+        if _is_rank_file(source):
+            runs[source.uri.rpartition("/")[0], _result_path(source.records[0])].append(source)
+        else:
+            others.append(source)
+    return [*others, *(Source(parts[0].uri, parts[0].name, tuple(parts)) for parts in runs.values())]
+
+
+def _is_rank_file(source: Source) -> bool:
+    """Return whether a file holds the record of one rank; false for a file that cannot be read."""
+    if source.file == PLAN or not source.file.endswith(".json"):
+        return False
+    try:
+        return bool(
+            len(source.records) == 1
+            and _is_record(source.records[0])
+            and (source.values or _RANK_FILE.fullmatch(source.file))
+        )
+    except InputError:
+        return False
 
 
 def matches(source: Source) -> bool:
     """Return whether a file is of this kind, by its name or its keys."""
-    return source.file == "combined_data.json" or any(
-        isinstance(record, dict) and _KEY in record for record in source.records
-    )
+    return source.file == COMBINED or any(map(_is_record, source.records))
+
+
+def _is_record(value: object) -> bool:
+    return isinstance(value, dict) and _KEY in value
 
 
 def read(source: Source) -> SourceContents:
@@ -36,12 +70,12 @@ def read(source: Source) -> SourceContents:
 
     Raises ValueError if no record can be used, or if two runs have equally many records.
     """
-    records = source.json
-    if not isinstance(records, list) or not records:
+    if (not source.parts and not isinstance(source.json, list)) or not (records := source.records):
         raise ValueError("it is not a list of records; expected the records of a run's ranks")
     own = find_result_path(records)
     ranks: list[Row] = []
     left_out: list[LeftOut] = []
+    digests: set[int] = set()
     for place, record in enumerate(records):
         try:
             if (path := _result_path(record) if isinstance(record, dict) else own) != own:
@@ -49,14 +83,15 @@ def read(source: Source) -> SourceContents:
             row = build_rank_row(place, record)
             validate_row(row, RANK_TYPES)
             ranks.append(row)
+            digests.add(hash(json.dumps(record, sort_keys=True)))
         except ValueError as error:
             left_out.append(LeftOut(source.uri, str(error), f"record {place}"))
     if not ranks:
         raise ValueError(f"none of its {len(records)} records can be used; of the first, {left_out[0].reason}")
-    on_rivanna = source.parent == "rivanna"
+    on_rivanna = is_of_slurm(source)
     devices = {str(record["device"]) for record in records if isinstance(record, dict) and "device" in record}
-    run = parse_settings(source) | {
-        "run": source.folder if source.file == "combined_data.json" else source.stem,
+    run = find_settings(source, own, ranks[0]["item"]) | {
+        "run": source.folder if source.parts or source.file == COMBINED else source.stem,
         "source": source.uri,
         "origin": "published",
         "kind": "combined",
@@ -67,11 +102,12 @@ def read(source: Source) -> SourceContents:
         "precision": "float32",
         "world_size": len(records),
         "galaxies": sum(rank["galaxies"] for rank in ranks),
+        **_add_memory(ranks),
         **describe_run(records),
     }
     if len(batch_sizes := {rank["batch_size"] for rank in ranks}) == 1:
         run["batch_size"] = batch_sizes.pop()
-    return SourceContents((MeasuredRun(run, tuple(ranks)),), tuple(left_out))
+    return SourceContents((MeasuredRun(run, tuple(ranks), frozenset(digests)),), tuple(left_out))
 
 
 def find_result_path(records: Sequence[Any]) -> str | None:
@@ -110,30 +146,12 @@ def build_rank_row(place: int, record: dict[str, Any]) -> Row:
         row |= {
             "s3_requests": get_integer(record, "s3_num_requests"),
             "s3_seconds": get_number(record, "s3_total_time"),
+            **{name: get_number(record, key) for name, key in _S3.items() if key in record},
         }
     return {**row, **describe_rank(record, row)}
 
 
-def parse_settings(source: Source) -> dict[str, Any]:
-    """Return study, partition, data size and repeat, as far as the names of a file and its folders state them."""
-    if course := _COURSE.fullmatch(source.file):
-        data = {"data_gb": float(course[2])} if course[2] else {}
-        return {"study": "data size" if data else "batch size", "partition_mb": float(course[1])} | data
-    return parse_folder_settings(source.uri.split("/")[:-1])
-
-
-def parse_folder_settings(folders: Sequence[str]) -> dict[str, Any]:
-    """Return study, partition, data size and repeat from the folder that names a partition and those below it."""
-    found: dict[str, Any] = {}
-    for folder in folders:
-        if partition := _PARTITION.fullmatch(folder):
-            found = {"study": "data size", "partition_mb": float(partition[1])}
-        elif found and folder == "total":
-            found["data_gb"] = TOTAL_GB
-        elif found and (data := _DATA.fullmatch(folder)):
-            found["data_gb"] = float(data[1])
-        elif found and folder == "Batches":
-            found["study"] = "batch size"
-    if found and (last := folders[-1].removeprefix("run ")).isdecimal():
-        found["repeat"] = int(last)
-    return found or {"study": "single"}
+def _add_memory(ranks: Sequence[Row]) -> Row:
+    """Return the memory that all ranks together were given; nothing if that of one is unknown."""
+    sizes = [rank["allocated_mb"] for rank in ranks]
+    return {} if None in sizes else {"allocated_mb": math.fsum(sizes)}

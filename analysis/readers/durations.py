@@ -16,12 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..tables import RUN_TYPES, LeftOut, MeasuredRun, Row, SourceContents, validate_row
+from .settings import SIZES_BY_NAME
 from .source import Source
 from .values import get_duration, get_integer, get_number, get_text
 
-# The published tables give other names to some data sizes. The `result_path` of the records of total, total100GB and
-# total1000GB ends in timing/1, 983GB/1 and 1TB/1, so those are the runs of these sizes in GB.
-SIZES_BY_NAME = {"timing": 12.6, "983GB": 100.0, "1TB": 1000.0}
 PUBLISHED_LAMBDA = {
     "origin": "published",
     "kind": "durations",
@@ -32,11 +30,13 @@ PUBLISHED_LAMBDA = {
     "precision": "float32",
 }
 _SIZE = re.compile(r"([0-9.]+)GB")
+_MEGABYTES = re.compile(r"([0-9]+)(?:\.0)?(?:MB)?")
+_NAME_OF_NUMBER = {"1000GB": "1TB"}  # where the size is a number, there is one name for it
 
 
 def matches(source: Source) -> bool:
     """Return whether a file is of this kind, by its columns or keys."""
-    return source.columns in _TABLES or is_series(source)
+    return _find_row_reader(source) is not None or is_series(source)
 
 
 def is_series(source: Source) -> bool:
@@ -48,12 +48,11 @@ def read(source: Source) -> SourceContents:
     """Return a run without ranks for each row."""
     measured: list[MeasuredRun] = []
     left_out: list[LeftOut] = []
-    if is_series(source):
-        rows: list[tuple[str, Any]] = list(source.values.items())
-        read_row: Callable[[Source, Any], Row] = read_series_entry
-    else:
+    rows: list[tuple[str, Any]] = list(source.values.items())
+    if read_row := _find_row_reader(source):
         rows = [(f"row {place}", row) for place, row in enumerate(source.rows(), 1)]
-        read_row = _TABLES[source.columns]
+    else:
+        read_row = read_series_entry
     for what, row in rows:
         try:
             run = {"source": source.uri, **read_row(source, row)}
@@ -66,7 +65,7 @@ def read(source: Source) -> SourceContents:
 
 def read_execution_row(source: Source, row: dict[str, str]) -> Row:
     """Read a row of total_execution_time.csv, where `num_worlds` counts the files, one per rank."""
-    partition, data, repeat = get_number(row, "partition(MB)"), get_number(row, "data(GB)"), get_integer(row, "run")
+    partition, data, repeat = get_number(row, "partition (MB)"), get_number(row, "data (GB)"), get_integer(row, "run")
     return PUBLISHED_LAMBDA | {
         "run": f"{source.stem}/{partition:g}MB/{data:g}GB/{repeat}",
         "study": "data size",
@@ -80,21 +79,25 @@ def read_execution_row(source: Source, row: dict[str, str]) -> Row:
 
 
 def read_state_machine_row(source: Source, row: dict[str, str]) -> Row:
-    """Read a row of state_machine_logs.csv.
+    """Read a row of state_machine_logs.csv; an older one states sizes as numbers, without units.
 
     A row with the size of one of SIZES_BY_NAME under another name is a second run of that size. Its records are not
-    published, and it belongs to no study.
+    published, and it belongs to no study. The `num_worlds` of the older table is computed from the name of the size, as
+    10,066 for the 983 files of 983GB, and is not used.
     """
     name, partition, repeat = get_text(row, "data (GB)"), get_text(row, "partition (MB)"), get_integer(row, "run")
+    if name.replace(".", "", 1).isdecimal():
+        name = f"{float(name):g}GB"
+        name = _NAME_OF_NUMBER.get(name, name)
     data = SIZES_BY_NAME.get(name) or _parse_size(name)
-    if get_text(row, "batch_varying") != "False":
+    if row.get("batch_varying", "False") != "False":
         raise ValueError(f"its `batch_varying` is {row['batch_varying']}; expected False, since no batch size is known")
-    if not (megabytes := partition.removesuffix("MB")).isdecimal() or megabytes == partition:
+    if (megabytes := _MEGABYTES.fullmatch(partition)) is None:
         raise ValueError(f"its `partition (MB)` is {partition!r}; expected a size such as 100MB")
     return PUBLISHED_LAMBDA | {
-        "run": f"{source.stem}/{partition}/{name}/{repeat}",
+        "run": f"{source.stem}/{megabytes[1]}MB/{name}/{repeat}",
         "study": "single" if name not in SIZES_BY_NAME and data in SIZES_BY_NAME.values() else "data size",
-        "partition_mb": float(megabytes),
+        "partition_mb": float(megabytes[1]),
         "data_gb": data,
         "batch_size": get_integer(row, "batch_size"),
         "repeat": repeat,
@@ -133,10 +136,10 @@ def read_array_row(source: Source, row: dict[str, str]) -> Row:
 
     The number of files is the `num_worlds` of runs with one task per file: 103 for 10 GB, 1024 for 100 GB.
     """
-    partition, data = get_number(row, "partition(MB)"), get_number(row, "data (GB)")
+    partition, data = get_number(row, "partition (MB)"), get_number(row, "data (GB)")
     tasks, repeat = get_integer(row, "num_worlds"), get_integer(row, "run")
     if not partition:
-        raise ValueError("its `partition(MB)` is 0; expected a size above 0")
+        raise ValueError("its `partition (MB)` is 0; expected a size above 0")
     files = -(-data * 1024 // partition)
     return {
         "run": f"{source.stem}/{partition:g}MB/{data:g}GB/world-{tasks}/{repeat}",
@@ -177,15 +180,26 @@ def read_series_entry(source: Source, entry: dict[str, Any]) -> Row:
     }
 
 
-_TABLES: dict[tuple[str, ...], Callable[[Source, dict[str, str]], Row]] = {
-    ("partition(MB)", "data(GB)", "run", "num_worlds", "duration"): read_execution_row,
+RowReader = Callable[[Source, dict[str, str]], Row]
+
+_EXECUTION = ("partition (MB)", "data (GB)", "run", "num_worlds", "duration")
+_TABLES: tuple[tuple[tuple[str, ...], tuple[str, ...], RowReader], ...] = (  # required columns, optional ones
+    (_EXECUTION, (), read_execution_row),
+    ((*_EXECUTION, "job_id"), (), read_array_row),
     (
-        "data (GB)", "batch_size", "run", "partition (MB)", "total_duration (s)", "inference_duration (s)",
-        "batch_varying",
-    ): read_state_machine_row,
+        ("data (GB)", "batch_size", "run", "partition (MB)", "total_duration (s)", "inference_duration (s)"),
+        ("batch_varying", "num_worlds"),
+        read_state_machine_row,
+    ),
     (
-        "test_number", "world_size", "batch_size", "duration_seconds", "memory_mb", "cost_usd", "status",
-        "execution_name", "throughput_rps",
-    ): read_matrix_row,
-    ("partition(MB)", "data (GB)", "run", "num_worlds", "duration", "job_id"): read_array_row,
-}  # fmt: skip
+        ("test_number", "world_size", "batch_size", "duration_seconds", "memory_mb", "cost_usd", "status",
+         "execution_name", "throughput_rps"),
+        (),
+        read_matrix_row,
+    ),
+)  # fmt: skip
+
+
+def _find_row_reader(source: Source) -> RowReader | None:
+    """Return the function that reads a row of a table with the columns of a file, or None."""
+    return next((read_row for columns, more, read_row in _TABLES if source.has_columns(columns, more)), None)

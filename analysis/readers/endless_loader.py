@@ -6,6 +6,7 @@ sizes that published figures show.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -100,4 +101,4 @@ def build_run(source: Source, record: Any, memory_gb: str | None = None) -> Meas
         "peak_rss_mb": get_number(record, "total_process_memory (MB)"),
     }
     validate_row(rank, RANK_TYPES)
-    return MeasuredRun(run, (rank,))
+    return MeasuredRun(run, (rank,), frozenset({hash(json.dumps(record, sort_keys=True))}))

@@ -8,9 +8,8 @@ from typing import Any
 from cosmicai.runs.published import OWN_KEY
 
 from ..tables import Row
+from .run_folder import find_platform
 from .values import get_integer, get_number, get_text
-
-_PLATFORMS = {"lambda": "lambda", "slurm": "slurm", "slurm-array": "slurm"}  # of records; else one machine
 
 
 def describe_run(records: Sequence[Any]) -> Row:
@@ -23,15 +22,16 @@ def describe_run(records: Sequence[Any]) -> Row:
     if len(described) < len(records):
         return {}
     common = {name: {values[name] for values in described} for name in described[0]}
-    machines = {"machine": "; ".join(sorted(common.pop("machine")))}
+    machines = {"machine": "; ".join(sorted(filter(None, common.pop("machine"))))}
     world_size = max(get_integer(values, "world_size") for values in own if values)
     settings = {name: values.pop() if len(values) == 1 else None for name, values in common.items()}
     return {"origin": "ours", "world_size": world_size, **machines, **settings}
 
 
-def _describe(values: Mapping[str, Any]) -> dict[str, str]:
+def _describe(values: Mapping[str, Any]) -> dict[str, str | None]:
     texts = {name: get_text(values, name) for name in ("platform", "machine", "engine", "precision")}
-    return texts | {"platform": _PLATFORMS.get(texts["platform"], "laptop")}
+    cluster = get_text(values, "cluster") if values.get("cluster") is not None else None
+    return {**texts, "platform": find_platform(texts["platform"], cluster, None)}
 
 
 def describe_rank(record: Mapping[str, Any], row: Row) -> Row:

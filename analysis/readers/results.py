@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cosmicai import storage
@@ -26,12 +27,24 @@ _SERIES = re.compile(r".*_batch_[0-9]+_Results\.json")
 
 def matches(source: Source) -> bool:
     """Return whether a file is of this kind, by its keys."""
-    return source.values.keys() >= _KEYS
+    return source.values.keys() >= _KEYS or _has_accuracy_alone(source)
+
+
+def _has_accuracy_alone(source: Source) -> bool:
+    """Return whether a file states metrics and nothing else."""
+    return {"MAE", "R2"} <= source.values.keys() <= {*_METRICS.values()}
 
 
 def read(source: Source) -> SourceContents:
-    """Return the run and its only rank. Raises ValueError, naming the key, if one is missing or not a number."""
+    """Return the run and its only rank; no rank if the file states the accuracy alone.
+
+    Raises ValueError, naming the key, if one is missing or not a number.
+    """
     values = source.values
+    digest = frozenset({hash((source.file, json.dumps(values, sort_keys=True)))})  # a copy has the same name
+    if _has_accuracy_alone(source):
+        run = {"platform": None, "galaxies": None, **_describe_run(source), "study": "single"}
+        return SourceContents((MeasuredRun(run, digests=digest),))
     rank: dict[str, Any] = {
         "rank": 0,
         "batches": get_integer(values, "number of batches"),
@@ -49,23 +62,29 @@ def read(source: Source) -> SourceContents:
         raise ValueError("it has neither `total execution time` nor `total cpu time (second)`")
     rank["galaxies"] = _count_galaxies(bits / BITS_PER_GALAXY, seconds)
     validate_row(rank, RANK_TYPES)
-    run = {
-        "run": source.stem,
-        "source": source.uri,
-        "origin": "published",
-        "kind": "results",
+    run = _describe_run(source) | {
         "study": "batch size" if _SERIES.fullmatch(source.file) else "single",
         "platform": "laptop",
         "device": get_text(values, "device"),
         "machine": read_machine(source.sibling(SYSTEM_INFO)),
-        "engine": "published",
-        "precision": "float32",
         "world_size": 1,
         "galaxies": rank["galaxies"],
         "working_seconds": rank.get("seconds"),
-        **{name: get_optional_number(values, key) for name, key in _METRICS.items()},
     }
-    return SourceContents((MeasuredRun(run, (rank,)),))
+    return SourceContents((MeasuredRun(run, (rank,), digest),))
+
+
+def _describe_run(source: Source) -> dict[str, Any]:
+    """Return what every such file states: the accuracy of a run of the published code."""
+    return {
+        "run": source.stem,
+        "source": source.uri,
+        "origin": "published",
+        "kind": "results",
+        "engine": "published",
+        "precision": "float32",
+        **{name: get_optional_number(source.values, key) for name, key in _METRICS.items()},
+    }
 
 
 def _count_galaxies(per_second: float, seconds: float) -> int | None:
@@ -84,7 +103,7 @@ def fill_galaxies(measured: Sequence[MeasuredRun]) -> list[MeasuredRun]:
         if one.run["kind"] == "results" and one.run["galaxies"] is not None:
             known.setdefault(_sample_key(one), one.run["galaxies"])
     return [
-        MeasuredRun({**one.run, "galaxies": known.get(_sample_key(one))}, one.ranks)
+        replace(one, run={**one.run, "galaxies": known.get(_sample_key(one))})
         if one.run["kind"] == "results" and one.run["galaxies"] is None and one.run["mae"]
         else one
         for one in measured

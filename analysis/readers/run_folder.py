@@ -231,15 +231,22 @@ def _find_platform(records: Sequence[Record]) -> str | None:
 
 
 def _find_rank_platform(record: Record) -> str | None:
-    """Return where a rank worked; older records have no cluster, but of ranks in a SLURM job the number of that job."""
-    if record.platform == "lambda":
+    return find_platform(record.platform, record.cluster, record.job)
+
+
+def find_platform(platform: str, cluster: str | None, job: str | None) -> str | None:
+    """Return where a rank worked by what its record says; None if nothing says that.
+
+    Older records have no cluster, but of ranks in a SLURM job the number of that job.
+    """
+    if platform == "lambda":
         return "lambda"
-    if record.cluster in CONTAINER_CLUSTERS.values():
+    if cluster in CONTAINER_CLUSTERS.values():
         return None
-    in_job = record.cluster is not None or (record.platform in LAUNCHED and _JOB.fullmatch(record.job or ""))
-    if record.platform in SLURM or in_job:
+    in_job = cluster is not None or (platform in LAUNCHED and _JOB.fullmatch(job or ""))
+    if platform in SLURM or in_job:
         return "slurm"
-    return ONE_MACHINE if record.platform in ALONE else None
+    return ONE_MACHINE if platform in ALONE else None
 
 
 def _count_billed_seconds(call: InvocationRecord, billed: Mapping[str, float]) -> float:

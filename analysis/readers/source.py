@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from cosmicai import storage
 
+_UNIT = re.compile(r"\s*\(")
+
 
 @dataclass(frozen=True)
 class Source:
-    """A file: its address, and its name relative to the addresses that the user gave, from which runs are named."""
+    """A file: its address, and its name relative to the addresses that the user gave, from which runs are named.
+
+    `parts` are the files of a run's ranks if they are read together; address and name are then those of the first.
+    """
 
     uri: str
     name: str
+    parts: tuple[Source, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -62,9 +70,14 @@ class Source:
 
     @cached_property
     def records(self) -> list[Any]:
-        """The elements of its JSON if that is a list, else none; none also for a file that is not JSON."""
+        """The elements of its JSON if that is a list, and an object as the only one; none for a file that is not JSON.
+
+        Those of all parts if it has some.
+        """
+        if self.parts:
+            return [record for part in self.parts for record in part.records]
         value = self._json_or_none
-        return value if isinstance(value, list) else []
+        return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -83,17 +96,32 @@ class Source:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The names of its columns if it is a CSV file, else none. Raises ValueError for a damaged first line."""
+        """The names of its columns if it is a CSV file, else none. Raises ValueError for a damaged first line.
+
+        Published tables differ in the space before a unit; here all have one, as in `data (GB)`.
+        """
         first = self.text.partition("\n")[0] if self.name.endswith(".csv") else ""
-        return tuple(name.strip() for name in next(iter(_parse_csv([first])), []))
+        return tuple(_UNIT.sub(" (", name.strip()) for name in next(iter(_parse_csv([first])), []))
+
+    def has_columns(self, required: Iterable[str], optional: Iterable[str] = ()) -> bool:
+        """Return whether it is a CSV file with the required columns, in any order, and no others than the optional."""
+        required = frozenset(required)
+        return required <= frozenset(self.columns) <= required.union(optional)
 
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of a CSV file by column, without empty lines; missing values are empty.
 
-        Raises ValueError if it is damaged.
+        Of columns of the same name, such as several without one, the first value counts. Raises ValueError if it is
+        damaged.
         """
         padded = ([*line, *[""] * len(self.columns)] for line in _parse_csv(self.text.splitlines()[1:]) if line)
-        return [dict(zip(self.columns, map(str.strip, line), strict=False)) for line in padded]
+        rows: list[dict[str, str]] = []
+        for line in padded:
+            row = dict.fromkeys(self.columns, "")
+            for name, value in zip(self.columns, line, strict=False):
+                row[name] = row[name] or value.strip()
+            rows.append(row)
+        return rows
 
 
 def _parse_csv(lines: list[str]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..tables import MeasuredRun
 
@@ -31,7 +32,7 @@ def assign_studies(measured: Sequence[MeasuredRun]) -> list[MeasuredRun]:
             "partition_mb": float(match[2]) or None,
             "repeat": int(match[5]),
         }
-        runs[place] = MeasuredRun({**runs[place].run, **settings}, runs[place].ranks)
+        runs[place] = replace(runs[place], run={**runs[place].run, **settings})
     return runs
 
 

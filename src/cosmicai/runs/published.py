@@ -70,6 +70,7 @@ class RankResult:
                 "world_size": last.world_size,
                 "attempts": len(self.attempts),
                 "platform": last.platform,
+                "cluster": last.cluster,
                 "machine": "; ".join(sorted({record.machine for record in self.attempts})),
                 "engine": last.engine,
                 "precision": last.precision,

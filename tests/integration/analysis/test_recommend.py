@@ -432,7 +432,7 @@ def test_the_recommendation_comes_first_in_three_lines_and_nothing_is_wider_than
         "",
     ]
     assert max(map(len, lines)) <= 100
-    assert lines[-1] == "20 of 22 choices stay within 600 s and $1."
+    assert lines[-1] == "20 of 23 choices stay within 600 s and $1."
     text = "\n".join(lines)
     printed = text[text.index("rivanna, 4 GPUs:\n") :].partition(":\n")[2].partition("\nrivanna, 1 GPU:")[0]
     assert shlex.split(printed.replace(" \\\n", " ")) == shlex.split(found.choices[0].command)
@@ -450,13 +450,17 @@ def test_a_recommendation_as_json():
     assert values["survey"]["galaxies"] == 659_857
     assert len(values["excluded"]) == 18
     everything = recommend_for_survey("1000", deadline=60.0, budget=1.0)
-    assert len(json.loads(to_json(everything))["models"]) == 5
+    assert len(json.loads(to_json(everything))["models"]) == 6
 
 
 def test_without_runs_the_published_values_are_used():
     found = recommend_for_survey("659,857", deadline=600.0, budget=1.0)
     assert {one.place for one in found.choices} == {ONE_MACHINE, ARRAY, GPU, LAMBDA}
     assert {one.model.origin for one in found.choices} == {"published"}
+    assert [one.name for one in found.choices if one.place == ONE_MACHINE] == [
+        f"one machine, 1 process (published: {machine})"
+        for machine in ("AMD Ryzen laptop with 8 cores", "Personal Laptop")
+    ]
     assert (found.target.survey, found.target.galaxies) == ("SURVEY", 659_857)
     table = tabulate_candidates(found).set_index("choice")
     # The published runs of 100 MB on functions of 10,240 MB took 68.6 s, and 45 s with 50 MB.

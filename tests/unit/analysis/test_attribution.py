@@ -62,6 +62,12 @@ def draw_choices() -> figures.Drawing:
     return figures.draw_pareto_front(choices)
 
 
+def draw_storage_times() -> figures.Drawing:
+    known = RUNS["run"].ne("absent").map({True: 1.0, False: np.nan})
+    times = dict.fromkeys(("s3_seconds", "s3_max_seconds", "s3_mean_seconds", "s3_min_seconds"), known)
+    return figures.draw_storage_times(RUNS.assign(**times, ranks=2, verdict="whole"))
+
+
 OF_ONE = f"Measured on: {EPYC}."
 CASES: dict[str, tuple[Callable[[], figures.Drawing], str]] = {
     "draw_study": (lambda: figures.draw_study(STUDY, make_points(float)), MIXED),
@@ -69,6 +75,7 @@ CASES: dict[str, tuple[Callable[[], figures.Drawing], str]] = {
     "draw_phases": (lambda: figures.draw_phases(make_ranks(), RUNS), MIXED),
     "draw_stragglers": (lambda: figures.draw_stragglers(make_ranks(), RUNS), MIXED),
     "draw_pareto_front": (draw_choices, MIXED),
+    "draw_storage_times": (draw_storage_times, MIXED),
     "draw_density": (lambda: figures.draw_density(make_accuracy(), RUNS), OF_ONE),
     "draw_dz_by_redshift": (lambda: figures.draw_dz_by_redshift(make_accuracy(), RUNS), OF_ONE),
     "draw_dz_histogram": (lambda: figures.draw_dz_histogram(make_accuracy(), RUNS), OF_ONE),

@@ -24,7 +24,7 @@ def value(**settings: object) -> float:
 
 def test_every_value_is_unique_and_has_a_source():
     table = read_published_values()
-    assert 40 <= len(table) <= 50
+    assert len(table) == 50
     assert table["value"].notna().all()
     assert table["source"].str.split(": ").str[0].isin(REPOSITORIES).all()
     assert table["source"].str.split(": ").str[1].str.len().gt(5).all()
@@ -64,6 +64,12 @@ def test_values_equal_those_of_the_published_files(shared):
             measured = records[gb - 1]["total_execution_time (seconds)"]
             of = {"figure": "wall_seconds", "platform": "slurm", "device": device, "data_gb": gb, "world_size": 1}
             assert value(**of) == pytest.approx(measured, abs=0.005)
+    sizes = pd.read_csv(shared / "published_more" / "platforms" / "vary_data_size.csv").query(
+        "Processor == 'Personal Laptop'"
+    )
+    for gb in (1, 4, 8):
+        mean = sizes.loc[sizes["Dataset Size (GB)"].eq(gb), "CPU Time (s)"].mean()
+        assert value(figure="working_seconds", machine="Personal Laptop", data_gb=gb) == pytest.approx(mean, abs=0.005)
     results = json.loads((folder / "laptop" / "batch_series" / "results_series_2_batch_128_Results.json").read_text())
     assert value(figure="r2") == pytest.approx(results["R2"], abs=5e-7)
     assert value(figure="nmad") == pytest.approx(results["Precision"], abs=5e-6)
@@ -83,6 +89,8 @@ def test_the_values_as_runs():
     array = runs.loc["published.csv/slurm/cpu/100MB/100GB/batches of 512/256 ranks"]
     assert (array["wall_seconds"], array["world_size"], array["concurrency"]) == (272.0, 256, 256)
     assert pd.isna(runs.loc["published.csv/slurm/cpu/100MB/100GB/batches of 512/1024 ranks", "concurrency"])
+    laptop = runs.loc["published.csv/laptop/cpu/8GB/batches of 512/1 ranks"]
+    assert (laptop["machine"], laptop["working_seconds"], laptop["study"]) == ("Personal Laptop", 6283.32, "data size")
     accurate = runs[runs["r2"].notna()].iloc[0]
     assert (accurate["galaxies"], accurate["mae"], pd.isna(accurate["wall_seconds"])) == (1253, 0.01252, True)
     assert not runs["platform"].isna().any()

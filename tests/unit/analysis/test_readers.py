@@ -398,16 +398,27 @@ def test_rows_of_tables_that_cannot_be_used_are_named(tmp_path):
     ]
 
 
-def test_a_table_describes_only_runs_below_its_own_folder(tmp_path):
-    table = "partition(MB),data(GB),run,num_worlds,duration\n25,1.0,1,2,00:20.5\n"
-    write(tmp_path / "a/total_execution_time.csv", table)
-    for folder in "ab":
-        write(tmp_path / folder / "partition-25MB/1GB/1/combined_data.json", [record(), record()])
+TABLE = "partition(MB),data(GB),run,num_worlds,duration\n25,1.0,1,2,00:20.5\n"
+
+
+@pytest.mark.parametrize("folder", ["", "results/", "../elsewhere/"])
+def test_a_table_describes_a_run_of_its_partition_and_data_size_wherever_it_lies(tmp_path, folder):
+    write(tmp_path / "records/partition-25MB/1GB/1/combined_data.json", [record(), record()])
+    write(tmp_path / "records" / folder / "total_execution_time.csv", TABLE)
+    found = collect([str(tmp_path)]).runs
+    assert len(found) == 1
+    names = ("wall_seconds", "asked_ranks", "galaxies_per_second")
+    assert values_of(found.iloc[0], *names) == dict(zip(names, (20.5, 2, 2000 / 20.5), strict=True))
+
+
+def test_of_two_runs_of_the_same_settings_a_table_describes_the_nearest(tmp_path):
+    for folder, batches in (("a", 2), ("b", 3)):
+        write(tmp_path / folder / "partition-25MB/1GB/1/combined_data.json", [record(num_batches=batches)] * 2)
+    write(tmp_path / "b/results/total_execution_time.csv", TABLE)
     runs = collect([str(tmp_path)]).runs.set_index("run")
     assert list(runs.index) == ["a/partition-25MB/1GB/1", "b/partition-25MB/1GB/1"]
-    assert runs["wall_seconds"].fillna(-1).tolist() == [20.5, -1.0]
-    assert runs["asked_ranks"].fillna(-1).tolist() == [2, -1]
-    assert runs["galaxies_per_second"]["a/partition-25MB/1GB/1"] == 2000 / 20.5
+    assert runs["wall_seconds"].fillna(-1).tolist() == [-1.0, 20.5]
+    assert runs["asked_ranks"].tolist() == [2, 2]
 
 
 LOG = """2024-11-17 02:40:44.1+00:00 - START RequestId: a Version: 1

@@ -257,8 +257,25 @@ def _seconds(clock: str) -> float:
 
 def test_the_errors_of_the_published_values_alone():
     found = build_published_runs()
-    fitted = {model.place: model for model in fit_models(found, audit(found))}
-    errors: dict[str, Any] = {place: model.error for place, model in fitted.items()}
-    assert errors.pop("one machine") is None  # with a single value
-    assert sorted(errors) == ["Lambda", "SLURM GPU", "SLURM array", "SLURM node"]
-    assert max(errors.values()) < 0.15
+    errors = {(model.place, model.machine): model.error for model in fit_models(found, audit(found))}
+    assert errors.pop(("one machine", "AMD Ryzen laptop with 8 cores")) is None  # with a single value
+    assert sorted(errors) == [
+        ("Lambda", "AWS Lambda"), ("SLURM GPU", "Rivanna"), ("SLURM array", "Rivanna"), ("SLURM node", "Rivanna"),
+        ("one machine", "Personal Laptop"),
+    ]  # fmt: skip
+    assert max(error for error in errors.values() if error is not None) < 0.15
+
+
+def test_the_published_comparison_gives_a_model_for_each_single_machine(shared):
+    found = collect([str(shared / "published_more" / "platforms")])
+    fitted = {model.machine: model for model in fit_models(found, audit(found))}
+    assert {machine: (model.place, model.batch_size, len(model.runs)) for machine, model in fitted.items()} == {
+        "Personal Laptop": ("one machine", 512, 15),
+        "Dell XPS Server": ("one machine", 512, 18),
+        "Rivanna HPC GPU": ("SLURM GPU", 512, 21),
+        "Rivanna HPC CPU": ("SLURM node", 512, 21),
+    }
+    assert {model.origin for model in fitted.values()} == {"published"}
+    of_4_gb = RankWork(4 * GALAXIES_PER_GB, 1, 4 * GALAXIES_PER_GB / 512)
+    assert fitted["Personal Laptop"].predict(of_4_gb) == pytest.approx(2997.6, rel=0.05)
+    assert fitted["Dell XPS Server"].predict(of_4_gb) == pytest.approx(839.62, rel=0.05)
