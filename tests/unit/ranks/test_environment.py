@@ -350,15 +350,18 @@ def test_a_process_without_launcher_is_alone() -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+NOT_TORCHRUN = "torchrun did not start this process, which is rank 0 of {} ({})"
+
+
 @pytest.mark.parametrize(
     ("variables", "sentences"),
     [
         ({}, []),
-        ({"MASTER_ADDR": "n1"}, ["MASTER_ADDR in the environment is ignored: torchrun did not start this process, which "
-                                 "is rank 0 of 1 (alone)"]),
-        (open_mpi(0, 2, 0, 2) | {"RANK": "0", "WORLD_SIZE": "8"},
-         ["RANK, WORLD_SIZE in the environment are ignored: torchrun did not start this process, which is rank 0 of 2 "
-          "(mpi)"]),
+        ({"MASTER_ADDR": "n1"}, ["MASTER_ADDR in the environment is ignored: " + NOT_TORCHRUN.format(1, "alone")]),
+        (
+            open_mpi(0, 2, 0, 2) | {"RANK": "0", "WORLD_SIZE": "8"},
+            ["RANK, WORLD_SIZE in the environment are ignored: " + NOT_TORCHRUN.format(2, "mpi")],
+        ),
         (open_mpi(1, 2, 1, 2) | {"RANK": "0"}, []),
         (torchrun(0, 2, 0, 2) | {"MASTER_ADDR": "n1"}, []),
         (step(0, 2, 0, 0, "2") | {"MASTER_ADDR": "n1"}, []),

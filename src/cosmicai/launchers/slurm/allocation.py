@@ -106,10 +106,6 @@ def resolve_resources(request: RankRequest, slurm: SlurmRequest, environment: Ma
         )
     cores = slurm.cores or _default_cores(site, per_node)
     memory_mb = slurm.memory_mb or FIRST_MEMORY_MB + MEMORY_MB["cuda" if computes_on_gpus else "cpu"] * per_node
-    partition = site.choose_partition(
-        slurm.partition, nodes=request.nodes, cores_per_node=cores * per_node, memory_mb_per_node=memory_mb,
-        gpus=request.gpus or 0, hours=seconds / 3600, kind=slurm.gpu_kind,
-    )  # fmt: skip
     by_core = slurm.mem_per_cpu is not None or (site.memory_per_core and slurm.memory_mb is None)
     if slurm.mem_per_cpu is not None:
         if slurm.memory_mb is not None:
@@ -117,6 +113,10 @@ def resolve_resources(request: RankRequest, slurm: SlurmRequest, environment: Ma
         memory_mb = slurm.mem_per_cpu * cores * per_node
     elif by_core:
         memory_mb = -(-memory_mb // (cores * per_node)) * cores * per_node
+    partition = site.choose_partition(
+        slurm.partition, nodes=request.nodes, cores_per_node=cores * per_node, memory_mb_per_node=memory_mb,
+        gpus=request.gpus or 0, hours=seconds / 3600, kind=slurm.gpu_kind,
+    )  # fmt: skip
     all_cores, all_gpus = cores * request.ranks * tasks, (request.gpus or 0) * tasks
     all_memory_mb = memory_mb * request.nodes * tasks
     parameters = SbatchParameters(
@@ -132,7 +132,7 @@ def resolve_resources(request: RankRequest, slurm: SlurmRequest, environment: Ma
     )  # fmt: skip
     return SlurmAllocation(
         parameters=parameters,
-        setup=_setup(site, slurm.image),
+        setup=_setup(site, slurm.image, environment),
         arrays=tuple(site.split_array(tasks)),
         ranks=request.ranks * tasks,
         cores=all_cores,
@@ -159,11 +159,17 @@ def _default_cores(site: Site, ranks_per_node: int) -> int:
     return max(1, min(MAX_CORES, min(stated, default=MAX_CORES) // ranks_per_node))
 
 
-def _setup(site: Site, image: str | None) -> tuple[str, ...]:
+def _setup(site: Site, image: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the lines of the jobs' script that load the site's modules and name the image."""
     modules = [f"module load {shlex.quote(module)}" for module in site.modules] if image else []
     path = str(Path(image).absolute()) if image else ""
-    return (*OWN_LIMITS, *modules, f"export COSMICAI_IMAGE={shlex.quote(path)}")
+    return (*OWN_LIMITS, *modules, _own_python(environment), f"export COSMICAI_IMAGE={shlex.quote(path)}")
+
+
+def _own_python(environment: Mapping[str, str]) -> str:
+    """Return a line of a job's script by which its Python finds the launcher's libraries, not those of a module."""
+    path = environment.get("PYTHONPATH")
+    return f"unset PYTHONHOME; export PYTHONPATH={shlex.quote(path)}" if path else "unset PYTHONHOME PYTHONPATH"
 
 
 def _further_options(site: Site, slurm: SlurmRequest) -> dict[str, bool | str]:
