@@ -80,7 +80,7 @@ def describe_aws_error(error: Exception, *, missing: str, remedy: str = "") -> s
     if "ProfileNotFound" in kinds:
         return f"{text}; `aws configure list-profiles` lists your profiles"
     if code.startswith(("AccessDenied", "Unauthorized", "AllAccessDisabled")):
-        return f"{text}; ask the administrators of the account for this permission"
+        return f"{text} ({code}); ask the administrators of the account for this permission"
     return (f"{text} ({code})" if code else text) + remedy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import threading
 import time
@@ -18,6 +19,8 @@ from weakref import WeakSet
 from ..errors import InputError, StorageError
 
 MAX_REQUESTS = 16  # that one process makes at the same time
+# How often a request is made again that S3 is too busy for, some three minutes in all, and the longest pause in seconds.
+BUSY_ATTEMPTS, BUSY_PAUSE = 16, 16.0
 
 
 class RequestStatistics:
@@ -137,7 +140,20 @@ def s3_client() -> Any:
     """Return the S3 client of this process. Raises InputError as `make_client` does."""
     client = make_client("s3")
     client.meta.events.register("before-send.s3", _count_request)
+    if not os.environ.get("AWS_MAX_ATTEMPTS"):
+        client.meta.events.register_first("needs-retry.s3", _wait_if_busy)
     return client
+
+
+def _wait_if_busy(response: Any, attempts: int, **_: Any) -> float | None:
+    """Return the seconds after which a request that S3 was too busy for is made again; None leaves that to botocore.
+
+    botocore alone gives up after some 40 s, and S3 can be that busy while it divides a prefix with many new requests.
+    """
+    code = response[1].get("Error", {}).get("Code") if response else None
+    if code not in ("SlowDown", "503") or attempts >= BUSY_ATTEMPTS:
+        return None
+    return random.uniform(0.5, 1) * min(BUSY_PAUSE, 2.0**attempts)
 
 
 def head_object(bucket: str, key: str) -> dict[str, Any]:
