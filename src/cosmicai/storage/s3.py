@@ -19,7 +19,7 @@ from weakref import WeakSet
 from ..errors import InputError, StorageError
 
 MAX_REQUESTS = 16  # that one process makes at the same time
-# How often a request is made again that S3 is too busy for, some three minutes in all, and the longest pause in seconds.
+# How often S3 gets a request that it is too busy for, in some three minutes in all, and the longest pause in seconds.
 BUSY_ATTEMPTS, BUSY_PAUSE = 16, 16.0
 
 
