@@ -94,18 +94,30 @@ def reader_threads(uri: str) -> int:
     return MAX_REQUESTS if is_s3(uri) else 0
 
 
-def make_client(service: str, session: Any = None, endpoint_url: str | None = None) -> Any:
+def make_client(
+    service: str,
+    session: Any = None,
+    endpoint_url: str | None = None,
+    *,
+    timeout: float = 60.0,
+    attempts: int | None = None,
+) -> Any:
     """Return a boto3 client: all of this program's have adaptive retries, 8 unless AWS_MAX_ATTEMPTS says otherwise.
 
-    `session` is one of boto3, the default one if it is None. Raises InputError naming the variable of the environment
+    `session` is one of boto3, the default one if it is None. AWS may take `timeout` seconds to answer, and requests are
+    made `attempts` times at most if that is given. Raises InputError naming the variable of the environment
     that boto3 cannot use, or if there is another such setting.
     """
     import boto3
     from botocore.config import Config
 
     _require_usable_environment(endpoint_url)
-    retries = {"mode": "adaptive"} | ({} if os.environ.get("AWS_MAX_ATTEMPTS") else {"max_attempts": 8})
-    config = Config(retries=retries, max_pool_connections=MAX_REQUESTS)
+    retries: dict[str, Any] = {"mode": "adaptive"}
+    if attempts:
+        retries["total_max_attempts"] = attempts
+    elif not os.environ.get("AWS_MAX_ATTEMPTS"):
+        retries["max_attempts"] = 8
+    config = Config(retries=retries, max_pool_connections=MAX_REQUESTS, connect_timeout=timeout, read_timeout=timeout)
     try:
         return (session or boto3).client(service, endpoint_url=endpoint_url, config=config)
     except ValueError as error:
