@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from cosmicai.cli.deploy import deploy
-from cosmicai.console.command_line import run_command
+from cosmicai.foreign_modules import explain_foreign_modules
 
 if __name__ == "__main__":
-    run_command(deploy, "deploy", Path(__file__).parent)
+    with explain_foreign_modules("deploy"):
+        from cosmicai.cli.deploy import deploy
+        from cosmicai.console.command_line import run_command
+
+        run_command(deploy, "deploy", Path(__file__).parent)

@@ -14,7 +14,7 @@ from cosmicai.cli.main import cli as cosmicai
 from cosmicai.console.command_line import find_page
 from fmi.commands import PAGE as FMI_PAGE
 from fmi.commands import fmi
-from launch.__main__ import launch
+from launch.commands import launch
 
 ROOT = Path(__file__).parents[1]
 # How each program is started, and the name by which its help calls it.

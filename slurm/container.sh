@@ -7,6 +7,7 @@
 # COSMICAI_IMAGE   Apptainer image, or a folder with an unpacked one; without it there is no container
 # COSMICAI_BIND    further folders to mount in the container, separated by ':'; the working directory and the folders
 #                  that the arguments and the variables below name are always mounted
+# COSMICAI_PYTHONPATH  PYTHONPATH of workers with .venv, which do not get that of the environment
 #
 # The container gets the environment variables SLURM_*, PMI*, OMPI_*, MASTER_*, COSMICAI_*, AWS_*, CUDA_VISIBLE_DEVICES
 # and TMPDIR, except those by which it describes itself. Any other variable NAME can be given as APPTAINERENV_NAME.
@@ -17,7 +18,10 @@ fail() { echo "container.sh: $*" >&2 && exit 2; }
 trap '' USR1 USR2 # SLURM signals every process of a step when time is up, but the batch script handles the end
 if [ -z "${COSMICAI_IMAGE-}" ]; then
   root=$(cd "$(dirname "$0")/.." && pwd)
-  [ ! -d "$root/.venv" ] || PATH=$root/.venv/bin:$PATH
+  if [ -d "$root/.venv" ]; then # whose libraries those that a site's module names would precede
+    unset PYTHONHOME
+    export PATH=$root/.venv/bin:$PATH PYTHONNOUSERSITE=1 PYTHONPATH=${COSMICAI_PYTHONPATH-}
+  fi
   command -v "$1" >/dev/null || fail "there is no $1; run \`make install\` in $root, or set COSMICAI_IMAGE"
   exec "$@"
 fi

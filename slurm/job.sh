@@ -7,6 +7,11 @@
 #
 # With `#SBATCH --signal=B:USR1@60` SLURM signals the batch shell before the time is up. The command then gets SIGTERM,
 # at which a worker drops the item that it works on, and the job is requeued to do the rest.
+# Submitted from within an allocation, a job has that one's limits in its environment, which contradict its own in srun;
+# submitted with --export=NONE, its tasks would get nothing of what this script exports.
+unset SLURM_MEM_PER_CPU SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU
+export SLURM_EXPORT_ENV=ALL
+
 parse_arguments() { # NAME [SURVEY [RUN [WEIGHTS]]]
   case ${2-} in -h | --help) sed -n '2,/^#SBATCH/{/^#SBATCH/d; s/^# \{0,1\}//; p}' "$0" && exit ;; esac
   name=$1 signals='' child='' # signals: a U for every USR1, a T for every TERM

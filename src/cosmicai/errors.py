@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .aws_errors import describe_aws_error, is_aws_error
+
 NO_READ_PERMISSION = "permission denied; ask its owner for read permission"
 
 
@@ -28,12 +30,17 @@ def describe_os_errors(uri: str, action: str) -> Iterator[None]:
     """Turn an error of the operating system or of S3 into a StorageError, one sentence that names the file."""
     try:
         yield
-    except OSError as error:
-        raise StorageError(f"cannot {action} {uri}: {describe_os_error(error, action)}") from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
+        if is_aws_error(error):  # some of these are OSErrors too
+            reason = describe_aws_error(
+                error, missing="it does not exist; check the bucket and the key",
+                remedy="; check the address, your credentials and region",
+            )  # fmt: skip
+        elif isinstance(error, OSError):
+            reason = describe_os_error(error, action)
+        else:
             raise
-        raise StorageError(f"cannot {action} {uri}: {_s3_reason(error)}") from error
+        raise StorageError(f"cannot {action} {uri}: {reason}") from error
 
 
 def describe_os_error(error: Exception, action: str) -> str:
@@ -74,15 +81,3 @@ def os_error_number(error: Exception) -> int:
     """Return the system's number of an error, which may be in its text alone; 0 if it has none."""
     reported = re.search(r"errno[ =]+(\d+)", str(error))
     return getattr(error, "errno", None) or (int(reported.group(1)) if reported else 0)
-
-
-def _s3_reason(error: Exception) -> str:
-    known = {
-        "404": "it does not exist; check the bucket and the key",
-        "NoSuchKey": "it does not exist; check the bucket and the key",
-        "NoSuchBucket": "the bucket does not exist; check its name and your region",
-        "PreconditionFailed": "it was replaced while it was being read; run again",
-    }
-    response = getattr(error, "response", None) or {}  # a broken connection has no response
-    code = str(response.get("Error", {}).get("Code"))
-    return known.get(code, f"{error}; check the address, your credentials and region")

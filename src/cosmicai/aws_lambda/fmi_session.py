@@ -25,7 +25,7 @@ from ..ranks.invocation import Invocation
 from ..runs.plan import WorkItem
 from ..runs.record import Record
 from ..runs.store import RunFolder
-from ..storage.s3 import client_config
+from ..storage.s3 import make_client
 from ..worker.sources import CounterSource, WorkSource, find_missing
 from .events import FMISession, RankEvent
 from .payload import Payload
@@ -130,8 +130,6 @@ def read_secret() -> bytes:
     arn = os.environ.get(SECRET_ARN)
     if not arn:
         return os.environ.get(SECRET_VARIABLE, "").encode()
-    import boto3
-
     with describe_os_errors(arn, "read the secret"):
-        response = boto3.client("secretsmanager", config=client_config()).get_secret_value(SecretId=arn)
+        response = make_client("secretsmanager").get_secret_value(SecretId=arn)
     return str(response["SecretString"]).encode()

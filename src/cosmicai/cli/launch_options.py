@@ -64,6 +64,18 @@ _RANK_OPTIONS = (
     click.option("--cores", type=click.IntRange(1), help="CPU cores per rank; default: up to 4."),
     click.option("--memory-mb", type=click.IntRange(1), help="Memory per node in MB; default: by the number of ranks."),
     click.option(
+        "--mem-per-cpu", type=click.IntRange(1), help="Memory per core in MB, for sites that refuse memory per node."
+    ),
+    click.option("--qos", help="SLURM quality of service; default: the site's, if it names one."),
+    click.option("--constraint", help="Features that the nodes must have; default: the site's, if it names one."),
+    click.option("--reservation", help="Reservation in which the jobs run."),
+    click.option(
+        "--sbatch",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Further option of sbatch, such as exclude=n7 or mail-type=END; can be given several times.",
+    ),
+    click.option(
         "--array",
         "tasks",
         type=click.IntRange(1),

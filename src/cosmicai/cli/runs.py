@@ -26,17 +26,26 @@ def infer(survey: str, weights: str | None, **options: Any) -> int:
 
     The tasks of a SLURM array that run this with --resume share the work; the last one writes the catalogue.
     """
-    from ..ranks.environment import rank_from_environment
     from ..runs.create import create_run
     from ..runs.demo import open_named_survey
     from ..runs.request import RunRequest
     from ..worker.rank_process import run_rank
 
     weights = require_weights(survey, weights)
-    rank = rank_from_environment()
+    rank = _own_rank()
     request = RunRequest(survey, weights=weights, **options)
     run = create_run(request, open_named_survey(survey, request.out), ranks=rank.world_size, notify=notify)
     return _finish(run, rank) if rank.world_size == 1 else run_rank(run, rank, "dynamic")
+
+
+def _own_rank() -> Rank:
+    """Return the rank of this process, known before anything is written."""
+    from ..ranks.environment import describe_ignored, rank_from_environment
+
+    rank = rank_from_environment()
+    for notice in describe_ignored(rank):
+        notify(notice)
+    return rank
 
 
 def _finish(run: RunFolder, rank: Rank) -> int:
@@ -83,11 +92,10 @@ def work(run: str, schedule: str) -> int:
     communicate write the catalogue at the end.
     """
     from .. import storage
-    from ..ranks.environment import rank_from_environment
     from ..runs.store import RunFolder
     from ..worker.rank_process import run_rank
 
-    return run_rank(RunFolder(storage.absolute(run)), rank_from_environment(), schedule)
+    return run_rank(RunFolder(storage.absolute(run)), _own_rank(), schedule)
 
 
 @click.command()
@@ -130,10 +138,10 @@ def catalogue(run: str, kind: str, out: str | None) -> None:
 @click.option("--galaxies", default=4096, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
 def demo(out: str, galaxies: int) -> int:
     """Predict the redshifts of synthetic galaxies with the demo weights and write their catalogue."""
-    from ..ranks.environment import rank_from_environment
     from ..runs.demo import create_demo_run, describe_next_steps
 
-    code = _finish(create_demo_run(out, galaxies), rank_from_environment())
+    rank = _own_rank()
+    code = _finish(create_demo_run(out, galaxies), rank)
     if code == 0:
         for line in describe_next_steps(out):
             echo(line)

@@ -6,10 +6,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..errors import InputError
 from . import make_console
 
 PLAIN_INTERVAL = 5.0  # seconds between plain lines
@@ -72,11 +73,13 @@ def poll_progress(total: int, count: Callable[[], int], unit: str = "galaxies") 
     def follow(advance: Callable[[int], None]) -> None:
         shown, pause = done, POLL_INTERVAL
         while not stopped.wait(pause):
-            begin = time.monotonic()
-            now = count()
+            begin, now = time.monotonic(), shown
+            with suppress(InputError):  # of a storage that does not answer for the moment
+                now = count()
             advance(now - shown)
             shown, pause = now, max(POLL_INTERVAL, POLL_FACTOR * (time.monotonic() - begin))
-        advance(count() - shown)
+        with suppress(InputError):
+            advance(count() - shown)
 
     with show_progress(total, done, unit) as advance:
         thread = threading.Thread(target=follow, args=(advance,), name="progress", daemon=True)

@@ -59,7 +59,8 @@ class RankRequest:
 class SlurmRequest:
     """How to submit ranks to SLURM.
 
-    `cores` are those of each rank and `memory_mb` is that of each node; `time` limits each job, in SLURM's notation.
+    `cores` are those of each rank, `memory_mb` is that of each node and `mem_per_cpu` in MB that of each core; `time`
+    limits each job, in SLURM's notation. `sbatch` are further options of sbatch, such as "exclude=n7".
     `tasks` is the size of an array, each task of which has the nodes and ranks of the `RankRequest`. A job that ran out
     of time is requeued at most `requeues` times.
     """
@@ -71,6 +72,11 @@ class SlurmRequest:
     gpu_kind: str | None = None
     cores: int | None = None
     memory_mb: int | None = None
+    mem_per_cpu: int | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    sbatch: tuple[str, ...] = ()
     tasks: int | None = None
     image: str | None = None
     requeues: int = 10

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..console import make_console, printable_line
+from ..errors import StorageError
 from ..runs.record import RECENT, Failure, Record
 from ..runs.store import RunFolder
 from ..runs.summary import count_coverage
@@ -22,6 +23,7 @@ from .registry import launchers_of
 
 REFRESH_INTERVAL = 2.0  # seconds
 REMOTE_INTERVAL = 10.0  # seconds between requests to SLURM or AWS
+MAX_FAILURES = 30  # one after the other, of a storage that does not answer: a minute
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,19 @@ def show_status(run: RunFolder, watch: bool) -> int:
     if not watch:
         console.print(render_status(status, remote))
         return 0 if status.is_complete else 3
-    requested_at = time.monotonic()
+    requested_at, failures = time.monotonic(), 0
     with Live(render_status(status, remote), console=console, auto_refresh=False) as live:
         while remote.working if remote.is_exclusive else not status.is_complete:
             time.sleep(REFRESH_INTERVAL)
             is_due = time.monotonic() - requested_at > REMOTE_INTERVAL
-            if is_due or (remote.is_exclusive and status.is_complete):
-                remote, requested_at = remote_status(run, launchers), time.monotonic()
-            status = _read_status(run, remote)
+            try:
+                if is_due or (remote.is_exclusive and status.is_complete):
+                    remote, requested_at = remote_status(run, launchers), time.monotonic()
+                status, failures = _read_status(run, remote), 0
+            except StorageError:  # which may pass
+                if (failures := failures + 1) == MAX_FAILURES:
+                    raise
+                continue
             live.update(render_status(status, remote), refresh=True)
         live.update(render_status(status, remote_status(run, launchers)), refresh=True)
     return 0 if status.is_complete else 3

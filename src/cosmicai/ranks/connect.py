@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..console import notify
 from .communicator import Communicator, SingleProcessCommunicator
 from .environment import RENDEZVOUS, Environment, Rank
 
@@ -34,6 +35,9 @@ def connect(rank: Rank, environment: Environment, device: str = "cpu") -> Iterat
     elif rank.platform in ("torchrun", "slurm") and "MASTER_ADDR" in environment:
         from .torch import connect_torch
 
+        if rank.rank == 0:
+            where = f"{environment['MASTER_ADDR']}:{environment.get('MASTER_PORT', '')}"
+            notify(f"waiting for {rank.world_size - 1} other ranks at {where} (MASTER_ADDR, MASTER_PORT)")
         with connect_torch(rank, device) as communicator:
             yield communicator
     else:

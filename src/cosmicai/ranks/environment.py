@@ -73,6 +73,18 @@ def rank_from_environment(environment: Environment = os.environ) -> Rank:
     return rank
 
 
+def describe_ignored(rank: Rank, environment: Environment = os.environ) -> list[str]:
+    """Return a sentence on variables of torch.distributed that have no effect on this rank, if there are any."""
+    names = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if name in environment]
+    connects = rank.platform == "torchrun" or (rank.platform == "slurm" and rank.world_size > 1)
+    if connects or not names or rank.platform == "local" or rank.rank > 0:
+        return []
+    return [
+        f"{', '.join(names)} in the environment {'is' if len(names) == 1 else 'are'} ignored: torchrun did not "
+        f"start this process, which is rank {rank.rank} of {rank.world_size} ({rank.platform})"
+    ]
+
+
 def environment_for(rank: Rank) -> dict[str, str]:
     """Return the variables that describe a rank of `python -m launch`, the inverse of `rank_from_environment`."""
     return {
@@ -130,13 +142,16 @@ def _from_slurm(environment: Environment) -> Rank | None:
     """Read the variables of a task of srun, of a batch script, or of an array task, which may run steps of its own."""
     if "SLURM_JOB_ID" not in environment:
         return None
-    if "SLURM_STEP_ID" in environment:
-        return _read_step(environment, "slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     job = _slurm_job(environment)
-    if (tasks := _read_size(environment, "SLURM_NTASKS", 1)) > 1:
+    is_shell = "SLURM_PTY_PORT" in environment  # of `srun --pty`, where only one of the tasks has a shell
+    if "SLURM_STEP_ID" in environment and not is_shell:
+        return _read_step(environment, "slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    counter = "SLURM_STEP_NUM_TASKS" if is_shell else "SLURM_NTASKS"
+    if (tasks := _read_size(environment, counter, 1)) > 1:
         raise InputError(
-            f"job {job} has {tasks} tasks and this process was started without srun, so it is alone; "
-            "start it with `srun python -m cosmicai work RUN`"
+            f"job {job} has {tasks} tasks and this process was started without srun, so it could be one of {tasks} "
+            "ranks or alone; start ranks on this machine with `python -m launch --procs N`, those of the job with "
+            f"`srun python -m cosmicai work RUN`, or go on alone with `env -u {counter}` in front of the command"
         )
     return _place_in_array(environment, Rank(0, 1, "slurm", _threads_per_rank(environment, 1), 0, 1, job))
 

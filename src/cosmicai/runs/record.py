@@ -215,13 +215,17 @@ class FunctionNote(msgspec.Struct, frozen=True, kw_only=True):
         require_time("started_at", self.started_at)
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """Why a work item could not be done, which rank tried last, and how often it was tried; a file in `failures/`."""
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a work item could not be done, which rank tried last, and how often it was tried; a file in `failures/`.
+
+    `submission` is that of the rank, if it shares a plan without communicating: ranks of another one try again.
+    """
 
     item: str
     reason: str
     rank: Count
     count: Number
+    submission: str | None = None
 
 
 def record_name(rank: int, attempt: int) -> str:

@@ -164,10 +164,15 @@ class RunFolder(RunPaths):
         """Return whether the item was tried without success."""
         return storage.exists(self.failure_path(item))
 
-    def write_failure(self, item: WorkItem, rank: int, reason: str) -> None:
-        """Write why an item could not be done, and how often it was tried."""
+    def has_failed_in(self, submission: str | None, item: WorkItem) -> bool:
+        """Return whether the last rank that tried the item without success was one of this submission."""
+        failure = self.failure(item)
+        return failure is not None and failure.submission == submission
+
+    def write_failure(self, item: WorkItem, rank: int, reason: str, submission: str | None = None) -> None:
+        """Write why an item could not be done by a rank, of this submission if it has one, and count the tries."""
         before = self.failure(item)
-        failure = Failure(item.name, reason, rank, before.count + 1 if before else 1)
+        failure = Failure(item.name, reason, rank, before.count + 1 if before else 1, submission)
         self.write_json(self.failure_path(item), failure)
 
     def failure(self, item: WorkItem) -> Failure | None:

@@ -39,7 +39,12 @@ def join(uri: str, *names: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Return the address in a form that is valid from any working directory."""
+    """Return the address in a form that is valid from any working directory.
+
+    Raises StorageError for one of another kind, such as https://, which would be taken for a path.
+    """
+    if not is_s3(uri) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", uri):
+        raise StorageError(f"{uri} is neither a path nor an address on S3; write those as s3://BUCKET/KEY")
     return uri.rstrip("/") if is_s3(uri) else str(Path(uri).resolve())
 
 

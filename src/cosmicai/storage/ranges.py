@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from ..errors import StorageError, describe_os_errors
 from .buffers import allocate
 from .local import open_with_state, retry_stale
-from .s3 import is_s3, s3_client, split_s3_uri, time_read
+from .s3 import head_object, is_s3, s3_client, split_s3_uri, time_read
 
 LARGEST_PAGE = 2**21  # bytes of the largest piece of the page cache that Linux handles as one
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class _S3Reader:
         self.uri = uri
         self.bucket, self.key = split_s3_uri(uri)
         with describe_os_errors(uri, "read"):
-            head = s3_client().head_object(Bucket=self.bucket, Key=self.key)
+            head = head_object(self.bucket, self.key)
         self.size = int(head["ContentLength"])
         self._etag = head["ETag"]
         self.etag = str(self._etag).strip('"')

@@ -87,6 +87,7 @@ def reproduce(
     """
     if not is_s3(out):
         require_output_folder(out)
+    rank = rank_from_environment()
     checkpoint, galaxies = find_published_files(folder, files)
     here = describe_machine()
     survey = open_survey(str(galaxies))
@@ -95,7 +96,6 @@ def reproduce(
     import_checkpoint(str(checkpoint)).save(weights)
     create_run(RunRequest(survey.uri, run.uri, weights, precision="float32"), survey, notify=notify)
     with show_progress(survey.galaxies) as advance:
-        rank = rank_from_environment()
         loop.run(run, rank, select_source(run, rank), loop.WorkerOptions(advance))
     summary = summarize(run)
     for failure in summary.failures:

@@ -44,13 +44,13 @@ def selftest(notify: Callable[[str], None]) -> MeasurementTable:
     """
     rows: list[dict[str, Any]] = []
     exact = None
+    rank = rank_from_environment()
     with TemporaryDirectory(prefix="cosmicai-selftest-") as folder:
         survey = write_synthetic_survey(str(Path(folder, "survey")), GALAXIES, SEED, GALAXIES // 2)
         for spec in parse_engine_specs(",".join(PRECISIONS)):
             run = create_engine_run(spec, survey, DEMO, str(Path(folder, spec.name)), None, notify)
             if run is None:
                 continue
-            rank = rank_from_environment()
             loop.run(run, rank, select_source(run, rank))
             summary = summarize(run)
             redshift = np.concatenate([table["redshift_phot"].to_numpy() for table in read_catalogue(run)])

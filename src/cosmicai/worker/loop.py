@@ -100,7 +100,8 @@ def _predict_items(
             check_interrupt()
             if isinstance(result, ReadFailure):
                 predicted = []
-                run_folder.write_failure(result.item, recorder.rank.rank, result.reason)
+                rank = recorder.rank
+                run_folder.write_failure(result.item, rank.rank, result.reason, rank.submission)
                 source.failed(result.item, result.reason)
                 continue
             predicted.append(result.part)

@@ -58,13 +58,15 @@ def run_rank(run: RunFolder, rank: Rank, schedule: str) -> int:
 def _summarize_if_last(run: RunFolder, rank: Rank, record: Record) -> int:
     """Summarize the run if no other rank has anything left to do; two ranks that end at once write the same."""
     plan, done = run.plan(), run.parts()
-    failed = {failure.item for failure in run.failures()}
+    failed = {failure.item for failure in run.failures() if failure.submission == rank.submission}
     left = [item for item in plan.items if item not in done and item.name not in failed]
     if left:
         galaxies = sum(item.galaxies for item in left)
         watch = f"`python -m launch status {run.uri}` shows their progress"
         # In this order: a claimant that ended in between has left a part or a failure.
-        if all(run.is_held(item, rank) or run.has_part(item) or run.has_failure(item) for item in left):
+        if all(
+            run.is_held(item, rank) or run.has_part(item) or run.has_failed_in(rank.submission, item) for item in left
+        ):
             echo(f"{galaxies} galaxies are left to other ranks, which are at work; {watch}")
             return COMPLETE
         echo(f"incomplete: {galaxies} galaxies are left to other ranks, which may not have started; {watch}", err=True)

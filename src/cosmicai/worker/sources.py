@@ -117,14 +117,18 @@ class ClaimSource(UnsupervisedSource):
         first = len(remaining) * (rank.rank + 1) // rank.world_size
         held = []
         for item in reversed(remaining[first:] + remaining[:first]):
-            if not run.has_part(item) and not run.has_failure(item):
+            if self._is_left(item):
                 if run.claim(item, rank):
                     yield item
                 else:
                     held.append(item)
         for item in held:
-            if not run.has_part(item) and not run.has_failure(item) and run.take_over(item, rank):
+            if self._is_left(item) and run.take_over(item, rank):
                 yield item
+
+    def _is_left(self, item: WorkItem) -> bool:
+        """Return whether an item is not done. What an earlier submission could not do is tried again."""
+        return not self._run.has_part(item) and not self._run.has_failed_in(self._rank.submission, item)
 
 
 class DeadlineSource(WorkSource):

@@ -684,9 +684,15 @@ def refusal(code: str, message: str, operation: str = "GetObject") -> exceptions
     [
         (refusal("SignatureDoesNotMatch", f"The Canonical String was {SECRETS[0]}"), "AWS does not accept your"),
         (refusal("ExpiredToken", f"{SECRETS[1]} has expired"), "you are no longer signed in to AWS; sign in again"),
-        (refusal("AccessDeniedException", "User: arn:a is not authorized"), "not authorized; ask the administrators"),
+        (
+            refusal("AccessDeniedException", "User: arn:a is not authorized"),
+            "not authorized (AccessDeniedException); ask the",
+        ),
         (refusal("ValidationError", "Parameter LogDays\nmust be one"), "Parameter LogDays must be one (Validation"),
-        (exceptions.ProxyConnectionError(proxy_url=f"http://me:{SECRETS[0]}@proxy"), "AWS does not answer; check the"),
+        (
+            exceptions.ProxyConnectionError(proxy_url=f"http://me:{SECRETS[0]}@proxy:3128"),
+            "the proxy http://proxy:3128 does not answer; correct HTTPS_PROXY and HTTP_PROXY, or name AWS in NO_PROXY",
+        ),
         (
             exceptions.ReadTimeoutError(endpoint_url=f"https://s3.amazonaws.com/a?X-Amz-Signature={SECRETS[0]}"),
             "https://s3.amazonaws.com/a does not answer; check the network",

@@ -6,6 +6,7 @@ The server is a tiny one of this module's own, which can be told to misbehave; m
 from __future__ import annotations
 
 import gc
+import io
 import socket
 import struct
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 from botocore import exceptions
+from botocore.awsrequest import AWSResponse
 
 from cosmicai import storage
 from cosmicai.errors import StorageError
@@ -26,12 +28,19 @@ from cosmicai.runs.published import OWN_KEY, merge_attempts
 from cosmicai.runs.record import PUBLISHED_KEYS, PUBLISHED_S3_KEYS
 from cosmicai.storage import ranges, s3
 from cosmicai.storage.ranges import READS, open_ranges
-from cosmicai.storage.s3 import MAX_REQUESTS, RequestStatistics, reader_threads, s3_client, time_read
+from cosmicai.storage.s3 import BUSY_ATTEMPTS, MAX_REQUESTS, RequestStatistics, reader_threads, s3_client, time_read
 from support.helpers import make_record
 from support.s3 import bucket_fixture, use_endpoint  # noqa: F401
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 URI = "s3://bucket/a.pt"
+
+
+class RawResponse(io.BytesIO):
+    """The body of a response that boto3 reads."""
+
+    def stream(self, **_: Any) -> Iterator[bytes]:
+        yield self.read()
 
 
 class Object(BaseHTTPRequestHandler):
@@ -234,6 +243,37 @@ def test_another_error_is_not_tried_again(waits, error):
     assert caught.value is error and asked == [7] and waits == []
 
 
+def test_a_busy_server_is_waited_for_some_minutes_by_every_request(monkeypatch):
+    """S3 can answer SlowDown for a minute while it divides a prefix with many new requests."""
+    monkeypatch.setattr("random.uniform", lambda least, most: least)
+    busy = (None, {"Error": {"Code": "SlowDown"}})
+    waits = [s3._wait_if_busy(busy, attempts) or 0.0 for attempts in range(1, BUSY_ATTEMPTS)]
+    assert waits[:5] == [1, 2, 4, 8, 8] and min(waits) > 0 and sum(waits) > 90
+    assert s3._wait_if_busy(busy, BUSY_ATTEMPTS) is None
+    assert s3._wait_if_busy((None, {"Error": {"Code": "InternalError"}}), 1) is None
+    assert s3._wait_if_busy(None, 1) is None and s3._wait_if_busy((None, {}), 1) is None
+
+
+def test_a_listing_that_s3_is_too_busy_for_is_asked_for_again(bucket, monkeypatch):
+    storage.write_bytes(f"{bucket}/folder/1.h5", b"x")
+    monkeypatch.setattr(s3, "BUSY_PAUSE", 0.01)
+    refused: list[int] = []
+
+    def refuse(request: Any, **_: Any) -> AWSResponse | None:
+        if len(refused) == BUSY_ATTEMPTS - 1:
+            return None
+        refused.append(503)
+        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        return AWSResponse(request.url, 503, {}, RawResponse(body))
+
+    s3_client().meta.events.register("before-send.s3.ListObjectsV2", refuse)
+    try:
+        assert [entry.name for entry in storage.list_files(f"{bucket}/folder")] == ["1.h5"]
+    finally:
+        s3_client().meta.events.unregister("before-send.s3.ListObjectsV2", refuse)
+    assert len(refused) == BUSY_ATTEMPTS - 1
+
+
 def test_errors_of_the_server_are_counted_with_the_requests_that_boto3_repeats(server, waits):
     server.errors = 3
     requests = RequestStatistics()
@@ -245,9 +285,8 @@ def test_errors_of_the_server_are_counted_with_the_requests_that_boto3_repeats(s
 def test_a_server_that_always_hangs_up_is_one_sentence(server, waits):
     server.hangs_up = True
     requests = RequestStatistics()
-    assert refusal(lambda: storage.read_bytes(URI)).startswith(
-        "Connection was closed before we received a valid response"
-    )
+    with pytest.raises(StorageError, match="does not answer; check the network"):
+        storage.read_bytes(URI)
     assert requests.counts == {"GetObject": 9} and requests.read_times() == {}  # boto3 asks again eight times
     assert len(server.requested) == 9
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cosmicai import storage
-from cosmicai.errors import StorageError
+from cosmicai.errors import InputError, StorageError
 from cosmicai.storage import Entry
 from cosmicai.storage.ranges import as_file, open_ranges
 from cosmicai.storage.s3 import s3_client
@@ -374,12 +374,53 @@ def test_an_address_without_a_bucket_is_refused():
     assert message(storage.read_bytes, "s3:///a") == "s3:///a names no bucket; expected s3://BUCKET/PREFIX"
 
 
+@pytest.mark.parametrize("uri", ["S3://data/a", "https://data.s3.amazonaws.com/a", "s3:/data/a", "gs://data/a"])
+def test_addresses_of_other_kinds_are_no_paths(uri):
+    assert message(storage.absolute, uri) == (
+        f"{uri} is neither a path nor an address on S3; write those as s3://BUCKET/KEY"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "is not an address; expected one such as https://HOST:PORT"),
+        ("AWS_ENDPOINT_URL_S3", "http://my_minio:9000", "has the host my_minio, and names of hosts have letters, "
+         "digits, - and . alone; use another name of that machine, or its number"),
+        ("AWS_MAX_ATTEMPTS", "many", "is not a whole number above 0; correct or unset it"),
+        ("AWS_MAX_ATTEMPTS", "0", "is not a whole number above 0; correct or unset it"),
+        ("AWS_CA_BUNDLE", "/nowhere/ca.pem", "does not exist; name a file of certificates, or unset it"),
+    ],
+)  # fmt: skip
+def test_a_variable_that_boto3_cannot_use_is_named(monkeypatch, name, value, reason):
+    s3_client.cache_clear()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as caught:
+        storage.read_bytes("s3://bucket/a")
+    assert str(caught.value) == f"{name}={value} {reason}"
+    s3_client.cache_clear()
+
+
+def test_a_dead_proxy_is_named_without_its_password(monkeypatch):
+    s3_client.cache_clear()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://elsewhere.example:9000")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    assert message(storage.read_bytes, "s3://bucket/a") == (
+        "cannot read s3://bucket/a: the proxy http://127.0.0.1:9 does not answer; correct HTTPS_PROXY and HTTP_PROXY, "
+        "or name AWS in NO_PROXY"
+    )
+    s3_client.cache_clear()
+
+
 def test_a_wrong_endpoint_is_one_sentence(monkeypatch):
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert message(storage.read_bytes, "s3://bucket/a") == (
-        'cannot read s3://bucket/a: Could not connect to the endpoint URL: "http://127.0.0.1:9/bucket/a"; '
-        "check the address, your credentials and region"
+        "cannot read s3://bucket/a: http://127.0.0.1:9/bucket/a does not answer; check the network, the region and "
+        "AWS_ENDPOINT_URL"
     )
     s3_client.cache_clear()
 

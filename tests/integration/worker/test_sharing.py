@@ -141,9 +141,18 @@ def test_claims_of_another_submission_are_ignored(planned):
 
 def test_a_failed_item_is_not_tried_again_by_other_ranks(planned, inputs):
     [other, *_] = static_assignment(planned.plan().items, 0, TASKS)
-    planned.write_failure(other, 0, "its disk is gone")
+    planned.write_failure(other, 0, "its disk is gone", "70")
     assert run_worker(planned, task(2)).items == len(planned.plan().items) - 1
     assert [failure.count for failure in planned.failures()] == [1]
+
+
+@pytest.mark.parametrize("earlier", ["69", None])
+def test_what_an_earlier_submission_could_not_do_is_tried_again_by_a_part_of_an_array(planned, inputs, capsys, earlier):
+    for item in planned.plan().items:
+        planned.write_failure(item, 1, "the token has expired", earlier)
+    assert run_rank(planned, task(0), "dynamic") == 0
+    assert planned.parts() == set(planned.plan().items) and planned.failures() == []
+    assert planned.complete_summary() is not None
 
 
 def test_concurrent_ranks_count_every_galaxy_once(planned):
@@ -185,7 +194,7 @@ def test_a_rank_that_leaves_items_which_no_rank_is_at_work_on_says_that_the_run_
 
 def test_a_run_with_failed_items_is_summarized_as_incomplete(planned, capsys):
     [other, *_] = static_assignment(planned.plan().items, 0, TASKS)
-    planned.write_failure(other, 0, "its disk is gone")
+    planned.write_failure(other, 0, "its disk is gone", "70")
     assert run_rank(planned, task(1), "dynamic") == 3
     assert f"incomplete: {other.galaxies} galaxies missing in the items {other.name}" in capsys.readouterr().err
 

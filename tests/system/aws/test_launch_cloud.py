@@ -47,7 +47,7 @@ from cosmicai.runs.summarize import summarize
 from cosmicai.storage.parallel import map_in_order
 from cosmicai.storage.s3 import s3_client
 from cosmicai.surveys.survey import ShardEntry, Survey, open_survey
-from launch.__main__ import launch as group
+from launch.commands import launch as group
 from support.cloudformation import aws_fixture
 from support.faulty_s3 import faulty_s3
 from support.helpers import make_invocation, make_run, make_survey, random_galaxies, run, run_worker, tiny_weights
@@ -992,7 +992,7 @@ def test_what_runs_here_imports_nothing_of_aws(tmp_path):
     weights = tiny_weights(tmp_path / "w.safetensors")
     make_survey(tmp_path / "survey", random_galaxies(10), 10)
     code = (
-        "import sys; from launch.__main__ import launch\n"
+        "import sys; from launch.commands import launch\n"
         "launch.main(sys.argv[1:], standalone_mode=False)\n"
         "unwanted = ('cosmicai.launchers.aws', 'cosmicai.launchers.aws.launcher', 'boto3', 'botocore')\n"
         "found = [name for name in sys.modules if name.startswith(unwanted)]\n"

@@ -32,7 +32,7 @@ def test_shellcheck_finds_nothing(script: str) -> None:
 @pytest.mark.parametrize("script", COMMANDS + SOURCED)
 def test_scripts_are_short_and_name_no_machine(script: str) -> None:
     text = (PROJECT / script).read_text()
-    assert len(text.splitlines()) <= 65 and max(map(len, text.splitlines())) <= 120
+    assert len(text.splitlines()) <= 80 and max(map(len, text.splitlines())) <= 120
     assert not re.search(r"/(home|scratch|sfs|project|standard|work|root|opt)\b", text)
     if script in COMMANDS:
         assert text.startswith("#!/usr/bin/env bash\n# ") and "\nset -euo pipefail\n" in text

@@ -73,8 +73,9 @@ class Jobs:
     @property
     def environment(self) -> dict[str, Any]:
         return {
-            "PYTHONPATH": str(self.folder), "COSMICAI_ROOT": str(ROOT), "COSMICAI_INFER_OPTIONS": shlex.join(SLOW),
-            "COSMICAI_CACHE": os.environ["COSMICAI_CACHE"], "TEST_SLOW": "0.01",
+            "PYTHONPATH": str(self.folder), "COSMICAI_PYTHONPATH": str(self.folder), "COSMICAI_ROOT": str(ROOT),
+            "COSMICAI_INFER_OPTIONS": shlex.join(SLOW), "COSMICAI_CACHE": os.environ["COSMICAI_CACHE"],
+            "TEST_SLOW": "0.01",
         }  # fmt: skip
 
     def sbatch(self, script: str, out: Path, *options: str, **settings: str) -> str:

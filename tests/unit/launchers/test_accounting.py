@@ -344,13 +344,17 @@ def test_one_call_asks_about_all_jobs(sacct):
         f"echo '{RUNNING}'; exit 1",
         "kill -9 $$",
         "echo '1|||||x|||||'",
-        r"printf '\377\n'",
     ],
 )
 def test_a_sacct_that_fails_or_prints_something_else(sacct, command):
     sacct.set_command(command)
     assert read_sacct(["1"]) is None
     assert len(sacct.calls()) == 1
+
+
+def test_lines_that_are_no_jobs_are_left_out(sacct):
+    sacct.set_command(rf"printf '\377 welcome\n'; echo '{DONE.strip()}'")
+    assert read_sacct(["1"]) == parse_sacct(DONE)
 
 
 def test_a_sacct_that_hangs(sacct):

@@ -52,6 +52,10 @@ def test_every_launcher_has_its_request(parse):
         "slurm",
         LaunchRequest(RunRequest("sky", "run", "w"), RankRequest(gpus=4), SlurmRequest(tasks=8), wait=True),
     )
+    rules = ("--mem-per-cpu", "500", "--qos", "long", "--constraint", "a", "--reservation", "r", "--sbatch", "nice=9")
+    assert parse(*SURVEY, "--slurm", *rules, "--sbatch", "exclude=n7")[1].slurm == SlurmRequest(
+        mem_per_cpu=500, qos="long", constraint="a", reservation="r", sbatch=("nice=9", "exclude=n7")
+    )
     assert parse(*SURVEY, "--cloud", "--memory", "2048", "--detach")[:2] == (
         "aws", LaunchRequest(RunRequest("sky", "run", "w"), cloud=CloudRequest(memory=2048), detach=True),
     )  # fmt: skip

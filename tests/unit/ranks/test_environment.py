@@ -13,7 +13,7 @@ import pytest
 
 from cosmicai.errors import InputError
 from cosmicai.ranks import environment
-from cosmicai.ranks.environment import MAX_RANKS, Rank, environment_for, rank_from_environment
+from cosmicai.ranks.environment import MAX_RANKS, Rank, describe_ignored, environment_for, rank_from_environment
 from support.rank_launchers import LAUNCHERS, NO_MPI, clean_environment
 
 PROCESSORS, AVAILABLE = 16, 12  # of the machine, and for this process
@@ -213,6 +213,14 @@ def without(variables: dict[str, str], name: str) -> dict[str, str]:
     return {key: value for key, value in variables.items() if key != name}
 
 
+def without_srun(job: str, counter: str) -> str:
+    return (
+        f"job {job} has 4 tasks and this process was started without srun, so it could be one of 4 ranks or alone; "
+        "start ranks on this machine with `python -m launch --procs N`, those of the job with "
+        f"`srun python -m cosmicai work RUN`, or go on alone with `env -u {counter}` in front of the command"
+    )
+
+
 ERRORS = {
     "alone": ({"COSMICAI_WORLD_SIZE": "4"}, mismatch(4, "that it is alone")),
     "alone in Lambda": (
@@ -223,15 +231,10 @@ ERRORS = {
     "an array": (
         batch() | array(0, 0, 2, 1, 3) | {"COSMICAI_WORLD_SIZE": "4"}, mismatch(4, "3 (slurm-array)")
     ),
-    "without srun": (
-        batch(4),
-        "job 7 has 4 tasks and this process was started without srun, so it is alone; "
-        "start it with `srun python -m cosmicai work RUN`",
-    ),
-    "an array without srun": (
-        batch(4) | array(0, 0, 1, 1, 2),
-        "job 70_0 has 4 tasks and this process was started without srun, so it is alone; "
-        "start it with `srun python -m cosmicai work RUN`",
+    "without srun": (batch(4), without_srun("7", "SLURM_NTASKS")),
+    "an array without srun": (batch(4) | array(0, 0, 1, 1, 2), without_srun("70_0", "SLURM_NTASKS")),
+    "the shell of srun --pty": (
+        step(0, 4, 0, 0, "4") | {"SLURM_PTY_PORT": "4711"}, without_srun("7", "SLURM_STEP_NUM_TASKS")
     ),
     "no number of ranks": ({"COSMICAI_RANK": "0"}, no_number("COSMICAI_WORLD_SIZE")),
     "an empty rank": ({"COSMICAI_RANK": "", "COSMICAI_WORLD_SIZE": "2"}, no_number("COSMICAI_RANK")),
@@ -365,3 +368,24 @@ def test_site_and_cluster_are_those_of_the_job(environment, site, cluster):
     assert (rank.site, rank.cluster) == (site, cluster)
     launched = rank_from_environment(environment | {"COSMICAI_RANK": "0", "COSMICAI_WORLD_SIZE": "1"})
     assert (launched.site, launched.cluster) == (site, cluster)
+
+
+NOT_TORCHRUN = "torchrun did not start this process, which is rank 0 of {} ({})"
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentences"),
+    [
+        ({}, []),
+        ({"MASTER_ADDR": "n1"}, ["MASTER_ADDR in the environment is ignored: " + NOT_TORCHRUN.format(1, "alone")]),
+        (
+            open_mpi(0, 2, 0, 2) | {"RANK": "0", "WORLD_SIZE": "8"},
+            ["RANK, WORLD_SIZE in the environment are ignored: " + NOT_TORCHRUN.format(2, "mpi")],
+        ),
+        (open_mpi(1, 2, 1, 2) | {"RANK": "0"}, []),
+        (torchrun(0, 2, 0, 2) | {"MASTER_ADDR": "n1"}, []),
+        (step(0, 2, 0, 0, "2") | {"MASTER_ADDR": "n1"}, []),
+    ],
+)  # fmt: skip
+def test_variables_of_torchrun_that_are_left_over_are_said_to_be_ignored(variables, sentences):
+    assert describe_ignored(rank_from_environment(variables), variables) == sentences

@@ -23,7 +23,7 @@ from ...ranks.cores import available_cores
 from ...runs.store import RunFolder
 from ...storage.parallel import map_in_order
 from ...storage.ranges import PIECE, retry_broken_reads
-from ...storage.s3 import MAX_REQUESTS, s3_client, split_s3_uri
+from ...storage.s3 import MAX_REQUESTS, head_object, s3_client, split_s3_uri
 from ...surveys.survey import Survey, describe_shards
 from .clients import describe_aws_errors
 
@@ -163,11 +163,10 @@ def _stream_to_file(uri: str, etag: str, path: Path) -> int:
 
 def _is_uploaded(upload: Upload) -> bool:
     bucket, key = split_s3_uri(upload.uri)
-    client = s3_client()
     with describe_aws_errors(f"inspect {upload.uri}"):
         try:
-            head = client.head_object(Bucket=bucket, Key=key)
-        except client.exceptions.ClientError as error:
+            head = head_object(bucket, key)
+        except s3_client().exceptions.ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return False
             raise
@@ -175,7 +174,6 @@ def _is_uploaded(upload: Upload) -> bool:
 
 
 def _upload(upload: Upload, advance: Callable[[int], None]) -> None:
-    from boto3.exceptions import S3UploadFailedError
     from boto3.s3.transfer import TransferConfig
 
     if (digest := storage.sha256(upload.path)) != upload.sha256:
@@ -187,10 +185,7 @@ def _upload(upload: Upload, advance: Callable[[int], None]) -> None:
     extra: dict[str, Any] = {"Metadata": {"sha256": upload.sha256}, "ChecksumAlgorithm": "SHA256"}
     config = TransferConfig(max_concurrency=MAX_REQUESTS // FILES)
     with describe_os_errors(upload.path, "read"), describe_aws_errors(f"write {upload.uri}"):
-        try:
-            s3_client().upload_file(upload.path, bucket, key, ExtraArgs=extra, Callback=advance, Config=config)
-        except S3UploadFailedError as error:  # its text hides that of S3
-            raise error.__context__ or error from None
+        s3_client().upload_file(upload.path, bucket, key, ExtraArgs=extra, Callback=advance, Config=config)
 
 
 @contextmanager

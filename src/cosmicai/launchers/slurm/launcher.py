@@ -26,7 +26,7 @@ from ..estimate import describe_idle_ranks, estimate_run
 from ..submission import SlurmSubmission, read_submissions, require_no_cloud_run
 from .accounting import update_account
 from .allocation import SlurmAllocation, resolve_resources
-from .queue import cancel_jobs, job_numbers, list_jobs
+from .queue import cancel_jobs, job_numbers, list_jobs, list_run_jobs
 
 POLL_INTERVAL = 5.0  # seconds between requests to SLURM's controller
 
@@ -41,7 +41,7 @@ class SlurmLauncher:
 
     def estimate(self, request: LaunchRequest) -> Iterator[str]:
         """Yield the lines that sbatch would get, and about how long the jobs would take and what they would charge."""
-        from .submit import sbatch_texts  # imports submitit, which takes long
+        from .submit import environment_notices, sbatch_texts  # imports submitit, which takes long
 
         slurm, allocation = _slurm_request(request), self._allocate(request.ranks, request.slurm)
         planned = _with_device(request, allocation)
@@ -51,6 +51,7 @@ class SlurmLauncher:
             _warn_of_idle_ranks(planned, survey, allocation)
             for text in sbatch_texts(RunFolder(storage.absolute(planned.out)), slurm, allocation):
                 yield from text.splitlines()
+            yield from environment_notices(os.environ, text)
             yield from _estimate(planned, survey, folder, allocation)
 
     def submit(self, request: LaunchRequest) -> Submission:
@@ -89,18 +90,18 @@ class SlurmLauncher:
         jobs = job_numbers(run)
         queue = tuple(
             f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING")
-            for job in list_jobs(jobs) or []
+            for job in list_run_jobs(run) or []
         )
         writer = "the first of its ranks" if read_submissions(run) else None
         return RemoteStatus(queue, _account_lines(run, jobs), writer)
 
     def cancel(self, run: RunFolder) -> tuple[str, ...]:
         """Cancel all jobs that wait for or work on a run. Raises InputError if SLURM does not answer here."""
-        numbers = job_numbers(run)
-        jobs = list_jobs(numbers)
+        jobs = list_run_jobs(run)
         if jobs is None:
-            raise InputError(f"squeue does not answer here; stop the jobs {', '.join(numbers)} where it does")
-        queued = sorted({job.number.partition("_")[0] for job in jobs}, key=int)
+            numbers = ", ".join(job_numbers(run))
+            raise InputError(f"squeue does not answer here; stop the jobs {numbers} where it does")
+        queued = sorted({job.job for job in jobs}, key=int)
         if queued:
             cancel_jobs(queued)
         return tuple(f"job {job}" for job in queued)
@@ -181,7 +182,7 @@ def _worker_arguments(request: RunRequest, survey: Survey, run: RunFolder) -> tu
 
 
 def _require_idle(run: RunFolder) -> None:
-    if jobs := list_jobs(job_numbers(run)):
+    if jobs := list_run_jobs(run):
         raise InputError(
             f"job {jobs[0].number} ({jobs[0].state}) is at work on {run.uri}; stop it with "
             f"`python -m launch cancel {run.uri}` or watch it with `python -m launch status --watch {run.uri}`"

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import subprocess
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...errors import InputError
 from ...runs.store import RunFolder, ignore
 from ..submission import read_submissions
+from .commands import SlurmFailure, call_slurm
 
-CONTROLLER_TIMEOUT = 60.0  # seconds
+LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|(.*)")
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job, or a task of an array, in SLURM's queue: its number, its state in SLURM's words, and why it waits."""
+    """A job, or a task of an array, in SLURM's queue.
+
+    `number` is `12` or `12_3`, `state` is SLURM's word, and `reason` is why the job waits.
+    """
 
     number: str
     state: str
+    name: str
     reason: str
+
+    @property
+    def job(self) -> str:
+        """The number of the job or of the whole array."""
+        return re.split("[_+]", self.number)[0]
 
 
 def job_numbers(run: RunFolder) -> list[str]:
@@ -29,26 +39,38 @@ def job_numbers(run: RunFolder) -> list[str]:
     return sorted(submitted.union(job for job in recorded if job.isdecimal()), key=int)
 
 
-def list_jobs(jobs: Collection[str]) -> list[QueuedJob] | None:
-    """Return those of some jobs and arrays that are waiting or running.
+def name_jobs(submission: str) -> str:
+    """Return the name of the jobs of a submission, by which they are found if their numbers did not arrive."""
+    return f"cosmicai-{submission}"
+
+
+def list_run_jobs(run: RunFolder) -> list[QueuedJob] | None:
+    """Return the jobs and tasks that are waiting for a run or working on it.
 
     None if SLURM is not installed here or does not answer.
     """
-    if not jobs:
+    numbers, names = job_numbers(run), [name_jobs(submission.name) for submission in read_submissions(run)]
+    return list_jobs(numbers, names)
+
+
+def list_jobs(numbers: Collection[str], names: Collection[str] = ()) -> list[QueuedJob] | None:
+    """Return the waiting and running jobs that have one of these numbers or names; None if SLURM does not answer."""
+    if not numbers and not names:
         return []
     try:
-        # All of the user's jobs, since squeue fails for a number that the controller has forgotten.
-        command = ["squeue", "--me", "--noheader", "--format=%i|%T|%r"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=CONTROLLER_TIMEOUT)
-    except (OSError, subprocess.SubprocessError):
+        # All of the user's jobs, since squeue fails for a number that the controller has forgotten, and also those in
+        # hidden partitions. Lines that a site adds have another form.
+        answer = call_slurm(["squeue", "--me", "--all", "--noheader", "--format=%i|%T|%j|%r"])
+    except SlurmFailure:
         return None
-    found = [QueuedJob(*line.split("|", 2)) for line in answer.stdout.splitlines()]
-    return [job for job in found if job.number.partition("_")[0] in jobs and job.state != "COMPLETING"]
+    found = [QueuedJob(*line.groups()) for text in answer.splitlines() if (line := LINE.fullmatch(text.strip()))]
+    return [job for job in found if (job.job in numbers or job.name in names) and job.state != "COMPLETING"]
 
 
 def cancel_jobs(jobs: Collection[str]) -> None:
     """Cancel jobs, whose workers end in order. Raises InputError if SLURM refuses."""
     # Without --full only the steps get SIGTERM, and a batch script would not end its worker in order.
-    done = subprocess.run(["scancel", "--full", *jobs], capture_output=True, text=True, timeout=CONTROLLER_TIMEOUT)
-    if done.returncode:
-        raise InputError(f"scancel {' '.join(jobs)}: {done.stderr.strip()}")
+    try:
+        call_slurm(["scancel", "--full", *jobs])
+    except SlurmFailure as failure:
+        raise InputError(f"scancel {' '.join(jobs)}: {failure}") from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +11,7 @@ import msgspec
 from msgspec import structs
 
 from ... import storage
+from .commands import SlurmFailure, call_slurm
 
 SACCT_TIMEOUT = 30.0  # seconds
 FIELDS = (
@@ -64,14 +63,13 @@ def read_sacct(jobs: Sequence[str], timeout: float = SACCT_TIMEOUT) -> list[JobE
         return []  # sacct would report all jobs since midnight
     command = ["sacct", "--parsable2", "--noheader", "--duplicates", f"--format={','.join(FIELDS)}"]
     # By default times are local and have no offset, and long lists of array tasks are abridged.
-    environment = os.environ | {"TZ": "UTC", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
+    variables = {"TZ": "UTC", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
     try:
-        done = subprocess.run(
-            [*command, f"--jobs={','.join(jobs)}"], env=environment, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, check=True, timeout=timeout,
-        )  # fmt: skip
-        return parse_sacct(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
+        # Once, since an answer that takes long is one of a database that has too much to do.
+        return parse_sacct(
+            call_slurm([*command, f"--jobs={','.join(jobs)}"], attempts=1, timeout=timeout, variables=variables)
+        )
+    except (SlurmFailure, ValueError):
         return None
 
 

@@ -20,6 +20,7 @@ from ...errors import InputError
 
 MB_PER_GB = 1024
 WORD = r"[A-Za-z0-9][\w.-]*"
+SBATCH_OPTION = r"(--)?[a-z][a-z0-9-]+(=[^\n]+)?"
 
 
 def _text(pattern: str, expected: str) -> Meta:
@@ -35,6 +36,9 @@ _Names = Annotated[tuple[_Name, ...], Meta(description="a list of names of parti
 _Modules = Annotated[tuple[_Module, ...], Meta(description="a list of names of modules")]
 Folder = Annotated[str, _text(r"[/$].*", 'the absolute path of a folder, such as "/scratch/$USER"')]
 _Gres = Annotated[str, _text(r"gpu(:[\w.-]+)?", 'a gres such as "gpu:a100"')]
+_Value = Annotated[str, _text(r"[^\s\"']+", "a text without spaces and quotes")]
+_Option = Annotated[str, _text(SBATCH_OPTION, 'an option of sbatch such as "exclude=n7"')]
+_Options = Annotated[tuple[_Option, ...], Meta(description='a list of options of sbatch such as ["exclude=n7"]')]
 _Line = Annotated[str, _text(".+", "a text on one line")]
 _Flag = Annotated[bool, Meta(description="true or false")]
 _Date = Annotated[date, Meta(description="a date without quotes, such as 2026-11-21")]
@@ -80,7 +84,11 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True):
-    """A cluster. `scratch` is the folder for large files; `read` is the day on which `source` stated these figures."""
+    """A cluster. `scratch` is the folder for large files; `read` is the day on which `source` stated these figures.
+
+    Jobs request memory per core, not per node, if `memory_per_core` is true. `qos`, `constraint`, `reservation` and the
+    further options `sbatch` are for all jobs for which the user does not request others.
+    """
 
     name: _Name
     account_required: _Flag
@@ -88,6 +96,11 @@ class Site(msgspec.Struct, frozen=True):
     partitions: tuple[SlurmPartition, ...]
     gpus: tuple[Gpu, ...] = ()
     modules: _Modules = ()
+    memory_per_core: _Flag = False
+    qos: _Value | None = None
+    constraint: _Value | None = None
+    reservation: _Value | None = None
+    sbatch: _Options = ()
     largest_array: _Count | None = None
     service_units_per_core_hour: _Rate | None = None
     service_units_per_gb_hour: _Rate | None = None
