@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..aws_errors import is_aws_error
 from ..errors import InputError
 from ..storage.s3 import make_client
 
 TIMEOUT = 5.0  # seconds for AWS to answer, which is not reachable from every network
+SMALLEST = 10  # invocations at the same time that AWS allows every account
 
 
 def read_account_limit() -> int | None:
@@ -25,11 +28,17 @@ def read_account_limit() -> int | None:
         return None
 
 
-def cap_concurrency(requested: int, limit: int | None) -> tuple[int, list[str]]:
-    """Return how many invocations a run starts at the same time, and a notice if it is fewer than requested."""
-    if not limit or limit >= requested:
-        return requested, []
-    return limit, [
-        f"{limit} ranks run at a time, not {requested}: this is what the account allows; ask AWS for more (Service "
+def cap_concurrency(requested: int, ranks: int | None, notify: Callable[[str], None]) -> int:
+    """Return how many of a run's invocations start at the same time: those requested, or what the account allows.
+
+    `ranks` is how many there are, if that is known. AWS is asked only where its limit can matter.
+    """
+    needed = min(requested, ranks or requested)
+    limit = read_account_limit() if needed > SMALLEST else None
+    if not limit or limit >= needed:
+        return requested
+    notify(
+        f"{limit} ranks run at a time, not {needed}: this is what the account allows; ask AWS for more (Service "
         "Quotas, Lambda, concurrent executions)"
-    ]
+    )
+    return limit

@@ -15,6 +15,7 @@ from ..runs.request import RunRequest
 from ..runs.store import RunFolder
 from ..storage.s3 import split_s3_uri
 from ..surveys.survey import FileOrder, Survey, describe_files, open_survey, sort_files
+from .account_limit import cap_concurrency
 from .fmi_session import add_session, find_endpoint
 from .invocation_log import note_invocation
 from .payload import Payload, assign_by_data_map, assign_files, make_events, read_payload
@@ -67,6 +68,8 @@ def _plan(content: dict[str, Any], payload: Payload, run: RunFolder, is_publishe
     notices: list[str] = []
     endpoint = find_endpoint(payload)
     max_concurrency = payload.max_concurrency or int(os.environ.get("COSMICAI_MAX_CONCURRENCY", MAX_CONCURRENCY))
+    if endpoint:  # all ranks must run at the same time
+        max_concurrency = cap_concurrency(max_concurrency, payload.world_size, notices.append)
     order = _choose_order(payload, run)
     survey, shares = _assign_partitions(payload, order, run, notices, max_concurrency if endpoint else None)
     weights = select_weights(payload.bucket, payload.S3_object_name, payload.weights, run)
@@ -94,7 +97,9 @@ def _plan(content: dict[str, Any], payload: Payload, run: RunFolder, is_publishe
         for event, names in zip(events, shares, strict=True)
         if unfinished.intersection(names)
     ]
-    if endpoint:
+    if not endpoint:
+        max_concurrency = cap_concurrency(max_concurrency, len(remaining), notices.append)
+    else:
         remaining = add_session(remaining, endpoint, run)
     run.write_json(run.map_items_path, [event.to_dict() for event in remaining])
     stop_at = max(

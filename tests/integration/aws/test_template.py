@@ -41,14 +41,20 @@ NARROW = (
     rf"{LOGS}/cosmicai-[a-z]+:\*",
     rf"{ECS_LOGS}/cosmicai-rendezvous:\*",
 )
-# A permission that AWS grants for everything or not at all: this statement of this role only.
-SIGN_IN = {
+# Permissions that AWS grants for everything or not at all: these statements of these roles only.
+ACCOUNT_WIDE = {
+    "InitializeRole": {
+        "Sid": "ReadAccountLimit",
+        "Effect": "Allow",
+        "Action": "lambda:GetAccountSettings",
+        "Resource": "*",
+    },
     "RendezvousRole": {
         "Sid": "SignInToRegistry",
         "Effect": "Allow",
         "Action": "ecr:GetAuthorizationToken",
         "Resource": "*",
-    }
+    },
 }
 NO_VALUE = object()
 KEY_ARN = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/01234567-89ab-cdef-0123-456789abcdef"
@@ -149,12 +155,12 @@ def as_list(value: Any) -> list[Any]:
 
 
 def find_wildcards(resources: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield the wildcards that policies allow, except NARROW and SIGN_IN: resource and wildcard."""
+    """Yield the wildcards that policies allow, except NARROW and ACCOUNT_WIDE: resource and wildcard."""
     for name, resource in resources.items():
         for statement in (own for policy in policies(resource) for own in policy["Statement"]):
             if statement["Effect"] == "Deny":  # a wildcard makes it stricter
                 continue
-            if statement == SIGN_IN.get(name):
+            if statement == ACCOUNT_WIDE.get(name):
                 continue
             yield from ((name, key) for key in statement if key.startswith("Not"))
             arns = as_list(statement.get("Resource", []))
@@ -264,7 +270,7 @@ def test_a_planted_wildcard_is_found(where: str, changed: dict[str, Any], found:
 def test_only_the_rendezvous_may_sign_in_to_all_registries() -> None:
     template = deepcopy(SOURCE)
     [policy] = template["Resources"]["InferRole"]["Properties"]["Policies"]
-    policy["PolicyDocument"]["Statement"].append(SIGN_IN["RendezvousRole"])
+    policy["PolicyDocument"]["Statement"].append(ACCOUNT_WIDE["RendezvousRole"])
     assert list(find_wildcards(stack(template, **IMAGE))) == [("InferRole", "*")]
     [policy] = template["Resources"]["RendezvousRole"]["Properties"]["Policies"]
     [statement] = [own for own in policy["PolicyDocument"]["Statement"] if own["Sid"] == "SignInToRegistry"]
@@ -307,7 +313,7 @@ def test_roles_grant_exactly_this(given: dict[str, str], bucket: str, data_bucke
         | run_grants(bucket)
         | list_grants(bucket, DATA)
         | list_grants(data_bucket, DATA)
-        | {("s3:PutObject", f"arn:aws:s3:::{bucket}/payload.json", ())}
+        | {("s3:PutObject", f"arn:aws:s3:::{bucket}/payload.json", ()), ("lambda:GetAccountSettings", "*", ())}
         | log_grants("cosmicai-initialize")
     )
     assert permissions(resources, "InferRole") == (
