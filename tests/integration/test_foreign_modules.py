@@ -30,8 +30,8 @@ def test_the_variable_is_named(tmp_path: Path, module: str, content: str) -> Non
 def test_another_pythonhome_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/other")
     assert describe_foreign_modules(ImportError("No module named 'math'")) == (
-        "PYTHONHOME=/other lets Python look for its libraries there and not in this installation (ImportError: No module "
-        "named 'math'); start the program with `env -u PYTHONHOME` in front of the command"
+        "PYTHONHOME=/other lets Python look for its libraries there and not in this installation (ImportError: No "
+        "module named 'math'); start the program with `env -u PYTHONHOME` in front of the command"
     )
     assert describe_foreign_modules(ValueError("ours")) == ""
 
