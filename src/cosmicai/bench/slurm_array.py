@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import InputError
+from ..launchers.slurm.commands import SlurmFailure, call_slurm, read_job_number
 from ..launchers.slurm.queue import list_jobs
 from ..measurement.subprocesses import last_line
 from ..runs.record import Record
@@ -71,19 +72,21 @@ def run_array(survey: str, weights: str, out: str, tasks: int, cores: int, *opti
     logs.mkdir(parents=True)
     command = [
         "sbatch", "--parsable", f"--array=0-{tasks - 1}", f"--cpus-per-task={cores}", f"--mem={MEMORY_MB * cores}M",
-        str(ROOT / SCRIPT), survey, run.uri, weights,
+        f"--output={logs}/slurm-%A_%a.out", str(ROOT / SCRIPT), survey, run.uri, weights,
     ]  # fmt: skip
-    environment = os.environ | {
+    variables = {
         "COSMICAI_ROOT": str(ROOT),
         "COSMICAI_INFER_OPTIONS": " ".join(options),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
     begin = time.time()
-    done = subprocess.run(command, cwd=logs, env=environment, capture_output=True, text=True)
+    try:
+        answer = call_slurm(command, attempts=1, variables=variables)
+    except SlurmFailure as failure:
+        raise InputError(f"sbatch refused: {failure}") from None
     sbatch_seconds = time.time() - begin
-    if done.returncode:
-        raise InputError(f"sbatch refused: {last_line(done.stderr)}")
-    job = done.stdout.strip().partition(";")[0]
+    if not (job := read_job_number(answer)):
+        raise InputError(f"sbatch answered {answer.strip()!r}; expected the number of a job")
     completed_at = _wait_for_array(job, run)
     records = list(run.records().values())
     summary = run.summary()
@@ -125,7 +128,8 @@ def _wait_for_array(job: str, run: RunFolder) -> float | None:
                     return completed_at or _completion_time(run)
                 requested_at = time.monotonic()
     except BaseException:
-        subprocess.run(["scancel", job], capture_output=True)
+        with suppress(SlurmFailure):
+            call_slurm(["scancel", job])
         raise
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cosmicai.errors import InputError
+from cosmicai.errors import InputError, StorageError
+from cosmicai.launchers import status
 from cosmicai.launchers.base import RemoteStatus
 from cosmicai.launchers.lock import LauncherLock, run_lock
 from cosmicai.launchers.status import RankStatus, RunStatus, render_status, run_status, show_status
@@ -240,6 +241,27 @@ def test_watching_ends_when_the_run_is_complete(tmp_path, job):
     assert (code, errors) == (0, "")
     assert f"{out}: complete\n2,000 of 2,000 galaxies done, 0 missing\n" in printed
     assert wait_for_end(launcher)[0] == 0
+
+
+@pytest.mark.parametrize(("failures", "passes"), [(status.MAX_FAILURES - 1, True), (status.MAX_FAILURES, False)])
+def test_watching_survives_errors_of_the_storage_that_pass(planned, monkeypatch, failures, passes):
+    read, calls = status._read_status, []
+
+    def read_unless_broken(run, remote):
+        calls.append(1)
+        if 2 <= len(calls) < 2 + failures:
+            raise StorageError(f"cannot read {run.plan_path}: stale file handle")
+        if len(calls) > 1:
+            run_worker(run, Rank())
+        return read(run, remote)
+
+    monkeypatch.setattr(status, "_read_status", read_unless_broken)
+    monkeypatch.setattr(status, "REFRESH_INTERVAL", 0.0)
+    if passes:
+        assert status.show_status(planned, watch=True) == 0
+    else:
+        with pytest.raises(StorageError, match="stale file handle"):
+            status.show_status(planned, watch=True)
 
 
 def test_watching_does_not_wait_for_a_launcher(planned):

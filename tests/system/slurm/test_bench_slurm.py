@@ -149,7 +149,7 @@ def test_what_a_task_said_last_is_told_when_it_leaves_no_record(tmp_path, here):
 
 def test_an_array_that_cannot_be_submitted_is_told_in_sbatchs_words(tmp_path, here, monkeypatch):
     monkeypatch.setenv("SBATCH_PARTITION", "absent")
-    with pytest.raises(InputError, match=r"^sbatch refused: sbatch: error: .*[Ii]nvalid partition"):
+    with pytest.raises(InputError, match=r"^sbatch refused: .*[Ii]nvalid partition"):
         run_array(str(tmp_path / "absent"), "demo", str(tmp_path / "run"), 2, 1)
 
 

@@ -8,6 +8,7 @@ inherit.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SA
 CONNECTION = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK_SOCKET")
 # What a busy or restarting controller says; such a command has perhaps been carried out.
 PASSING = ("timed out", "unable to contact slurm controller", "connection refused", "connection reset", "try again")
+# The line with the number of a job: `12`, `12;cluster`, or with a site's own words around it.
+SUBMITTED = re.compile(r"\s*(?:Submitted batch job )?(\d+)(?:;\S+)?(?: on cluster \S+)?\s*")
 # Options of sbatch whose variable in its environment has another name.
 VARIABLES = {"array": "SBATCH_ARRAY_INX", "time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}
 # These would change what kind of job it is, contradict an option of this program's jobs, or send the job to a cluster
@@ -59,6 +62,12 @@ def _variable(option: str) -> str:
     """Return the name of the variable for an option such as "--partition=gpu"."""
     name = option.partition("=")[0].removeprefix("--")
     return VARIABLES.get(name, f"SBATCH_{name.upper().replace('-', '_')}")
+
+
+def read_job_number(answer: str) -> str | None:
+    """Return the number of the job from what sbatch printed, in the last line that has one; None without one."""
+    numbers = [line[1] for text in answer.splitlines() if (line := SUBMITTED.fullmatch(text))]
+    return numbers[-1] if numbers else None
 
 
 def call_slurm(

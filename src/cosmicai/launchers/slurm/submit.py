@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import select
 import shlex
@@ -28,7 +27,7 @@ from ...storage.s3 import is_s3
 from ..base import RankRequest, SlurmRequest
 from ..submission import SlurmSubmission, SubmittedRequest
 from .allocation import SlurmAllocation
-from .commands import SlurmFailure, call_slurm, inherited_options
+from .commands import SlurmFailure, call_slurm, inherited_options, read_job_number
 from .queue import list_jobs, name_jobs
 
 ROOT = Path(__file__).parents[4]
@@ -42,8 +41,6 @@ DEMANDS = {
     "reservation": "--reservation, or reservation in the site's file",
 }
 TASK = "task.pkl"  # what each task of a submission runs
-# The line with the number of a job: `12`, `12;cluster`, or with a site's own words around it.
-ANSWER = re.compile(r"\s*(?:Submitted batch job )?(\d+)(?:;\S+)?(?: on cluster \S+)?\s*")
 
 
 class WorkerTask:
@@ -178,8 +175,8 @@ def _sbatch(script: _Script, known: Collection[str]) -> str:
     applied, _ = inherited_options(os.environ, options)
     try:
         answer = call_slurm(["sbatch", "--parsable", *options, str(script.path)], attempts=1, variables=applied)
-        if numbers := [line[1] for text in answer.splitlines() if (line := ANSWER.fullmatch(text))]:
-            return numbers[-1]
+        if number := read_job_number(answer):
+            return number
         failure = SlurmFailure(f"sbatch answered {answer.strip()!r}", may_have_passed=True)
     except SlurmFailure as raised:
         failure = raised
