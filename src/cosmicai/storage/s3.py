@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -169,19 +169,31 @@ def _wait_if_busy(response: Any, attempts: int, **_: Any) -> float | None:
 
 
 def head_object(bucket: str, key: str) -> dict[str, Any]:
-    """Return what S3 says of an object. Raises botocore's ClientError with the reason of a refusal.
+    """Return what S3 says of an object. Raises botocore's ClientError with the reason of a refusal."""
+    client = s3_client()
+    return _ask_for_reason(
+        lambda: client.head_object(Bucket=bucket, Key=key),
+        lambda: client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close(),
+    )
 
-    S3's answer to HEAD is a bare number, so that a refused request is made again as GET, whose answer has the reason.
-    """
+
+def head_bucket(client: Any, bucket: str) -> dict[str, Any]:
+    """Return what S3 says of a bucket, by this client. Raises botocore's ClientError with the reason of a refusal."""
+    return _ask_for_reason(
+        lambda: client.head_bucket(Bucket=bucket), lambda: client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    )
+
+
+def _ask_for_reason(head: Callable[[], dict[str, Any]], get: Callable[[], object]) -> dict[str, Any]:
+    """Return the answer to a HEAD request; if it is refused, which S3 does with a bare number, GET tells the reason."""
     from botocore.exceptions import ClientError
 
     try:
-        found: dict[str, Any] = s3_client().head_object(Bucket=bucket, Key=key)
+        return head()
     except ClientError as error:
         if error.response["Error"]["Code"] in ("400", "403"):
-            s3_client().get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close()
+            get()
         raise
-    return found
 
 
 def split_s3_uri(uri: str) -> tuple[str, str]:

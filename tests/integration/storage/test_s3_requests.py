@@ -274,6 +274,30 @@ def test_a_listing_that_s3_is_too_busy_for_is_asked_for_again(bucket, monkeypatc
     assert len(refused) == BUSY_ATTEMPTS - 1
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "sentence"),
+    [
+        (400, "ExpiredToken", "you are no longer signed in to AWS; sign in again"),
+        (403, "AccessDenied", "User x may not read this (AccessDenied); ask the administrators of the account"),
+        (403, "RequestTimeTooSkewed", "this machine's clock is wrong"),
+    ],
+)
+def test_the_reason_of_a_refused_head_is_that_of_get(bucket, status, code, sentence):
+    storage.write_bytes(f"{bucket}/a", b"x")
+
+    def refuse(request: Any, **_: Any) -> AWSResponse:
+        body = f"<Error><Code>{code}</Code><Message>User x may not read this</Message></Error>".encode()
+        return AWSResponse(request.url, status, {}, RawResponse(b"" if request.method == "HEAD" else body))
+
+    s3_client().meta.events.register("before-send.s3", refuse)
+    try:
+        with pytest.raises(StorageError) as caught:
+            open_ranges(f"{bucket}/a")
+    finally:
+        s3_client().meta.events.unregister("before-send.s3", refuse)
+    assert str(caught.value).startswith(f"cannot read {bucket}/a: {sentence}")
+
+
 def test_errors_of_the_server_are_counted_with_the_requests_that_boto3_repeats(server, waits):
     server.errors = 3
     requests = RequestStatistics()

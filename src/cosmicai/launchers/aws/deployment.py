@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...runs.provenance import git_commit
+from ...storage.s3 import head_bucket
 from ..image_commit import commit_notices
 from .change_sets import Change
 from .clients import Account, describe_aws_errors
@@ -187,7 +188,7 @@ def _require_bucket(account: Account, bucket: str, outputs: Mapping[str, str]) -
             f"the stack has the bucket {outputs['BucketName']} and cannot change it; create another stack with --stack"
         )
     with describe_aws_errors(f"use the bucket {bucket}"):
-        region = account.client("s3").head_bucket(Bucket=bucket).get("BucketRegion", account.region_name)
+        region = head_bucket(account.client("s3"), bucket).get("BucketRegion", account.region_name)
     if region != account.region_name:
         raise InputError(
             f"the bucket {bucket} is in {region} and the stack in {account.region_name}; use one region for both"

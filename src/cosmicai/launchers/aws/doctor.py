@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...storage.s3 import head_bucket
 from .clients import Account, describe_aws_errors
 from .image_push import ARCHIVE, has_image, read_archive, require_skopeo
 from .stack import CHANGEABLE, describe_stack, explain_unchangeable, read_outputs, require_stack
@@ -90,7 +91,7 @@ def _check_services(
 
 def _reach_bucket(account: Account, bucket: str) -> str:
     with describe_aws_errors(f"reach s3://{bucket}"):
-        account.client("s3").head_bucket(Bucket=bucket)
+        head_bucket(account.client("s3"), bucket)
     return f"s3://{bucket} is reachable"
 
 
