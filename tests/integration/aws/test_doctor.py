@@ -161,11 +161,11 @@ def test_credentials_that_aws_does_not_accept(aws, deployed):
 @pytest.mark.parametrize(
     ("service", "name", "finding"),
     [
-        ("cloudformation", "CloudFormation", "cannot describe the stack NAME: not authorized"),
-        ("s3", "S3", "cannot reach s3://BUCKET: not authorized"),
-        ("stepfunctions", "Step Functions", "cannot reach stepfunctions: not authorized"),
-        ("lambda", "Lambda", "cannot reach lambda: not authorized"),
-        ("ecr", "ECR", "cannot reach ecr: not authorized"),
+        ("cloudformation", "CloudFormation", "cannot describe the stack NAME: not authorized (AccessDeniedException)"),
+        ("s3", "S3", "cannot reach s3://BUCKET: not authorized (AccessDeniedException)"),
+        ("stepfunctions", "Step Functions", "cannot reach stepfunctions: not authorized (AccessDeniedException)"),
+        ("lambda", "Lambda", "cannot reach lambda: not authorized (AccessDeniedException)"),
+        ("ecr", "ECR", "cannot reach ecr: not authorized (AccessDeniedException)"),
     ],
 )
 def test_a_service_that_refuses_is_named(aws, deployed, service, name, finding):
