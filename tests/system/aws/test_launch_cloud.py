@@ -289,7 +289,7 @@ def test_the_description_comes_last_and_not_at_all_after_an_upload_that_failed(h
         s3_client.cache_clear()
     assert done.code == 2
     assert f"launch: cannot write s3://{here.bucket}/surveys/" in done.err
-    assert done.err.endswith("/000003.h5: Access Denied; ask the administrators of the account for this permission\n")
+    assert done.err.endswith("/000003.h5: Access Denied (AccessDenied); ask the administrators of the account for this permission\n")
     assert not [key for key in here.stored() if key.endswith(("survey.json", "000003.h5"))]
     assert here.started == [] and not here.out.exists()
     here.then = whole
