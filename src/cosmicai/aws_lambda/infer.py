@@ -93,7 +93,7 @@ def infer(event: dict[str, Any], context: Any) -> dict[str, Any]:
         record = work(StaticSource(missing))
         if disconnected:
             record = share.run.amend_record(record, fmi={"ended": disconnected})
-    share.publish(request.fmi is not None)
+    share.publish(request.fmi is not None, record)
     if request.fmi or record.items < len(missing):
         share.require_complete()
     return dict(msgspec.to_builtins(record))
@@ -121,12 +121,14 @@ class _Share:
     results: RunFolder
     data_path: str | list[str] | None = None
 
-    def publish(self, is_shared: bool) -> Record | None:
+    def publish(self, is_shared: bool, last: Record | None = None) -> Record | None:
         """Write the published result of all attempts of the rank if they did something, and return the last record.
 
-        Unless other ranks share its items, the items that are done say what attempts did that were killed.
+        `last` is that record, if it is known: the records of earlier attempts are read only if there were any. Unless
+        other ranks share its items, the items that are done say what attempts did that were killed.
         """
-        if not (ranks := merge_attempts(self.run.records_of(self.rank, notify))):
+        records = [last] if last and last.attempt == 1 else self.run.records_of(self.rank, notify)
+        if not (ranks := merge_attempts(records)):
             return None
         if ranks[0].unfinished and not is_shared:
             done = self.run.plan().galaxies_of(self.run.parts_of(self.items))
@@ -179,7 +181,7 @@ def _published_share(event: RankEvent) -> _Share:
     survey = f"s3://{event.data_bucket}/{prefix}"
     result_path = normalize_result_path(event.result_path, "the event's RESULT_PATH")
     location = locate_run(event.s3_bucket, result_path)
-    if not location.run.has_plan():
+    if location.is_hidden and not location.run.has_plan():
         location = locate_run(event.s3_bucket, result_path, "ranks", str(rank))
         run = location.run
         weights = select_weights(event.s3_bucket, event.s3_object_name or "", None, run)

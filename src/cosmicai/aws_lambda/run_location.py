@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..runs.store import RunFolder
-from ..storage.s3 import split_s3_uri
+from ..storage.s3 import is_s3, split_s3_uri
 
 HIDDEN = ".cosmicai"  # folder of the bucket
 
@@ -68,8 +68,10 @@ def locate_own_run(bucket: str, result_path: str) -> RunLocation:
 
 
 def locate_folder(uri: str) -> RunLocation:
-    """Return where the run with this run folder has its published results."""
+    """Return where the run with this run folder has its published results; outside S3 it holds them itself."""
     run = RunFolder(uri.rstrip("/"))
+    if not is_s3(run.uri):
+        return RunLocation(run, run)
     bucket, key = split_s3_uri(run.uri)
     results = key.removeprefix(f"{HIDDEN}/")
     return RunLocation(run if results == key else RunFolder(f"s3://{bucket}/{results}"), run)

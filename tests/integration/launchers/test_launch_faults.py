@@ -279,7 +279,7 @@ def test_a_stopped_launcher_stops_its_ranks_and_leaves_a_run_to_resume(tmp_path,
     wait_for_part(process, out)
     pids = [wait_for_pid(process, out, rank) for rank in ("0", "1")]
     process.send_signal(sent)
-    code, printed, errors = wait_for_end(process, 10)
+    code, printed, errors = wait_for_end(process)
     assert (code, printed) == (130, "")
     assert errors.splitlines()[-1].startswith("launch: interrupted; a run keeps what is finished")
     assert "Traceback" not in errors and ends(errors) == []
@@ -295,7 +295,7 @@ def test_a_launcher_stops_a_rank_that_hangs_too(tmp_path, job):
     pids = [wait_for_pid(process, out, rank) for rank in ("0", "1")]
     os.kill(pids[1], signal.SIGSTOP)
     process.terminate()
-    assert wait_for_end(process, 10)[0] == 130
+    assert wait_for_end(process)[0] == 130
     assert all(map(is_gone, pids))
 
 

@@ -152,7 +152,7 @@ def estimate_run(
 
 def count_rank_requests(pieces: int, items: int) -> dict[str, int]:
     """Return a rank's requests to S3: for its run and partition at first, for each piece of galaxies and each item."""
-    return {"ListObjectsV2": 1, "HeadObject": 1, "GetObject": 5 + pieces, "PutObject": 3 + 2 * items}
+    return {"ListObjectsV2": 3, "HeadObject": 1, "GetObject": 5 + pieces, "PutObject": 4 + 2 * items}
 
 
 def count_planner_requests(ranks: int, items: int, opened: int = 0, ranges: int = 0) -> dict[str, dict[str, int]]:
@@ -163,7 +163,7 @@ def count_planner_requests(ranks: int, items: int, opened: int = 0, ranges: int 
     of cutouts. The two figures of intervals and the magnitudes that these need are not counted.
     """
     return {
-        "initialize": {"ListObjectsV2": 5, "HeadObject": 1, "GetObject": 3 + 3 * opened + ranges, "PutObject": 4},
+        "initialize": {"ListObjectsV2": 6, "HeadObject": 1, "GetObject": 3 + 3 * opened + ranges, "PutObject": 4},
         "summarize": {
             "ListObjectsV2": 6, "HeadObject": 1 + ranks, "GetObject": 3 + 4 * ranks + items, "PutObject": 7 + ranks,
         },
