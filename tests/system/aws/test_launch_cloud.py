@@ -949,7 +949,7 @@ def test_a_dry_run_counts_and_leaves_nothing(here, monkeypatch):
     seconds = [7, 7, 5, 5, 5]
     gb_seconds = sum(seconds) * 2 + 2 * 2 * 3008 / 1024
     # Of each rank: 8 pieces of 64 galaxies, one item. Then initialize and summarize, with 5 records and 5 items.
-    writes = 5 * (1 + 3 + 2) + (5 + 4) + (6 + 7 + 5)
+    writes = 5 * (3 + 4 + 2) + (6 + 4) + (6 + 7 + 5)
     # The survey's check opens 5 partitions, with 3 reads each, and reads 32 ranges of cutouts.
     reads = 5 * (1 + 5 + 8) + (1 + 3 + 5 * 3 + 32) + (1 + 5 + 3 + 4 * 5 + 5)
     transitions = 6 + 2 * 5
