@@ -134,9 +134,9 @@ def test_dollars_are_those_of_the_price_list():
     rows = rows_of(recommend_from_models(TOTAL, EVERYTHING, None, None))
     ranks, seconds, batches = math.ceil(659_857 / 2556), 5 + 0.005 * 2556, math.ceil(2556 / 512)
     invocation = REQUEST + math.ceil(seconds * 1000) / 1000 * 10 * X86 + 2 * TRANSITION
-    requests = (1 + 3 + 2 * batches) * WRITE + (1 + 5 + batches) * READ  # of a rank
+    requests = (3 + 4 + 2 * batches) * WRITE + (1 + 5 + batches) * READ  # of a rank
     planners = 2 * (REQUEST + 5.0 * 3008 / 1024 * X86) + 6 * TRANSITION
-    planners += (5 + 4 + 6 + 7 + ranks) * WRITE + (1 + 3 + 1 + 3 + 5 * ranks + ranks * batches) * READ
+    planners += (6 + 4 + 6 + 7 + ranks) * WRITE + (1 + 3 + 1 + 3 + 5 * ranks + ranks * batches) * READ
     expected = ranks * (invocation + requests) + planners
     for limit in ("100", "1,000"):
         name = f"Lambda, partitions of 50 MB, 10,240 MB, {limit} at once"
