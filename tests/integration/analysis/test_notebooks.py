@@ -147,7 +147,7 @@ def test_scaling(ours, place, monkeypatch):
     seen = text(found)
     folders = (RunFolder(f"{ours.split()[1]}/partition-2MB/batch-16/world-{ranks}/1") for ranks in (1, 4))
     wall = [folder.summary().totals.wall_seconds for folder in folders]  # type: ignore[union-attr]
-    assert f"{wall[0] / wall[1]:.2f} times" in seen
+    assert f"{format_statistic(wall[0] / wall[1], 1)} times" in seen
     records = RunFolder(f"{ours.split()[1]}/partition-2MB/batch-16/world-4/1").records().values()
     seconds = [record.seconds.working for record in records]
     shown = re.search(r"world-4/1', ([0-9.]+), ([0-9.]+)\)", seen)
