@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import InputError
-from ..launchers.slurm.commands import SlurmFailure, call_slurm, read_job_number
+from ..launchers.slurm.commands import SlurmFailure, call_slurm, inherited_options, read_job_number
 from ..launchers.slurm.queue import list_jobs
 from ..measurement.subprocesses import last_line
 from ..runs.record import Record
@@ -81,7 +81,8 @@ def run_array(survey: str, weights: str, out: str, tasks: int, cores: int, *opti
     }
     begin = time.time()
     try:
-        answer = call_slurm(command, attempts=1, variables=variables)
+        applied, _ = inherited_options(os.environ, command[1:])  # the account and the partition, for instance
+        answer = call_slurm(command, attempts=1, variables=applied | variables)
     except SlurmFailure as failure:
         raise InputError(f"sbatch refused: {failure}") from None
     sbatch_seconds = time.time() - begin
