@@ -2,12 +2,14 @@
 # Predict redshifts with one job on several GPUs, of one node or of several: one task per GPU. The tasks connect by
 # torch.distributed (NCCL), take items by a shared counter, and make the catalogue at the end.
 #
-#   sbatch --nodes=2 --ntasks-per-node=4 --gres=gpu:a100:4 jobs/infer_gpus.sh SURVEY RUN WEIGHTS
-#   sbatch jobs/infer_gpus.sh                    one GPU, 4,096 synthetic galaxies, demo weights
-#   sbatch ... jobs/infer_gpus.sh SURVEY RUN WEIGHTS     again: does what is missing in RUN
+#   sbatch --account=ME --partition=gpu --nodes=2 --ntasks-per-node=4 --gres=gpu:a100:4 jobs/infer_gpus.sh \
+#     SURVEY RUN WEIGHTS
+#   sbatch --account=ME --partition=gpu jobs/infer_gpus.sh      one GPU, 4,096 synthetic galaxies, demo weights
 #
+# The same command again does what is missing in RUN. Leave out --account and --partition where your site has defaults.
 # SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_gpus-JOB by
-# default. A job that runs out of time drops its current items and is requeued. Variables:
+# default, and has what the job prints in RUN/logs. A job that runs out of time drops its current items and is requeued.
+# Variables:
 #
 # COSMICAI_INFER_OPTIONS   further options of `cosmicai plan`, such as "--precision tf32"
 # COSMICAI_IMAGE           run in this container; see slurm/container.sh --help

@@ -3,12 +3,13 @@
 # counter and make the catalogue at the end. SLURM starts them by PMIx (`srun --mpi=list` shows whether it can); where
 # mpi4py and PMIx do not fit together, use jobs/infer_array.sh.
 #
-#   sbatch --nodes=4 --ntasks=64 jobs/infer_mpi.sh SURVEY RUN WEIGHTS
-#   sbatch jobs/infer_mpi.sh                    4,096 synthetic galaxies, demo weights
-#   sbatch ... jobs/infer_mpi.sh SURVEY RUN WEIGHTS     again: does what is missing in RUN
+#   sbatch --account=ME --partition=parallel --nodes=4 --ntasks=64 jobs/infer_mpi.sh SURVEY RUN WEIGHTS
+#   sbatch --account=ME --partition=standard jobs/infer_mpi.sh     4,096 synthetic galaxies, demo weights
 #
+# The same command again does what is missing in RUN. Leave out --account and --partition where your site has defaults.
 # SURVEY and WEIGHTS are paths, relative to where you submit, s3:// addresses or `demo`; RUN is runs/infer_mpi-JOB by
-# default. A job that runs out of time drops its current items and is requeued. Variables:
+# default, and has what the job prints in RUN/logs. A job that runs out of time drops its current items and is requeued.
+# Variables:
 #
 # COSMICAI_INFER_OPTIONS   further options of `cosmicai plan`, such as "--precision int8"
 # COSMICAI_IMAGE           run in this container; see slurm/container.sh --help. If `scontrol show config` says that

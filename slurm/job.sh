@@ -2,7 +2,8 @@
 # Arguments of the batch scripts in jobs/, and their orderly end before SLURM ends them. To be sourced.
 #
 #   parse_arguments NAME "$@"   sets $survey, $run, $weights and $options from SURVEY, RUN and WEIGHTS, which must all
-#                               be given, or none; --help prints the script's head comment and exits
+#                               be given, or none; --help prints the script's head comment and exits. From then on what
+#                               the job prints is in RUN/logs, unless sbatch was given another --output
 #   run_command COMMAND...      runs a command and returns if it succeeds, else ends the job with its exit code
 #
 # With `#SBATCH --signal=B:USR1@60` SLURM signals the batch shell before the time is up. The command then gets SIGTERM,
@@ -26,6 +27,7 @@ parse_arguments() { # NAME [SURVEY [RUN [WEIGHTS]]]
   survey=$(absolute "${2:-demo}") weights=$(absolute "${4:-demo}")
   run=$(absolute "${3:-runs/$name-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}")
   read -ra options <<<"${COSMICAI_INFER_OPTIONS-}"
+  move_output
   echo "$name: survey $survey, weights $weights, run $run" "${options[@]}"
 }
 
@@ -33,6 +35,14 @@ fail() { echo "$name: $*" >&2 && exit 2; }
 
 absolute() { # PATH: relative to the folder of submission
   if [[ $1 =~ ^(demo$|s3://|/) ]]; then printf %s "$1"; else printf %s "$SLURM_SUBMIT_DIR/$1"; fi
+}
+
+move_output() { # of the job into the run folder, by renaming: SLURM itself goes on writing into the same file
+  local from folder=$run/logs
+  from=$(readlink "/proc/$$/fd/1")
+  [[ $run != s3://* && $from = "$(realpath "$SLURM_SUBMIT_DIR")"/slurm-*.out ]] || return 0
+  mkdir -p "$folder" && [ "$(stat --format=%d "$folder" "$from" | uniq | wc -l)" = 1 ] || return 0
+  mv "$from" "$folder/$(basename "$from" .out)${SLURM_RESTART_COUNT:+-restart-$SLURM_RESTART_COUNT}.out"
 }
 
 run_command() { # COMMAND...
@@ -45,9 +55,9 @@ run_command() { # COMMAND...
     # A signal ends the waiting, but not the command.
     until handled=$signals code=0 && { wait "$child" || code=$?; } && [ "$signals" = "$handled" ]; do :; done
   fi
-  case $signals:$code in
-    *T*) exit 143 ;;               # cancelled, or preempted: then SLURM itself requeues it
-    U*:[!023] | U*:??*) requeue ;; # unless it ended by itself at that moment
+  case $signals in
+    *T*) exit 143 ;; # cancelled, or preempted: then SLURM itself requeues it
+    *U*) case $code in 0 | 2 | 3) ;; *) requeue ;; esac ;; # unless it ended by itself: complete, refused, incomplete
   esac
   [ $code = 0 ] || exit $code
 }

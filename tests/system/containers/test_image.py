@@ -305,7 +305,7 @@ def test_jobs_in_it_have_all_their_ranks_and_the_same_catalogue(
 ):
     arguments = [ROOT / "jobs" / script, survey / "survey", tmp_path / "run", survey / "w.safetensors"]
     job = jobs.sbatch(*options, *map(str, arguments), **settings(image, jobs))
-    assert jobs.wait(job) == "COMPLETED", [own.read_text() for own in jobs.folder.glob(f"slurm-{job}*.out")]
+    assert jobs.wait(job) == "COMPLETED", [log.read_text() for log in (tmp_path / "run/logs").glob("*.out")]
     assert {record.platform for record in read_complete_run(tmp_path / "run", image, ranks)} == {platform}
     assert digest(tmp_path / "run") == digest(survey / "expected")
 

@@ -122,6 +122,30 @@ def test_a_task_of_an_array_infers(pretended: Pretended) -> None:
     assert pretended.called == [f"cosmicai {expected}"]
 
 
+def test_what_a_job_prints_is_moved_into_the_run_folder(pretended: Pretended) -> None:
+    """From where SLURM put it, also for a requeued job; another --output, or a run on S3, leaves it where it is."""
+    pretended.worker("echo done")
+
+    def printed(output: str, run: str, **more: object) -> None:
+        command = [pretended.project / "jobs/infer_array.sh", "survey", run, "w"]
+        with (pretended.project / output).open("wb") as stream:
+            environment = pretended.environment(**ARRAY, **more)
+            subprocess.run(command, cwd=pretended.project, env=environment, stdout=stream, stderr=stream, check=True)
+
+    printed("slurm-70_3.out", "here")
+    printed("slurm-70_3.out", "here", SLURM_RESTART_COUNT=1)
+    logs = pretended.project / "here/logs"
+    assert sorted(path.name for path in logs.iterdir()) == ["slurm-70_3-restart-1.out", "slurm-70_3.out"]
+    for path in logs.iterdir():
+        assert path.read_text().splitlines()[0].startswith("infer_array: survey ")
+        assert path.read_text().splitlines()[-1] == "done"
+    assert not list(pretended.project.glob("*.out"))
+    printed("mine.out", "there")
+    printed("slurm-71.out", "s3://bucket/run")
+    assert sorted(path.name for path in pretended.project.glob("*.out")) == ["mine.out", "slurm-71.out"]
+    assert not (pretended.project / "there").exists()
+
+
 @pytest.mark.parametrize(("job", "kind", "met"), [("infer_gpus", "none", " met"), ("infer_mpi", "pmix", "")])
 def test_several_ranks_work_on_a_plan(pretended: Pretended, job: str, kind: str, met: str) -> None:
     there = pretended.project

@@ -106,9 +106,9 @@ class Jobs:
         assert summary["catalogue_sha256"] == self.digest
         return list(RunFolder(str(out)).records().values())
 
-    def printed(self) -> str:
-        """What all jobs have printed so far."""
-        return "\n".join(path.read_text() for path in sorted(self.cluster.folder.glob("slurm-*.out")))
+    def printed(self, out: Path) -> str:
+        """What the jobs of a run have printed so far."""
+        return "\n".join(path.read_text() for path in sorted((out / "logs").glob("slurm-*.out")))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_a_warned_task_puts_its_work_down_and_is_requeued(tmp_path, jobs):
     records = jobs.require_complete(out)
     assert galaxies_of(records) == GALAXIES
     assert max(record.restarts for record in records) == 1
-    assert "infer_array: out of time, requeued to continue" in jobs.printed()
+    assert "infer_array: out of time, requeued to continue" in jobs.printed(out)
 
 
 def test_a_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path, jobs):
@@ -206,7 +206,7 @@ def test_a_task_that_never_gets_anywhere_is_not_requeued_for_ever(tmp_path, jobs
         )
         assert jobs.cluster.run("scancel", "--batch", "--signal=USR1", f"{job}_0").returncode == 0
     assert jobs.cluster.wait(job) == "FAILED"
-    assert "infer_array: out of time, and requeued 1 times already; submit it again to continue\n" in jobs.printed()
+    assert "infer_array: out of time, and requeued 1 times already; submit it again to continue\n" in jobs.printed(out)
     again = jobs.sbatch("infer_array.sh", out, "--array=0", TEST_SLOW="0")
     assert jobs.cluster.wait(again) == "COMPLETED"
     jobs.require_complete(out)
@@ -233,7 +233,7 @@ def test_a_task_that_takes_too_much_memory_is_made_up_for_and_named(tmp_path, jo
     jobs.require_complete(out)
     _, printed, _ = jobs.launch("status", str(out))
     # Without control groups, as here, SLURM kills such a task and says no more in its accounting.
-    assert "2 completed, 1 failed" in printed and "exceeded memory limit" in jobs.printed()
+    assert "2 completed, 1 failed" in printed and "exceeded memory limit" in jobs.printed(out)
 
 
 def test_a_task_whose_time_is_over_goes_on_later(tmp_path, jobs):
@@ -279,7 +279,7 @@ def test_a_path_may_have_spaces_and_letters_of_any_alphabet(tmp_path, jobs):
 def test_ranks_of_mpi_over_two_nodes_give_the_same(tmp_path, jobs):
     out = tmp_path / "run"
     job = jobs.sbatch("infer_mpi.sh", out, "--nodes=2", "--ntasks=4", TEST_SLOW="0")
-    assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
+    assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed(out)
     records = jobs.require_complete(out)
     assert sorted((record.rank, record.world_size, record.platform) for record in records) == [
         (rank, 4, "mpi") for rank in range(4)
@@ -296,7 +296,7 @@ def test_ranks_of_torch_over_two_nodes_give_the_same_though_the_port_is_taken(tm
         more = f"{shlex.join(SLOW)} --device cpu"
         job = jobs.sbatch("infer_gpus.sh", out, *options, TEST_SLOW="0", COSMICAI_INFER_OPTIONS=more)
         assert int(job) == last + 1
-        assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
+        assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed(out)
     records = jobs.require_complete(out)
     seen = sorted((record.rank, record.local_rank, record.cuda_visible_devices) for record in records)
     assert seen == [(0, 0, "0"), (1, 1, "1"), (2, 0, "0"), (3, 1, "1")]
@@ -319,7 +319,7 @@ def test_workers_in_a_container_give_the_same(tmp_path, jobs):
         "launched": jobs.submit(tmp_path / "launched", "--procs", "2", "--nodes", "2", **settings),
     }
     for name, job in submitted.items():
-        assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed()
+        assert jobs.cluster.wait(job) == "COMPLETED", jobs.printed(tmp_path / name)
         records = jobs.require_complete(tmp_path / name)
         assert sorted(record.rank for record in records) == [0, 1]
         assert {record.world_size for record in records} == {2}
