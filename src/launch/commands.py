@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from pathlib import Path
+
 import click
 
 from cosmicai.cli.launch import cancel, resume, run, status
+from cosmicai.errors import InputError
 
 
 class _LaunchGroup(click.Group):
@@ -12,8 +16,16 @@ class _LaunchGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            _refuse_misspelled(args[0], list(self.commands))
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+
+def _refuse_misspelled(word: str, commands: list[str]) -> None:
+    """Raise InputError if a word is nearly a command, and no survey that is there."""
+    near = get_close_matches(word.lower(), commands, 1, cutoff=0.6)
+    if near and not Path(word).exists():
+        raise InputError(f"there is no command and no survey {word}; did you mean `python -m launch {near[0]}`?")
 
 
 @click.group(cls=_LaunchGroup, context_settings={"help_option_names": ["-h", "--help"]})

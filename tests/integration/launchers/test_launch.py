@@ -245,7 +245,8 @@ def test_too_many_ranks_for_the_memory_are_refused_with_how_many_fit(monkeypatch
         with pytest.raises(InputError) as refused:
             require_memory(RankRequest(procs=9), on_cpus("openvino"))
         assert str(refused.value) == (
-            f"9 ranks need about 1,200 MB and {free:,.0f} MB are free on this machine; {fitting}"
+            f"this machine has 8 cores for 9 ranks, and 9 ranks need about 1,200 MB and {free:,.0f} MB are free on "
+            f"this machine; {fitting}"
         )
     monkeypatch.setattr(resources, "available_memory_mb", lambda: 1200.0)
     require_memory(RankRequest(procs=9), on_cpus("openvino"))

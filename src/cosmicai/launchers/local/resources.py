@@ -50,9 +50,11 @@ def require_memory(request: RankRequest, plan: Plan) -> None:
     if request.nodes > 1 or needed is None or free is None or needed <= free:
         return
     fitting = max((n for n in range(1, request.ranks) if (memory_of_ranks_mb(plan.engine, n) or 0) <= free), default=0)
+    cores = available_cores()
     raise InputError(
-        f"{request.ranks} ranks need about {needed:,.0f} MB and {free:,.0f} MB are free on this machine; "
-        + (f"use --procs {min(fitting, available_cores())}" if fitting else "free some memory")
+        (f"this machine has {cores} cores for {request.ranks} ranks, and " if request.ranks > cores else "")
+        + f"{request.ranks} ranks need about {needed:,.0f} MB and {free:,.0f} MB are free on this machine; "
+        + (f"use --procs {min(fitting, cores)}" if fitting else "free some memory")
     )
 
 
