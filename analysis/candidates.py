@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,6 +120,25 @@ def list_candidates(model: TimeModel, target: Target) -> Iterator[Candidate | Ex
         yield from (_make_slurm_candidate(model, target, count) for count in TASKS if count <= most)
 
 
+def free_gpu_command(target: Target) -> tuple[str, str] | None:
+    """Return the kind of GPU that the target's site does not charge for, and the command line that runs on such GPUs.
+
+    None if there is no such kind, or no profile of the site, as in the container image.
+    """
+    try:
+        site = load_site(target.site, {"USER": "user"})
+    except InputError:
+        return None
+    for gpu in site.gpus:
+        if site.compute_service_units(1, 1, gpu, 1.0, memory_mb=1.0) == 0:
+            tasks = str(gpu.max_running_per_user or GPUS[-1])
+            options = ["--array", tasks, "--gpus", "1", "--gpu-kind", gpu.kind]
+            return gpu.kind, _join_command(
+                target, ["--slurm", "--site", target.site, "--account", target.account, *options]
+            )
+    return None
+
+
 def _make_machine_candidate(model: TimeModel, target: Target) -> Candidate:
     ranks, on_gpus = model.slots[-1], model.device == "cuda"
     noun = ("GPU" if on_gpus else "process") + ("" if ranks == 1 else "s" if on_gpus else "es")
@@ -150,10 +169,12 @@ def _make_slurm_candidate(model: TimeModel, target: Target, count: int) -> Candi
     if model.place == GPU:
         machine = (model.machine or "").lower()
         kind = next((gpu.kind for gpu in site.gpus if gpu.kind in machine), None)
+        dearest = max(site.gpus, key=lambda gpu: gpu.service_units_per_hour or 0.0, default=None)
+        charged = kind or (dearest.kind if dearest else None)
         name = f"{site.name}, {count} GPU{'' if count == 1 else 's'}"
         options += ["--gpus", str(count)] + (["--gpu-kind", kind] if kind else [])
-        request, batch_request = RankRequest(gpus=count), SlurmRequest(**batch, gpu_kind=kind)
-        remarks += [] if kind else ["the kind of the measured GPU is not known"]
+        request, batch_request = RankRequest(gpus=count), SlurmRequest(**batch, gpu_kind=charged)
+        remarks += [] if kind else [f"the kind of the measured GPU is not known; charged as {charged}, the dearest"]
     else:
         cores = _count_cores(model)
         name = f"{site.name}, {count:,} tasks"
@@ -253,16 +274,20 @@ def _count_cores(model: TimeModel) -> int:
 
 def _build_command(model: TimeModel, target: Target, *options: str) -> str:
     """Return the command line, with the settings of the measured runs of this project that are not defaults."""
-    command = ["python", "-m", "launch", *options, target.survey]
-    command += ["--weights", target.weights or WEIGHTS]
+    settings: list[str] = []
     if model.origin == "ours":
         if model.batch_size not in (None, BATCH_SIZE[model.device]):
-            command += ["--batch-size", str(model.batch_size)]
+            settings += ["--batch-size", str(model.batch_size)]
         if model.engine == "reference":
-            command += ["--engine", model.engine]
+            settings += ["--engine", model.engine]
         if model.precision and model.precision != ("bfloat16" if model.device == "cuda" else "float32"):
-            command += ["--precision", model.precision]
-    return shlex.join([*command, "--out", target.out])
+            settings += ["--precision", model.precision]
+    return _join_command(target, options, settings)
+
+
+def _join_command(target: Target, options: Iterable[str], settings: Iterable[str] = ()) -> str:
+    survey = [target.survey, "--weights", target.weights or WEIGHTS]
+    return shlex.join(["python", "-m", "launch", *options, *survey, *settings, "--out", target.out])
 
 
 def _join_remarks(model: TimeModel, *parts: str) -> str:

@@ -90,8 +90,9 @@ def _estimate_service_units(run: _Run, job: JobResources | None) -> _Amount:
     if on_gpu and job.gpu is None:
         return None, None
     hours = run["wall_seconds"] / SECONDS_PER_HOUR
+    gpu = job.site.find_gpu(job.gpu) if on_gpu and job.gpu else None
     gpus = ranks if on_gpu else 0
-    units = job.site.compute_service_units(ranks * job.cores, gpus, job.gpu, hours, memory_mb=ranks * job.memory_mb)
+    units = job.site.compute_service_units(ranks * job.cores, gpus, gpu, hours, memory_mb=ranks * job.memory_mb)
     requested = f"{job.cores} core{'' if job.cores == 1 else 's'} and {job.memory_mb:g} MB per rank"
     requested += f", {job.gpu}" if on_gpu else ""
     return units, f"at most, by the rates of {job.site.name}: {requested}" if units is not None else None

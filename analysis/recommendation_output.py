@@ -15,7 +15,7 @@ import pandas as pd
 from cosmicai.console import echo
 
 from . import formatting
-from .candidates import Candidate
+from .candidates import Candidate, free_gpu_command
 from .formatting import format_statistic
 from .recommend import Recommendation
 from .time_model import TimeModel
@@ -137,6 +137,13 @@ def print_recommendation(recommendation: Recommendation) -> None:
 
     Nothing but words that cannot be broken is wider than WIDTH.
     """
+    if free := free_gpu_command(recommendation.target):
+        kind, command = free
+        _print_wrapped(f"Try first: GPUs of kind {kind} on {recommendation.target.site}, which it does not charge for.")
+        _print_wrapped("How fast they are was not measured, so that they are not among the choices below.")
+        for line in _wrap_command(command):
+            echo(line)
+        echo("")
     for line in describe_recommendation(recommendation):
         _print_wrapped(line)
     choices = tabulate_candidates(recommendation)

@@ -60,7 +60,11 @@ _RANK_OPTIONS = (
     click.option(
         "--time", default="1:00:00", show_default=True, help="Time limit of a job; work left after it is requeued."
     ),
-    click.option("--gpu-kind", help="Kind of GPU, such as a100; default: the site's first."),
+    click.option(
+        "--gpu-kind",
+        help="Kind of GPU, such as a100, or `cheapest`, which is the default; several, such as v100,a6000, submit jobs "
+        "for each, and those that start first do the work.",
+    ),
     click.option("--cores", type=click.IntRange(1), help="CPU cores per rank; default: up to 4."),
     click.option("--memory-mb", type=click.IntRange(1), help="Memory per node in MB; default: by the number of ranks."),
     click.option(
@@ -69,11 +73,16 @@ _RANK_OPTIONS = (
     click.option("--qos", help="SLURM quality of service; default: the site's, if it names one."),
     click.option("--constraint", help="Features that the nodes must have; default: the site's, if it names one."),
     click.option("--reservation", help="Reservation in which the jobs run."),
+    click.option("--mail-user", help="Address to which SLURM sends mail about the jobs."),
+    click.option("--mail-type", help="Events that it sends mail about; default END,FAIL if there is an address."),
+    click.option("--dependency", help="What the jobs wait for, such as afterok:1234; not repeated by `resume`."),
+    click.option("--exclude", help="Nodes on which the jobs must not run, such as n7 or n[7-9]."),
+    click.option("--nice", type=click.IntRange(0, 2**31 - 3), help="By how much the priority of the jobs is lowered."),
     click.option(
         "--sbatch",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Further option of sbatch, such as exclude=n7 or mail-type=END; can be given several times.",
+        help="Further option of sbatch, such as comment=mine; can be given several times.",
     ),
     click.option(
         "--array",

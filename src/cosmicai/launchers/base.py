@@ -60,9 +60,10 @@ class SlurmRequest:
     """How to submit ranks to SLURM.
 
     `cores` are those of each rank, `memory_mb` is that of each node and `mem_per_cpu` in MB that of each core; `time`
-    limits each job, in SLURM's notation. `sbatch` are further options of sbatch, such as "exclude=n7".
-    `tasks` is the size of an array, each task of which has the nodes and ranks of the `RankRequest`. A job that ran out
-    of time is requeued at most `requeues` times.
+    limits each job, in SLURM's notation. `gpu_kind` is a kind of GPU of the site, several with commas, for each of
+    which there are jobs, or "cheapest", which is the default. `sbatch` are further options of sbatch, such as
+    "comment=mine". `tasks` is the size of an array, each task of which has the nodes and ranks of the `RankRequest`. A
+    job that ran out of time is requeued at most `requeues` times.
     """
 
     site: str | None = None
@@ -76,6 +77,11 @@ class SlurmRequest:
     qos: str | None = None
     constraint: str | None = None
     reservation: str | None = None
+    mail_user: str | None = None
+    mail_type: str | None = None
+    dependency: str | None = None
+    exclude: str | None = None
+    nice: int | None = None
     sbatch: tuple[str, ...] = ()
     tasks: int | None = None
     image: str | None = None

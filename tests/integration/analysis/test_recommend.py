@@ -421,11 +421,16 @@ def test_what_is_hardly_slower_and_costs_less_is_recommended():
     assert why == "the cheapest on SLURM GPU, the fastest platform, at most 1.5 times as slow"
 
 
-def test_the_recommendation_comes_first_in_three_lines_and_nothing_is_wider_than_a_hundred_columns(capsys):
+def test_free_gpus_and_the_recommendation_come_first_and_nothing_is_wider_than_a_hundred_columns(capsys):
     found = recommend_for_survey("659857", deadline=600.0, budget=1.0)
     print_recommendation(found)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == [
+    assert lines[:9] == [
+        "Try first: GPUs of kind mig on rivanna, which it does not charge for.",
+        "How fast they are was not measured, so that they are not among the choices below.",
+        "  python -m launch --slurm --site rivanna --account ACCOUNT --array 14 --gpus 1 --gpu-kind mig \\",
+        "    SURVEY --weights WEIGHTS --out RUN",
+        "",
         "Recommended: rivanna, 1 GPU",
         "Why: the cheapest on SLURM GPU, the fastest platform, within the limits: 32 s, 0.46 service units.",
         "Based on 3 runs of the published code; error of the time: <1% in the median.",

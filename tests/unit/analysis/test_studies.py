@@ -225,7 +225,10 @@ def test_costs_are_not_guessed(lacking):
 
 
 SITE = Site(
-    "here", False, "/scratch", (SlurmPartition("standard"),), (Gpu("a100", "gpu:a100", 8, (), 50.0, 0.4, 0.04),),
+    "here", False, "/scratch", (SlurmPartition("standard"),), (
+        Gpu("a100", "gpu:a100", 8, service_units_per_hour=50.0, service_units_per_core_hour=0.4,
+            service_units_per_gb_hour=0.04),
+    ),
     service_units_per_core_hour=0.5, service_units_per_gb_hour=0.03,
 )  # fmt: skip
 SLURM = {"origin": "ours", "platform": "slurm", "site": "here", "wall_seconds": 1800.0, "world_size": 100}

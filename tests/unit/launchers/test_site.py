@@ -1,6 +1,7 @@
 """Site profiles: what a file must contain, the choice of a partition, and what a job is charged."""
 
 import os
+import pwd
 from datetime import date
 from pathlib import Path
 
@@ -59,22 +60,30 @@ def test_the_test_cluster(local):
 
 def test_rivanna(rivanna):
     assert (rivanna.name, rivanna.account_required, rivanna.modules) == ("rivanna", True, ("apptainer",))
-    assert (rivanna.scratch, rivanna.largest_array, rivanna.read) == ("/scratch/mst3k", 1000, date(2026, 11, 21))
+    assert (rivanna.scratch, rivanna.largest_array, rivanna.read) == ("/scratch/mst3k", 1000, date(2026, 5, 31))
     assert rivanna.source is not None and rivanna.source.startswith("https://github.com/uvarc/rc-website/")
-    standard, parallel, gpu, interactive = rivanna.partitions
+    standard, parallel, gpu, interactive, slices = rivanna.partitions
+    assert slices == SlurmPartition("gpu-mig", 72, 1, 1, gpus=True, max_gpus=1)
     assert standard == SlurmPartition("standard", 168, 1, 1, 96, memory_mb_per_node=1462 * 1024)
     assert parallel == SlurmPartition("parallel", 72, 2, 64, 96, 6000, 750 * 1024)
     assert gpu == SlurmPartition("gpu", 72, 1, 4, 128, memory_mb_per_node=1953 * 1024, gpus=True, max_gpus=32)
     assert interactive == SlurmPartition("interactive", 12, 1, 2, 96, 24, 216 * 1024, True, True, 2)
-    assert {gpu.kind: (gpu.gres, gpu.per_node, gpu.service_units_per_hour) for gpu in rivanna.gpus} == {
-        "a100": ("gpu:a100", 8, 50.89),
-        "h200": ("gpu:h200", 8, 81.667),
-        "a40": ("gpu:a40", 8, 18.669),
-        "a6000": ("gpu:a6000", 8, 14.273),
-        "v100": ("gpu:v100", 4, 2.096),
-        "rtx3090": ("gpu:rtx_3090", 4, 11.323),
-        "rtx2080": ("gpu:rtx_2080", 10, 7.757),
-    }
+    assert [(gpu.kind, gpu.gres, gpu.constraint, gpu.per_node, gpu.service_units_per_hour) for gpu in rivanna.gpus] == [
+        ("mig", "gpu:1g.24gb", None, 1, 0),
+        ("mig_rtxpro6000", "gpu", "rtxpro6000", 1, 0),
+        ("mig_a100", "gpu:1g.10gb", None, 1, 0),
+        ("v100", "gpu:v100", None, 4, 2.096),
+        ("rtx2080", "gpu:rtx2080", None, 10, 7.757),
+        ("rtx3090", "gpu:rtx3090", None, 4, 11.323),
+        ("a6000", "gpu:a6000", None, 8, 14.273),
+        ("a40", "gpu:a40", None, 8, 18.669),
+        ("a100", "gpu:a100", None, 8, 50.89),
+        ("a100_80gb", "gpu:a100", "a100_80gb", 8, 50.89),
+        ("pod", "gpu:a100", "gpupod", 8, 50.89),
+    ]
+    limits = {(gpu.cores, gpu.memory, gpu.max_time, gpu.max_running_per_user) for gpu in rivanna.gpus[:3]}
+    assert limits == {(2, 30000, "3-00:00:00", 14)}
+    assert rivanna.idle_gpu_hours == 3
     assert all(gpu.computes for gpu in rivanna.gpus)
 
 
@@ -96,24 +105,23 @@ def test_a_site_is_named_by_option_or_variable_or_path(tmp_path, monkeypatch, lo
             "COSMICAI_SITE ../slurm/local: there is no such site; use local, rivanna or the path of a .toml file",
         ),
         ("not/there.toml", {}, "cannot read not/there.toml: it does not exist; check the path"),
-        (
-            "rivanna",
-            {},
-            'slurm/rivanna.toml: scratch is "/scratch/$USER" and the variable USER is not set; '
-            "export USER with a value",
-        ),
-        (
-            "rivanna",
-            {"USER": ""},
-            'slurm/rivanna.toml: scratch is "/scratch/$USER" and the variable USER is not set; '
-            "export USER with a value",
-        ),
     ],
 )
 def test_an_unknown_site_is_one_sentence(requested, environment, message):
     with pytest.raises(InputError) as raised:
         load_site(requested, environment)
     assert sentence(raised) == message
+
+
+@pytest.mark.parametrize("environment", [{}, {"USER": ""}])
+def test_without_the_variable_user_the_account_database_has_the_name(environment, monkeypatch):
+    assert load_site("rivanna", environment).scratch == f"/scratch/{pwd.getpwuid(os.getuid()).pw_name}"
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # whom the database does not have
+    with pytest.raises(InputError) as raised:
+        load_site("rivanna", environment)
+    assert sentence(raised) == (
+        'slurm/rivanna.toml: scratch is "/scratch/$USER" and the variable USER is not set; export USER with a value'
+    )
 
 
 def test_variables_in_scratch(tmp_path, monkeypatch):
@@ -232,8 +240,9 @@ def test_a_mistake_in_a_file_is_one_sentence(tmp_path, monkeypatch, text, messag
 def place(site: Site, requested: str | None, job: tuple[int, int, int, float], kind: str | None) -> SlurmPartition:
     nodes, cores, gpus, hours = job
     return site.choose_partition(
-        requested, nodes=nodes, cores_per_node=cores, memory_mb_per_node=1000, gpus=gpus, hours=hours, kind=kind
-    )
+        requested, nodes=nodes, cores_per_node=cores, memory_mb_per_node=1000, gpus=gpus, hours=hours,
+        gpu=site.find_gpu(kind) if kind else None,
+    )  # fmt: skip
 
 
 def test_a_job_with_more_memory_than_a_node_has_is_refused(rivanna):
@@ -250,8 +259,9 @@ def test_a_job_with_more_memory_than_a_node_has_is_refused(rivanna):
         (None, (1, 8, 0, 2), None, "standard"),
         (None, (1, 96, 0, 168), None, "standard"),
         (None, (2, 96, 0, 72), None, "parallel"),
-        (None, (1, 8, 1, 2), None, "gpu"),
-        (None, (4, 128, 32, 72), "h200", "gpu"),
+        (None, (1, 8, 1, 2), "a100", "gpu"),
+        (None, (1, 2, 1, 72), "mig", "gpu-mig"),
+        (None, (4, 128, 32, 72), "a100", "gpu"),
         (None, (1, 4, 2, 12), "rtx3090", "interactive"),
         ("interactive", (1, 24, 0, 12), None, "interactive"),
         ("interactive", (2, 12, 2, 1), "rtx2080", "interactive"),
@@ -266,7 +276,12 @@ def test_the_partition_that_takes_a_job(rivanna, requested, job, kind, chosen):
 @pytest.mark.parametrize(
     "requested, job, kind, message",
     [
-        ("big", (1, 8, 0, 2), None, "rivanna has no partition big; use standard, parallel, gpu or interactive"),
+        (
+            "big",
+            (1, 8, 0, 2),
+            None,
+            "rivanna has no partition big; use standard, parallel, gpu, interactive or gpu-mig",
+        ),
         (
             "standard",
             (2, 8, 0, 2),
@@ -292,22 +307,27 @@ def test_the_partition_that_takes_a_job(rivanna, requested, job, kind, chosen):
             None,
             "partition gpu of rivanna is for jobs with GPUs and the job asks for none; use standard",
         ),
-        ("standard", (1, 8, 2, 20), None, "partition standard of rivanna has no GPUs and the job asks for 2; use gpu"),
+        (
+            "standard",
+            (1, 8, 2, 20),
+            "a100",
+            "partition standard of rivanna has no GPUs and the job asks for 2; use gpu",
+        ),
         ("gpu", (1, 8, 1, 2), "rtx2080", "partition gpu of rivanna has no GPUs of kind rtx2080; use interactive"),
-        ("interactive", (1, 8, 1, 2), None, "partition interactive of rivanna has no GPUs of kind a100; use gpu"),
+        ("interactive", (1, 8, 1, 2), "a100", "partition interactive of rivanna has no GPUs of kind a100; use gpu"),
         (
             "gpu",
             (5, 8, 40, 72.5),
-            None,
+            "a100",
             "partition gpu of rivanna has max_nodes = 4 and the job asks for 5; no other takes it, so ask for less",
         ),
         (
             None,
             (4, 8, 8, 72.5),
-            None,
+            "a100",
             "no partition of rivanna takes this job: standard has no GPUs and the job asks for 8, parallel has no GPUs "
             "and the job asks for 8, gpu has max_hours = 72 and the job asks for 72.5, interactive has no GPUs of kind "
-            "a100; ask for less",
+            "a100, gpu-mig has no GPUs of kind a100; ask for less",
         ),
         (
             None,
@@ -315,13 +335,15 @@ def test_the_partition_that_takes_a_job(rivanna, requested, job, kind, chosen):
             None,
             "no partition of rivanna takes this job: standard has cores_per_node = 96 and the job asks for 97, "
             "parallel has min_nodes = 2 and the job asks for 1, gpu is for jobs with GPUs and the job asks for none, "
-            "interactive has cores_per_node = 96 and the job asks for 97; ask for less",
+            "interactive has cores_per_node = 96 and the job asks for 97, gpu-mig is for jobs with GPUs and the job "
+            "asks for none; ask for less",
         ),
         (
             None,
             (1, 8, 1, 1),
             "h100",
-            "rivanna has no GPUs of kind h100; use a100, h200, a40, a6000, v100, rtx3090 or rtx2080",
+            "rivanna has no GPUs of kind h100; use mig, mig_rtxpro6000, mig_a100, v100, rtx2080, rtx3090, a6000, a40, "
+            "a100, a100_80gb or pod",
         ),
     ],
 )
@@ -339,40 +361,59 @@ def test_limits_that_are_not_stated_refuse_nothing():
     )
 
 
+def share(site: Site, kind: str, gpus: int, cores: int = 1, memory: int = 1000, time: str = "1:00:00") -> str:
+    return site.require_share(
+        site.find_gpu(kind), gpus, cores_per_node=cores, memory_mb_per_node=memory, time=time
+    )  # fmt: skip
+
+
 def test_gres(rivanna, local):
-    assert (rivanna.gres_option(None, 4), rivanna.gres_option("rtx2080", 10)) == ("gpu:a100:4", "gpu:rtx_2080:10")
-    assert local.gres_option("a100", 2) == "gpu:a100:2"
+    assert [share(rivanna, "a100", 4), share(rivanna, "rtx2080", 10)] == ["gpu:a100:4", "gpu:rtx2080:10"]
+    assert [share(rivanna, "mig", 1, 2, 30000, "3-0"), share(local, "a100", 2)] == ["gpu:1g.24gb:1", "gpu:a100:2"]
     with pytest.raises(InputError) as raised:
-        rivanna.gres_option("v100", 5)
-    assert sentence(raised) == (
-        "a node of rivanna has 4 GPUs of kind v100 and the job asks for 5; ask for fewer per node, on more nodes"
-    )
+        local.find_gpu("h100")
+    assert sentence(raised).startswith("local has no GPUs of kind h100; use a100")
     with pytest.raises(InputError) as raised:
-        local.gres_option("h200", 1)
-    assert sentence(raised) == "local has no GPUs of kind h200; use a100"
-    with pytest.raises(InputError) as raised:
-        Site("x", False, "/tmp", (SlurmPartition("cpu"),)).gres_option(None, 1)
+        Site("x", False, "/tmp", (SlurmPartition("cpu"),)).find_gpu("a100")
     assert sentence(raised) == "x has no GPUs; leave --gpus out or choose another site"
+
+
+WITH_SLICE = "with each GPU of kind mig of rivanna a job may have"
+
+
+@pytest.mark.parametrize(
+    "kind, job, message",
+    [
+        ("v100", (5,), "a node of rivanna has 4 GPUs of kind v100 and the job asks for 5; ask for fewer per node, on "
+         "more nodes"),
+        ("mig", (1, 3), f"{WITH_SLICE} 2 cores and this one asks for 3; use --cores 2 or fewer"),
+        ("mig", (1, 2, 30001), f"{WITH_SLICE} 30000 MB and this one asks for 30001; use --memory-mb 30000 or less"),
+        ("mig", (1, 2, 30000, "3-00:00:01"),
+         f"{WITH_SLICE} 3-00:00:00 of time and this one asks for 3-00:00:01; use a shorter --time"),
+    ],
+)  # fmt: skip
+def test_a_job_beyond_what_comes_with_a_gpu_is_refused(rivanna, kind, job, message):
+    with pytest.raises(InputError) as raised:
+        share(rivanna, kind, *job)
+    assert sentence(raised) == message
 
 
 def test_service_units_by_hand(rivanna, local):
     # 2 h on 10 cores at 0.464 and 20 GB at 0.0284
     assert rivanna.compute_service_units(10, 0, None, 2.0, memory_mb=20480) == pytest.approx(2 * (4.64 + 0.568))
     # half an hour on 4 A100s at 50.89, 16 cores at 0.403 and 100 GB at 0.043
-    for kind in (None, "a100"):
-        units = rivanna.compute_service_units(16, 4, kind, 0.5, memory_mb=102400)
-        assert units == pytest.approx((203.56 + 6.448 + 4.3) / 2)
+    units = rivanna.compute_service_units(16, 4, rivanna.find_gpu("a100"), 0.5, memory_mb=102400)
+    assert units == pytest.approx((203.56 + 6.448 + 4.3) / 2)
+    assert rivanna.compute_service_units(2, 1, rivanna.find_gpu("mig"), 72.0, memory_mb=30000) == 0.0
     assert local.compute_service_units(4, 0, None, 1.0, memory_mb=500) is None
-    assert local.compute_service_units(4, 1, None, 1.0, memory_mb=500) is None
-    with pytest.raises(InputError):
-        rivanna.compute_service_units(4, 1, "h100", 1.0, memory_mb=0)
+    assert local.compute_service_units(4, 1, local.find_gpu("a100"), 1.0, memory_mb=500) is None
     # The nodes of a kind that states no rates for cores and memory are charged as the site's others.
     plain = Gpu("a", "gpu:a", 2, service_units_per_hour=3.0)
     site = Site("x", False, "/tmp", (SlurmPartition("gpu", gpus=True),), (plain,), service_units_per_core_hour=1.0)
-    assert site.compute_service_units(5, 2, "a", 2.0, memory_mb=1024) == 22.0
+    assert site.compute_service_units(5, 2, site.gpus[0], 2.0, memory_mb=1024) == 22.0
     # What GPUs are charged is not known, though cores are.
     site = Site("x", False, "/tmp", site.partitions, (Gpu("a", "gpu:a", 2),), service_units_per_core_hour=1.0)
-    assert site.compute_service_units(5, 2, "a", 2.0, memory_mb=0) is None
+    assert site.compute_service_units(5, 2, site.gpus[0], 2.0, memory_mb=0) is None
     assert site.compute_service_units(5, 0, None, 2.0, memory_mb=0) == 10.0
 
 

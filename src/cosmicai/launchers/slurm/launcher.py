@@ -77,7 +77,7 @@ class SlurmLauncher:
         before = read_submissions(run)
         ranks, slurm = request.ranks, request.slurm
         if ranks is None or slurm is None:
-            ranks, slurm = before[-1].options.ranks, before[-1].options.slurm
+            ranks, slurm = before[-1].options.ranks, replace(before[-1].options.slurm, dependency=None)
         _require_idle(run)
         allocation = self._allocate(ranks, slurm)
         if not before and not run.has_plan():

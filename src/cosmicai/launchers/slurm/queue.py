@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ...errors import InputError
@@ -74,3 +75,9 @@ def cancel_jobs(jobs: Collection[str]) -> None:
         call_slurm(["scancel", "--full", *jobs])
     except SlurmFailure as failure:
         raise InputError(f"scancel {' '.join(jobs)}: {failure}") from None
+
+
+def cancel_waiting(name: str) -> None:
+    """Cancel the jobs with this name that have not started; if SLURM refuses, they start and find nothing to do."""
+    with suppress(SlurmFailure):
+        call_slurm(["scancel", "--me", "--state=PENDING", f"--name={name}"])

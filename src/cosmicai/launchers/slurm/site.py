@@ -39,6 +39,7 @@ _Gres = Annotated[str, _text(r"gpu(:[\w.-]+)?", 'a gres such as "gpu:a100"')]
 _Value = Annotated[str, _text(r"[^\s\"']+", "a text without spaces and quotes")]
 _Option = Annotated[str, _text(SBATCH_OPTION, 'an option of sbatch such as "exclude=n7"')]
 _Options = Annotated[tuple[_Option, ...], Meta(description='a list of options of sbatch such as ["exclude=n7"]')]
+_TimeLimit = Annotated[str, _text(r"[0-9:-]+", 'a time limit such as "3-00:00:00"')]
 _Line = Annotated[str, _text(".+", "a text on one line")]
 _Flag = Annotated[bool, Meta(description="true or false")]
 _Date = Annotated[date, Meta(description="a date without quotes, such as 2026-11-21")]
@@ -68,15 +69,22 @@ class SlurmPartition(msgspec.Struct, frozen=True):
 class Gpu(msgspec.Struct, frozen=True):
     """A kind of GPU: what follows --gres=, how many a node has, and what is charged for an hour of one.
 
-    `partitions` are those that have it, any with GPUs if there are none. The rates for cores and memory are those of
-    its nodes, the site's if they are not stated. `computes` is false for a stand-in, with which ranks compute on the
-    CPU.
+    `partitions` are those that have it, any with GPUs if there are none, and `constraint` is the feature of its nodes
+    where the gres alone does not tell them apart. With each GPU a job may have at most `cores` and `memory` MB, for
+    `max_time` in SLURM's notation, and `max_running_per_user` jobs of a user run at a time. The rates for cores and
+    memory are those of its nodes, the site's if they are not stated. `computes` is false for a stand-in, with which
+    ranks compute on the CPU.
     """
 
     kind: _Name
     gres: _Gres
     per_node: _Count
     partitions: _Names = ()
+    constraint: _Value | None = None
+    cores: _Count | None = None
+    memory: _Count | None = None
+    max_time: _TimeLimit | None = None
+    max_running_per_user: _Count | None = None
     service_units_per_hour: _Rate | None = None
     service_units_per_core_hour: _Rate | None = None
     service_units_per_gb_hour: _Rate | None = None
@@ -87,7 +95,8 @@ class Site(msgspec.Struct, frozen=True):
     """A cluster. `scratch` is the folder for large files; `read` is the day on which `source` stated these figures.
 
     Jobs request memory per core, not per node, if `memory_per_core` is true. `qos`, `constraint`, `reservation` and the
-    further options `sbatch` are for all jobs for which the user does not request others.
+    further options `sbatch` are for all jobs for which the user does not request others. Jobs that leave a GPU idle for
+    `idle_gpu_hours` are ended by the site.
     """
 
     name: _Name
@@ -102,6 +111,7 @@ class Site(msgspec.Struct, frozen=True):
     reservation: _Value | None = None
     sbatch: _Options = ()
     largest_array: _Count | None = None
+    idle_gpu_hours: _Hours | None = None
     service_units_per_core_hour: _Rate | None = None
     service_units_per_gb_hour: _Rate | None = None
     read: _Date | None = None
@@ -114,14 +124,14 @@ class Site(msgspec.Struct, frozen=True):
         nodes: int,
         cores_per_node: int,
         memory_mb_per_node: int,
-        gpus: int,
         hours: float,
-        kind: str | None = None,
+        gpus: int = 0,
+        gpu: Gpu | None = None,
     ) -> SlurmPartition:
         """Return the requested partition, or else the first that takes the job.
 
-        `gpus` are those of all nodes together, of the site's first kind if none is requested. Raises InputError if
-        there is no partition of this name, or if it, or all of them, refuse such a job.
+        `gpus` are those of all nodes together, all of the kind `gpu`. Raises InputError if there is no partition of
+        this name, or if it, or all of them, refuse such a job.
         """
         demands = {
             "max_nodes": nodes,
@@ -131,7 +141,6 @@ class Site(msgspec.Struct, frozen=True):
             "max_gpus": gpus,
             "max_hours": hours,
         }
-        gpu = self.find_gpu(kind) if gpus else None
         refusals = {partition.name: _refusal(partition, demands, gpu) for partition in self.partitions}
         fitting = [partition for partition in self.partitions if not refusals[partition.name]]
         if requested is None and not fitting:
@@ -145,33 +154,50 @@ class Site(msgspec.Struct, frozen=True):
             raise InputError(f"partition {requested} of {self.name} {refusals[requested]}; {advice}")
         return next(partition for partition in fitting if requested in (None, partition.name))
 
-    def find_gpu(self, kind: str | None) -> Gpu:
-        """Return the kind of GPU, or else the site's first. Raises InputError if the site does not have it."""
-        if not self.gpus:
-            raise InputError(f"{self.name} has no GPUs; leave --gpus out or choose another site")
+    def find_gpu(self, kind: str) -> Gpu:
+        """Return the kind of GPU with this name. Raises InputError if the site does not have it."""
+        self.require_gpus()
         for gpu in self.gpus:
-            if kind in (None, gpu.kind):
+            if kind == gpu.kind:
                 return gpu
         raise InputError(f"{self.name} has no GPUs of kind {kind}; use {join_choices(gpu.kind for gpu in self.gpus)}")
 
-    def gres_option(self, kind: str | None, per_node: int) -> str:
-        """Return the value of --gres= for this many GPUs on each node. Raises InputError if no node has that many."""
-        gpu = self.find_gpu(kind)
+    def require_gpus(self) -> None:
+        """Raise InputError if the site has no GPUs."""
+        if not self.gpus:
+            raise InputError(f"{self.name} has no GPUs; leave --gpus out or choose another site")
+
+    def require_share(self, gpu: Gpu, per_node: int, *, cores_per_node: int, memory_mb_per_node: int, time: str) -> str:
+        """Return the value of --gres= for a job with this many GPUs on each node, and these cores and MB of a node.
+
+        Raises InputError if no node has that many GPUs, or if the job breaks a limit of this kind.
+        """
         if per_node > gpu.per_node:
-            problem = (
-                f"a node of {self.name} has {gpu.per_node} GPUs of kind {gpu.kind} and the job asks for {per_node}"
+            problem = f"a node of {self.name} has {gpu.per_node} GPUs of kind {gpu.kind} and the job asks for"
+            raise InputError(f"{problem} {per_node}; ask for fewer per node, on more nodes")
+        having = f"with each GPU of kind {gpu.kind} of {self.name} a job may have"
+        if gpu.cores and cores_per_node > gpu.cores * per_node:
+            raise InputError(
+                f"{having} {gpu.cores} cores and this one asks for {cores_per_node / per_node:g}; use --cores "
+                f"{gpu.cores} or fewer"
             )
-            raise InputError(f"{problem}; ask for fewer per node, on more nodes")
+        if gpu.memory and memory_mb_per_node > gpu.memory * per_node:
+            raise InputError(
+                f"{having} {gpu.memory} MB and this one asks for {memory_mb_per_node / per_node:.12g}; use --memory-mb "
+                f"{gpu.memory * per_node} or less"
+            )
+        if gpu.max_time and parse_time_limit(time) > parse_time_limit(gpu.max_time):
+            raise InputError(f"{having} {gpu.max_time} of time and this one asks for {time}; use a shorter --time")
         return f"{gpu.gres}:{per_node}"
 
     def compute_service_units(
-        self, cores: int, gpus: int, kind: str | None, hours: float, *, memory_mb: float
+        self, cores: int, gpus: int, gpu: Gpu | None, hours: float, *, memory_mb: float
     ) -> float | None:
         """Return what a job is charged; cores, GPUs and MB are those requested for all its nodes together.
 
-        None where the site states no rates. Raises InputError if the site has no GPUs of this kind.
+        `gpu` is the kind of the GPUs. None where the site states no rates.
         """
-        gpu = self.find_gpu(kind) if gpus else Gpu("", "", 0, service_units_per_hour=0.0)
+        gpu = gpu or Gpu("", "", 0, service_units_per_hour=0.0)
         rates = [
             gpu.service_units_per_hour,
             _first(gpu.service_units_per_core_hour, self.service_units_per_core_hour),

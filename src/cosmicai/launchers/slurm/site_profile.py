@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +20,7 @@ from msgspec import structs
 
 from ...errors import InputError, describe_os_errors
 from ...storage.local import open_regular
-from .site import WORD, Folder, Gpu, Site, SlurmPartition, join_choices
+from .site import WORD, Folder, Gpu, Site, SlurmPartition, join_choices, parse_time_limit
 
 SITES = Path(__file__).parents[4] / "slurm"
 T = TypeVar("T", bound=msgspec.Struct)
@@ -44,6 +46,8 @@ def load_site(requested: str | None, environment: Mapping[str, str]) -> Site:
     site = _read_table(Site, table, file, "", {"partitions": partitions, "gpus": gpus})
     with_gpus = [partition.name for partition in partitions if partition.gpus]
     for gpu in gpus:
+        if gpu.max_time is not None:
+            _require_time_limit(gpu.max_time, f"{file}: gpus.{gpu.kind}.max_time")
         if unknown := [name for name in gpu.partitions if name not in with_gpus]:
             raise InputError(
                 f"{file}: gpus.{gpu.kind}.partitions names {unknown[0]}; expected partitions with gpus = true: "
@@ -64,9 +68,20 @@ def _find_file(requested: str | None, environment: Mapping[str, str]) -> tuple[P
     return path, f"slurm/{path.name}" if path.parent == SITES else str(path)
 
 
-def _expand_scratch(scratch: str, file: str, environment: Mapping[str, str]) -> str:
+def _require_time_limit(time: str, where: str) -> None:
     try:
-        folder = Template(scratch).substitute({key: value for key, value in environment.items() if value})
+        parse_time_limit(time)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _expand_scratch(scratch: str, file: str, environment: Mapping[str, str]) -> str:
+    known = {key: value for key, value in environment.items() if value}
+    if "USER" not in known:  # as in a cron job or a container
+        with suppress(KeyError):  # a user whom the account database does not have
+            known["USER"] = pwd.getpwuid(os.getuid()).pw_name
+    try:
+        folder = Template(scratch).substitute(known)
     except KeyError as error:
         problem = f"{file}: scratch is {json.dumps(scratch)} and the variable {error.args[0]} is not set"
         raise InputError(f"{problem}; export {error.args[0]} with a value") from error

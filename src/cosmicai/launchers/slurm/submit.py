@@ -28,7 +28,7 @@ from ..base import RankRequest, SlurmRequest
 from ..submission import SlurmSubmission, SubmittedRequest
 from .allocation import SlurmAllocation
 from .commands import SlurmFailure, call_slurm, inherited_options, read_job_number
-from .queue import list_jobs, name_jobs
+from .queue import cancel_waiting, list_jobs, name_jobs
 
 ROOT = Path(__file__).parents[4]
 CONTAINER = ROOT / "slurm" / "container.sh"
@@ -47,23 +47,27 @@ class WorkerTask:
     """What each task of a job runs: the worker, in its container where there is an image.
 
     It is all that submitit pickles. When SLURM signals the end of the time, the worker drops its item and the job
-    continues later.
+    continues later. Once the run in the folder `run` is complete, waiting jobs with the name `not_needed` are
+    cancelled.
     """
 
-    def __init__(self, command: tuple[str, ...]) -> None:
-        self.command = command
+    def __init__(self, command: tuple[str, ...], run: str, not_needed: str | None) -> None:
+        self.command, self.run, self.not_needed = command, run, not_needed
 
     def __call__(self) -> None:
         """Run the worker and exit with its code."""
         self._process = subprocess.Popen(self.command)
-        sys.exit(self._process.wait())
+        code = self._process.wait()
+        if self.not_needed and RunFolder(self.run).complete_summary():
+            cancel_waiting(self.not_needed)
+        sys.exit(code)
 
     def checkpoint(self) -> DelayedSubmission:
         """Terminate the worker, so that the job can be requeued."""
         self._process.send_signal(signal.SIGTERM)
         # A signal handler calls this during `wait`, which cannot be called a second time meanwhile.
         select.select([os.pidfd_open(self._process.pid)], [], [], GRACE)
-        return DelayedSubmission(WorkerTask(self.command))
+        return DelayedSubmission(WorkerTask(self.command, self.run, self.not_needed))
 
 
 def submit_jobs(
@@ -82,8 +86,9 @@ def submit_jobs(
     scripts = list(_scripts(folder, allocation, name, slurm))
     with describe_os_errors(str(folder), "write"):
         folder.mkdir(parents=True)
-        task = DelayedSubmission(WorkerTask((str(CONTAINER), *program, *worker)))
-        task.set_timeout(allocation.parameters.time, slurm.requeues)
+        not_needed = name_jobs(name) if len(allocation.kinds) > 1 else None
+        task = DelayedSubmission(WorkerTask((str(CONTAINER), *program, *worker), run.uri, not_needed))
+        task.set_timeout(allocation.arrays[0].parameters.time, slurm.requeues)
         task.dump(folder / TASK)
         for script in scripts:
             script.path.write_text(script.text)
@@ -139,13 +144,13 @@ def _scripts(folder: Path, allocation: SlurmAllocation, name: str, slurm: SlurmR
         raise InputError(f"{CONTAINER} is missing; install the project from its checkout (make install)")
     job_name = name_jobs(name)
     first = 0
-    for number, size in enumerate(allocation.arrays):
+    tasks = sum(array.tasks for array in allocation.arrays)
+    for number, array in enumerate(allocation.arrays):
         try:
             executor = SlurmExecutor(folder, max_num_timeout=slurm.requeues)
         except RuntimeError:
             raise InputError("there is no srun here; --slurm is for a machine from which jobs are submitted") from None
-        several = len(allocation.arrays) > 1
-        place = [f"export COSMICAI_ARRAYS={first}/{sum(allocation.arrays)}"] if several else []
+        place = [f"export COSMICAI_ARRAYS={first}/{tasks}"] if len(allocation.arrays) > 1 else []
         setup = [
             *allocation.setup,
             # A rank that does not see SLURM's variables would take itself for the only one.
@@ -157,12 +162,12 @@ def _scripts(folder: Path, allocation: SlurmAllocation, name: str, slurm: SlurmR
             '${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}_submitted.pkl"',
             f'[ -e "$task" ] || cp {shlex.quote(str(folder / TASK))} "$task"',
         ]
-        executor.update_parameters(**allocation.parameters.given(), job_name=job_name, setup=setup)
-        if size > 1:
-            executor.parameters["map_count"] = size
+        executor.update_parameters(**array.parameters.given(), job_name=job_name, setup=setup)
+        if array.tasks > 1:
+            executor.parameters["map_count"] = array.tasks
         text = executor._make_submission_file_text(executor._submitit_command_str, "")
         yield _Script(folder / f"{number}_submission.sh", text, job_name)
-        first += size
+        first += array.tasks
 
 
 def _sbatch(script: _Script, known: Collection[str]) -> str:
