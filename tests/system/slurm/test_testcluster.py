@@ -54,7 +54,23 @@ def test_two_nodes_of_four_cpus_and_two_gpus(cluster: Cluster) -> None:
     nodes = cluster.run("sinfo", "--noheader", "--Node", "--partition=standard", "--format=%N %T %c %m %G").stdout
     assert nodes.splitlines() == ["n1 idle 4 16000 gpu:a100:2", "n2 idle 4 16000 gpu:a100:2"]
     partitions = cluster.run("sinfo", "--noheader", "--summarize", "--format=%P").stdout.split()
-    assert partitions == ["standard*", "gpu", "urgent"]
+    assert partitions == ["standard*", "parallel", "gpu", "interactive", "gpu-mig", "urgent"]
+
+
+def test_a_user_has_fourteen_slices_of_gpus_at_a_time(cluster: Cluster) -> None:
+    slices = ("--partition=gpu-mig", "--gres=gpu:1g.24gb:1", "--cpus-per-task=2", "--mem=30000", "--account=stars")
+    cluster.sbatch("--array=0-19", *slices, "--output=/dev/null", "--wrap=exec sleep 100")
+
+    def states() -> list[str]:
+        queue = cluster.run("squeue", "--noheader", "--array", "--format=%T %r").stdout
+        return sorted(queue.splitlines())
+
+    until(lambda: states() == ["PENDING QOSMaxJobsPerUserLimit"] * 6 + ["RUNNING None"] * 14, "14 of 20 tasks run")
+
+
+def test_a_job_with_an_account_that_does_not_exist_is_refused(cluster: Cluster) -> None:
+    refused = cluster.run("sbatch", "--account=nobody", "--wrap=true")
+    assert refused.returncode == 1 and "Invalid account" in refused.stderr
 
 
 def test_a_step_runs_on_both_nodes(cluster: Cluster) -> None:

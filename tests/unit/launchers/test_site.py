@@ -52,8 +52,14 @@ def test_the_test_cluster(local):
             SlurmPartition(
                 "gpu", max_hours=1, max_nodes=2, cores_per_node=4, memory_mb_per_node=16000, gpus=True, max_gpus=4
             ),
+            SlurmPartition("gpu-mig", max_hours=1, max_nodes=1, gpus=True, max_gpus=1),
         ),
-        gpus=(Gpu("a100", "gpu:a100", 2, computes=False),),
+        gpus=(
+            Gpu("a100", "gpu:a100", 2, ("gpu",), computes=False),
+            Gpu("v100", "gpu:v100", 4, ("gpu",), computes=False),
+            Gpu("a6000", "gpu:a6000", 4, ("gpu",), computes=False),
+            Gpu("mig", "gpu:1g.24gb", 1, ("gpu-mig",), cores=2, max_running_per_user=14, computes=False),
+        ),
         largest_array=1000,
     )
 
