@@ -127,7 +127,7 @@ def test_what_a_job_prints_is_moved_into_the_run_folder(pretended: Pretended) ->
     pretended.worker("echo done")
 
     def printed(output: str, run: str, **more: object) -> None:
-        command = [pretended.project / "jobs/infer_array.sh", "survey", run, "w"]
+        command = [str(pretended.project / "jobs/infer_array.sh"), "survey", run, "w"]
         with (pretended.project / output).open("wb") as stream:
             environment = pretended.environment(**ARRAY, **more)
             subprocess.run(command, cwd=pretended.project, env=environment, stdout=stream, stderr=stream, check=True)
