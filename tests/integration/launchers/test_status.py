@@ -15,7 +15,9 @@ from cosmicai.errors import InputError, StorageError
 from cosmicai.launchers import status
 from cosmicai.launchers.base import RemoteStatus
 from cosmicai.launchers.lock import LauncherLock, run_lock
-from cosmicai.launchers.status import RankStatus, RunStatus, render_status, run_status, show_status
+from cosmicai.launchers.run_status import RankStatus, RunStatus, run_status
+from cosmicai.launchers.status import show_status
+from cosmicai.launchers.status_text import render_status
 from cosmicai.ranks.environment import Rank
 from cosmicai.runs.store import RunFolder
 from cosmicai.surveys.survey import open_survey
@@ -57,7 +59,7 @@ def test_a_run_that_has_not_begun(planned):
     state = run_status(planned)
     assert state == RunStatus(
         run=planned.uri, planned=2000, completed=0, missing=2000, failed=0, galaxies_per_second=0.0, seconds_left=None,
-        launcher=None, launcher_state="", at_work=0, failures=(), problems=(), ranks=(),
+        launcher=None, launcher_state="", at_work=0, may_continue=True, failures=(), problems=(), ranks=(),
     )  # fmt: skip
     assert not state.is_complete
     assert lines_of(state)[:2] == [
