@@ -18,6 +18,7 @@ from .site import parse_time_limit
 # What is requested next time: cores are rounded up to whole ones.
 MEMORY_MARGIN, MEMORY_STEP = 1.25, 100.0  # MB: sacct samples memory, and can miss the peak
 TIME_MARGIN, TIME_STEP = 1.5, 300.0  # seconds: nodes of one partition differ in speed
+SHORT = 300.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,30 @@ class JobUsage(msgspec.Struct, frozen=True):
 
     def lines(self) -> tuple[str, ...]:
         """Return what was used and what to request next time, as lines for people."""
-        used = []
-        if self.cores_per_task is not None:
-            share = f"{self.cores_percent:.0f}% of the cores (the busiest task used "
-            used.append(f"{share}{self.cores_per_task:.2f} of {self.requested_cores_per_task})")
-        if self.memory_mb is not None:
-            used.append(_describe_memory(self.memory_mb, self.requested_memory_mb, self.memory_percent))
-        used.append(_describe_time(self.elapsed_seconds, self.limit_seconds, self.time_percent))
-        if self.gpus:
-            known = "unknown how much" if self.gpu_percent is None else f"{self.gpu_percent:.0f}%"
-            used.append(f"{known} of the time of the GPUs")
         source = "SLURM's accounting" if self.source == "sacct" else "the records of the ranks"
-        return (
-            f"used of what was requested, by {source}: {', '.join(used)}",
-            f"request next time: {' '.join(self.request)} (whole cores of the busiest task, a quarter more memory than "
-            "the largest node used, half more time than the longest job took)",
-        )
+        jobs = "1 execution of a job" if self.executions == 1 else f"{self.executions} executions of jobs"
+        lines = [f"used of what was requested, by {source} of {jobs}:"]
+        if self.cores_per_task is not None:
+            busy = f"the busiest task used {self.cores_per_task:.2f} of {self.requested_cores_per_task}"
+            lines.append(f"  cores: {_describe_percent(self.cores_percent)}, {busy}")
+        if self.memory_mb is not None:
+            of = "" if self.requested_memory_mb is None else f" of {self.requested_memory_mb:,.0f}"
+            percent = _describe_percent(self.memory_percent)
+            lines.append(f"  memory: {percent}, {self.memory_mb:,.0f}{of} MB on the node that used most")
+        of = "" if self.limit_seconds is None else f" of {timedelta(seconds=self.limit_seconds)}"
+        ran = timedelta(seconds=round(self.elapsed_seconds))
+        lines.append(f"  time: {_describe_percent(self.time_percent)}, the longest job took {ran}{of}")
+        if self.gpus:
+            lines.append(f"  GPUs: {_describe_percent(self.gpu_percent)}, the time in which they were busy")
+        lines.append(f"request next time: {' '.join(self.request)}")
+        margins = "cores of the busiest task rounded up, a quarter more memory than was used, half more time"
+        short = f"; jobs of less than {SHORT / 60:g} minutes say little of longer ones" if self.is_short else ""
+        return (*lines, f"  ({margins}{short})")
+
+    @property
+    def is_short(self) -> bool:
+        """Whether no job ran long enough to tell what the work needs: to start takes most of the time."""
+        return self.elapsed_seconds < SHORT
 
 
 def use_of_executions(executions: Iterable[JobExecution]) -> list[JobUse]:
@@ -168,9 +177,8 @@ def _options(cores: int, memory: float | None, elapsed: float, share: int | None
     if memory is not None:
         node = _round_up(memory * MEMORY_MARGIN, MEMORY_STEP)
         yield f"--mem={node}M" if share is None else f"--mem-per-cpu={_round_up(node / share, MEMORY_STEP)}M"
-    yield f"--time={timedelta(seconds=_round_up(elapsed * TIME_MARGIN, TIME_STEP))}".replace(" days, ", "-").replace(
-        " day, ", "-"
-    )
+    minutes = _round_up(elapsed * TIME_MARGIN, TIME_STEP) // 60
+    yield f"--time={minutes // 60}:{minutes % 60:02}:00"
 
 
 def _use_of_ranks(ranks: Sequence[Record], request: SlurmRequest | None) -> JobUse:
@@ -209,17 +217,8 @@ def _gpu_percent(records: Sequence[Record]) -> float | None:
     return round(sum(percent * time for percent, time in found) / seconds, 1) if seconds else None
 
 
-def _describe_memory(used: float, requested: float | None, percent: float | None) -> str:
-    if requested is None:
-        return f"{used:,.0f} MB of memory per node"
-    return f"{percent:.0f}% of the memory ({used:,.0f} of {requested:,.0f} MB per node)"
-
-
-def _describe_time(elapsed: float, limit: float | None, percent: float | None) -> str:
-    ran = timedelta(seconds=round(elapsed))
-    return (
-        f"{ran} of time" if limit is None else f"{percent:.0f}% of the time limit ({ran} of {timedelta(seconds=limit)})"
-    )
+def _describe_percent(percent: float | None) -> str:
+    return "unknown" if percent is None else f"{percent:.0f}%"
 
 
 def _percent(part: float | None, whole: float | None) -> float | None:
