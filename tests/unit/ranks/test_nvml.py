@@ -10,10 +10,15 @@ import pytest
 import torch
 from msgspec import UNSET, structs
 
+from cosmicai.engines.registry import open_engine
 from cosmicai.ranks import nvml
+from cosmicai.ranks.environment import Rank
 from cosmicai.ranks.nvml import GpuSampler, GpuUse, pci_address, sample_gpu
 from cosmicai.runs.record import Record
-from support.helpers import make_record
+from cosmicai.runs.store import RunFolder
+from cosmicai.worker import loop
+from cosmicai.worker.sources import select_source
+from support.helpers import make_record, make_run, make_survey, random_galaxies, tiny_weights
 
 MB = 2**20
 
@@ -122,6 +127,13 @@ def test_the_record_keeps_what_was_measured():
     assert msgspec.json.decode(text, type=Record) == record
 
 
+def samples(sampler: GpuSampler | None) -> int:
+    assert sampler is not None
+    use = sampler.use()
+    assert use is not UNSET
+    return use.samples
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     """A module pynvml that is installed, and a GPU that torch sees."""
@@ -140,15 +152,15 @@ def test_torchs_gpu_is_found_by_its_address(installed):
 def test_the_gpu_is_sampled_at_both_ends_of_the_work(installed, monkeypatch):
     monkeypatch.setattr(nvml, "INTERVAL", 3600.0)
     with sample_gpu() as sampler:
-        assert sampler is not None and sampler.use().samples == 1
-    assert sampler.use().samples == 2
+        assert samples(sampler) == 1
+    assert samples(sampler) == 2
     assert installed.calls == ["init", "00000000:3B:02.0", "shutdown"]
 
 
 def test_the_gpu_is_sampled_again_and_again(installed, monkeypatch):
     monkeypatch.setattr(nvml, "INTERVAL", 0.001)
     with sample_gpu() as sampler:
-        while sampler.use().samples < 5:
+        while samples(sampler) < 5:
             pass
 
 
@@ -164,3 +176,25 @@ def test_what_is_missing_is_left_out_in_silence(installed, monkeypatch, capsys, 
     with sample_gpu() as sampler:
         assert sampler is None
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_rank_on_a_gpu_records_what_was_sampled(installed, monkeypatch, tmp_path):
+    survey = make_survey(tmp_path / "survey", random_galaxies(6), 3)
+    run = make_run(survey, tiny_weights(tmp_path / "w.safetensors"), str(tmp_path / "run"), precision="float32")
+    plan = run.plan()
+    monkeypatch.setattr(nvml, "INTERVAL", 3600.0)
+    on_gpu = RunFolder(str(tmp_path / "run-2"))
+    on_gpu.write_plan(structs.replace(plan, device="cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+
+    def open_on_cpu(choice, *arguments):
+        return open_engine(structs.replace(plan, device="cpu").choice, *arguments)
+
+    def work(folder):
+        source = select_source(folder, Rank(), "dynamic")
+        return loop.run(folder, Rank(), source, loop.WorkerOptions(open_engine=open_on_cpu))
+
+    assert work(run).gpu is UNSET
+    found = work(on_gpu).gpu
+    assert found is not UNSET and (found.power_watts, found.samples) == (70.0, 2)
+    assert on_gpu.records()["0"].gpu == found
