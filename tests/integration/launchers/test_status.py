@@ -326,8 +326,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **events: Any) -> None:
         self.now, self.events = 0.0, {float(at.removeprefix("at_")): event for at, event in events.items()}
-        monkeypatch.setattr(status.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(status.time, "sleep", self.sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

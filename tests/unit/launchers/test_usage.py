@@ -190,6 +190,6 @@ def test_gpus_were_as_busy_as_the_ranks_measured():
     records = [rank(number, "9", device="cuda", gpu=gpu) for number, gpu in enumerate(gpus)]
     usage = sum_usage("records", use_of_records(records, None), records)
     assert usage is not None and (usage.gpus, usage.gpu_percent) == (3, 50.0)
-    assert "  GPUs: 50%, the time in which they were busy" in usage.lines()
+    assert "  GPUs: busy 50% of the time" in usage.lines()
     unknown = sum_usage("records", use_of_records(records[2:], None), records[2:])
-    assert unknown is not None and "  GPUs: unknown, the time in which they were busy" in unknown.lines()
+    assert unknown is not None and "  GPUs: unknown how long they were busy" in unknown.lines()

@@ -80,7 +80,8 @@ class JobUsage(msgspec.Struct, frozen=True):
         ran = timedelta(seconds=round(self.elapsed_seconds))
         lines.append(f"  time: {_describe_percent(self.time_percent)}, the longest job took {ran}{of}")
         if self.gpus:
-            lines.append(f"  GPUs: {_describe_percent(self.gpu_percent)}, the time in which they were busy")
+            busy = f"busy {_describe_percent(self.gpu_percent)} of the time"
+            lines.append(f"  GPUs: {busy if self.gpu_percent is not None else 'unknown how long they were busy'}")
         lines.append(f"request next time: {' '.join(self.request)}")
         margins = "cores of the busiest task rounded up, a quarter more memory than was used, half more time"
         short = f"; jobs of less than {SHORT / 60:g} minutes say little of longer ones" if self.is_short else ""
