@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ class GpuSampler:
         """Return what NVML answers, None if it, the GPU or the driver does not have that."""
         try:
             return getattr(self._nvml, function)(self._handle)
-        except (AttributeError, self._nvml.NVMLError):
+        except Exception:  # NVMLError, or of a driver that is older than the package another one
             return None
 
 
@@ -140,7 +140,8 @@ def sample_gpu() -> Iterator[GpuSampler | None]:
         with _sampling_thread(GpuSampler(nvml, handle)) as sampler:
             yield sampler
     finally:
-        nvml.nvmlShutdown()
+        with suppress(Exception):
+            nvml.nvmlShutdown()
 
 
 def _open_gpu() -> tuple[Any, Any] | None:

@@ -27,8 +27,12 @@ class NVMLError(Exception):
     """As pynvml raises it."""
 
 
+class NVMLLibraryMismatchError(Exception):
+    """As pynvml raises it where the driver is older than the package."""
+
+
 class FakeNvml:
-    """The functions of pynvml that are used; each returns the next of its values, or raises NVMLError for None."""
+    """The functions of pynvml that are used; each returns the next of its values, raises it, or NVMLError for None."""
 
     NVMLError = NVMLError
 
@@ -43,6 +47,8 @@ class FakeNvml:
             value = values.pop(0) if values else None
             if value is None:
                 raise NVMLError("Not Supported")
+            if isinstance(value, Exception):
+                raise value
             return value
 
         return call
@@ -100,6 +106,11 @@ def test_one_sample_of_power_is_no_energy():
 def test_a_reading_that_fails_once_leaves_a_gap():
     fake = FakeNvml(PowerUsage=[100_000, None, 100_000, 100_000])
     assert sampled(fake, 0.0, 1.0, 2.0, 3.0).energy_joules == 100.0
+
+
+def test_a_driver_that_is_older_than_the_package():
+    fake = FakeNvml(PowerUsage=[70_000], ComputeRunningProcesses=[NVMLLibraryMismatchError("use _v2")])
+    assert sampled(fake, 0.0) == GpuUse(samples=1, seconds=0.0, power_watts=70.0)
 
 
 def test_a_slice_has_memory_alone():
