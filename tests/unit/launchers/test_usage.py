@@ -146,6 +146,16 @@ def test_unknown_requests_have_no_percentage():
     )
 
 
+def test_what_records_do_not_count_is_added():
+    usage = sum_usage("records", [use()])
+    assert usage is not None
+    assert usage.request == ("--cpus-per-task=2", "--mem=2000M", "--time=0:20:00")
+    assert usage.lines()[-1] == (
+        "  (cores of the busiest task rounded up, a quarter more memory than was used, half more time, and 500 MB to make "
+        "the catalogue, which no record counts)"
+    )
+
+
 def rank(number: int, job: str | None, host: str = "n1", **changes: Any) -> Record:
     """The record of a rank with 2 cores that worked for 100 s after a start of 5 s."""
     begin = datetime(2026, 12, 1, 12, tzinfo=UTC)

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from ...runs.record import Record
 from ..base import SlurmRequest
+from .allocation import FIRST_MEMORY_MB
 from .sacct import JobExecution, split_nodes
 from .site import parse_time_limit
 
@@ -84,6 +85,8 @@ class JobUsage(msgspec.Struct, frozen=True):
             lines.append(f"  GPUs: {busy if self.gpu_percent is not None else 'unknown how long they were busy'}")
         lines.append(f"request next time: {' '.join(self.request)}")
         margins = "cores of the busiest task rounded up, a quarter more memory than was used, half more time"
+        if self.source == "records":
+            margins += f", and {FIRST_MEMORY_MB} MB to make the catalogue, which no record counts"
         short = f"; jobs of less than {SHORT / 60:g} minutes say little of longer ones" if self.is_short else ""
         return (*lines, f"  ({margins}{short})")
 
@@ -154,6 +157,8 @@ def sum_usage(
     elapsed, limit = max(use.elapsed_seconds for use in uses), _largest(*(use.limit_seconds for use in uses))
     wanted_cores = cores if busiest is None else min(cores, max(1, math.ceil(busiest)))
     per_node = max(-(-use.tasks // use.nodes) for use in uses)
+    uncounted = FIRST_MEMORY_MB if source == "records" else 0  # of the rank that makes the catalogue at the end
+    needed = None if memory is None else memory * MEMORY_MARGIN + uncounted
     return JobUsage(
         source=source,
         executions=len(uses),
@@ -168,15 +173,15 @@ def sum_usage(
         limit_seconds=limit,
         gpus=max(use.gpus for use in uses),
         gpu_percent=_gpu_percent(records),
-        request=tuple(_options(wanted_cores, memory, elapsed, wanted_cores * per_node if mem_per_cpu else None)),
+        request=tuple(_options(wanted_cores, needed, elapsed, wanted_cores * per_node if mem_per_cpu else None)),
     )
 
 
 def _options(cores: int, memory: float | None, elapsed: float, share: int | None) -> Iterable[str]:
-    """Yield options of sbatch; memory is that of a node, or of each of `share` cores."""
+    """Yield options of sbatch; memory is needed by a node, and requested for each of `share` cores if that is given."""
     yield f"--cpus-per-task={cores}"
     if memory is not None:
-        node = _round_up(memory * MEMORY_MARGIN, MEMORY_STEP)
+        node = _round_up(memory, MEMORY_STEP)
         yield f"--mem={node}M" if share is None else f"--mem-per-cpu={_round_up(node / share, MEMORY_STEP)}M"
     minutes = _round_up(elapsed * TIME_MARGIN, TIME_STEP) // 60
     yield f"--time={minutes // 60}:{minutes % 60:02}:00"
