@@ -151,8 +151,8 @@ def test_what_records_do_not_count_is_added():
     assert usage is not None
     assert usage.request == ("--cpus-per-task=2", "--mem=2000M", "--time=0:20:00")
     assert usage.lines()[-1] == (
-        "  (cores of the busiest task rounded up, a quarter more memory than was used, half more time, and 500 MB to make "
-        "the catalogue, which no record counts)"
+        "  (cores of the busiest task rounded up, a quarter more memory than was used, half more time, and 500 MB to "
+        "make the catalogue, which no record counts)"
     )
 
 
