@@ -1,16 +1,20 @@
 """How much of what was requested of SLURM the jobs of a run used. Lines of sacct are those of SLURM 22.05."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
-from cosmicai.launchers.base import SlurmRequest
+from cosmicai.launchers.base import RemoteStatus, SlurmRequest
+from cosmicai.launchers.slurm import commands
+from cosmicai.launchers.slurm.launcher import SlurmLauncher
 from cosmicai.launchers.slurm.sacct import parse_sacct
 from cosmicai.launchers.slurm.usage import JobUsage, JobUse, sum_usage, use_of_executions, use_of_records
 from cosmicai.ranks.nvml import GpuUse
 from cosmicai.runs.record import PhaseSeconds, Record
+from cosmicai.runs.store import RunFolder
 from support.helpers import make_record
 
 TWO_TASKS = """\
@@ -183,6 +187,72 @@ def test_what_records_say_of_jobs():
 def test_every_execution_of_a_job_counts():
     records = [rank(0, "8_0"), rank(1, "8_1"), rank(1, "8_1", restarts=1, attempt=2)]
     assert [use.tasks for use in use_of_records(records, None)] == [1, 1, 1]
+
+
+class Slurm:
+    """Programs squeue and sacct that are all that is on PATH; they print what was written, or fail for None."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        folder.mkdir()
+        patch.setenv("PATH", str(folder))
+        patch.setattr(commands, "PAUSE", 0.0)
+
+    def write(self, **printed: str | None) -> None:
+        for name, text in printed.items():
+            lines = "exit 1" if text is None else "\n".join(f"echo '{line}'" for line in text.splitlines())
+            (self.folder / name).write_text(f"#!/bin/sh\n{lines}\n")
+            (self.folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    return Slurm(tmp_path / "bin", monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """The folder of a run of which rank 0 has worked in job 1."""
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.write_json(folder.path("records", "0.json"), rank(0, "1", state="finished"))
+    return folder
+
+
+def test_the_usage_is_known_once_no_job_is_in_the_queue(slurm, folder):
+    slurm.write(squeue="1|RUNNING|a name|None", sacct=None)
+    running = SlurmLauncher().status(folder)
+    assert (running.working, running.usage) == (("job 1: RUNNING",), None)
+    slurm.write(squeue="")
+    ended = SlurmLauncher().status(folder)
+    assert ended.working == () and ended.usage is not None and ended.usage.source == "records"
+
+
+def test_the_accounting_comes_before_the_records(slurm, folder):
+    slurm.write(squeue="", sacct=TWO_TASKS)
+    usage = SlurmLauncher().status(folder).usage
+    assert usage is not None
+    assert (usage.source, usage.cores_percent, usage.memory_mb) == ("sacct", 16.5, 400.0), "the rank's own peak"
+
+
+def test_a_queue_that_does_not_answer_may_have_jobs(slurm, folder):
+    slurm.write(squeue=None, sacct=None)
+    unknown = SlurmLauncher().status(folder)
+    assert unknown.working == ("squeue does not answer; jobs may wait for the run or work on it",)
+    assert unknown.usage is None
+
+
+def test_a_copy_of_the_folder_has_the_usage_unless_ranks_are_at_work(slurm, folder):
+    copied = SlurmLauncher().status(folder)
+    assert copied.working == () and copied.usage is not None
+    now = datetime.now(UTC).isoformat()
+    folder.write_json(folder.path("records", "1.json"), rank(1, "1", state="running", updated_at=now))
+    assert SlurmLauncher().status(folder).usage is None
+
+
+def test_a_run_without_jobs_has_no_usage(slurm, tmp_path):
+    local = RunFolder(str(tmp_path / "run"))
+    local.write_json(local.path("records", "0.json"), rank(0, "vm-123", state="finished"))
+    assert SlurmLauncher().status(local) == RemoteStatus()
 
 
 def test_a_peak_that_sacct_missed_is_in_the_records():

@@ -19,6 +19,7 @@ from ...ranks.cores import available_cores
 from ...runs.create import create_run, validate_request
 from ...runs.demo import open_named_survey
 from ...runs.provenance import cpu_model
+from ...runs.record import RECENT
 from ...runs.request import RunRequest
 from ...runs.store import RunFolder, ignore
 from ...surveys.survey import Survey
@@ -100,7 +101,8 @@ class SlurmLauncher:
             queue = ("squeue does not answer; jobs may wait for the run or work on it",)
         writer = "the first of its ranks" if read_submissions(run) else None
         account_lines = _account_lines(run, jobs)
-        return RemoteStatus(queue, account_lines, writer, usage=None if queue else read_usage(run, jobs))
+        has_ended = not queue and (queued is not None or not _writes_records(run))
+        return RemoteStatus(queue, account_lines, writer, usage=read_usage(run, jobs) if has_ended else None)
 
     def cancel(self, run: RunFolder) -> tuple[str, ...]:
         """Cancel all jobs that wait for or work on a run. Raises InputError if SLURM does not answer here."""
@@ -223,6 +225,12 @@ def _wait_for_jobs(run: RunFolder, submission: SlurmSubmission) -> None:
     with poll_progress(plan.galaxies, lambda: plan.galaxies_of(run.parts())):
         while list_jobs(submission.jobs) != []:
             time.sleep(POLL_INTERVAL)
+
+
+def _writes_records(run: RunFolder) -> bool:
+    """Return whether a rank that has not finished wrote its record a moment ago."""
+    records = run.records(ignore).values()
+    return any(record.state == "running" and record.silent_seconds() < RECENT for record in records)
 
 
 def _account_lines(run: RunFolder, jobs: list[str]) -> tuple[str, ...]:
