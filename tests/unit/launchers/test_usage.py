@@ -98,8 +98,8 @@ def test_the_usage_of_a_run():
         "  memory: 20%, 141 of 700 MB on the node that used most",
         "  time: 2%, the longest job took 0:00:13 of 0:10:00",
         "request next time: --cpus-per-task=1 --mem=200M --time=0:05:00",
-        "  (cores of the busiest task rounded up, a quarter more memory than was used, half more time; jobs of less "
-        "than 5 minutes say little of longer ones)",
+        "  cores of the busiest task rounded up, a quarter more memory than was used, half more time",
+        "  jobs of less than 5 minutes say little of longer ones",
     )
 
 
@@ -120,7 +120,7 @@ def test_the_task_that_needs_most_decides_what_to_request():
     assert (usage.cores_percent, usage.cores_per_task) == (round(100 * 1600 / 4800, 1), 1.9)
     assert (usage.memory_percent, usage.time_percent) == (57.5, 22.2)
     assert usage.lines()[-1] == (
-        "  (cores of the busiest task rounded up, a quarter more memory than was used, half more time)"
+        "  cores of the busiest task rounded up, a quarter more memory than was used, half more time"
     )
 
 
@@ -154,10 +154,7 @@ def test_what_records_do_not_count_is_added():
     usage = sum_usage("records", [use()])
     assert usage is not None
     assert usage.request == ("--cpus-per-task=2", "--mem=2000M", "--time=0:20:00")
-    assert usage.lines()[-1] == (
-        "  (cores of the busiest task rounded up, a quarter more memory than was used, half more time, and 500 MB to "
-        "make the catalogue, which no record counts)"
-    )
+    assert usage.lines()[-1] == "  and 500 MB to make the catalogue, which no record counts"
 
 
 def rank(number: int, job: str | None, host: str = "n1", **changes: Any) -> Record:

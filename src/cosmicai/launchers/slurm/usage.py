@@ -84,11 +84,12 @@ class JobUsage(msgspec.Struct, frozen=True):
             busy = f"busy {_describe_percent(self.gpu_percent)} of the time"
             lines.append(f"  GPUs: {busy if self.gpu_percent is not None else 'unknown how long they were busy'}")
         lines.append(f"request next time: {' '.join(self.request)}")
-        margins = "cores of the busiest task rounded up, a quarter more memory than was used, half more time"
+        lines.append("  cores of the busiest task rounded up, a quarter more memory than was used, half more time")
         if self.source == "records":
-            margins += f", and {FIRST_MEMORY_MB} MB to make the catalogue, which no record counts"
-        short = f"; jobs of less than {SHORT / 60:g} minutes say little of longer ones" if self.is_short else ""
-        return (*lines, f"  ({margins}{short})")
+            lines.append(f"  and {FIRST_MEMORY_MB} MB to make the catalogue, which no record counts")
+        if self.is_short:
+            lines.append(f"  jobs of less than {SHORT / 60:g} minutes say little of longer ones")
+        return tuple(lines)
 
     @property
     def is_short(self) -> bool:
