@@ -69,17 +69,31 @@ def resume(run: str, detach: bool, **options: Any) -> int:
         request = ResumeRequest(wait=options["wait"], detach=detach, options=explicit)
         return _report(launcher.resume(folder, request))
     name, ranks, slurm = parse_rank_options(options)
-    return _report(launcher_by_name(name).resume(folder, ResumeRequest(ranks, slurm, options["wait"])))
+    request = ResumeRequest(ranks, slurm, options["wait"], metrics_port=options["metrics_port"])
+    return _report(launcher_by_name(name).resume(folder, request))
 
 
 @click.command()
 @click.argument("run")
-@click.option("--watch", is_flag=True, help="Update until the run is complete.")
-def status(run: str, watch: bool) -> int:
-    """Show how the run in the folder RUN stands."""
-    from ..launchers.status import show_status
+@click.option("--watch", is_flag=True, help="Update until the run has ended.")
+@click.option("--ranks", "every_rank", is_flag=True, help="Show every rank, also if there are many.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@click.option("--metrics", metavar="FILE.prom", help="Write Prometheus metrics for node_exporter's textfile collector.")
+def status(run: str, watch: bool, every_rank: bool, as_json: bool, metrics: str | None) -> int:
+    """Show how the run in the folder RUN stands; exit code 0 if it is complete, else 3.
 
-    return show_status(_run_folder(run), watch)
+    More than 32 ranks are shown by node. Once SLURM jobs have ended, it also says how much they used of what was
+    requested, and what to request next time.
+    """
+    from ..launchers.status import print_status_document, show_status
+
+    if as_json and (watch or every_rank):
+        raise InputError("--json is for programs and prints all ranks once; leave out --watch and --ranks")
+    if metrics is not None and not metrics.endswith(".prom"):
+        raise InputError(f"--metrics {metrics}: node_exporter reads files that end in .prom; choose such a name")
+    if as_json:
+        return print_status_document(_run_folder(run), metrics)
+    return show_status(_run_folder(run), watch, every_rank, metrics)
 
 
 @click.command()

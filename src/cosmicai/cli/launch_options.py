@@ -52,6 +52,11 @@ _RANK_OPTIONS = (
         help="Seconds without a message after which a rank is considered dead.",
     ),
     click.option(
+        "--metrics-port",
+        metavar="[HOST:]PORT",
+        help="Serve Prometheus metrics at /metrics while the ranks run; without HOST to this machine alone.",
+    ),
+    click.option(
         "--slurm", is_flag=True, help="Submit the ranks to SLURM and return; the options up to --wait are for it."
     ),
     click.option("--site", help="SLURM cluster: a file slurm/SITE.toml or its path; default COSMICAI_SITE."),
@@ -183,7 +188,7 @@ def parse_launch_options(options: Mapping[str, Any]) -> tuple[str, LaunchRequest
     run = _parse_run_options(options)
     if name != "slurm":  # which has stand-ins for GPUs, where ranks compute on the CPU
         run = _with_device(run, ranks)
-    return name, LaunchRequest(run, ranks, slurm, wait=options["wait"])
+    return name, LaunchRequest(run, ranks, slurm, wait=options["wait"], metrics_port=options["metrics_port"])
 
 
 def parse_rank_options(options: Mapping[str, Any]) -> tuple[str, RankRequest, SlurmRequest | None]:
@@ -204,6 +209,11 @@ def parse_rank_options(options: Mapping[str, Any]) -> tuple[str, RankRequest, Sl
         raise InputError(f"{for_slurm[0]} is for jobs of --slurm")
     if options["slurm"] and options["schedule"] == "static":
         raise InputError("--schedule static is for ranks that are started here; SLURM's may come late or never")
+    if options["slurm"] and options["metrics_port"]:
+        raise InputError(
+            "--metrics-port is for ranks that are started here; where SLURM starts them use "
+            "`python -m launch status RUN --watch --metrics FILE.prom`"
+        )
     if options["gpus"] and options["nodes"] == 1 and not options["slurm"]:
         from ..launchers.local.resources import require_gpus  # which imports the engines
 
@@ -225,7 +235,7 @@ def parse_cloud_options(options: Mapping[str, Any]) -> CloudRequest | None:
             raise InputError(f"{for_cloud[0]} is for runs with --cloud")
         return None
     request = _record(CloudRequest, options)
-    elsewhere = {"mpi", "slurm", "wait", *_names(RankRequest), *_names(SlurmRequest)}
+    elsewhere = {"mpi", "slurm", "wait", "metrics_port", *_names(RankRequest), *_names(SlurmRequest)}
     if others := explicit_options(elsewhere):
         raise InputError(
             f"--cloud and {others[0]} contradict each other; on AWS there is one rank per partition (--partition-mb)"

@@ -58,6 +58,7 @@ PAGES = {
     "cosmicai weights export": "engines.md",
     "cosmicai reproduce": "reproduce.md",
     "launch": "platforms/laptop.md",
+    "launch status": "monitoring.md",
     "analysis": "analysis.md",
     "deploy": "platforms/aws.md",
 }

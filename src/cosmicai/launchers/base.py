@@ -17,6 +17,7 @@ from ..runs.request import RunRequest
 if TYPE_CHECKING:
     from ..runs.store import RunFolder
     from ..runs.summary import Summary
+    from .slurm.usage import JobUsage
 
 MAX_LOCAL_RANKS = 4096  # of one node: more than any has cores, and each is a process
 
@@ -113,7 +114,8 @@ class LaunchRequest:
     """A run, and the ranks that shall do it.
 
     `slurm` is for the SLURM launcher and `cloud` for the AWS launcher. `wait` stays until SLURM's jobs have ended, and
-    `detach` returns once the run has started on AWS.
+    `detach` returns once the run has started on AWS. A launcher of ranks on this machine serves metrics at
+    `metrics_port`, a port or `HOST:PORT`.
     """
 
     run: RunRequest
@@ -122,13 +124,15 @@ class LaunchRequest:
     cloud: CloudRequest | None = None
     wait: bool = False
     detach: bool = False
+    metrics_port: str | None = None
 
 
 @dataclass(frozen=True)
 class ResumeRequest:
     """Ranks that shall finish a run; those with which it was submitted where `ranks` is None.
 
-    `options` are the options that the user gave for the ranks, as written on the command line.
+    `options` are the options that the user gave for the ranks, as written on the command line. `metrics_port` is as in
+    `LaunchRequest`.
     """
 
     ranks: RankRequest | None = None
@@ -136,6 +140,7 @@ class ResumeRequest:
     wait: bool = False
     detach: bool = False
     options: tuple[str, ...] = ()
+    metrics_port: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,8 @@ class RemoteStatus:
 
     `working` are lines on what runs or waits, `ended` on what has ended. `writer` is what will write the plan of a run
     that has none yet. `run` is the folder into which the ranks write, if it is another one than that of the user.
-    If `is_exclusive`, no rank is at work on the run unless `working` says so.
+    If `is_exclusive`, no rank is at work on the run unless `working` says so. `usage` is how much of what was requested
+    of SLURM the jobs used, once they have ended.
     """
 
     working: tuple[str, ...] = ()
@@ -169,6 +175,7 @@ class RemoteStatus:
     writer: str | None = None
     run: RunFolder | None = None
     is_exclusive: bool = False
+    usage: JobUsage | None = None
 
 
 class Launcher(Protocol):

@@ -1,114 +1,64 @@
-"""How a run stands, from its folder alone: on any machine, also while others work on it."""
+"""`python -m launch status`: show how a run stands, once or until it has ended."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
-from rich.console import Group, RenderableType
+import click
+import msgspec
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from ..console import make_console, printable_line
+from ..console import make_console
 from ..errors import StorageError
-from ..runs.record import RECENT, Failure, Record
 from ..runs.store import RunFolder
-from ..runs.summary import count_coverage
 from .base import Launcher, RemoteStatus
-from .lock import LauncherLock, is_dead, read_lock
+from .lock import HEARTBEAT_SECONDS, MISSED_HEARTBEATS
 from .registry import launchers_of
+from .run_status import RunStatus, UnplannedRun, run_status
+from .status_document import encode_document, status_document
+from .status_text import render_status
 
 REFRESH_INTERVAL = 2.0  # seconds
 REMOTE_INTERVAL = 10.0  # seconds between requests to SLURM or AWS
 MAX_FAILURES = 30  # one after the other, of a storage that does not answer: a minute
 
-
-@dataclass(frozen=True)
-class RankStatus:
-    """How one attempt of a rank stands; `silent_seconds` is the time since it wrote its record."""
-
-    rank: int
-    attempt: int
-    state: str
-    host: str
-    items: int
-    galaxies: int
-    galaxies_per_second: float
-    silent_seconds: float
+Show = Callable[[RunStatus | UnplannedRun, RemoteStatus], None]
 
 
-@dataclass(frozen=True)
-class RunStatus:
-    """How a run stands: numbers of galaxies, the rate of the ranks at work, the launcher, and every attempt of a rank.
-
-    `launcher` is None if there is none or it has died, and `launcher_state` says how it is known to be alive.
-    `seconds_left` is None if no rank is at work. `problems` names damaged files, which are left out.
-    """
-
-    run: str
-    planned: int
-    completed: int
-    missing: int
-    failed: int
-    galaxies_per_second: float
-    seconds_left: float | None
-    launcher: LauncherLock | None
-    launcher_state: str
-    at_work: int
-    failures: tuple[Failure, ...]
-    problems: tuple[str, ...]
-    ranks: tuple[RankStatus, ...]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every galaxy of the plan is done."""
-        return self.completed == self.planned
-
-
-@dataclass(frozen=True)
-class UnplannedRun:
-    """A run that was submitted and has no plan yet; `next_step` says what will make one."""
-
-    run: str
-    next_step: str
-
-    @property
-    def is_complete(self) -> bool:
-        """Never, without a plan."""
-        return False
-
-
-def show_status(run: RunFolder, watch: bool) -> int:
+def show_status(run: RunFolder, watch: bool, every_rank: bool = False, metrics: str | None = None) -> int:
     """Print how a run stands and return the exit code: 0 if it is complete, else 3.
 
-    With `watch` this goes on until the run is complete, or its execution in the cloud has ended. Raises InputError if
-    there is no plan, nor a job in SLURM's queue or an execution that will write one.
+    With `watch` this goes on until the run has ended: it is complete, or nothing is at work on it and nothing will be.
+    A terminal shows the newest state in place; other output gets a block for every state that differs from the last
+    one. Raises InputError if there is no plan, nor a job in SLURM's queue or an execution that will write one.
     """
-    console = make_console()
-    launchers = launchers_of(run)
+    console, launchers = make_console(), launchers_of(run)
     remote = remote_status(run, launchers)
     status = _read_status(run, remote)
     if not watch:
-        console.print(render_status(status, remote))
+        _write_metrics(metrics, status)
+        console.print(render_status(status, remote, every_rank))
         return 0 if status.is_complete else 3
-    requested_at, failures = time.monotonic(), 0
-    with Live(render_status(status, remote), console=console, auto_refresh=False) as live:
-        while remote.working if remote.is_exclusive else not status.is_complete:
-            time.sleep(REFRESH_INTERVAL)
-            is_due = time.monotonic() - requested_at > REMOTE_INTERVAL
-            try:
-                if is_due or (remote.is_exclusive and status.is_complete):
-                    remote, requested_at = remote_status(run, launchers), time.monotonic()
-                status, failures = _read_status(run, remote), 0
-            except StorageError:  # which may pass
-                if (failures := failures + 1) == MAX_FAILURES:
-                    raise
-                continue
-            live.update(render_status(status, remote), refresh=True)
-        live.update(render_status(status, remote_status(run, launchers)), refresh=True)
+    with _live_display(console, every_rank) as show_on_console:
+
+        def show(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> None:
+            _write_metrics(metrics, status)
+            show_on_console(status, remote)
+
+        status = _watch(run, launchers, status, remote, show)
+    return 0 if status.is_complete else 3
+
+
+def print_status_document(run: RunFolder, metrics: str | None = None) -> int:
+    """Print how a run stands as a JSON document; else as `show_status`."""
+    remote = remote_status(run, launchers_of(run))
+    status = _read_status(run, remote)
+    _write_metrics(metrics, status)
+    click.echo(encode_document(status_document(status, remote)))
     return 0 if status.is_complete else 3
 
 
@@ -121,68 +71,101 @@ def remote_status(run: RunFolder, launchers: Iterable[Launcher]) -> RemoteStatus
         writer=next((status.writer for status in found if status.writer), None),
         run=next((status.run for status in found if status.run), None),
         is_exclusive=any(status.is_exclusive for status in found),
+        usage=next((status.usage for status in found if status.usage), None),
     )
 
 
-def run_status(run: RunFolder) -> RunStatus:
-    """Return how a run with a plan stands.
+def _write_metrics(path: str | None, status: RunStatus | UnplannedRun) -> None:
+    if path is not None:
+        from .metrics import write_metrics  # which needs prometheus_client
 
-    A rank is at work if its last attempt has not finished and wrote within RECENT seconds. Rates are by the ranks' own
-    clocks; only the time since a rank wrote compares its clock with this machine's. Raises InputError if the run has no
-    plan.
+        write_metrics(path, status)
+
+
+def _watch(
+    run: RunFolder, launchers: Iterable[Launcher], status: RunStatus | UnplannedRun, remote: RemoteStatus, show: Show
+) -> RunStatus | UnplannedRun:
+    """Show how a run stands until it has ended, and return its last state.
+
+    Whether it has ended is decided with what SLURM or AWS say at that moment.
     """
-    problems: list[str] = []
-    plan, parts, failures = run.plan(), run.parts(), run.failures(problems.append)
-    coverage, lock = count_coverage(plan, parts), read_lock(run)
-    dead = lock is not None and is_dead(lock)
-    records = sorted(run.records(problems.append).values(), key=lambda record: (record.rank, record.attempt))
-    ranks = tuple(_rank_status(record) for record in records)
-    latest = {rank.rank: rank for rank in ranks}.values()
-    working = [rank for rank in latest if rank.state == "running" and rank.silent_seconds < RECENT and not dead]
-    rate = sum((rank.galaxies_per_second for rank in working), 0.0)
-    failed = {failure.item for failure in failures}
-    return RunStatus(
-        run=run.uri,
-        planned=coverage.planned,
-        completed=coverage.completed,
-        missing=coverage.missing,
-        failed=sum(item.galaxies for item in plan.items if item.name in failed),
-        galaxies_per_second=rate,
-        seconds_left=coverage.missing / rate if rate else None,
-        launcher=None if dead else lock,
-        launcher_state="" if dead or lock is None else "at work" if dead is False else "on another machine",
-        at_work=len(working),
-        failures=tuple(failures),
-        problems=tuple(problems),
-        ranks=ranks,
-    )
+    requested_at, failures, is_new = time.monotonic(), 0, True
+    heartbeat = _LauncherHeartbeat()
+    while True:
+        status = heartbeat.check(status)
+        ended = _has_ended(status, remote)
+        if ended and is_new:
+            break
+        if not ended:
+            show(status, remote)
+        if not ended or failures:
+            time.sleep(REFRESH_INTERVAL)
+        is_due = ended or time.monotonic() - requested_at > REMOTE_INTERVAL
+        try:
+            if is_due:
+                remote, requested_at = remote_status(run, launchers), time.monotonic()
+            status, failures, is_new = _read_status(run, remote), 0, is_due
+        except StorageError:  # which may pass
+            is_new = False
+            if (failures := failures + 1) == MAX_FAILURES:
+                raise
+    show(status, remote)
+    return status
 
 
-def render_status(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> RenderableType:
-    """Return the status of a run as lines and a table, with those of remote work; all words are shown as they are."""
+def _has_ended(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> bool:
+    """Return whether nothing is at work on a run, and nothing is known that will be."""
+    if remote.working or (isinstance(status, RunStatus) and status.may_continue and not remote.is_exclusive):
+        return status.is_complete and not remote.is_exclusive
+    return True
+
+
+class _LauncherHeartbeat:
+    """Whether a launcher on another machine is alive: it changes its lock, by the clock of this machine."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, float] = (None, 0.0)
+
+    def check(self, status: RunStatus | UnplannedRun) -> RunStatus | UnplannedRun:
+        """Return a status without its launcher if that has missed too many heartbeats."""
+        if isinstance(status, UnplannedRun) or status.launcher_state != "on another machine":
+            return status
+        lock, since = self._last
+        if lock != status.launcher:
+            self._last = (status.launcher, time.monotonic())
+        elif time.monotonic() - since > MISSED_HEARTBEATS * HEARTBEAT_SECONDS:
+            return replace(status, launcher=None, launcher_state="", may_continue=status.at_work > 0)
+        return status
+
+
+@contextmanager
+def _live_display(console: Console, every_rank: bool) -> Iterator[Show]:
+    """Yield a function that shows a state in place on a terminal, and as one more block elsewhere if it is new."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda status, remote: live.update(render_status(status, remote, every_rank), refresh=True)
+        return
+    shown: list[tuple[RunStatus | UnplannedRun, RemoteStatus]] = []
+
+    def show(status: RunStatus | UnplannedRun, remote: RemoteStatus) -> None:
+        state = (_without_clocks(status), remote)
+        if shown[-1:] == [state]:
+            return
+        if shown:
+            console.print()
+        console.print(render_status(status, remote, every_rank))
+        shown[:] = [state]
+
+    yield show
+
+
+def _without_clocks(status: RunStatus | UnplannedRun) -> RunStatus | UnplannedRun:
+    """Return a status without what changes although nothing happens: ages and heartbeats."""
     if isinstance(status, UnplannedRun):
-        lines = [f"{status.run}: not begun; {status.next_step}", *remote.working, *remote.ended]
-        return Group(*_texts(lines))
-    lock = status.launcher
-    lines = [
-        f"{status.run}: {'complete' if status.is_complete else 'not complete'}",
-        f"{status.completed:,} of {status.planned:,} galaxies done, {status.missing:,} missing"
-        + (f", {status.failed:,} of them failed" if status.missing else ""),
-    ]
-    if lock:
-        lines.append(f"launcher: process {lock.pid} on {lock.host}, since {lock.started_at}")
-    elif status.at_work:
-        ranks = "1 rank" if status.at_work == 1 else f"{status.at_work} ranks"
-        lines.append(f"no launcher; {ranks} wrote in the last {RECENT:g} s")
-    elif not status.is_complete and not remote.working:
-        lines.append(f"no rank is at work; finish the run with `python -m launch resume {status.run}`")
-    if status.seconds_left is not None and not status.is_complete:
-        left = timedelta(seconds=round(status.seconds_left))
-        lines.append(f"{status.galaxies_per_second:,.0f} galaxies/s, {left} left")
-    lines += [*remote.working, *remote.ended]
-    lines += [f"failed: {failure.item}: {failure.reason}" for failure in status.failures]
-    lines += [f"left out: {problem}" for problem in status.problems]
-    return Group(*_texts(lines), _rank_table(status.ranks)) if status.ranks else Group(*_texts(lines))
+        return status
+    ranks = tuple(replace(rank, silent_seconds=0.0) for rank in status.ranks)
+    launcher = status.launcher and msgspec.structs.replace(status.launcher, beats=0)
+    return replace(status, ranks=ranks, launcher=launcher)
 
 
 def _read_status(run: RunFolder, remote: RemoteStatus) -> RunStatus | UnplannedRun:
@@ -193,37 +176,8 @@ def _read_status(run: RunFolder, remote: RemoteStatus) -> RunStatus | UnplannedR
         resume = f"finish it with `python -m launch resume {run.uri}`"
         return UnplannedRun(run.uri, resume if is_over else f"{remote.writer} writes the plan")
     status = replace(run_status(folder), run=run.uri)
+    if not is_over:
+        return status
     # Whatever was written last: without an execution no rank is at work.
-    return replace(status, at_work=0, seconds_left=None) if is_over else status
-
-
-def _rank_table(ranks: Iterable[RankStatus]) -> Table:
-    table = Table()
-    for heading in ("rank", "attempt", "state", "host", "items", "galaxies", "galaxies/s", "last wrote"):
-        table.add_column(heading, justify="left" if heading in ("state", "host") else "right")
-    for rank in ranks:
-        cells = (
-            str(rank.rank), str(rank.attempt), rank.state, rank.host, str(rank.items), f"{rank.galaxies:,}",
-            f"{rank.galaxies_per_second:,.0f}", f"{rank.silent_seconds:,.0f} s ago",
-        )  # fmt: skip
-        table.add_row(*_texts(cells))
-    return table
-
-
-def _texts(lines: Iterable[str]) -> list[Text]:
-    return [Text(printable_line(line)) for line in lines]
-
-
-def _rank_status(record: Record) -> RankStatus:
-    begin, wrote = (datetime.fromisoformat(time) for time in (record.working_at, record.updated_at))
-    working = (wrote - begin).total_seconds()
-    return RankStatus(
-        rank=record.rank,
-        attempt=record.attempt,
-        state=record.state,
-        host=record.host,
-        items=record.items,
-        galaxies=record.galaxies,
-        galaxies_per_second=record.galaxies / working if working > 0 else 0.0,
-        silent_seconds=max(0.0, record.silent_seconds()),
-    )
+    ranks = tuple(replace(rank, is_at_work=False) for rank in status.ranks)
+    return replace(status, at_work=0, seconds_left=None, may_continue=False, ranks=ranks)

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from ..processes import process_start_time
 from ..ranks.invocation import InvocationRecord
+from ..ranks.nvml import GpuUse
 from ..surveys.survey import Count
 from .plan import PrecisionCheck
 from .provenance import process_age
@@ -152,6 +153,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     s3_first_request_time: float | UnsetType = UNSET
     s3_last_response_time: float | UnsetType = UNSET
     fmi: dict[str, Any] | UnsetType = UNSET  # what ranks on Lambda that talked to each other report of it
+    gpu: GpuUse | UnsetType = UNSET  # what NVML reports of the GPU while the rank worked
     slurm: dict[str, Any] | UnsetType = UNSET  # what SLURM's accounting reports of the execution
 
     def __post_init__(self) -> None:

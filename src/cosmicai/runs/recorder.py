@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec import UNSET
+
 from ..engines.base import EngineChoice
 from ..ranks.container_image import image_digest
 from ..ranks.environment import Rank
 from ..ranks.gpus import VISIBLE
 from ..ranks.invocation import Invocation
+from ..ranks.nvml import GpuSampler
 from ..storage.s3 import RequestStatistics
 from .plan import PrecisionCheck, WorkItem
 from .provenance import cpu_model, git_commit, gpu_model, peak_rss_mb, process_age
@@ -47,6 +50,7 @@ class Recorder:
     state: str = "running"
     working_at: datetime | None = None  # when the first galaxies were read
     invocation: Invocation | None = None  # on AWS Lambda
+    gpu: GpuSampler | None = None  # on a GPU, where NVML answers
 
     def __post_init__(self) -> None:
         self.precision = self.choice.precision  # until the engine is loaded and says which one it has
@@ -138,5 +142,6 @@ class Recorder:
             wall_seconds_per_batch=working / batches if batches else 0.0,
             s3_requests=dict(self._requests.counts),
             invocation=self.invocation.record() if self.invocation else None,
+            gpu=self.gpu.use() if self.gpu else UNSET,
             **read_times,
         )

@@ -21,6 +21,7 @@ from ..engines.registry import open_engine
 from ..models.weights import WeightsFile
 from ..ranks.environment import Rank
 from ..ranks.invocation import Invocation
+from ..ranks.nvml import sample_gpu
 from ..runs.part import Part, concatenate_parts
 from ..runs.plan import Plan, WorkItem
 from ..runs.record import Record
@@ -96,6 +97,8 @@ def _predict_items(
             quantized = run_folder.read_quantized(plan.quantized) if plan.quantized else None
             engine = options.open_engine(plan.choice, plan.weights_file, recorder.rank.threads, quantized)
         recorder.precision = engine.precision
+        if plan.device == "cuda":
+            recorder.gpu = stack.enter_context(sample_gpu())
         for result in _predict_chunks(partial(predict_chunk, engine, plan), caller, calls, chunks, recorder):
             check_interrupt()
             if isinstance(result, ReadFailure):

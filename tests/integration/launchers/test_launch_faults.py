@@ -23,7 +23,7 @@ from cosmicai import storage
 from cosmicai.errors import InputError
 from cosmicai.launchers import lock
 from cosmicai.launchers.lock import LauncherLock, is_dead, read_lock, run_lock
-from cosmicai.launchers.status import run_status
+from cosmicai.launchers.run_status import run_status
 from cosmicai.processes import process_start_time
 from cosmicai.runs.plan import WorkItem
 from cosmicai.runs.store import RunFolder

@@ -487,10 +487,7 @@ def test_what_a_site_refuses_is_one_sentence(tmp_path, jobs):
     )
     for options, sentence in {
         ("--nodes", "3", "--procs", "3"): "no partition of local takes this job: ",
-        (
-            "--gpus",
-            "4",
-        ): "a node of local has 2 GPUs of kind a100 and the job asks for 4; ask for fewer per node, on more",
+        ("--gpus", "5"): "no kind of GPU of local takes this job (a100: a node of local has 2 GPUs of kind a100 and ",
         ("--site", "elsewhere"): "--site elsewhere: there is no such site; use local, rivanna or the path of a .toml",
         ("--site", "rivanna"): "rivanna charges jobs to an account; name yours with --account",
         ("--image", "none.sif"): "--image none.sif does not exist; ",

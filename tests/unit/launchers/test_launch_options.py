@@ -61,6 +61,21 @@ def test_every_launcher_has_its_request(parse):
     )  # fmt: skip
 
 
+def test_metrics_are_served_by_a_launcher_of_this_machine(parse):
+    for launcher in ((), ("--mpi",)):
+        assert parse(*SURVEY, *launcher, "--metrics-port", "9100")[1].metrics_port == "9100"
+    with pytest.raises(InputError) as raised:
+        parse(*SURVEY, "--slurm", "--metrics-port", "9100")
+    assert str(raised.value) == (
+        "--metrics-port is for ranks that are started here; where SLURM starts them use "
+        "`python -m launch status RUN --watch --metrics FILE.prom`"
+    )
+    with pytest.raises(
+        InputError, match=r"^--cloud and --metrics-port contradict each other; on AWS there is one rank"
+    ):
+        parse(*SURVEY, "--cloud", "--metrics-port", "9100")
+
+
 def test_every_launcher_gets_the_views_and_what_the_catalogue_says_of_intervals(parse):
     options = ("--views", "8", "--quantiles", "--calibrate-on-spectra")
     run = RunRequest("sky", "run", "w", views=8, quantiles=True, calibrate_on_spectra=True)

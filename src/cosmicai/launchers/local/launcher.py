@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
 
+from ... import storage
 from ...console import notify
 from ...errors import InputError
 from ...ranks.cores import available_cores
@@ -42,17 +44,20 @@ class LocalLauncher:
     def submit(self, request: LaunchRequest) -> Submission:
         """Start a run and wait until its ranks have ended.
 
-        Raises InputError if it cannot be planned, or if the ranks would not fit into this machine's memory.
+        Raises InputError if it cannot be planned, if the ranks would not fit into this machine's memory, or if there is
+        no such port for metrics.
         """
         require_no_cloud_run(request.run.out)
-        survey = open_named_survey(request.run.survey, request.run.out)
-        approve = partial(self._approve, request.ranks)
-        run = create_run(request.run, survey, ranks=request.ranks.ranks, approve=approve, notify=notify)
-        return self._finish(run, request.ranks)
+        with _metrics_served(RunFolder(storage.absolute(request.run.out)), request.metrics_port):
+            survey = open_named_survey(request.run.survey, request.run.out)
+            approve = partial(self._approve, request.ranks)
+            run = create_run(request.run, survey, ranks=request.ranks.ranks, approve=approve, notify=notify)
+            return self._finish(run, request.ranks)
 
     def resume(self, run: RunFolder, request: ResumeRequest) -> Submission:
         """Do what is missing of a run with ranks of this machine."""
-        return self._finish(run, request.ranks or RankRequest())
+        with _metrics_served(run, request.metrics_port):
+            return self._finish(run, request.ranks or RankRequest())
 
     def status(self, run: RunFolder) -> RemoteStatus:
         """Return nothing: the run folder shows all that happens on this machine."""
@@ -89,3 +94,15 @@ class LocalLauncher:
 
     def _run_ranks(self, run: RunFolder, ranks: RankRequest) -> None:
         supervise(run, ranks)
+
+
+@contextmanager
+def _metrics_served(run: RunFolder, address: str | None) -> Iterator[None]:
+    """Serve the metrics of a run while the block runs, if there is an address; only then are they imported."""
+    if address is None:
+        yield
+        return
+    from ..metrics import serve_metrics  # which needs prometheus_client
+
+    with serve_metrics(run, address):
+        yield

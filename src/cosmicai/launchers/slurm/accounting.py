@@ -115,6 +115,13 @@ def update_account(run: RunFolder, jobs: Sequence[str], now: Callable[[], float]
     return account
 
 
+def final_executions(run: RunFolder, jobs: Sequence[str]) -> tuple[JobExecution, ...]:
+    """Return all executions of a run's jobs as SLURM accounted for them, none while that may change or is unknown."""
+    cache = _read_cache(run)
+    is_final = cache.account is not None and cache.account.final and cache.jobs == tuple(sorted(set(jobs)))
+    return cache.executions if is_final else ()
+
+
 def _read_cache(run: RunFolder) -> AccountingCache:
     """Return what is known, nothing if its file is damaged: it is only a cache."""
     with suppress(InputError):

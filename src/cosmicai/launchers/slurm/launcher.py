@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -18,15 +19,17 @@ from ...ranks.cores import available_cores
 from ...runs.create import create_run, validate_request
 from ...runs.demo import open_named_survey
 from ...runs.provenance import cpu_model
+from ...runs.record import RECENT
 from ...runs.request import RunRequest
-from ...runs.store import RunFolder
+from ...runs.store import RunFolder, ignore
 from ...surveys.survey import Survey
 from ..base import LaunchRequest, RankRequest, RemoteStatus, ResumeRequest, SlurmRequest, Submission
 from ..estimate import describe_idle_ranks, estimate_run
 from ..submission import SlurmSubmission, read_submissions, require_no_cloud_run
-from .accounting import update_account
+from .accounting import final_executions, update_account
 from .allocation import SlurmAllocation, resolve_resources
 from .queue import cancel_jobs, job_numbers, list_jobs, list_run_jobs
+from .usage import JobUsage, sum_usage, use_of_executions, use_of_records
 
 POLL_INTERVAL = 5.0  # seconds between requests to SLURM's controller
 
@@ -86,14 +89,20 @@ class SlurmLauncher:
         return self._submit(run, ranks, slurm, allocation, worker, request.wait)
 
     def status(self, run: RunFolder) -> RemoteStatus:
-        """Return the jobs in the queue, and what SLURM's accounting knows of those that have worked on the run."""
-        jobs = job_numbers(run)
+        """Return the jobs in the queue, and what SLURM's accounting knows of those that have worked on the run.
+
+        Once all of them have ended, that includes how much they used of what was requested.
+        """
+        jobs, queued = job_numbers(run), list_run_jobs(run)
         queue = tuple(
-            f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING")
-            for job in list_run_jobs(run) or []
+            f"job {job.number}: {job.state}" + f" ({job.reason})" * (job.state == "PENDING") for job in queued or []
         )
+        if queued is None and shutil.which("squeue"):  # else there is no SLURM here, and the folder is a copy
+            queue = ("squeue does not answer; jobs may wait for the run or work on it",)
         writer = "the first of its ranks" if read_submissions(run) else None
-        return RemoteStatus(queue, _account_lines(run, jobs), writer)
+        account_lines = _account_lines(run, jobs)
+        has_ended = not queue and (queued is not None or not _writes_records(run))
+        return RemoteStatus(queue, account_lines, writer, usage=read_usage(run, jobs) if has_ended else None)
 
     def cancel(self, run: RunFolder) -> tuple[str, ...]:
         """Cancel all jobs that wait for or work on a run. Raises InputError if SLURM does not answer here."""
@@ -137,8 +146,23 @@ class SlurmLauncher:
             from ...runs.summarize import summarize  # which imports the libraries of tables and figures
 
             summary = summarize(run)
-        update_account(run, job_numbers(run))
-        return Submission(run, has_ended=True, summary=summary)
+        jobs = job_numbers(run)
+        update_account(run, jobs)
+        usage = read_usage(run, jobs)
+        return Submission(run, has_ended=True, summary=summary, closing=usage.lines() if usage else ())
+
+
+def read_usage(run: RunFolder, jobs: list[str]) -> JobUsage | None:
+    """Return how much the ended jobs of a run used of what was requested; None if no job has worked on it.
+
+    The accounting says so where it is final, else the records of the ranks.
+    """
+    records, submissions = list(run.records(ignore).values()), read_submissions(run)
+    request = submissions[-1].options.slurm if submissions else None
+    by_core = request is not None and request.mem_per_cpu is not None
+    if uses := use_of_executions(final_executions(run, jobs)):
+        return sum_usage("sacct", uses, records, by_core)
+    return sum_usage("records", use_of_records(records, request), records, by_core)
 
 
 def _slurm_request(request: LaunchRequest) -> SlurmRequest:
@@ -201,6 +225,12 @@ def _wait_for_jobs(run: RunFolder, submission: SlurmSubmission) -> None:
     with poll_progress(plan.galaxies, lambda: plan.galaxies_of(run.parts())):
         while list_jobs(submission.jobs) != []:
             time.sleep(POLL_INTERVAL)
+
+
+def _writes_records(run: RunFolder) -> bool:
+    """Return whether a rank that has not finished wrote its record a moment ago."""
+    records = run.records(ignore).values()
+    return any(record.state == "running" and record.silent_seconds() < RECENT for record in records)
 
 
 def _account_lines(run: RunFolder, jobs: list[str]) -> tuple[str, ...]:

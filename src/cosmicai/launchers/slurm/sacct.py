@@ -16,7 +16,7 @@ from .commands import SlurmFailure, call_slurm
 SACCT_TIMEOUT = 30.0  # seconds
 FIELDS = (
     "JobID", "State", "ExitCode", "Start", "End", "ElapsedRaw", "MaxRSS", "ConsumedEnergyRaw", "NodeList", "AllocCPUS",
-    "AllocTRES",
+    "AllocTRES", "TotalCPU", "Timelimit", "ReqMem", "NTasks",
 )  # fmt: skip
 KINDS = {
     "COMPLETED": "completed", "FAILED": "failed", "CANCELLED": "cancelled", "REVOKED": "cancelled",
@@ -31,7 +31,9 @@ class JobExecution(msgspec.Struct, frozen=True):
 
     `attempt` counts from 1 in order of start. `state` is SLURM's word; a job that failed after one of its steps ran out
     of memory is OUT_OF_MEMORY, which SLURM says of the step alone. Times are ISO 8601 in UTC; an execution that never
-    started has no start. `max_rss_mb` is that of the largest step, in MB (2^20 bytes). None is unknown to SLURM.
+    started has no start. `max_rss_mb` is that of the largest task of all steps, in MB (2^20 bytes), and `node_rss_mb`
+    that of all tasks of a step on one node, if all were as large as the largest. `requested_mb` is the memory of each
+    node, `tasks` the largest number of tasks of a step, and `limit_seconds` the time limit. None is unknown to SLURM.
     """
 
     job: str
@@ -47,6 +49,11 @@ class JobExecution(msgspec.Struct, frozen=True):
     nodes: str
     cores: int
     gpus: int
+    cpu_seconds: float | None = None
+    limit_seconds: float | None = None
+    node_rss_mb: float | None = None
+    requested_mb: float | None = None
+    tasks: int = 1
 
     @property
     def kind(self) -> str:
@@ -128,19 +135,40 @@ def _parse_execution(row: dict[str, str], *steps: dict[str, str]) -> JobExecutio
     resources = dict(part.partition("=")[::2] for part in row["AllocTRES"].split(","))
     typed_gpus = sum(int(count) for name, count in resources.items() if name.startswith("gres/gpu:"))
     energy = int(row["ConsumedEnergyRaw"] or 0)
-    sizes = [size for step in steps if (size := _parse_megabytes(step["MaxRSS"])) is not None]
+    sizes = [(size, int(step["NTasks"] or 1)) for step in steps if (size := _parse_megabytes(step["MaxRSS"]))]
+    hosts, cores = len(split_nodes(nodes)) or 1, int(row["AllocCPUS"] or 0)
     return JobExecution(
         job=row["JobID"], attempt=1, state=state, exit_code=int(code or 0), signal=int(signal or 0),
         started_at=_parse_time(row["Start"]) if nodes else None,  # cancelled in the queue: "started" when cancelled
         ended_at=_parse_time(row["End"]), elapsed_seconds=int(row["ElapsedRaw"] or 0),
-        max_rss_mb=max(sizes, default=None),
+        max_rss_mb=max((size for size, _ in sizes), default=None),
         energy_joules=energy if 0 < energy < 2**63 else None,  # 0 and "no value" are where nothing is measured
-        nodes=nodes, cores=int(row["AllocCPUS"] or 0), gpus=int(resources.get("gres/gpu", typed_gpus)),
+        nodes=nodes, cores=cores, gpus=int(resources.get("gres/gpu", typed_gpus)),
+        cpu_seconds=_parse_duration(row["TotalCPU"]), limit_seconds=_parse_duration(row["Timelimit"]),
+        node_rss_mb=max((size * -(-tasks // hosts) for size, tasks in sizes), default=None),
+        requested_mb=_parse_requested(resources.get("mem") or row["ReqMem"], hosts, cores),
+        tasks=max((int(step["NTasks"] or 1) for step in steps), default=1),
     )  # fmt: skip
 
 
 def _parse_time(text: str) -> str | None:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).isoformat() if text[:1].isdigit() else None
+
+
+def _parse_duration(text: str) -> float | None:
+    """Return the seconds of `1-02:03:04`, `02:03:04` or `03:04.567`; None for words such as UNLIMITED."""
+    if not (found := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text)):
+        return None
+    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _parse_requested(text: str, nodes: int, cores: int) -> float | None:
+    """Return the MB per node of memory that was requested; SLURM before 21.08 ends it with n (per node) or c (core)."""
+    size = _parse_megabytes(text.rstrip("nc"))
+    if size is None or text.endswith("n"):
+        return size
+    return size * (cores if text.endswith("c") else 1) / nodes
 
 
 def _parse_megabytes(text: str) -> float | None:
