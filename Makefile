@@ -34,7 +34,8 @@ install: $(VENV)/installed
 
 # torch comes last and apart: its builds for CPUs and for CUDA have one version, but hashes of their own, and pip takes
 # the one that it is configured to find. What they need besides CUDA has then been installed, by its hashes.
-$(VENV)/installed: requirements.lock requirements-dev.lock pyproject.toml | $(BIN)/python
+NATIVE := $(wildcard src/cosmicai/engines/native/*.cpp src/cosmicai/engines/native/*.h) src/cosmicai/engines/native/build.py
+$(VENV)/installed: requirements.lock requirements-dev.lock pyproject.toml setup.py $(NATIVE) | $(BIN)/python
 	$(PIP) --require-hashes --requirement requirements.lock --requirement requirements-dev.lock
 	$(PIP) "$$($(TORCH))"
 	$(PIP) --no-deps "$$($(TORCHVISION))"

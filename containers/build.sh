@@ -125,7 +125,7 @@ fi
 if [ -f "$base" ]; then
   [ "$base" = "$context/made.tar" ] || cp "$base" "$context/made.tar"
   # shellcheck disable=SC2016
-  sed -i 's|^FROM ${BASE}|FROM scratch\nADD made.tar /|' "$context/Containerfile"
+  sed -i 's|^FROM ${BASE}\(.*\)|FROM scratch\1\nADD made.tar /|' "$context/Containerfile"
 fi
 
 echo "build.sh: building with $builder" >&2

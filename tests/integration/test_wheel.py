@@ -57,7 +57,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     # A copy, since setuptools leaves files in the tree that it builds.
     tracked = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "src", "analysis", "pyproject.toml", "README.md", "LICENSE"],
+        ["git", "ls-files", "-co", "--exclude-standard", "src", "analysis", "pyproject.toml", "setup.py", "README.md",
+         "LICENSE"],
         cwd=PROJECT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     for name in tracked:

@@ -15,13 +15,14 @@ from ..models.weights import WeightsFile
 from ..ranks.container_image import image_variant
 from .base import Engine, EngineChoice
 
-ENGINES = ("auto", "openvino", "cuda", "reference")
+ENGINES = ("auto", "openvino", "native", "cuda", "reference")
 PRECISIONS = {
     "openvino": ("float32", "bfloat16", "int8"),
+    "native": ("float32",),
     "cuda": ("bfloat16", "tf32", "float32"),
     "reference": ("float32",),
 }  # the first of each is its default
-DEVICES = {"openvino": ("cpu",), "cuda": ("cuda",), "reference": ("cpu", "cuda")}
+DEVICES = {"openvino": ("cpu",), "native": ("cpu",), "cuda": ("cuda",), "reference": ("cpu", "cuda")}
 BATCH_SIZE = {"cpu": 512, "cuda": 4096}
 LARGEST_BATCH_SIZE = 2**16  # galaxies, 1.3 GB of cutouts; a larger one would be paid for in memory
 
@@ -49,12 +50,17 @@ def choose_engine(
             expected = " or ".join(offered[engine])
             raise InputError(f"the engine {engine} has no {option} {requested}; expected {expected}")
     batch_size = batch_size or BATCH_SIZE[device]
-    if engine == "openvino":
+    if engine in ("openvino", "native"):
         if problem := find_openvino_problem():
             raise InputError(f"{problem}; use --engine reference")
-        from .openvino.engine import choose_openvino
+        if engine == "native":
+            from .native.engine import choose_native
 
-        choice, notice = choose_openvino(weights, precision, batch_size)
+            choice, notice = choose_native(weights, batch_size)
+        else:
+            from .openvino.engine import choose_openvino
+
+            choice, notice = choose_openvino(weights, precision, batch_size)
         notices += [notice] if notice else []
     elif engine == "cuda":
         from .cuda import choose_cuda
@@ -82,6 +88,10 @@ def open_engine(choice: EngineChoice, weights: WeightsFile, threads: int, quanti
         from .openvino.engine import OpenVINOEngine
 
         return OpenVINOEngine(weights, choice, threads, quantized)
+    if choice.engine == "native":
+        from .native.engine import NativeEngine
+
+        return NativeEngine(weights, choice, threads)
     if choice.engine == "cuda":
         from .cuda import CudaEngine
 

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from cosmicai.engines import registry
 from cosmicai.engines.base import EngineChoice, choose_inner_batch, split_rows
-from cosmicai.engines.openvino import compiled_part, inner_batch
+from cosmicai.engines.openvino import inner_batch
 from cosmicai.engines.openvino.compiled_cache import UnusableFile, cache_folder, get_or_create
 from cosmicai.engines.openvino.engine import OpenVINOEngine
 from cosmicai.engines.openvino.graph import build_encoder, build_rest
+from cosmicai.engines.openvino.sealed_file import unseal
 from cosmicai.engines.registry import choose_engine, open_engine
 from cosmicai.errors import InputError
 from cosmicai.models.checkpoint_import import import_checkpoint
@@ -207,9 +208,9 @@ def test_no_change_of_a_compiled_network_goes_unnoticed(
         for changed in (*flipped, *(mutate(whole, random) for _ in range(200))):
             if changed != whole:
                 with pytest.raises(UnusableFile):
-                    compiled_part._unpack(path.name, io.BytesIO(changed))
+                    unseal(path.name, io.BytesIO(changed))
         with pytest.raises(UnusableFile):
-            compiled_part._unpack("another.blob", io.BytesIO(whole))
+            unseal("another.blob", io.BytesIO(whole))
 
 
 def test_a_damaged_compiled_network_is_compiled_again_when_a_run_is_planned(
@@ -429,7 +430,10 @@ def test_an_image_without_cuda_refuses_to_leave_gpus_idle(
 @pytest.mark.parametrize(
     ("requested", "message"),
     [
-        (("abacus", None, None), "there is no engine 'abacus'; expected one of auto, openvino, cuda, reference"),
+        (
+            ("abacus", None, None),
+            "there is no engine 'abacus'; expected one of auto, openvino, native, cuda, reference",
+        ),
         (("reference", "bfloat16", None), "the engine reference has no precision bfloat16; expected float32"),
         (("openvino", "tf32", None), "the engine openvino has no precision tf32"),
         (("openvino", None, "cuda"), "the engine openvino has no device cuda; expected cpu"),

@@ -54,7 +54,8 @@ def expected(shared: Path) -> tuple[PublishedMetric, ...]:
         dz.mean(),
         1.48 * np.median(abs(dz - np.median(dz))),
     )
-    return tuple(PublishedMetric(name, name, float(value), 5) for name, value in zip(NAMES, values, strict=True))
+    # Four digits: those of R2, which is about -20 for random weights, follow the inner batch beyond that.
+    return tuple(PublishedMetric(name, name, float(value), 4) for name, value in zip(NAMES, values, strict=True))
 
 
 def test_the_metrics_are_those_of_the_published_predictions(stand_in, shared, tmp_path):
@@ -65,7 +66,7 @@ def test_the_metrics_are_those_of_the_published_predictions(stand_in, shared, tm
     assert found["machine"]["cpu_model"] and found["machine"]["date"]
     for row, metric in zip(found["rows"], expected(shared), strict=True):
         assert row["name"] == metric.name and row["agrees"] is True
-        assert row["ours"] == pytest.approx(metric.value, abs=1e-5) and row["published"] == metric.value
+        assert row["ours"] == pytest.approx(metric.value, abs=2e-5) and row["published"] == metric.value
         assert row["difference"] == row["ours"] - metric.value
     assert "512 of 512" in done.stderr and found["machine"]["cpu_model"] in done.stderr
     # The run is as `infer` writes it, with the imported weights next to it.

@@ -473,8 +473,10 @@ def test_without_a_registry_the_base_is_made(checkout: Checkout) -> None:
     assert (checkout.kept / "made.tar").read_text() == "half and whole"
     assert f"at {TIME}" in checkout.called
     text = (checkout.kept / "Containerfile").read_text()
-    assert text == (PROJECT / "containers/Containerfile").read_text().replace("FROM ${BASE}\n", MADE)
-    assert MADE in text and "--build-arg BASE=" not in "\n".join(checkout.called)
+    original = (PROJECT / "containers/Containerfile").read_text()
+    staged = "FROM scratch AS compiler\nADD made.tar /\n"
+    assert text == original.replace("FROM ${BASE} AS compiler\n", staged).replace("FROM ${BASE}\n", MADE)
+    assert MADE in text and staged in text and "--build-arg BASE=" not in "\n".join(checkout.called)
 
 
 def test_only_the_default_base_is_replaced(checkout: Checkout) -> None:
@@ -493,8 +495,9 @@ def test_a_base_may_be_a_tar_file(checkout: Checkout, builder: str) -> None:
     assert done.returncode == 0, done.stderr
     assert (checkout.kept / "made.tar").read_text() == (checkout.here / "my base.tar").read_text() == "mine"
     lines = (checkout.kept / "Containerfile").read_text().splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("FROM"))
-    assert lines[first : first + 2] == ["FROM scratch", "ADD made.tar /"]
+    stages = [number for number, line in enumerate(lines) if line.startswith("FROM")]
+    assert [lines[number] for number in stages] == ["FROM scratch AS compiler", "FROM scratch"]
+    assert {lines[number + 1] for number in stages} == {"ADD made.tar /"}
     calls = "\n".join(checkout.called)
     assert not re.search(r"^podman pull|imagetools|--build-arg BASE=", calls, re.MULTILINE)
 

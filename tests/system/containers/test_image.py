@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cosmicai.engines.native.library import find_problem
 from cosmicai.bench.lambda_emulator import run_emulator
 from cosmicai.runs.provenance import git_commit
 from cosmicai.runs.record import Record
@@ -131,11 +132,12 @@ def test_every_engine_in_it_passes_the_selftest(image):
     own = ["--no-privs"] if os.getuid() == 0 else []
     done = subprocess.run(["apptainer", "test", *own, image.sif], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = re.findall(r"(openvino|reference|cuda) (\w+) .* (yes|no) ", done.stdout)
+    rows = re.findall(r"(openvino|native|reference|cuda) (\w+) .* (yes|no) ", done.stdout)
     assert {(engine, precision) for engine, precision, _ in rows} >= {("openvino", "float32"), ("reference", "float32")}
     assert {passed for *_, passed in rows} == {"yes"}
     left_out = re.findall(r"^(\w+) (\w+) is left out", done.stderr, re.MULTILINE)
-    assert len(rows) + len(left_out) == 7
+    assert len(rows) + len(left_out) == 8
+    assert find_problem() or ("native", "float32", "yes") in rows  # the image has it for processors that can run it
     assert image.digest in done.stdout
 
 

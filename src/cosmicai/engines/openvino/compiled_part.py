@@ -1,8 +1,7 @@
 """The two parts of the network as compiled by OpenVINO, kept in the cache folder and tested whenever they are loaded.
 
-Compiling takes longer than running a small survey. There is one file per weights, graph, OpenVINO version, precision,
-inner batch and kind of processor: a header of HEADER bytes, then the part's output for a fixed input as .npy, padded
-with zeros, then the exported network. The header has the digest of all that follows and of the file's name.
+Compiling takes longer than running a small survey. There is one file (`sealed_file.py`) per weights, graph, OpenVINO
+version, precision, inner batch and kind of processor.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from functools import partial
 
 import numpy as np
 import openvino as ov
-import xxhash
 from numpy.typing import NDArray
 
 from ...errors import InputError
@@ -28,10 +25,10 @@ from .compiled_cache import UnusableFile, cache_folder, get_or_create
 from .export import read_exported_graph, read_folded
 from .graph import PARTS
 from .processor import cpu_settings, describe_processor, get_core
+from .sealed_file import seal, unseal
 
+Stream = Callable[..., NDArray[np.float32]]
 TOLERANCE = 1e-4  # of a test output, relative to its largest value
-MAGIC = b"cosmicai-cache/1"
-HEADER = struct.Struct("<16s16sQQ16x")  # MAGIC, XXH3-128 digest, bytes of the .npy with its padding, bytes that follow
 
 
 class NetworkGraphs:
@@ -49,19 +46,20 @@ class NetworkGraphs:
         """What the network is known by."""
         return self._weights.key
 
+    def folded(self) -> FoldedWeights:
+        """Return the folded network in float32. Raises InputError if the weights cannot be used."""
+        with self._lock:
+            if self._folded is None:
+                self._folded = read_folded(self._weights)
+            return self._folded
+
     def build(self, part: str, batch: int) -> ov.Model:
         """Return the graph of a part of the network for `batch` galaxies.
 
         Raises InputError if the weights cannot be used or an exported graph is damaged.
         """
         exported = read_exported_graph(self._weights.key, part, batch)
-        return PARTS[part](self._fold(), batch) if exported is None else exported
-
-    def _fold(self) -> FoldedWeights:
-        with self._lock:
-            if self._folded is None:
-                self._folded = read_folded(self._weights)
-            return self._folded
+        return PARTS[part](self.folded(), batch) if exported is None else exported
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,11 @@ class CompiledPart:
         outputs = _compute_test_outputs(self.network, streams)
         return all(np.allclose(own, self.expected, rtol=0, atol=allowed, equal_nan=True) for own in outputs)
 
+    def open_stream(self) -> Stream:
+        """Return a function for one thread that takes the inputs and returns the output, until it is called again."""
+        request = self.network.create_infer_request()
+        return lambda *inputs: request.infer(list(inputs), share_inputs=True, share_outputs=True)[0]
+
 
 def cache_name(network: str, part: str, precision: str, batch: int) -> str:
     """Return the start of the name of a file in the cache folder, for a network by its digest on this machine."""
@@ -93,7 +96,7 @@ def compile_part(graphs: NetworkGraphs, part: str, precision: str, batch: int) -
 def ensure_compiled(graphs: NetworkGraphs, part: str, precision: str, batch: int) -> None:
     """Compile a part into the cache folder unless it is there, whole. Raises InputError if the weights are unusable."""
     name = f"{cache_name(graphs.key, part, precision, batch)}.blob"
-    get_or_create(name, lambda: _pack(name, compile_part(graphs, part, precision, batch)), partial(_unpack, name))
+    get_or_create(name, lambda: _pack(name, compile_part(graphs, part, precision, batch)), partial(unseal, name))
 
 
 def open_part(graphs: NetworkGraphs, part: str, precision: str, batch: int, streams: int) -> CompiledPart:
@@ -116,38 +119,8 @@ def open_quantized_encoder(quantized: bytes, batch: int, streams: int) -> Compil
 
 def _pack(name: str, network: ov.CompiledModel) -> memoryview:
     """Return the file of this name that holds a compiled part."""
-    file = io.BytesIO()
-    file.write(bytes(HEADER.size))
-    np.save(file, _compute_test_outputs(network, 1)[0])
-    file.write(bytes(-file.tell() % HEADER.size))
-    expected_bytes = file.tell() - HEADER.size
     network.export_model(exported := io.BytesIO())
-    file.write(exported.getbuffer())
-    data = file.getbuffer()
-    data[: HEADER.size] = _header(name, expected_bytes, data[HEADER.size :])
-    return data
-
-
-def _unpack(name: str, file: io.BufferedIOBase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the expected output and the exported network from bytes that are read once and equal to their digest."""
-    header = file.read(HEADER.size)
-    if not header.startswith(MAGIC) or len(header) < HEADER.size:
-        raise UnusableFile("it is damaged, or of another version of this program")
-    _, _, expected_bytes, written = HEADER.unpack(header)
-    found = file.seek(0, io.SEEK_END) - HEADER.size
-    if found != written:  # before memory is taken for them
-        raise UnusableFile(f"it is damaged, it holds {found} bytes where {written} were written")
-    content = np.empty(found, np.uint8)
-    file.seek(HEADER.size)
-    if file.readinto(content.data) != found or _header(name, expected_bytes, content.data) != header:
-        raise UnusableFile("it is damaged, its bytes differ from their digest")
-    return np.load(io.BytesIO(content[:expected_bytes].data), allow_pickle=False), content[expected_bytes:]
-
-
-def _header(name: str, expected_bytes: int, content: memoryview) -> bytes:
-    digest = xxhash.xxh3_128(f"{name} {expected_bytes} ".encode())
-    digest.update(content)  # SHA-256 would take 47 ms for the full-size network, more than a tenth of a start
-    return HEADER.pack(MAGIC, digest.digest(), expected_bytes, len(content))
+    return seal(name, _compute_test_outputs(network, 1)[0], exported.getbuffer())
 
 
 def _compute_test_outputs(network: ov.CompiledModel, streams: int) -> list[NDArray[np.float32]]:
@@ -171,7 +144,7 @@ def _open(name: str, compile_network: Callable[[], ov.CompiledModel], precision:
     """Load a compiled file; create it first if it is missing, and again if it is damaged."""
     try:
         return get_or_create(
-            name, lambda: _pack(name, compile_network()), lambda file: _load(*_unpack(name, file), precision, streams)
+            name, lambda: _pack(name, compile_network()), lambda file: _load(*unseal(name, file), precision, streams)
         )
     except UnusableFile as error:
         raise InputError(

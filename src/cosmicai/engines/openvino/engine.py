@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...models.weights import WeightsFile
 from ..base import EngineChoice, choose_inner_batch, split_rows
-from .compiled_part import NetworkGraphs, ensure_compiled, open_part, open_quantized_encoder
+from .compiled_part import NetworkGraphs, Stream, ensure_compiled, open_part, open_quantized_encoder
 from .graph import INNER_BATCHES
 from .inner_batch import choose_measured
 from .processor import get_core, has_bfloat16, has_fast_int8
@@ -42,6 +43,16 @@ def choose_openvino(weights: WeightsFile, precision: str, batch_size: int) -> tu
     return EngineChoice("openvino", precision, "cpu", batch), notice
 
 
+class Encoder(Protocol):
+    """The transformer, opened for some threads."""
+
+    def is_correct(self, streams: int) -> bool:
+        """Return whether it still gives the expected output for a test input, in every stream."""
+
+    def open_stream(self) -> Stream:
+        """Return a function for one thread that takes cutouts (B, 5, 32, 32) and returns features (B, width)."""
+
+
 class OpenVINOEngine:
     """The network on `threads` streams of one thread each; `quantized` is the transformer in int8.
 
@@ -62,13 +73,16 @@ class OpenVINOEngine:
         graphs = NetworkGraphs(weights)
         with ThreadPoolExecutor(2) as pool:
             rest = pool.submit(open_part, graphs, "rest", "float32", self._batch, threads)
-            if quantized is None:
-                self._encoder = open_part(graphs, "encoder", self.precision, self._batch, threads)
-            else:
-                self._encoder = open_quantized_encoder(quantized, self._batch, threads)
+            self._encoder = self._open_encoder(graphs, threads, quantized)
             self._rest = rest.result()
         self._threads, self._pool = threads, ThreadPoolExecutor(threads)
-        self._requests = threading.local()
+        self._streams = threading.local()
+
+    def _open_encoder(self, graphs: NetworkGraphs, threads: int, quantized: bytes | None) -> Encoder:
+        """Return the transformer for `threads` threads."""
+        if quantized is None:
+            return open_part(graphs, "encoder", self.precision, self._batch, threads)
+        return open_quantized_encoder(quantized, self._batch, threads)
 
     def predict(self, image: NDArray[np.float32], magnitude: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return redshifts (B,) of cutouts (B, 5, 32, 32) and magnitudes (B, 5), all finite.
@@ -91,11 +105,10 @@ class OpenVINOEngine:
         return redshift[:rows]
 
     def _infer(self, image: NDArray[np.float32], magnitude: NDArray[np.float32]) -> NDArray[np.float32]:
-        own = self._requests
+        own = self._streams
         if not hasattr(own, "rest"):
-            own.encoder, own.rest = (part.network.create_infer_request() for part in (self._encoder, self._rest))
-        encoded = own.encoder.infer([image], share_inputs=True, share_outputs=True)[0]
-        redshift: NDArray[np.float32] = own.rest.infer([encoded, image, magnitude], share_inputs=True)[0].copy()
+            own.encoder, own.rest = self._encoder.open_stream(), self._rest.open_stream()
+        redshift: NDArray[np.float32] = own.rest(own.encoder(image), image, magnitude).copy()
         return redshift
 
     def _require_correct(

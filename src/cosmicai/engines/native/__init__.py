@@ -1,0 +1,1 @@
+"""The project's own CPU engine: the transformer in C++, written for this network; everything else in OpenVINO."""
