@@ -129,7 +129,7 @@ kill: install
 # CUDA (see `install`). Each lock has what those before it lack: requirements.lock, that of the image, that of the tests.
 RESOLVE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
   --generate-hashes --no-annotate --no-header pyproject.toml --extra all
-WITHOUT_TORCH = sed -E '/^(torch==|torchvision==|triton==|cuda-|nvidia-)/,/[^\\]$$/d; /^\#/d'
+WITHOUT_TORCH = sed -E '/^(torch==|torchvision==|triton==|cuda-|nvidia-[^m])/,/[^\\]$$/d; /^\#/d'
 BESIDES = $$(sed -n 's/^\([^ ]*\)==.*/--no-emit-package \1/p' requirements.lock)
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
@@ -137,7 +137,7 @@ lock:
 	$(RESOLVE) --extra dev --output-file build/lock/everything.txt
 	$(RESOLVE) --constraint build/lock/everything.txt --output-file build/lock/all.txt
 	$(WITHOUT_TORCH) build/lock/all.txt >requirements.lock
-	$(RESOLVE) --constraint build/lock/everything.txt --extra int8 --extra lambda $(BESIDES) \
+	$(RESOLVE) --constraint build/lock/everything.txt --extra int8 --extra lambda --extra gpu $(BESIDES) \
 	  --output-file build/lock/image.txt
 	$(WITHOUT_TORCH) build/lock/image.txt >containers/requirements.lock
 	$(RESOLVE) --constraint build/lock/everything.txt --extra dev $(BESIDES) --output-file build/lock/dev.txt
