@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,8 @@ def test_a_rank_without_the_instructions_computes_with_openvino(monkeypatch):
 
 
 def test_where_it_cannot_run_it_is_refused_in_a_sentence(tmp_path):
-    done = run("infer", "demo", "--out", str(tmp_path / "run"), "--engine", "native", **{HIDDEN: "avx512f,avx2"})
+    hidden: dict[str, Any] = {HIDDEN: "avx512f,avx2"}
+    done = run("infer", "demo", "--out", str(tmp_path / "run"), "--engine", "native", **hidden)
     assert done.returncode == 2 and "the native engine " in done.stderr
     assert done.stderr.strip().endswith("; use --engine openvino") and not (tmp_path / "run/plan.json").exists()
 
