@@ -16,16 +16,14 @@ from ..measurement.engine_spec import create_engine_run, open_run_engine, parse_
 from ..measurement.machine import describe_machine
 from ..measurement.table import MeasurementColumn, MeasurementTable
 from ..ranks.cores import available_cores
-from ..ranks.environment import Rank
 from ..runs.demo import GALAXIES_PER_SHARD
 from ..runs.store import RunFolder
 from ..runs.summarize import summarize
 from ..surveys.survey import Survey
 from ..surveys.synthetic import write_synthetic_survey
-from ..worker import loop
-from ..worker.sources import select_source
 from .galaxies import SEED, read_galaxies
 from .timing import build_in_process, measure_interleaved, predict_all, summarize_spread
+from .whole_run import drop_file_cache, repeat_run
 
 COLUMNS = (
     MeasurementColumn("name", "engine"),
@@ -75,7 +73,7 @@ def prepare_trials(planned: str, out: str) -> Callable[[bool], tuple[float, ...]
 
     def trial(whole_run: bool) -> tuple[float, ...]:
         if whole_run:
-            _drop_file_cache(survey)
+            drop_file_cache(survey)
             return _run(RunFolder(planned), RunFolder(str(Path(out, str(next(numbers))))), threads)
         begin = time.perf_counter()
         predict_all(engine, plan.choice, in_memory, plan.batch_size, threads)
@@ -86,22 +84,11 @@ def prepare_trials(planned: str, out: str) -> Callable[[bool], tuple[float, ...]
 
 def _run(planned: RunFolder, run: RunFolder, threads: int) -> tuple[float, float]:
     """Return galaxies per second of a run by the plan of another folder, without and with its catalogue."""
-    plan = planned.plan()
-    run.write_plan(plan)
-    if name := plan.quantized:
-        run.write_quantized(planned.read_quantized(name))
-    rank = Rank(threads=threads)
-    loop.run(run, rank, select_source(run, rank))
+    repeat_run(planned, run, threads)
     begin = time.perf_counter()
     totals = summarize(run).totals
     with_catalogue = totals.working_seconds + time.perf_counter() - begin
     return totals.galaxies_per_second, totals.galaxies / with_catalogue
-
-
-def _drop_file_cache(survey: Survey) -> None:
-    for entry in survey.shards:
-        with survey.open(entry) as shard:
-            shard.drop_cached(0, shard.galaxies)
 
 
 def _make_row(name: str, alone: list[tuple[float, ...]], runs: list[tuple[float, ...]]) -> dict[str, Any]:

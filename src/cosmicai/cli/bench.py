@@ -84,6 +84,13 @@ def bench() -> None:
 @_repeats_option(5)
 @_engines_option("reference,openvino,cuda")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device; default CPU and any visible GPU.")
+@click.option(
+    "--alternatives",
+    default="",
+    metavar="NAME,...",
+    help="Measure what one would run instead, too, each at its best batch: `all`, or some of batch, eager, autocast, "
+    "compile, folded, folded-compile, onnx, compiled. Takes minutes.",
+)
 @_output_options
 def engines(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure galaxies per second of every engine and precision, compared with the published loop."""
