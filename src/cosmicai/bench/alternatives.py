@@ -5,7 +5,6 @@ Each is fed with slices of arrays in memory, except `batch`, which is the publis
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -147,13 +146,15 @@ def _prepare_onnx(weights: str, galaxies: Galaxies, device: str) -> Predict:
 
 def _export_onnx(weights: str, galaxies: Galaxies) -> bytes:
     """Return the published network in float32 for any number of galaxies as an ONNX model."""
-    network, model, batch = build_network(load_weights(weights)), io.BytesIO(), torch.export.Dim("batch")
+    network, batch = build_network(load_weights(weights)), torch.export.Dim("batch")
     example = (torch.from_numpy(galaxies.image[:2]), torch.from_numpy(galaxies.magnitude[:2]))
-    torch.onnx.export(
-        network, example, model, input_names=["image", "magnitude"], output_names=["redshift"],
+    program = torch.onnx.export(
+        network, example, input_names=["image", "magnitude"], output_names=["redshift"],
         dynamic_shapes=({0: batch}, {0: batch}), dynamo=True, verbose=False,
     )  # fmt: skip
-    return model.getvalue()
+    assert program is not None
+    model: bytes = program.model_proto.SerializeToString()
+    return model
 
 
 _PREPARE: dict[str, Callable[[str, Galaxies, str], Predict]] = {

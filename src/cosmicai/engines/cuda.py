@@ -184,7 +184,7 @@ class CudaEngine:
             self._computing.synchronize()
         return times * self._batch
 
-    def measure_resident_rate(self, seconds: float = 2.0) -> float:
+    def measure_resident_rate(self, seconds: float = 1.0) -> float:
         """Return galaxies per second of the graph alone, on noise already on the GPU, over at least `seconds`."""
         with self._lock, torch.cuda.stream(self._computing):
             self._image.normal_()  # a GPU is faster with zeros than with galaxies
@@ -196,7 +196,7 @@ class CudaEngine:
             elapsed = time.perf_counter() - start
         return galaxies / elapsed
 
-    def measure_pinned_rate(self, seconds: float = 2.0) -> float:
+    def measure_pinned_rate(self, seconds: float = 1.0) -> float:
         """Return galaxies per second of noise in pinned memory, with its copies to the GPU, over at least `seconds`."""
         slots = [self._free.get() for _ in range(self.in_flight)]
         try:
