@@ -6,13 +6,19 @@ from dataclasses import dataclass
 
 COSMICAI = ("{python}", "-m", "cosmicai")
 BENCH = (*COSMICAI, "bench")
-INFER = ("infer", "{survey}", "--weights", "{weights}", "--precision", "float32", "--device", "{device}", "--out")
+RUN = ("{survey}", "--weights", "{weights}", "--precision", "float32", "--device", "{device}", "--out")
+INFER = (*COSMICAI, "infer", *RUN)
 ENGINES = (*BENCH, "engines", "--weights", "{weights}", "--survey", "{survey}", "--galaxies", "65536", "--repeats", "2",
            "--device", "cuda")  # fmt: skip
 PYTEST = ("{python}", "-m", "pytest", "-m", "cuda")
 # Copies a run folder, removes one part and what makes the run complete, and runs the rest of its arguments.
 WITHOUT_A_PART = (
     'cp -r "$0" "$1"; parts=("$1"/parts/*); rm "${parts[0]}" "$1/summary.json" "$1/catalogue.parquet"; shift; "$@"'
+)
+# Plans a run with the options after the run folder, and starts two ranks, which share whatever device there is.
+TWO_RANKS = (
+    '"$0" -m cosmicai plan "${@:2}"; '
+    '"$0" -m torch.distributed.run --standalone --nproc-per-node 2 -m cosmicai work "$1"'
 )
 
 
@@ -54,14 +60,14 @@ STEPS = (
                                  "{result}"), result=True),
     Step("start", 60, (*BENCH, "start", "--weights", "{weights}", "--engines", "cuda:bfloat16", "--repeats", "2",
                        "--out", "{result}"), result=True),
-    Step("first run", 60, (*COSMICAI, *INFER, "{work}/first"), needs_gpu=False, run="first"),
-    Step("second run", 60, (*COSMICAI, *INFER, "{work}/second"), needs_gpu=False, run="second"),
-    Step("resumed run", 60, ("bash", "-ec", WITHOUT_A_PART, "{work}/first", "{work}/resumed", *COSMICAI, *INFER,
+    Step("first run", 60, (*INFER, "{work}/first"), needs_gpu=False, run="first"),
+    Step("second run", 60, (*INFER, "{work}/second"), needs_gpu=False, run="second"),
+    Step("resumed run", 60, ("bash", "-ec", WITHOUT_A_PART, "{work}/first", "{work}/resumed", *INFER,
                              "{work}/resumed", "--resume"), needs_gpu=False, run="resumed"),
-    Step("launched run", 60, ("{python}", "-m", "launch", "--gpus", "1", *INFER[1:], "{work}/launched"),
+    Step("launched run", 60, ("{python}", "-m", "launch", "--gpus", "1", *RUN, "{work}/launched"),
          run="launched"),
-    Step("shared device", 90, ("{python}", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-                               "cosmicai", *INFER, "{work}/shared"), needs_gpu=False, run="shared"),
+    Step("shared device", 90, ("bash", "-ec", TWO_RANKS, "{python}", "{work}/shared", *RUN, "{work}/shared"),
+         needs_gpu=False, run="shared"),
     Step("nccl", 60, (*PYTEST, "-k", "nccl", "{marked}")),
     Step("compiled", 150, (*ENGINES, "--engines", "cuda:bfloat16", "--alternatives", "compile,folded-compile,compiled",
                            "--out", "{result}"), result=True),
