@@ -17,4 +17,6 @@ def is_installed(wheel: Path) -> bool:
 
 
 if __name__ == "__main__":
-    print(*(wheel for wheel in sorted(Path(sys.argv[1]).glob("*.whl")) if not is_installed(wheel)), sep="\n")
+    for wheel in sorted(Path(sys.argv[1]).glob("*.whl")):
+        if not is_installed(wheel):
+            print(wheel)
