@@ -69,7 +69,7 @@ def _open_nvml(uuid: str) -> Callable[[], float | None] | None:
         pynvml.nvmlDeviceGetPowerUsage(handle)
     except pynvml.NVMLError:
         return None
-    return lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000  # type: ignore[no-any-return]
+    return lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
 
 
 def _ask_nvidia_smi(uuid: str) -> str:
