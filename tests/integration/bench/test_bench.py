@@ -152,7 +152,8 @@ def test_a_gpu_has_rows_with_and_without_copies_to_it(tmp_path, weights, monkeyp
             split_work(survey.shards, 64, 64),
         )
     )  # fmt: skip
-    arguments: tuple[Any, ...] = (None, EngineSpec("cuda", "tf32"), run, survey)
+    stack: Any = None
+    arguments = (stack, EngineSpec("cuda", "tf32"), run, survey)
     rows = {row.name: row.trial() for row in engines._prepare_workloads(*arguments, True, notices.append)}
     assert list(rows) == [
         "cuda tf32", "cuda tf32, files", "cuda tf32, pinned", "cuda tf32, resident", "cuda tf32, compiled",
