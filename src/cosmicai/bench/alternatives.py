@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..models.fold import fold
 from ..models.folded import FoldedAstroMAE
 from ..models.weights import build_network, load_weights
 from ..ranks.cores import available_cores
-from ..surveys.shard import Galaxies
+from ..surveys.shard import BANDS, IMAGE_SHAPE, Galaxies
 from ..surveys.survey import open_survey
 from .galaxies import read_galaxies
 from .published_loop import make_published_dataset, run_published_loop
@@ -129,29 +130,31 @@ def _prepare_onnx(weights: str, galaxies: Galaxies, device: str) -> Predict:
             raise InputError(f"{package} is not installed (pip install onnxruntime onnx onnxscript)")
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    network, options = build_network(load_weights(weights)), onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
-    session = onnxruntime.InferenceSession(_export_onnx(weights, galaxies), options, ["CPUExecutionProvider"])
+
+    @cache  # for a fixed batch size it allocates its memory once
+    def open_session(batch: int) -> Any:
+        return onnxruntime.InferenceSession(_export_onnx(network, batch), options, ["CPUExecutionProvider"])
 
     def predict(batch: int) -> Redshift:
-        parts = [
-            session.run(None, {"image": galaxies.image[rows], "magnitude": galaxies.magnitude[rows]})[0]
-            for rows in split_rows(len(galaxies), batch)
-        ]
+        session, parts = open_session(batch), []
+        for rows in split_rows(len(galaxies), batch):
+            padded = np.resize(np.arange(rows.start, rows.stop), batch)
+            inputs = {"image": galaxies.image[padded], "magnitude": galaxies.magnitude[padded]}
+            parts.append(session.run(None, inputs)[0][: rows.stop - rows.start])
         redshift: Redshift = np.concatenate(parts)
         return redshift
 
     return predict
 
 
-def _export_onnx(weights: str, galaxies: Galaxies) -> bytes:
-    """Return the published network in float32 for any number of galaxies as an ONNX model."""
-    network, batch = build_network(load_weights(weights)), torch.export.Dim("batch")
-    example = (torch.from_numpy(galaxies.image[:2]), torch.from_numpy(galaxies.magnitude[:2]))
+def _export_onnx(network: nn.Module, batch: int) -> bytes:
+    """Return the published network in float32 for `batch` galaxies as an ONNX model."""
+    example = torch.zeros(batch, *IMAGE_SHAPE), torch.full((batch, len(BANDS)), 20.0, dtype=torch.float64)
     program = torch.onnx.export(
-        network, example, input_names=["image", "magnitude"], output_names=["redshift"],
-        dynamic_shapes=({0: batch}, {0: batch}), dynamo=True, verbose=False,
-    )  # fmt: skip
+        network, example, input_names=["image", "magnitude"], output_names=["redshift"], dynamo=True, verbose=False
+    )
     assert program is not None
     model: bytes = program.model_proto.SerializeToString()
     return model

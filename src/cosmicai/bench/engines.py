@@ -166,7 +166,7 @@ def _prepare_alternative(
     try:
         trial = build_in_process(stack, prepare_alternative, other.key, weights, survey.uri, device)
         batch = choose_batch(trial, other.batches(device))
-    except (InputError, RuntimeError) as error:  # a missing package, no compiler, or too little memory
+    except (InputError, ImportError, RuntimeError) as error:  # a missing package, no compiler, too little memory
         notify(f"{name} is left out: {str(error).partition(chr(10))[0]}")
         return
     yield Workload(f"{name}, batches of {batch}", device, other.precision, partial(trial, batch))

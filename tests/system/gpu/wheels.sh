@@ -14,9 +14,10 @@ python=${PYTHON:-python3}
 out=gpu-wheels version=3.11 packages=()
 while [ $# -gt 0 ]; do
   case $1 in
+  -h | --help) sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//; p}' "$0" && exit ;;
   --out) out=${2:?--out needs a folder} && shift ;;
   --python) version=${2:?--python needs a version} && shift ;;
-  -*) echo "there is no option $1; see the head of $0" >&2 && exit 2 ;;
+  -*) echo "there is no option $1; see --help" >&2 && exit 2 ;;
   *) packages+=("$1") ;;
   esac
   shift
