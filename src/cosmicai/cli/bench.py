@@ -184,6 +184,8 @@ def memory(as_json: bool, out: str | None, **options: Any) -> None:
 @click.option("--galaxies", default=20000, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
 @_repeats_option(3)
 @_engines_option("openvino:float32,openvino:bfloat16")
+@click.option("--noise", is_flag=True, help="Noise instead of synthetic galaxies, which is generated faster.")
+@click.option("--cached", is_flag=True, help="Keep the files in the file system's cache, instead of reading the disk.")
 @_output_options
 def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure which fraction of the engine's speed a run achieves, from disk to catalogue."""

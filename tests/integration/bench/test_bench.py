@@ -282,12 +282,15 @@ def test_a_process_that_fails_is_one_sentence():
             run("no_such_module")
 
 
-def test_end_to_end_compares_a_run_with_its_engine(weights):
+@pytest.mark.parametrize("options", [(), ("--noise", "--cached")])
+def test_end_to_end_compares_a_run_with_its_engine(weights, options):
     values = measure(
-        "end-to-end", "--weights", weights, "--galaxies", 300, "--repeats", 1, "--engines", "openvino:float32"
-    )
+        "end-to-end", "--weights", weights, "--galaxies", 300, "--repeats", 1, "--engines", "openvino:float32",
+        *options,
+    )  # fmt: skip
     (row,) = values["rows"]
     assert row["name"] == "openvino float32" and values["galaxies"] == 300
+    assert (values["noise"], values["cached"]) == (bool(options), bool(options)) and 0 < row["read_fraction"] < 1
     for what in ("run", "catalogue"):
         assert are_positive([row], f"{what}_galaxies_per_second")
         assert row[f"{what}_fraction"] == row[f"{what}_galaxies_per_second"] / row["engine_galaxies_per_second"]
