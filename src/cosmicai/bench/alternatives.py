@@ -43,9 +43,10 @@ class Alternative:
     devices: tuple[str, ...] = ("cpu", "cuda")
     compiled: bool = False
 
-    def batches(self, device: str) -> tuple[int, ...]:
-        """Return the batch sizes among which the fastest is chosen."""
-        return (COMPILED_BATCHES if self.compiled else BATCHES)[device]
+    def batches(self, device: str, galaxies: int) -> tuple[int, ...]:
+        """Return the batch sizes among which the fastest is chosen, none larger than the number of galaxies."""
+        sizes = (COMPILED_BATCHES if self.compiled else BATCHES)[device]
+        return tuple(dict.fromkeys(min(size, galaxies) for size in sizes))
 
 
 ALTERNATIVES = (

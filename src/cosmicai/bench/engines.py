@@ -165,7 +165,7 @@ def _prepare_alternative(
     name = f"{other.name}{_place(device)}"
     try:
         trial = build_in_process(stack, prepare_alternative, other.key, weights, survey.uri, device)
-        batch = choose_batch(trial, other.batches(device))
+        batch = choose_batch(trial, other.batches(device, survey.galaxies))
     except (InputError, ImportError, RuntimeError) as error:  # a missing package, no compiler, too little memory
         notify(f"{name} is left out: {str(error).partition(chr(10))[0]}")
         return

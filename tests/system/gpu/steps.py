@@ -41,7 +41,7 @@ class Step:
 # What the others need comes first, then what matters most: those for which no time is left are skipped.
 STEPS = (
     Step("survey", 60, (*COSMICAI, "synthetic", "--galaxies", "{galaxies}", "--out", "{survey}"), needs_gpu=False),
-    Step("weights", 90, (*COSMICAI, "train", "{survey}", "--out", "{trained}", "--epochs", "3", "--patience", "0",
+    Step("weights", 90, (*COSMICAI, "train", "{survey}", "--out", "{trained}", "--epochs", "6", "--patience", "0",
                          "--augment", "none", "--device", "cuda")),
     Step("selftest", 90, ("bash", "-c", '"$@" >"$0"', "{result}", *COSMICAI, "selftest", "--json"), needs_gpu=False,
          result=True),
