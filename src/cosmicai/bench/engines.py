@@ -35,7 +35,7 @@ from ..runs.precision import MIN_SPECTROSCOPIC
 from ..runs.store import RunFolder
 from ..surveys.survey import Survey
 from .alternatives import Alternative, choose_batch, parse_alternatives, prepare_alternative
-from .ceiling import measure_ceiling
+from .ceiling import Ceiling, measure_ceiling
 from .flops import count_folded_flop, count_published_flop
 from .galaxies import load_galaxies, write_galaxies
 from .timing import build_in_process, measure_interleaved, summarize_spread
@@ -100,10 +100,7 @@ def bench_engines(
     loaded, galaxies = load_weights(weights), load_galaxies(survey, count)
     with TemporaryDirectory(prefix="cosmicai-bench-") as folder, ExitStack() as stack:
         written = write_galaxies(str(Path(folder, "survey")), galaxies)
-        workloads = []
-        for name in devices:
-            loop = build_in_process(stack, prepare_published_loop, weights, written.uri, name)
-            workloads.append(Workload(f"published loop{_place(name)}", name, "float32", loop))
+        workloads = [_prepare_loop(stack, weights, written, name) for name in devices]
         _, exact = workloads[0].trial(False)
         assert exact is not None
         for other, name in product(others, devices):
@@ -112,25 +109,15 @@ def bench_engines(
         for spec in specs:
             if run := create_engine_run(spec, written, weights, str(Path(folder, spec.name)), batch_size, notify):
                 workloads += _prepare_workloads(stack, spec, run, written, compiled, notify)
-        kinds = list(dict.fromkeys((workload.device, workload.precision) for workload in workloads))
-        trials: list[Callable[[], Any]] = [workload.trial for workload in workloads]
-        trials += [partial(measure_ceiling, *kind, available_cores()) for kind in kinds]
-        results = measure_interleaved(trials, repeats, notify)
-    best = [
-        max(filter(None, passes), key=lambda ceiling: ceiling.gflop_per_second, default=None)
-        for passes in results[len(workloads) :]
-    ]
-    ceilings = {kind: ceiling for kind, ceiling in zip(kinds, best, strict=True) if ceiling}
-
+        results, ceilings = _measure(workloads, repeats, notify)
     gflop = count_published_flop(loaded.config) / 1e9
     published = {name: median(rate for rate, _ in passes) for name, passes in zip(devices, results, strict=False)}
     rows = []
-    for own, passes in zip(workloads, results, strict=False):
-        rates = [rate for rate, _ in passes]
-        rate, ceiling = median(rates), ceilings.get((own.device, own.precision))
+    for own, passes in zip(workloads, results, strict=True):
+        rate, ceiling = median(rate for rate, _ in passes), ceilings.get((own.device, own.precision))
         rows.append({
             "name": own.name, "device": own.device, "precision": own.precision,
-            **summarize_spread("galaxies_per_second", rates),
+            **summarize_spread("galaxies_per_second", [rate for rate, _ in passes]),
             "ratio_to_published": rate / published[own.device],
             "fraction_of_ceiling": rate * gflop / ceiling.gflop_per_second if ceiling else None,
             **compare_redshifts([found for _, found in passes if found is not None], exact, galaxies.redshift),
@@ -152,6 +139,26 @@ def compute_gb_seconds_per_million(cores: int, galaxies_per_second: float) -> fl
     """Return the GB-seconds that AWS Lambda would bill for a million galaxies, with the memory (in GB of 2^30 bytes)
     that comes with these cores."""
     return cores * LAMBDA_MB_PER_CORE / 1024 * 1e6 / galaxies_per_second
+
+
+def _measure(
+    workloads: Sequence[Workload], repeats: int, notify: Notify
+) -> tuple[list[list[Any]], dict[tuple[str, str], Ceiling]]:
+    """Return the results of each workload, and the ceilings by device and precision, all measured in turns."""
+    kinds = list(dict.fromkeys((workload.device, workload.precision) for workload in workloads))
+    trials: list[Callable[[], Any]] = [workload.trial for workload in workloads]
+    trials += [partial(measure_ceiling, *kind, available_cores()) for kind in kinds]
+    results = measure_interleaved(trials, repeats, notify)
+    ceilings = {}
+    for kind, passes in zip(kinds, results[len(workloads) :], strict=True):
+        if measured := [ceiling for ceiling in passes if ceiling]:
+            ceilings[kind] = max(measured, key=lambda ceiling: ceiling.gflop_per_second)
+    return results[: len(workloads)], ceilings
+
+
+def _prepare_loop(stack: ExitStack, weights: str, survey: Survey, device: str) -> Workload:
+    trial = build_in_process(stack, prepare_published_loop, weights, survey.uri, device)
+    return Workload(f"published loop{_place(device)}", device, "float32", trial)
 
 
 def _place(device: str) -> str:
