@@ -45,7 +45,7 @@ STEPS = (
                          "--augment", "none", "--device", "cuda")),
     Step("selftest", 90, ("bash", "-c", '"$@" >"$0"', "{result}", *COSMICAI, "selftest", "--json"), needs_gpu=False,
          result=True),
-    Step("tests", 90, (*PYTEST, "-k", "not compiled", "{marked}")),
+    Step("tests", 120, (*PYTEST, "-k", "not compiled", "{marked}")),
     Step("precisions", 90, (*BENCH, "precisions", "--weights", "{weights}", "--survey", "{survey}", "--galaxies",
                             "{galaxies}", "--engines", "{engines}", "--out", "{result}"), needs_gpu=False, result=True),
     Step("engines", 150, (*ENGINES, "--engines", "cuda", "--out", "{result}"), result=True),
