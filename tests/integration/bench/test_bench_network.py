@@ -113,7 +113,7 @@ def test_alternatives_are_named() -> None:
     with pytest.raises(InputError, match="there is no alternative 'tensorrt'; expected all, or some of batch, eager"):
         parse_alternatives("batch,tensorrt")
     assert ALTERNATIVES[0].batches("cuda", 10**6)[0] == 512 and len(ALTERNATIVES[3].batches("cuda", 10**6)) == 1
-    assert ALTERNATIVES[0].batches("cpu", 100) == (32, 64, 100)
+    assert ALTERNATIVES[0].batches("cpu", 100) == (32, 100)
 
 
 def test_the_best_batch_is_that_of_the_second_trial() -> None:
