@@ -28,6 +28,7 @@ PROGRAMS: dict[str, tuple[str, click.Group]] = {
 SCRIPTS = (
     "jobs/infer_array.sh", "jobs/infer_gpus.sh", "jobs/infer_mpi.sh", "jobs/sweep.sh", "slurm/container.sh",
     "slurm/testcluster/up", "containers/build.sh", "containers/base.sh", "containers/sif.sh",
+    "tests/system/gpu/acceptance.sh", "tests/system/gpu/wheels.sh",
 )  # fmt: skip
 INTRODUCTION = """\
 # Commands

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..engines.reference import require_device
+from ..errors import InputError
 from ..measurement.engine_spec import (
     EngineSpec,
     create_engine_run,
@@ -32,7 +34,8 @@ from ..runs.metrics import compute_metrics
 from ..runs.precision import MIN_SPECTROSCOPIC
 from ..runs.store import RunFolder
 from ..surveys.survey import Survey
-from .ceiling import measure_ceiling
+from .alternatives import Alternative, choose_batch, parse_alternatives, prepare_alternative
+from .ceiling import Ceiling, measure_ceiling
 from .flops import count_folded_flop, count_published_flop
 from .galaxies import load_galaxies, write_galaxies
 from .timing import build_in_process, measure_interleaved, summarize_spread
@@ -74,55 +77,50 @@ def bench_engines(
     repeats: int,
     engines: str,
     device: str | None,
+    alternatives: str,
     notify: Notify,
 ) -> MeasurementTable:
     """Measure engines on `count` galaxies of the survey, or on synthetic ones, `repeats` times and interleaved.
 
+    `alternatives` names what is measured beside them (`alternatives.ALTERNATIVES`, and "compiled": on a GPU the engine
+    with kernels of torch.compile).
+
     `ratio_to_published` is the rate relative to the published loop on the same device. `fraction_of_ceiling` compares
     the arithmetic of the published network with the machine's fastest matrix products. `largest_dz` is the largest
     |z - z0| / (1 + z0) and `nmad_shift` the relative change of NMAD (if spectroscopic redshifts are known), where z0 is
-    from the published loop in float32. `notify` receives the engines that cannot run here. Raises InputError if input
-    or options are invalid.
+    from the published loop in float32. `notify` receives the engines and alternatives that cannot run here. Raises
+    InputError if input or options are invalid.
     """
     here = describe_machine()
     devices = [device] if device else ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for name in devices:
         require_device(name)
     specs = select_by_device(parse_engine_specs(engines), devices)
+    others, compiled = parse_alternatives(alternatives)
     loaded, galaxies = load_weights(weights), load_galaxies(survey, count)
     with TemporaryDirectory(prefix="cosmicai-bench-") as folder, ExitStack() as stack:
         written = write_galaxies(str(Path(folder, "survey")), galaxies)
-        workloads = []
-        for name in devices:
-            loop = build_in_process(stack, prepare_published_loop, weights, written.uri, name)
-            workloads.append(Workload(f"published loop{' on the GPU' * (name != 'cpu')}", name, "float32", loop))
+        workloads = [_prepare_loop(stack, weights, written, name) for name in devices]
         _, exact = workloads[0].trial(False)
         assert exact is not None
+        for other, name in product(others, devices):
+            if name in other.devices:
+                workloads += _prepare_alternative(stack, other, name, weights, written, notify)
         for spec in specs:
             if run := create_engine_run(spec, written, weights, str(Path(folder, spec.name)), batch_size, notify):
-                workloads += _prepare_workloads(stack, spec, run, written, notify)
-        kinds = list(dict.fromkeys((workload.device, workload.precision) for workload in workloads))
-        trials: list[Callable[[], Any]] = [workload.trial for workload in workloads]
-        trials += [partial(measure_ceiling, *kind, available_cores()) for kind in kinds]
-        results = measure_interleaved(trials, repeats, notify)
-    best = [
-        max(filter(None, passes), key=lambda ceiling: ceiling.gflop_per_second, default=None)
-        for passes in results[len(workloads) :]
-    ]
-    ceilings = {kind: ceiling for kind, ceiling in zip(kinds, best, strict=True) if ceiling}
-
+                workloads += _prepare_workloads(stack, spec, run, written, compiled, notify)
+        results, ceilings = _measure(workloads, repeats, notify)
     gflop = count_published_flop(loaded.config) / 1e9
     published = {name: median(rate for rate, _ in passes) for name, passes in zip(devices, results, strict=False)}
     rows = []
-    for own, passes in zip(workloads, results, strict=False):
-        rates = [rate for rate, _ in passes]
-        rate, ceiling = median(rates), ceilings.get((own.device, own.precision))
+    for own, passes in zip(workloads, results, strict=True):
+        rate, ceiling = median(rate for rate, _ in passes), ceilings.get((own.device, own.precision))
         rows.append({
             "name": own.name, "device": own.device, "precision": own.precision,
-            **summarize_spread("galaxies_per_second", rates),
+            **summarize_spread("galaxies_per_second", [rate for rate, _ in passes]),
             "ratio_to_published": rate / published[own.device],
             "fraction_of_ceiling": rate * gflop / ceiling.gflop_per_second if ceiling else None,
-            **_compare_redshifts([found for _, found in passes if found is not None], exact, galaxies.redshift),
+            **compare_redshifts([found for _, found in passes if found is not None], exact, galaxies.redshift),
             "gb_seconds_per_million_galaxies": (
                 compute_gb_seconds_per_million(available_cores(), rate) if own.device == "cpu" else None
             ),
@@ -143,26 +141,68 @@ def compute_gb_seconds_per_million(cores: int, galaxies_per_second: float) -> fl
     return cores * LAMBDA_MB_PER_CORE / 1024 * 1e6 / galaxies_per_second
 
 
-def _prepare_workloads(
-    stack: ExitStack, spec: EngineSpec, run: RunFolder, survey: Survey, notify: Notify
+def _measure(
+    workloads: Sequence[Workload], repeats: int, notify: Notify
+) -> tuple[list[list[Any]], dict[tuple[str, str], Ceiling]]:
+    """Return the results of each workload, and the ceilings by device and precision, all measured in turns."""
+    kinds = list(dict.fromkeys((workload.device, workload.precision) for workload in workloads))
+    trials: list[Callable[[], Any]] = [workload.trial for workload in workloads]
+    trials += [partial(measure_ceiling, *kind, available_cores()) for kind in kinds]
+    results = measure_interleaved(trials, repeats, notify)
+    ceilings = {}
+    for kind, passes in zip(kinds, results[len(workloads) :], strict=True):
+        if measured := [ceiling for ceiling in passes if ceiling]:
+            ceilings[kind] = max(measured, key=lambda ceiling: ceiling.gflop_per_second)
+    return results[: len(workloads)], ceilings
+
+
+def _prepare_loop(stack: ExitStack, weights: str, survey: Survey, device: str) -> Workload:
+    trial = build_in_process(stack, prepare_published_loop, weights, survey.uri, device)
+    return Workload(f"published loop{_place(device)}", device, "float32", trial)
+
+
+def _place(device: str) -> str:
+    return "" if device == "cpu" else " on the GPU"
+
+
+def _prepare_alternative(
+    stack: ExitStack, other: Alternative, device: str, weights: str, survey: Survey, notify: Notify
 ) -> Iterator[Workload]:
-    """Yield the engine of a run; on a GPU also without copies to the GPU, and with kernels of torch.compile."""
+    """Yield an alternative at its best batch, unless it cannot run here."""
+    name = f"{other.name}{_place(device)}"
+    try:
+        trial = build_in_process(stack, prepare_alternative, other.key, weights, survey.uri, device)
+        batch = choose_batch(trial, other.batches(device, survey.galaxies))
+    except (InputError, ImportError, RuntimeError) as error:  # a missing package, no compiler, too little memory
+        notify(f"{name} is left out: {str(error).partition(chr(10))[0]}")
+        return
+    yield Workload(f"{name}, batches of {batch}", device, other.precision, partial(trial, batch))
+
+
+def _prepare_workloads(
+    stack: ExitStack, spec: EngineSpec, run: RunFolder, survey: Survey, compiled: bool, notify: Notify
+) -> Iterator[Workload]:
+    """Yield the engine of a run; on a GPU also from files, from pinned memory and without copies to the GPU.
+
+    With `compiled` the same follows with kernels of torch.compile.
+    """
     plan = run.plan()
-    for compiled in (False, True) if plan.engine == "cuda" else (False,):
-        name = f"{spec.name}{', compiled' * compiled}"
+    sources = ("files", "pinned", "resident") if plan.engine == "cuda" else ()
+    for own in (False, True) if compiled and plan.engine == "cuda" else (False,):
+        name = f"{spec.name}{', compiled' * own}"
         try:
-            trial = build_in_process(stack, prepare_engine, run.uri, survey.uri, compiled)
+            trial = build_in_process(stack, prepare_engine, run.uri, survey.uri, own)
         except RuntimeError as error:  # no compiler on this machine
-            if not compiled:
+            if not own:
                 raise
             notify(f"{name} is left out: {error}")
             continue
         yield Workload(name, plan.device, plan.precision, trial, has_passed_check(plan))
-        if plan.engine == "cuda":
-            yield Workload(f"{name}, resident", plan.device, plan.precision, partial(trial, True))
+        for source in sources[own:]:  # a run never has compiled kernels
+            yield Workload(f"{name}, {source}", plan.device, plan.precision, partial(trial, source))
 
 
-def _compare_redshifts(
+def compare_redshifts(
     passes: Sequence[Redshift], exact: Redshift, spectroscopic: NDArray[np.float64]
 ) -> dict[str, float | None]:
     """Return the largest differences of all passes, which should be equal."""

@@ -34,11 +34,13 @@ def make_published_dataset(galaxies: Galaxies) -> TensorDataset:
 
 
 @torch.no_grad()
-def run_published_loop(network: nn.Module, dataset: TensorDataset, device: str = "cpu") -> NDArray[np.float32]:
+def run_published_loop(
+    network: nn.Module, dataset: TensorDataset, device: str = "cpu", batch_size: int = BATCH_SIZE
+) -> NDArray[np.float32]:
     """Return redshifts (N,) of the data set; `network` is on `device` already."""
     predicted = [
         network(image.to(device), magnitude.to(device))
-        for image, magnitude, _ in DataLoader(dataset, batch_size=BATCH_SIZE)
+        for image, magnitude, _ in DataLoader(dataset, batch_size=batch_size)
     ]
     redshift: NDArray[np.float32] = torch.cat(predicted).cpu().numpy()
     return redshift

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..runs.store import RunFolder
 from ..surveys.survey import open_survey
 from .galaxies import read_galaxies
 from .timing import predict_all
+from .whole_run import repeat_run
 
 Redshift = NDArray[np.float32]
 # Returns galaxies per second, and their redshifts unless the galaxies were noise.
@@ -40,7 +42,7 @@ def prepare_published_loop(weights: str, survey: str, device: str) -> Trial:
 
     def trial(tf32: bool = True) -> tuple[float, Redshift]:
         torch.backends.cudnn.allow_tf32 = tf32
-        return _time(lambda: run_published_loop(network, dataset, device))
+        return measure_rate(lambda: run_published_loop(network, dataset, device))
 
     return trial
 
@@ -48,26 +50,35 @@ def prepare_published_loop(weights: str, survey: str, device: str) -> Trial:
 def prepare_engine(run: str, survey: str, compiled: bool = False) -> Trial:
     """Return a trial of the engine of a run, with `compiled` on a GPU with kernels that torch.compile generates.
 
-    `trial(resident)` measures the network on the GPU alone, without copying galaxies to it.
+    `trial(source)` measures galaxies in memory, as arrays ("memory"); a whole run that reads them from files which are
+    in the file system's cache ("files"); and on a GPU noise that lies in pinned memory ("pinned") or on the GPU
+    already ("resident").
     """
-    plan, galaxies = RunFolder(run).plan(), read_galaxies(open_survey(survey))
+    folder, numbers = RunFolder(run), count()
+    plan, galaxies = folder.plan(), read_galaxies(open_survey(survey))
     engine: Any
     if compiled:
         from ..engines.cuda import CudaEngine
 
         engine = CudaEngine(plan.weights_file.load(), plan.precision, plan.inner_batch, compiled=True)
     else:
-        engine = open_run_engine(RunFolder(run))
+        engine = open_run_engine(folder)
 
-    def trial(resident: bool = False) -> tuple[float, Redshift | None]:
-        if resident:
+    def trial(source: str = "memory") -> tuple[float, Redshift | None]:
+        if source == "resident":
             return engine.measure_resident_rate(), None
-        return _time(lambda: predict_all(engine, plan.choice, galaxies, plan.batch_size, available_cores()))
+        if source == "pinned":
+            return engine.measure_pinned_rate(), None
+        if source == "files":
+            again = RunFolder(f"{run} again {next(numbers)}")
+            return repeat_run(folder, again, available_cores()).galaxies_per_second, None
+        return measure_rate(lambda: predict_all(engine, plan.choice, galaxies, plan.batch_size, available_cores()))
 
     return trial
 
 
-def _time(predict: Callable[[], Redshift]) -> tuple[float, Redshift]:
+def measure_rate(predict: Callable[[], Redshift]) -> tuple[float, Redshift]:
+    """Return galaxies per second of a call that returns redshifts (N,), and these."""
     begin = time.perf_counter()
     redshift = predict()
     return len(redshift) / (time.perf_counter() - begin), redshift

@@ -84,12 +84,69 @@ def bench() -> None:
 @_repeats_option(5)
 @_engines_option("reference,openvino,cuda")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device; default CPU and any visible GPU.")
+@click.option(
+    "--alternatives",
+    default="",
+    metavar="NAME,...",
+    help="Measure what one would run instead, too, each at its best batch: `all`, or some of batch, eager, autocast, "
+    "compile, folded, folded-compile, onnx, compiled. Takes minutes.",
+)
 @_output_options
 def engines(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure galaxies per second of every engine and precision, compared with the published loop."""
     from ..bench.engines import bench_engines
 
     _measure(bench_engines, as_json, out, options)
+
+
+@bench.command()
+@_weights_option
+@click.option("--galaxies", default=65536, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
+@_numbers_option("--inner-batches", int, "256,512,1024,2048,4096,8192,16384", "Sizes of the inner batches.")
+@_engines_option("cuda")
+@_output_options
+def inner_batches(as_json: bool, out: str | None, **options: Any) -> None:
+    """Measure speed, GPU memory and power of engines by the size of their inner batches."""
+    from ..bench.inner_batches import bench_inner_batches
+
+    _measure(bench_inner_batches, as_json, out, options)
+
+
+@bench.command()
+@_weights_option
+@click.option("--device", default="cuda", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Device.")
+@click.option(
+    "--precision",
+    default="bfloat16",
+    show_default=True,
+    type=click.Choice(["bfloat16", "tf32", "float32"]),
+    help="Precision of the arithmetic.",
+)
+@click.option("--batch", default=1024, show_default=True, type=click.IntRange(1), help="Galaxies computed at once.")
+@click.option("--top", default=30, show_default=True, type=click.IntRange(1), help="Number of kernels to list.")
+@_output_options
+def kernels(as_json: bool, out: str | None, **options: Any) -> None:
+    """Profile the network and list its kernels by time, with the arithmetic and memory rates it reaches."""
+    from ..bench.kernels import bench_kernels
+    from ..measurement.table import print_measurements
+
+    _warn_about_demo(options)
+    print_measurements(bench_kernels(**options), as_json, out)
+
+
+@bench.command()
+@_weights_option
+@click.option("--survey", help="Survey whose galaxies are used; default synthetic galaxies.")
+@click.option(
+    "--galaxies", "count", default=20000, show_default=True, type=click.IntRange(1), help="Number of galaxies."
+)
+@_engines_option("openvino,cuda")
+@_output_options
+def precisions(as_json: bool, out: str | None, **options: Any) -> None:
+    """Measure how far engines and precisions move redshifts from float32 on the CPU."""
+    from ..bench.precisions import bench_precisions
+
+    _measure(bench_precisions, as_json, out, options)
 
 
 @bench.command()
@@ -127,6 +184,8 @@ def memory(as_json: bool, out: str | None, **options: Any) -> None:
 @click.option("--galaxies", default=20000, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
 @_repeats_option(3)
 @_engines_option("openvino:float32,openvino:bfloat16")
+@click.option("--noise", is_flag=True, help="Noise instead of synthetic galaxies, which is generated faster.")
+@click.option("--cached", is_flag=True, help="Keep the files in the file system's cache, instead of reading the disk.")
 @_output_options
 def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure which fraction of the engine's speed a run achieves, from disk to catalogue."""

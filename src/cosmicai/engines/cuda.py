@@ -176,24 +176,55 @@ class CudaEngine:
             slot.redshift[:rows].copy_(self._redshift[:rows], non_blocking=True)
             slot.done.record()
 
-    def measure_resident_rate(self, seconds: float = 2.0) -> float:
-        """Return galaxies per second of the graph alone, on noise already on the GPU, over at least `seconds`."""
-
-        def replay() -> int:
-            for _ in range(REPLAYS):
+    def replay(self, times: int) -> int:
+        """Replay the graph on whatever its inputs hold, wait for the end, and return the galaxies computed."""
+        with self._lock, torch.cuda.stream(self._computing):
+            for _ in range(times):
                 self._graph.replay()
             self._computing.synchronize()
-            return REPLAYS * self._batch
+        return times * self._batch
 
+    def measure_resident_rate(self, seconds: float = 1.0) -> float:
+        """Return galaxies per second of the graph alone, on noise already on the GPU, over at least `seconds`."""
         with self._lock, torch.cuda.stream(self._computing):
             self._image.normal_()  # a GPU is faster with zeros than with galaxies
             self._magnitude.uniform_(15, 22)
-            replay()
+        self.replay(REPLAYS)
+        start, galaxies, elapsed = time.perf_counter(), 0, 0.0
+        while elapsed < seconds:
+            galaxies += self.replay(REPLAYS)
+            elapsed = time.perf_counter() - start
+        return galaxies / elapsed
+
+    def measure_pinned_rate(self, seconds: float = 1.0) -> float:
+        """Return galaxies per second of noise in pinned memory, with its copies to the GPU, over at least `seconds`."""
+        slots = [self._free.get() for _ in range(self.in_flight)]
+        try:
+            first = slots[0]
+            first.image.normal_()
+            first.magnitude.uniform_(15, 22)
+            for slot in slots:
+                if slot is not first:
+                    slot.image.copy_(first.image)
+                    slot.magnitude.copy_(first.magnitude)
+                self._enqueue_in_order(slot)
             start, galaxies, elapsed = time.perf_counter(), 0, 0.0
             while elapsed < seconds:
-                galaxies += replay()
+                for slot in slots:
+                    slot.done.synchronize()
+                    self._enqueue_in_order(slot)
+                galaxies += len(slots) * self._batch
                 elapsed = time.perf_counter() - start
+            for slot in slots:
+                slot.done.synchronize()
+        finally:
+            for slot in slots:
+                self._free.put(slot)
         return galaxies / elapsed
+
+    def _enqueue_in_order(self, slot: _Slot) -> None:
+        with self._lock:
+            self._enqueue(slot, self._batch)
 
     def peak_gpu_mb(self) -> float:
         """Return the largest GPU memory allocated so far in MB (2^20 bytes)."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from ..errors import InputError
-from .communicator import Operation
+from .communicator import Communicator, Operation
 from .environment import Rank
 
 JOIN_TIMEOUT = timedelta(minutes=10)  # until all ranks have joined
@@ -28,6 +28,7 @@ COUNTER = "cosmicai/next_item"
 def connect_torch(rank: Rank, device: str) -> Iterator[TorchCommunicator]:
     """Join the process group at MASTER_ADDR and MASTER_PORT and yield its communicator.
 
+    It reduces through NCCL if each rank has a GPU of its own, else through gloo: NCCL refuses two ranks on one GPU.
     Raises InputError if not all ranks join.
     """
     try:
@@ -42,7 +43,10 @@ def connect_torch(rank: Rank, device: str) -> Iterator[TorchCommunicator]:
             "MASTER_ADDR and MASTER_PORT must name a free port of the first node"
         ) from None
     try:
-        yield TorchCommunicator(device, PrefixStore("cosmicai", store))
+        communicator = TorchCommunicator("cpu", PrefixStore("cosmicai", store))
+        if device == "cuda" and have_own_values(communicator, _identify_gpu()):
+            communicator = TorchCommunicator("cuda", PrefixStore("cosmicai", store))
+        yield communicator
     finally:
         dist.destroy_process_group()
 
@@ -91,6 +95,16 @@ class TorchCommunicator:
     def next_item(self) -> int:
         """Return the next number of a counter that all ranks share: 0, 1, 2, ..., each exactly once."""
         return int(self._store.add(COUNTER, 1)) - 1
+
+
+def have_own_values(communicator: Communicator, value: str) -> bool:
+    """Return, on every rank alike, whether no two ranks have the same value."""
+    values = communicator.gather(value)
+    return bool(communicator.broadcast(values is not None and len(set(values)) == len(values)))
+
+
+def _identify_gpu() -> str:
+    return str(torch.cuda.get_device_properties().uuid)
 
 
 def _encode(value: Any) -> torch.Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from cosmicai.bench import ceiling, engines
+from cosmicai.bench import ceiling, engines, workloads
 from cosmicai.bench.engines import compute_gb_seconds_per_million
 from cosmicai.bench.flops import count_folded_flop, count_published_flop
 from cosmicai.bench.galaxies import generate_noise, load_galaxies
@@ -134,7 +135,11 @@ def test_a_gpu_has_rows_with_and_without_copies_to_it(tmp_path, weights, monkeyp
         def measure_resident_rate(self) -> float:
             return self.rate
 
+        def measure_pinned_rate(self) -> float:
+            return self.rate / 2
+
     monkeypatch.setattr(engine_spec, "open_engine", Engine)
+    monkeypatch.setattr(workloads, "repeat_run", lambda *_: SimpleNamespace(galaxies_per_second=250.0))
     monkeypatch.setattr(cuda, "CudaEngine", Engine)
     monkeypatch.setattr(engines, "build_in_process", lambda stack, make, *arguments: make(*arguments))
     galaxies = random_galaxies(100)
@@ -147,17 +152,24 @@ def test_a_gpu_has_rows_with_and_without_copies_to_it(tmp_path, weights, monkeyp
             split_work(survey.shards, 64, 64),
         )
     )  # fmt: skip
-    arguments: Any = (None, EngineSpec("cuda", "tf32"), run, survey, notices.append)
-    rows = {row.name: row.trial() for row in engines._prepare_workloads(*arguments)}
-    assert list(rows) == ["cuda tf32", "cuda tf32, resident", "cuda tf32, compiled", "cuda tf32, compiled, resident"]
+    stack: Any = None
+    arguments = (stack, EngineSpec("cuda", "tf32"), run, survey)
+    rows = {row.name: row.trial() for row in engines._prepare_workloads(*arguments, True, notices.append)}
+    assert list(rows) == [
+        "cuda tf32", "cuda tf32, files", "cuda tf32, pinned", "cuda tf32, resident", "cuda tf32, compiled",
+        "cuda tf32, compiled, pinned", "cuda tf32, compiled, resident",
+    ]  # fmt: skip
     assert np.array_equal(rows["cuda tf32"][1], galaxies.image[:, 0, 0, 0])  # type: ignore[arg-type]
     assert rows["cuda tf32, resident"] == (1000.0, None) and rows["cuda tf32, compiled, resident"] == (2000.0, None)
+    assert rows["cuda tf32, pinned"] == (500.0, None)
+    assert rows["cuda tf32, files"] == (250.0, None)
 
     def no_compiler(*_: Any, **__: Any) -> None:
         raise RuntimeError("there is no compiler")
 
+    assert len(list(engines._prepare_workloads(*arguments, False, notices.append))) == 4
     monkeypatch.setattr(cuda, "CudaEngine", no_compiler)
-    assert len(list(engines._prepare_workloads(*arguments))) == 2
+    assert len(list(engines._prepare_workloads(*arguments, True, notices.append))) == 4
     assert notices == ["cuda tf32, compiled is left out: there is no compiler"]
 
 
@@ -270,12 +282,15 @@ def test_a_process_that_fails_is_one_sentence():
             run("no_such_module")
 
 
-def test_end_to_end_compares_a_run_with_its_engine(weights):
+@pytest.mark.parametrize("options", [(), ("--noise", "--cached")])
+def test_end_to_end_compares_a_run_with_its_engine(weights, options):
     values = measure(
-        "end-to-end", "--weights", weights, "--galaxies", 300, "--repeats", 1, "--engines", "openvino:float32"
-    )
+        "end-to-end", "--weights", weights, "--galaxies", 300, "--repeats", 1, "--engines", "openvino:float32",
+        *options,
+    )  # fmt: skip
     (row,) = values["rows"]
     assert row["name"] == "openvino float32" and values["galaxies"] == 300
+    assert (values["noise"], values["cached"]) == (bool(options), bool(options)) and 0 < row["read_fraction"] < 1
     for what in ("run", "catalogue"):
         assert are_positive([row], f"{what}_galaxies_per_second")
         assert row[f"{what}_fraction"] == row[f"{what}_galaxies_per_second"] / row["engine_galaxies_per_second"]

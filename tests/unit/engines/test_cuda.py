@@ -156,7 +156,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CudaEngine, "device", "cpu")
 
 
-@pytest.fixture(params=["a GPU", "a simulation"])
+@pytest.fixture(params=[pytest.param("a GPU", marks=pytest.mark.cuda), "a simulation"])
 def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A real or simulated GPU that CudaEngine can run on."""
     if request.param == "a simulation":
@@ -286,13 +286,17 @@ def test_measuring_the_graph_alone_does_not_change_predictions(
 ) -> None:
     engine = CudaEngine(weights, "float32", BATCH)
     assert engine.measure_resident_rate(0.01) > 0
+    assert engine.measure_pinned_rate(0.01) > 0
+    assert engine.replay(2) == 2 * BATCH
     assert np.abs(engine.predict(some.image, some.magnitude) - expected).max() <= 1e-5
 
 
+@pytest.mark.cuda
 def test_the_peak_memory_is_at_least_that_of_the_network(real_gpu: None, weights: Weights) -> None:
     assert CudaEngine(weights, "float32", BATCH).peak_gpu_mb() > weights.parameters * 4 / 2**20
 
 
+@pytest.mark.cuda
 def test_a_compiled_network_predicts_the_same(
     real_gpu: None, weights: Weights, some: Galaxies, expected: NDArray[np.float32]
 ) -> None:
@@ -300,6 +304,7 @@ def test_a_compiled_network_predicts_the_same(
     assert np.abs(engine.predict(some.image, some.magnitude) - expected).max() <= 2e-2
 
 
+@pytest.mark.cuda
 def test_ranks_on_gpus_reduce_through_nccl(real_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
