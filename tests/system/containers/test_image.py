@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cosmicai.engines.native.library import find_problem
 from cosmicai.bench.lambda_emulator import run_emulator
+from cosmicai.engines.native.library import find_problem
 from cosmicai.runs.provenance import git_commit
 from cosmicai.runs.record import Record
 from cosmicai.runs.store import RunFolder
