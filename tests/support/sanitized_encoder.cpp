@@ -5,7 +5,7 @@
 #include "encoder.cpp"
 
 int main() {
-    constexpr int depth = 1, width = 64, most = 2 * LANES + 1;
+    constexpr int depth = 1, width = 64, most = CHUNK + LANES + 1;
     const size_t count = Encoder<64, 256>::count_constants(depth);
     // The arrays end where the memory ends, so that reading beyond them is found.
     std::vector<float> constants(count);

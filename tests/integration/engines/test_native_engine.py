@@ -19,7 +19,7 @@ from cosmicai.models.weights import DEMO, find_weights
 from cosmicai.surveys.shard import open_shard
 from support.helpers import random_galaxies, run, tiny_weights
 
-needs_native = pytest.mark.skipif(find_problem() is not None, reason=f"no native engine: {find_problem()}")
+needs_native = pytest.mark.skipif(find_problem("float32") is not None, reason=str(find_problem("float32")))
 NATIVE = EngineChoice("native", "float32", "cpu", 64)
 
 
@@ -63,7 +63,7 @@ def test_a_run_names_its_engine_and_repeats_bit_by_bit(tmp_path):
 def test_a_rank_without_the_instructions_computes_with_openvino(monkeypatch):
     weights, galaxies = find_weights(DEMO), random_galaxies(70)
     own = open_engine(NATIVE, weights, 1)
-    monkeypatch.setattr("cosmicai.engines.native.engine.find_problem", lambda: "no instructions")
+    monkeypatch.setattr("cosmicai.engines.native.engine.find_problem", lambda _: "no instructions")
     elsewhere = NativeEngine(weights, NATIVE, 1)
     assert elsewhere.name == "openvino"
     found, expected = (engine.predict(galaxies.image, galaxies.magnitude) for engine in (elsewhere, own))
@@ -87,7 +87,7 @@ def test_networks_of_other_sizes_are_refused(tmp_path):
 def test_a_damaged_file_of_constants_is_made_again():
     weights, galaxies = find_weights(DEMO), random_galaxies(64)
     expected = open_engine(NATIVE, weights, 1).predict(galaxies.image, galaxies.magnitude)
-    [path] = cache_folder().glob(f"{weights.key[:16]}-native-*.constants")
+    [path] = cache_folder().glob(f"{weights.key[:16]}-native-float32-*.constants")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)

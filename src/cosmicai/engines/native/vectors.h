@@ -9,7 +9,11 @@
 #include "gelu.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#ifdef PLAIN_TILES
+#define UNROLL  // the twin for tests is to compile fast
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 
 // Parts into which a product splits its operands: 0 are float32, 1 is bfloat16, 2 are a high and a low bfloat16.
 #ifndef TILE_PARTS
