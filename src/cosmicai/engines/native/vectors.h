@@ -9,8 +9,8 @@
 #include "gelu.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#ifdef PLAIN_TILES
-#define UNROLL  // the twin for tests is to compile fast
+#if defined(PLAIN_TILES) || defined(__SANITIZE_ADDRESS__)
+#define UNROLL  // what is made for tests is to compile fast
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
