@@ -1,8 +1,8 @@
 // The folded transformer of AstroMAE (cosmicai/models/fold.py), for SETS * LANES galaxies at a time.
 //
 // A chunk of galaxies stays in the processor's caches from its pixels to its features; the weights pass by. Its matrix
-// products are those of products.h, all else is float32. Sizes that all networks share are constants, and those by which
-// the published network and the demo's differ are parameters of templates, so that the compiler knows every loop.
+// products are those of products.h, all else is float32. Sizes that all networks share are constants, and those by
+// which the published network and the demo's differ are parameters of templates, so that the compiler knows every loop.
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -24,7 +24,6 @@ namespace {
 struct Network {
     virtual ~Network() = default;
     virtual void encode(const float *image, float *encoded, long galaxies) const = 0;
-    virtual int width() const = 0;
 };
 
 template <int WIDTH, int HIDDEN>
@@ -56,10 +55,13 @@ struct Encoder final : Network {
     std::vector<float> position;
     std::vector<Block> blocks;
 
-    // `constants` are in the order of `list_constants` in constants.py.
+    // `constants` are in the order of `list_constants` in network.py.
     Encoder(const float *constants, int depth) {
         auto take = [&](size_t count) { return std::exchange(constants, constants + count); };
-        auto copy = [&](size_t count) { const float *from = take(count); return std::vector<float>(from, from + count); };
+        auto copy = [&](size_t count) {
+            const float *from = take(count);
+            return std::vector<float>(from, from + count);
+        };
         patch.emplace_back(arena, take(WIDTH * PIXELS), nullptr, WIDTH, PIXELS, PIXELS);
         position = copy(TOKENS * WIDTH);
         std::vector<int> order;  // of the outputs of qkv: each head has its queries, keys and values side by side
@@ -91,8 +93,6 @@ struct Encoder final : Network {
         return WIDTH * (PIXELS + TOKENS) + depth * block;
     }
 
-    int width() const override { return WIDTH; }
-
     void encode(const float *image, float *encoded, long galaxies) const override {
         thread_local std::unique_ptr<Scratch> own;  // of the thread, until it ends
         if (!own) own.reset(new Scratch);
@@ -110,7 +110,7 @@ struct Encoder final : Network {
     void embed(Scratch &s, const float *image, long count) const {
         for (int set = 0; set < SETS; set++)
             for (int k = 0; k < WIDTH; k++) s.tokens[set * WIDTH + k] = all(position[k]);
-        each_block<PATCH_COLUMNS>([&](int first, auto columns) __attribute__((always_inline)) {
+        each_block<PATCH_COLUMNS>([&](int first, auto columns) ALWAYS_INLINE {
             for (int c = 0; c < columns; c++)
                 for (int k = 0; k < PIXELS; k += 4) {
                     const int patch = (first + c) / SETS, set = (first + c) % SETS;
@@ -122,11 +122,12 @@ struct Encoder final : Network {
                             values[i][lane] = pixel[std::min<long>(set * LANES + lane, count - 1) * CUTOUT + i];
                     store_operand<4>(s.pixels, PIXELS, c, k, values);
                 }
-            multiply_columns<PIXELS, columns>(patch[0], 0, WIDTH, s.pixels, [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
+            auto place_token = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
                 const int column = SETS + first + c;
                 const float *place = &position[column / SETS * WIDTH + row];
                 for (int i = 0; i < ROWS; i++) s.tokens[column * WIDTH + row + i] = sums[i] + place[i];
-            });
+            };
+            multiply_columns<PIXELS, columns>(patch[0], 0, WIDTH, s.pixels, place_token);
         });
     }
 
@@ -135,21 +136,22 @@ struct Encoder final : Network {
         for (int c = 0; c < COLUMNS; c++) normalize_column(s, c);
         for (int head = 0; head < HEADS; head += TOGETHER) {
             const int start = head * 3 * HEAD;
-            each_block<COLUMNS>([&](int first, auto columns) __attribute__((always_inline)) {
+            each_block<COLUMNS>([&](int first, auto columns) ALWAYS_INLINE {
                 const Operand *x = s.normalized + first * operand_size(1, WIDTH);
-                multiply_columns<WIDTH, columns>(block.qkv, start, start + TOGETHER * 3 * HEAD, x, [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
+                auto by_head = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
                     const int token = (first + c) / SETS, set = (first + c) % SETS, part = (row - start) / HEAD;
                     Vector *to = s.heads + ((set * TOGETHER * 3 + part) * TOKENS + token) * HEAD + row % HEAD;
                     for (int i = 0; i < ROWS; i++) to[i] = sums[i];
-                });
+                };
+                multiply_columns<WIDTH, columns>(block.qkv, start, start + TOGETHER * 3 * HEAD, x, by_head);
             });
             for (int set = 0; set < SETS; set++)
                 for (int own = 0; own < TOGETHER; own++) attend(s, set, own, head + own);
         }
         for (int c = SETS; c < COLUMNS; c++) convolve(block, s.tokens + c * WIDTH);
-        each_block<COLUMNS>([&](int first, auto columns) __attribute__((always_inline)) {
+        each_block<COLUMNS>([&](int first, auto columns) ALWAYS_INLINE {
             Vector *tokens = s.tokens + first * WIDTH;
-            auto add = [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
+            auto add = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
                 for (int i = 0; i < ROWS; i++) tokens[c * WIDTH + row + i] += sums[i];
             };
             const Operand *attended = s.attended + first * operand_size(1, WIDTH);
@@ -158,16 +160,18 @@ struct Encoder final : Network {
             for (int c = 0; c < columns; c++) normalize_column(s, first + c);
             for (int piece = 0; piece < PIECES; piece++) {
                 const int start = piece * PIECE;
-                multiply_columns<WIDTH, columns>(block.mlp_in, start, start + PIECE, normalized, [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
+                auto activate = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
                     gelu<ROWS>(sums);
                     store_operand<ROWS>(s.hidden, PIECE, c, row - start, sums);
-                });
+                };
+                multiply_columns<WIDTH, columns>(block.mlp_in, start, start + PIECE, normalized, activate);
                 multiply_columns<PIECE, columns>(block.mlp_out[piece], 0, WIDTH, s.hidden, add);
             }
         });
     }
 
-    // The attention of one head, the `own`th of those that are computed together: softmax of the scores of each query, times the values.
+    // The attention of one head, the `own`th of those that are computed together: softmax of the scores of each query,
+    // times the values.
     static void attend(Scratch &s, int set, int own, int head) {
         const Vector *queries = s.heads + (set * TOGETHER + own) * 3 * TOKENS * HEAD;
         const Vector *keys = queries + TOKENS * HEAD, *values = keys + TOKENS * HEAD;
@@ -178,7 +182,8 @@ struct Encoder final : Network {
                 UNROLL for (int other = 0; other < TOKENS; other++) scores[other] += query * keys[other * HEAD + d];
             }
             Vector largest = scores[0], sum = {};
-            UNROLL for (int other = 1; other < TOKENS; other++) largest = scores[other] > largest ? scores[other] : largest;
+            UNROLL for (int other = 1; other < TOKENS; other++)
+                largest = scores[other] > largest ? scores[other] : largest;
             UNROLL for (int other = 0; other < TOKENS; other++) scores[other] -= largest;
             exp2_of<9>(scores);
             exp2_of<TOKENS - 9>(scores + 9);
@@ -276,8 +281,6 @@ static Network *create(int depth, const float *constants, size_t count) {
 }
 
 extern "C" {
-
-int chunk() { return CHUNK; }
 
 // Return a network of these sizes, or null if there is no code for them or `count` constants are not what it takes.
 Network *create_network(int width, int hidden, int depth, const float *constants, size_t count) {

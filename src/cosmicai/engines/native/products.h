@@ -39,8 +39,8 @@ constexpr size_t weight_size(int outputs, int inputs) { return size_t(outputs) *
 
 #else
 
-// Four sums are in tiles at a time, of 32 outputs and 2 columns. BLOCK columns stay in the first cache while the weights
-// pass, and with two sets of galaxies no column is left alone.
+// Four sums are in tiles at a time, of 32 outputs and 2 columns. BLOCK columns stay in the first cache while the
+// weights pass, and with two sets of galaxies no column is left alone.
 constexpr int SETS = 2, BLOCK = 4;
 
 typedef Half Weight;
@@ -119,8 +119,8 @@ INLINE void multiply_columns(const Layer &layer, int first, int last, const Oper
 
 #else
 
-// Add the products of two tiles of weights and the tiles of one or two columns, each `weight_stride` and `column_stride`
-// values apart, to the sums: tiles 0 and 1 are the first column's, 2 and 3 the second's.
+// Add the products of two tiles of weights and the tiles of one or two columns, each `weight_stride` and
+// `column_stride` values apart, to the sums: tiles 0 and 1 are the first column's, 2 and 3 the second's.
 template <bool two_columns, bool new_weights>
 INLINE void multiply_step(const Weight *weight, size_t weight_stride, const Operand *x, size_t column_stride) {
     if (new_weights) load_tile<4>(weight);
@@ -182,8 +182,8 @@ INLINE void multiply_columns(const Layer &layer, int first, int last, const Oper
 
 #endif
 
-// Call body(first column, number of columns) for BLOCK columns at a time, and for the fewer that are left; the number is
-// a constant of the compiler.
+// Call body(first column, number of columns) for BLOCK columns at a time, and for the fewer that are left; the number
+// is a constant of the compiler.
 template <int columns, class Body>
 INLINE void each_block(Body body) {
     for (int c = 0; c + BLOCK <= columns; c += BLOCK) body(c, std::integral_constant<int, BLOCK>());

@@ -8,7 +8,8 @@
 
 #include "gelu.h"
 
-#define INLINE static inline __attribute__((always_inline))
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define INLINE static inline ALWAYS_INLINE
 #if defined(PLAIN_TILES) || defined(__SANITIZE_ADDRESS__)
 #define UNROLL  // what is made for tests is to compile fast
 #else
