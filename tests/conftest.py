@@ -18,7 +18,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 NO_GPU = "no GPU is visible to this process"
 NO_BFLOAT16 = "this processor does not compute in bfloat16"
 NO_SHARED = f"the published formats' fixtures are not at {SHARED}"
-NO_INSTRUCTION = "the native engine needs a processor with"
+NO_INSTRUCTION = "the native engine needs a "  # processor with some instructions, or system that permits them
 ACCEPTED = (NO_SHARED, NO_GPU, NO_BFLOAT16, NO_INSTRUCTION)
 
 torch.set_num_threads(1)

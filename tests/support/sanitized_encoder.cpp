@@ -1,11 +1,12 @@
-// Runs the demo's sizes of the encoder under the compiler's sanitizers: all batches up to a few vectors, several threads.
+// Runs the demo's sizes of the encoder under the compiler's sanitizers: batches that fill vectors and chunks of galaxies
+// or leave some of them empty, and several threads.
 #include <cstdio>
 #include <thread>
 
 #include "encoder.cpp"
 
 int main() {
-    constexpr int depth = 1, width = 64, most = 2 * LANES + 1;
+    constexpr int depth = 1, width = 64, most = CHUNK + 1;
     const size_t count = Encoder<64, 256>::count_constants(depth);
     // The arrays end where the memory ends, so that reading beyond them is found.
     std::vector<float> constants(count);
@@ -19,7 +20,7 @@ int main() {
         for (float value : encoded)
             if (!(value > -100 && value < 100)) std::printf("%d galaxies: %g\n", galaxies, value);
     };
-    for (int galaxies = 0; galaxies <= most; galaxies++) run(galaxies);
-    std::thread threads[] = {std::thread(run, 1), std::thread(run, 9), std::thread(run, most)};
+    for (int galaxies : {0, 1, LANES - 1, LANES, LANES + 1, CHUNK, most}) run(galaxies);
+    std::thread threads[] = {std::thread(run, 1), std::thread(run, LANES + 1), std::thread(run, most)};
     for (std::thread &thread : threads) thread.join();
 }

@@ -18,7 +18,7 @@ from .base import Engine, EngineChoice
 ENGINES = ("auto", "openvino", "native", "cuda", "reference")
 PRECISIONS = {
     "openvino": ("float32", "bfloat16", "int8"),
-    "native": ("float32",),
+    "native": ("float32", "bf16x3", "bfloat16"),
     "cuda": ("bfloat16", "tf32", "float32"),
     "reference": ("float32",),
 }  # the first of each is its default
@@ -56,7 +56,7 @@ def choose_engine(
         if engine == "native":
             from .native.engine import choose_native
 
-            choice, notice = choose_native(weights, batch_size)
+            choice, notice = choose_native(weights, precision, batch_size)
         else:
             from .openvino.engine import choose_openvino
 

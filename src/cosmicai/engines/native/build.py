@@ -1,4 +1,4 @@
-"""Compiles the encoder, once for each set of instructions: `python -m cosmicai.engines.native.build`.
+"""Compiles the encoder, once for each precision and set of instructions: `python -m cosmicai.engines.native.build`.
 
 setup.py calls it too, before the package can be imported, so that it uses the standard library alone. Without a C++
 compiler nothing is built, and the engine `native` is not available.
@@ -21,8 +21,9 @@ OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-
 
 @dataclass(frozen=True)
 class Variant:
-    """The encoder for processors with some `instructions`, as /proc/cpuinfo names them."""
+    """The encoder in one precision, for processors with some `instructions`, as /proc/cpuinfo names them."""
 
+    precision: str
     name: str
     instructions: tuple[str, ...]
     options: tuple[str, ...]
@@ -30,17 +31,27 @@ class Variant:
     @property
     def file(self) -> str:
         """Name of its library."""
-        return f"encoder-{self.name}.so"
+        return f"encoder-{self.precision}-{self.name}.so"
 
 
-# The first that a processor can run is used.
+_AVX512 = Variant(
+    "float32",
+    "avx512",
+    ("avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"),
+    ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
+)
+_AMX = (*_AVX512.instructions, "avx512_bf16", "amx_tile", "amx_bf16"), (*_AVX512.options, "-mavx512bf16")
+# The first of a precision that a processor can run is used. TILE_PARTS is explained in vectors.h.
 VARIANTS = (
-    Variant(
-        "avx512",
-        ("avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"),
-        ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
-    ),
-    Variant("avx2", ("avx2", "fma"), ("-mavx2", "-mfma")),
+    _AVX512,
+    Variant("float32", "avx2", ("avx2", "fma"), ("-mavx2", "-mfma")),
+    Variant("bf16x3", "amx", _AMX[0], (*_AMX[1], "-DTILE_PARTS=2")),
+    Variant("bfloat16", "amx", _AMX[0], (*_AMX[1], "-DTILE_PARTS=1")),
+)
+# Twins of those with AMX for the tests, which run on any processor with AVX2, and slowly.
+PLAIN_VARIANTS = tuple(
+    Variant(precision, "plain", ("avx2", "fma"), ("-O2", "-mavx2", "-mfma", f"-DTILE_PARTS={parts}", "-DPLAIN_TILES"))
+    for precision, parts in (("bf16x3", 2), ("bfloat16", 1))
 )
 
 
@@ -51,8 +62,8 @@ def find_compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
-def compile_all(folder: Path) -> list[Path]:
-    """Compile all variants into a folder and return their paths; none without a compiler.
+def compile_all(folder: Path, variants: tuple[Variant, ...] = VARIANTS) -> list[Path]:
+    """Compile variants into a folder and return their paths; none without a compiler.
 
     Raises CalledProcessError if the compiler fails.
     """
@@ -60,7 +71,7 @@ def compile_all(folder: Path) -> list[Path]:
     if compiler is None:
         return []
     running = []
-    for variant in VARIANTS:
+    for variant in variants:
         partial = folder / f".{variant.file}.partial-{os.getpid()}"
         command = [compiler, *OPTIONS, *variant.options, str(SOURCE / "encoder.cpp"), "-o", str(partial)]
         running.append((partial, folder / variant.file, subprocess.Popen(command)))

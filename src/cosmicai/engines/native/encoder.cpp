@@ -1,11 +1,10 @@
-// The folded transformer of AstroMAE (cosmicai/models/fold.py) in float32, for LANES galaxies at a time.
+// The folded transformer of AstroMAE (cosmicai/models/fold.py), for SETS * LANES galaxies at a time.
 //
-// A chunk of LANES galaxies stays in the processor's caches from its pixels to its features; the weights pass by. Sizes
-// that all networks share are constants, and those by which the published network and the demo's differ are parameters
-// of templates, so that the compiler knows every loop.
+// A chunk of galaxies stays in the processor's caches from its pixels to its features; the weights pass by. Its matrix
+// products are those of products.h, all else is float32. Sizes that all networks share are constants, and those by
+// which the published network and the demo's differ are parameters of templates, so that the compiler knows every loop.
 #include <algorithm>
 #include <memory>
-#include <new>
 #include <utility>
 
 #include "products.h"
@@ -14,39 +13,56 @@ constexpr int BANDS = 5, SIDE = 32, PATCH = 8, PATCHES = 16, TOKENS = 17;  // th
 constexpr int PIXELS = BANDS * PATCH * PATCH, CUTOUT = BANDS * SIDE * SIDE;
 constexpr int HEAD = 16;                         // width of a head of attention
 constexpr int CHANNELS = 4, CHANNELS_WITHIN = 16;  // of a group of the convolutions, outside and within
+constexpr int CHUNK = SETS * LANES;            // galaxies
+constexpr int COLUMNS = SETS * TOKENS, PATCH_COLUMNS = SETS * PATCHES;  // token by token, set by set
+constexpr int TOGETHER = 4;                    // heads whose queries, keys and values are computed at a time
 constexpr float NORM_EPS = 1e-6f;
+
+// Without a name for the linker: libraries for several instructions may be loaded into one process.
+namespace {
 
 struct Network {
     virtual ~Network() = default;
     virtual void encode(const float *image, float *encoded, long galaxies) const = 0;
-    virtual int width() const = 0;
 };
 
 template <int WIDTH, int HIDDEN>
 struct Encoder final : Network {
     static constexpr int HEADS = WIDTH / HEAD, GROUPS = WIDTH / CHANNELS;
+    // The hidden layer is computed in pieces, so that tiles find a piece in the first cache.
+    static constexpr int PIECES = TILE_PARTS ? 4 : 1, PIECE = HIDDEN / PIECES;
 
     struct Block {
-        Layer qkv, proj, mlp_in, mlp_out;
+        Layer qkv, proj, mlp_in;
+        std::vector<Layer> mlp_out;  // of each piece
         std::vector<float> convolution_in, bias_in, convolution_out, bias_out;
     };
 
-    // What a thread needs for a chunk. Tokens are (TOKENS, WIDTH).
+    // What a thread needs for a chunk. Tokens are (COLUMNS, WIDTH); queries, keys and values of some heads are
+    // (SETS, TOGETHER, 3, TOKENS, HEAD).
     struct Scratch {
-        Vector pixels[3 * PIXELS], tokens[TOKENS * WIDTH], attended[TOKENS * WIDTH];
-        Vector heads[HEADS * 3 * TOKENS * HEAD];  // queries, keys and values (HEADS, 3, TOKENS, HEAD)
-        Vector normalized[3 * WIDTH], hidden[3 * HIDDEN];
+        Arena arena;
+        Vector *tokens = arena.allocate<Vector>(COLUMNS * WIDTH);
+        Vector *heads = arena.allocate<Vector>(SETS * TOGETHER * 3 * TOKENS * HEAD);
+        Operand *pixels = arena.allocate<Operand>(operand_size(BLOCK, PIXELS));
+        Operand *normalized = arena.allocate<Operand>(operand_size(COLUMNS, WIDTH));
+        Operand *attended = arena.allocate<Operand>(operand_size(COLUMNS, WIDTH));
+        Operand *hidden = arena.allocate<Operand>(operand_size(BLOCK, PIECE));
     };
 
+    Arena arena;
     std::vector<Layer> patch;  // one
     std::vector<float> position;
     std::vector<Block> blocks;
 
-    // `constants` are in the order of `list_constants` in constants.py.
+    // `constants` are in the order of `list_constants` in network.py.
     Encoder(const float *constants, int depth) {
         auto take = [&](size_t count) { return std::exchange(constants, constants + count); };
-        auto copy = [&](size_t count) { const float *from = take(count); return std::vector<float>(from, from + count); };
-        patch.emplace_back(take(WIDTH * PIXELS), nullptr, WIDTH, PIXELS);
+        auto copy = [&](size_t count) {
+            const float *from = take(count);
+            return std::vector<float>(from, from + count);
+        };
+        patch.emplace_back(arena, take(WIDTH * PIXELS), nullptr, WIDTH, PIXELS, PIXELS);
         position = copy(TOKENS * WIDTH);
         std::vector<int> order;  // of the outputs of qkv: each head has its queries, keys and values side by side
         for (int head = 0; head < HEADS; head++)
@@ -56,15 +72,18 @@ struct Encoder final : Network {
             std::vector<float> qkv = copy(3 * WIDTH * WIDTH), qkv_bias = copy(3 * WIDTH);
             for (int i = 0; i < WIDTH * WIDTH; i++) qkv[i] *= LOG2_E;  // of queries: softmax by powers of 2
             for (int i = 0; i < WIDTH; i++) qkv_bias[i] *= LOG2_E;
-            Layer first(qkv.data(), qkv_bias.data(), 3 * WIDTH, WIDTH, order.data());
+            Layer first(arena, qkv.data(), qkv_bias.data(), 3 * WIDTH, WIDTH, WIDTH, order.data());
             const float *weight = take(WIDTH * WIDTH);
-            Layer proj(weight, take(WIDTH), WIDTH, WIDTH);
+            Layer proj(arena, weight, take(WIDTH), WIDTH, WIDTH, WIDTH);
             auto within = copy(HIDDEN * CHANNELS), bias_within = copy(HIDDEN);
             auto outside = copy(WIDTH * CHANNELS_WITHIN), bias_outside = copy(WIDTH);
             weight = take(HIDDEN * WIDTH);
-            Layer mlp_in(weight, take(HIDDEN), HIDDEN, WIDTH);
+            Layer mlp_in(arena, weight, take(HIDDEN), HIDDEN, WIDTH, WIDTH);
             weight = take(WIDTH * HIDDEN);
-            Layer mlp_out(weight, take(WIDTH), WIDTH, HIDDEN);
+            const float *bias = take(WIDTH);
+            std::vector<Layer> mlp_out;
+            for (int piece = 0; piece < PIECES; piece++)
+                mlp_out.emplace_back(arena, weight + piece * PIECE, piece ? nullptr : bias, WIDTH, PIECE, HIDDEN);
             blocks.push_back({first, proj, mlp_in, mlp_out, within, bias_within, outside, bias_outside});
         }
     }
@@ -74,66 +93,88 @@ struct Encoder final : Network {
         return WIDTH * (PIXELS + TOKENS) + depth * block;
     }
 
-    int width() const override { return WIDTH; }
-
     void encode(const float *image, float *encoded, long galaxies) const override {
         thread_local std::unique_ptr<Scratch> own;  // of the thread, until it ends
         if (!own) own.reset(new Scratch);
-        for (long first = 0; first < galaxies; first += LANES) {
-            long count = std::min<long>(LANES, galaxies - first);
+        begin_tiles();
+        for (long first = 0; first < galaxies; first += CHUNK) {
+            long count = std::min<long>(CHUNK, galaxies - first);
             embed(*own, image + first * CUTOUT, count);
             for (const Block &block : blocks) transform(*own, block);
             pool(*own, encoded + first * WIDTH, count);
         }
+        end_tiles();
     }
 
     // Pixels of `count` galaxies to tokens; the last galaxy stands in for those that are missing.
     void embed(Scratch &s, const float *image, long count) const {
-        for (int k = 0; k < WIDTH; k++) s.tokens[k] = all(position[k]);
-        each_three<PATCHES>([&](int first, auto columns) __attribute__((always_inline)) {
+        for (int set = 0; set < SETS; set++)
+            for (int k = 0; k < WIDTH; k++) s.tokens[set * WIDTH + k] = all(position[k]);
+        each_block<PATCH_COLUMNS>([&](int first, auto columns) ALWAYS_INLINE {
             for (int c = 0; c < columns; c++)
-                for (int k = 0; k < PIXELS; k++) {
-                    int band = k / (PATCH * PATCH), y = (first + c) / 4 * PATCH + k / PATCH % PATCH;
-                    const float *pixel = image + (band * SIDE + y) * SIDE + (first + c) % 4 * PATCH + k % PATCH;
+                for (int k = 0; k < PIXELS; k += 4) {
+                    const int patch = (first + c) / SETS, set = (first + c) % SETS;
+                    const int band = k / (PATCH * PATCH), y = patch / 4 * PATCH + k / PATCH % PATCH;
+                    const float *pixel = image + (band * SIDE + y) * SIDE + patch % 4 * PATCH + k % PATCH;
+                    Vector values[4];
                     for (int lane = 0; lane < LANES; lane++)
-                        s.pixels[c * PIXELS + k][lane] = pixel[std::min<long>(lane, count - 1) * CUTOUT];
+                        for (int i = 0; i < 4; i++)
+                            values[i][lane] = pixel[std::min<long>(set * LANES + lane, count - 1) * CUTOUT + i];
+                    store_operand<4>(s.pixels, PIXELS, c, k, values);
                 }
-            multiply_columns<PIXELS, columns>(patch[0], WIDTH, s.pixels, [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
-                int token = 1 + first + c;
-                for (int i = 0; i < ROWS; i++) s.tokens[token * WIDTH + row + i] = sums[i] + position[token * WIDTH + row + i];
-            });
+            auto place_token = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
+                const int column = SETS + first + c;
+                const float *place = &position[column / SETS * WIDTH + row];
+                for (int i = 0; i < ROWS; i++) s.tokens[column * WIDTH + row + i] = sums[i] + place[i];
+            };
+            multiply_columns<PIXELS, columns>(patch[0], 0, WIDTH, s.pixels, place_token);
         });
     }
 
     // One transformer block, in place.
     void transform(Scratch &s, const Block &block) const {
-        each_three<TOKENS>([&](int first, auto columns) __attribute__((always_inline)) {
-            for (int c = 0; c < columns; c++) normalize(s.tokens + (first + c) * WIDTH, s.normalized + c * WIDTH, NORM_EPS);
-            multiply_columns<WIDTH, columns>(block.qkv, 3 * WIDTH, s.normalized, [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
-                Vector *to = s.heads + (row / HEAD * TOKENS + first + c) * HEAD + row % HEAD;
-                for (int i = 0; i < ROWS; i++) to[i] = sums[i];
+        for (int c = 0; c < COLUMNS; c++) normalize_column(s, c);
+        for (int head = 0; head < HEADS; head += TOGETHER) {
+            const int start = head * 3 * HEAD;
+            each_block<COLUMNS>([&](int first, auto columns) ALWAYS_INLINE {
+                const Operand *x = s.normalized + first * operand_size(1, WIDTH);
+                auto by_head = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
+                    const int token = (first + c) / SETS, set = (first + c) % SETS, part = (row - start) / HEAD;
+                    Vector *to = s.heads + ((set * TOGETHER * 3 + part) * TOKENS + token) * HEAD + row % HEAD;
+                    for (int i = 0; i < ROWS; i++) to[i] = sums[i];
+                };
+                multiply_columns<WIDTH, columns>(block.qkv, start, start + TOGETHER * 3 * HEAD, x, by_head);
             });
-        });
-        for (int head = 0; head < HEADS; head++) attend(s, head);
-        for (int token = 1; token < TOKENS; token++) convolve(block, s.tokens + token * WIDTH);
-        each_three<TOKENS>([&](int first, auto columns) __attribute__((always_inline)) {
+            for (int set = 0; set < SETS; set++)
+                for (int own = 0; own < TOGETHER; own++) attend(s, set, own, head + own);
+        }
+        for (int c = SETS; c < COLUMNS; c++) convolve(block, s.tokens + c * WIDTH);
+        each_block<COLUMNS>([&](int first, auto columns) ALWAYS_INLINE {
             Vector *tokens = s.tokens + first * WIDTH;
-            auto add = [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
+            auto add = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
                 for (int i = 0; i < ROWS; i++) tokens[c * WIDTH + row + i] += sums[i];
             };
-            multiply_columns<WIDTH, columns>(block.proj, WIDTH, s.attended + first * WIDTH, add);
-            for (int c = 0; c < columns; c++) normalize(tokens + c * WIDTH, s.normalized + c * WIDTH, NORM_EPS);
-            multiply_columns<WIDTH, columns>(block.mlp_in, HIDDEN, s.normalized, [&](int row, int c, Vector *sums) __attribute__((always_inline)) {
-                gelu<ROWS>(sums);
-                for (int i = 0; i < ROWS; i++) s.hidden[c * HIDDEN + row + i] = sums[i];
-            });
-            multiply_columns<HIDDEN, columns>(block.mlp_out, WIDTH, s.hidden, add);
+            const Operand *attended = s.attended + first * operand_size(1, WIDTH);
+            Operand *normalized = s.normalized + first * operand_size(1, WIDTH);
+            multiply_columns<WIDTH, columns>(block.proj, 0, WIDTH, attended, add);
+            for (int c = 0; c < columns; c++) normalize_column(s, first + c);
+            for (int piece = 0; piece < PIECES; piece++) {
+                const int start = piece * PIECE;
+                auto activate = [&](int row, int c, Vector *sums) ALWAYS_INLINE {
+                    gelu<ROWS>(sums);
+                    store_operand<ROWS>(s.hidden, PIECE, c, row - start, sums);
+                };
+                multiply_columns<WIDTH, columns>(block.mlp_in, start, start + PIECE, normalized, activate);
+                multiply_columns<PIECE, columns>(block.mlp_out[piece], 0, WIDTH, s.hidden, add);
+            }
         });
     }
 
-    // The attention of one head: softmax of the scores of each query, times the values.
-    static void attend(Scratch &s, int head) {
-        const Vector *queries = s.heads + head * 3 * TOKENS * HEAD, *keys = queries + TOKENS * HEAD, *values = keys + TOKENS * HEAD;
+    // The attention of one head, the `own`th of those that are computed together: softmax of the scores of each query,
+    // times the values.
+    static void attend(Scratch &s, int set, int own, int head) {
+        const Vector *queries = s.heads + (set * TOGETHER + own) * 3 * TOKENS * HEAD;
+        const Vector *keys = queries + TOKENS * HEAD, *values = keys + TOKENS * HEAD;
         for (int token = 0; token < TOKENS; token++) {
             Vector scores[TOKENS] = {};
             for (int d = 0; d < HEAD; d++) {
@@ -141,18 +182,19 @@ struct Encoder final : Network {
                 UNROLL for (int other = 0; other < TOKENS; other++) scores[other] += query * keys[other * HEAD + d];
             }
             Vector largest = scores[0], sum = {};
-            UNROLL for (int other = 1; other < TOKENS; other++) largest = scores[other] > largest ? scores[other] : largest;
+            UNROLL for (int other = 1; other < TOKENS; other++)
+                largest = scores[other] > largest ? scores[other] : largest;
             UNROLL for (int other = 0; other < TOKENS; other++) scores[other] -= largest;
             exp2_of<9>(scores);
             exp2_of<TOKENS - 9>(scores + 9);
             UNROLL for (int other = 0; other < TOKENS; other++) sum += scores[other];
             Vector scale = 1.0f / sum;
-            Vector *to = s.attended + token * WIDTH + head * HEAD;
             for (int d = 0; d < HEAD; d += 4) {
                 Vector mean[4] = {};
                 UNROLL for (int other = 0; other < TOKENS; other++)
                     UNROLL for (int i = 0; i < 4; i++) mean[i] += scores[other] * values[other * HEAD + d + i];
-                UNROLL for (int i = 0; i < 4; i++) to[d + i] = mean[i] * scale;
+                UNROLL for (int i = 0; i < 4; i++) mean[i] *= scale;
+                store_operand<4>(s.attended, WIDTH, token * SETS + set, head * HEAD + d, mean);
             }
         }
     }
@@ -179,38 +221,56 @@ struct Encoder final : Network {
         }
     }
 
-    // LayerNorm without scale and shift, which are folded into the next layer.
-    static void normalize(const Vector *x, Vector *y, float eps) {
-        Vector sums[4] = {}, squares[4] = {};
-        for (int k = 0; k < WIDTH; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] += x[k + i];
-        Vector mean = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * (1.0f / WIDTH);
-        for (int k = 0; k < WIDTH; k += 4)
-            UNROLL for (int i = 0; i < 4; i++) squares[i] += (x[k + i] - mean) * (x[k + i] - mean);
-        Vector variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * (1.0f / WIDTH);
-        Vector scale = 1.0f / square_root(variance + eps);
-        for (int k = 0; k < WIDTH; k++) y[k] = (x[k] - mean) * scale;
+    // LayerNorm without scale and shift, which are folded into the next layer: y = (x - mean) * scale.
+    struct Norm {
+        Vector mean, scale;
+
+        explicit Norm(const Vector *x) {
+            Vector sums[4] = {}, squares[4] = {};
+            for (int k = 0; k < WIDTH; k += 4) UNROLL for (int i = 0; i < 4; i++) sums[i] += x[k + i];
+            mean = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * (1.0f / WIDTH);
+            for (int k = 0; k < WIDTH; k += 4)
+                UNROLL for (int i = 0; i < 4; i++) squares[i] += (x[k + i] - mean) * (x[k + i] - mean);
+            Vector variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * (1.0f / WIDTH);
+            scale = 1.0f / square_root(variance + NORM_EPS);
+        }
+    };
+
+    static void normalize_column(Scratch &s, int column) {
+        const Vector *x = s.tokens + column * WIDTH;
+        const Norm norm(x);
+        for (int k = 0; k < WIDTH; k += 4) {
+            Vector y[4];
+            UNROLL for (int i = 0; i < 4; i++) y[i] = (x[k + i] - norm.mean) * norm.scale;
+            store_operand<4>(s.normalized, WIDTH, column, k, y);
+        }
     }
 
     // The mean over the patches, normalized, of `count` galaxies.
-    static void pool(Scratch &s, float *encoded, long count) {
-        Vector squares = {};
-        for (int k = 0; k < WIDTH; k++) {
-            Vector sum = {};
-            for (int token = 1; token < TOKENS; token++) {
-                Vector x = s.tokens[token * WIDTH + k];
-                sum += x;
-                squares += x * x;
+    static void pool(const Scratch &s, float *encoded, long count) {
+        for (int set = 0; set < SETS; set++) {
+            Vector mean[WIDTH], squares = {};
+            for (int k = 0; k < WIDTH; k++) {
+                Vector sum = {};
+                for (int token = 1; token < TOKENS; token++) {
+                    Vector x = s.tokens[(token * SETS + set) * WIDTH + k];
+                    sum += x;
+                    squares += x * x;
+                }
+                mean[k] = sum * (1.0f / PATCHES);
             }
-            s.hidden[k] = sum * (1.0f / PATCHES);
-        }
-        normalize(s.hidden, s.normalized, NORM_EPS);
-        // Where the squares of tokens overflow, LayerNorm returns 0 for them; 0 * infinity is NaN.
-        for (int k = 0; k < WIDTH; k++) {
-            Vector y = s.normalized[k] + 0.0f * squares;
-            for (long lane = 0; lane < count; lane++) encoded[lane * WIDTH + k] = y[lane];
+            const Norm norm(mean);
+            // Where the squares of tokens overflow, LayerNorm returns 0 for them; 0 * infinity is NaN.
+            for (int k = 0; k < WIDTH; k++) {
+                Vector y = (mean[k] - norm.mean) * norm.scale + 0.0f * squares;
+                for (long lane = 0; lane < LANES && set * LANES + lane < count; lane++)
+                    encoded[(set * LANES + lane) * WIDTH + k] = y[lane];
+            }
         }
     }
 };
+
+}  // namespace
 
 // The interface for ctypes (library.py). A network may be used by any number of threads at a time.
 
@@ -221,8 +281,6 @@ static Network *create(int depth, const float *constants, size_t count) {
 }
 
 extern "C" {
-
-int lanes() { return LANES; }
 
 // Return a network of these sizes, or null if there is no code for them or `count` constants are not what it takes.
 Network *create_network(int width, int hidden, int depth, const float *constants, size_t count) {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .build import SOURCE, VARIANTS, Variant
 
+_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18  # asm/prctl.h of x86-64
 HIDDEN = "COSMICAI_HIDE_CPU_FLAGS"  # instructions to pretend that the processor lacks, with commas
 
 
@@ -24,28 +25,42 @@ def read_instructions() -> frozenset[str]:
     return frozenset(found[1].split() if found else ()).difference(hidden)
 
 
-def find_variant() -> Variant | None:
-    """Return the first variant that is built here and that this processor can run."""
-    runnable = [variant for variant in VARIANTS if read_instructions().issuperset(variant.instructions)]
-    return next((variant for variant in runnable if (SOURCE / variant.file).exists()), None)
+def find_variant(precision: str) -> Variant | None:
+    """Return the first variant of a precision that is built here and that this processor and system can run."""
+    for variant in VARIANTS:
+        runnable = variant.precision == precision and read_instructions().issuperset(variant.instructions)
+        if runnable and (SOURCE / variant.file).exists():
+            return variant if "amx_tile" not in variant.instructions or may_use_tiles() else None
+    return None
 
 
-def find_problem() -> str | None:
-    """Return why the native engine cannot run here, or None if it can."""
-    if find_variant():
+def find_problem(precision: str) -> str | None:
+    """Return why the native engine cannot compute in a precision here, or None if it can."""
+    if find_variant(precision):
         return None
-    if not any((SOURCE / variant.file).exists() for variant in VARIANTS):
-        return "the native engine is not built here (g++ and `make install` build it)"
-    needed = " or ".join("+".join(variant.instructions) for variant in VARIANTS)
-    return f"the native engine needs a processor with {needed}"
+    variants = [variant for variant in VARIANTS if variant.precision == precision]
+    if not any((SOURCE / variant.file).exists() for variant in variants):
+        return f"the native engine is not built here for {precision} (g++ and `make install` build it)"
+    if any(read_instructions().issuperset(variant.instructions) for variant in variants):
+        return f"the native engine needs a system that permits AMX for {precision}"
+    needed = " or ".join("+".join(variant.instructions) for variant in variants)
+    return f"the native engine needs a processor with {needed} for {precision}"
 
 
 @cache
-def load_library() -> ctypes.CDLL:
-    """Return the library of `find_variant`, which must exist, with the types of its functions."""
-    variant = find_variant()
-    assert variant, "find_problem has been asked"
-    library = ctypes.CDLL(str(SOURCE / variant.file))
+def may_use_tiles() -> bool:
+    """Request the tiles of AMX from Linux for this process and all that it forks, and return whether they are granted.
+
+    Without the permission the first use of a tile would end the process.
+    """
+    status: int = ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA)
+    return status == 0
+
+
+@cache
+def load_library(path: Path) -> ctypes.CDLL:
+    """Return a compiled encoder with the types of its functions."""
+    library = ctypes.CDLL(str(path))
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.create_network.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer, size]
     library.create_network.restype = pointer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import weakref
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 
 from ...models.config import AstroMAEConfig
 from ...models.fold import FoldedWeights
-from .library import load_library
 
 SIZES = ((192, 768), (64, 256))  # width and hidden width of the networks for which encoder.cpp has code
 Form = tuple[int, int, int]  # width, hidden width, number of blocks
@@ -50,13 +50,13 @@ def form_of(config: AstroMAEConfig) -> Form:
 
 
 class NativeNetwork:
-    """The transformer of a network of this form; `constants` (float32) are all of `list_constants`, one after another.
+    """The transformer of a network of this form in a compiled `library`.
 
-    Any number of threads may use it at the same time. Raises ValueError if the constants are not of this form.
+    `constants` (float32) are all of `list_constants`, one after another. Any number of threads may use it at the same
+    time. Raises ValueError if the constants are not of this form.
     """
 
-    def __init__(self, form: Form, constants: NDArray[np.float32]) -> None:
-        library = load_library()
+    def __init__(self, library: ctypes.CDLL, form: Form, constants: NDArray[np.float32]) -> None:
         constants = np.ascontiguousarray(constants, np.float32)
         network = library.create_network(*form, constants.ctypes.data, constants.size)
         if not network:

@@ -8,11 +8,21 @@
 
 #include "gelu.h"
 
-#define INLINE static inline __attribute__((always_inline))
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define INLINE static inline ALWAYS_INLINE
+#if defined(PLAIN_TILES) || defined(__SANITIZE_ADDRESS__)
+#define UNROLL  // what is made for tests is to compile fast
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 
-#ifdef __AVX512F__
-constexpr int LANES = 16;
+// Parts into which a product splits its operands: 0 are float32, 1 is bfloat16, 2 are a high and a low bfloat16.
+#ifndef TILE_PARTS
+#define TILE_PARTS 0
+#endif
+
+#if defined(__AVX512F__) || TILE_PARTS
+constexpr int LANES = 16;  // also what a row of a tile holds
 #else
 constexpr int LANES = 8;
 #endif
