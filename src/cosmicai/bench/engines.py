@@ -82,7 +82,7 @@ def bench_engines(
 ) -> MeasurementTable:
     """Measure engines on `count` galaxies of the survey, or on synthetic ones, `repeats` times and interleaved.
 
-    `alternatives` names what is measured beside them (`alternatives.ALTERNATIVES`, and "compiled": on a GPU the engine
+    `alternatives` names what is measured in addition (`alternatives.ALTERNATIVES`, and "compiled": on a GPU the engine
     with kernels of torch.compile).
 
     `ratio_to_published` is the rate relative to the published loop on the same device. `fraction_of_ceiling` compares

@@ -1,4 +1,4 @@
-"""`cosmicai bench kernels`: where the time of the folded network goes, beside what the device could do."""
+"""`cosmicai bench kernels`: where the time of the folded network goes, compared with what the device could do."""
 
 from __future__ import annotations
 

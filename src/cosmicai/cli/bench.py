@@ -10,63 +10,8 @@ import click
 
 from ..console import echo, notify
 from ..engines.registry import ENGINES
+from .bench_options import engines_option, json_option, numbers_option, output_options, repeats_option, weights_option
 from .options import PRECISION_NAMES, Amount
-
-LARGEST_NUMBER = 2**20  # of ranks, galaxies in a batch, or MB of a partition
-_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
-)
-
-
-def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--json", "as_json", is_flag=True, help="Print JSON on standard output and the table on standard error."
-        ),
-        click.option("--out", type=click.Path(), callback=_require_replaceable, help="File to write the JSON to."),
-    ):
-        command = option(command)
-    return command
-
-
-def _require_replaceable(context: click.Context, option: click.Parameter, out: str | None) -> str | None:
-    """Return the file to write, checked before anything is measured. Raises InputError if it may not be written."""
-    if out:
-        from ..storage.outputs import require_replaceable
-
-        require_replaceable(out)
-    return out
-
-
-def _numbers_option(name: str, kind: type[int] | type[float], default: str, text: str) -> Callable[..., Any]:
-    def parse(context: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
-        try:
-            values = tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if not values or not all(0 < value <= LARGEST_NUMBER for value in values):
-            limits = f"above 0 and up to {LARGEST_NUMBER:,}"
-            raise click.BadParameter(f"{text!r} is not a list of numbers {limits}, separated by commas")
-        return values
-
-    return click.option(name, default=default, show_default=True, callback=parse, metavar="NUMBER,...", help=text)
-
-
-def _weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--weights", default="demo", show_default=True, help="Weights file, or `demo` (a small network)."
-    )(command)
-
-
-def _repeats_option(default: int) -> Callable[..., Any]:
-    text = "Number of measurements of each row; figures are their medians."
-    return click.option("--repeats", default=default, show_default=True, type=click.IntRange(1), help=text)
-
-
-def _engines_option(default: str) -> Callable[..., Any]:
-    return click.option(
-        "--engines", default=default, show_default=True, help="ENGINE or ENGINE:PRECISION, separated by commas."
-    )
 
 
 @click.group()
@@ -75,14 +20,14 @@ def bench() -> None:
 
 
 @bench.command()
-@_weights_option
+@weights_option
 @click.option("--survey", "--partition", "survey", help="Survey whose galaxies are used; default synthetic galaxies.")
 @click.option(
     "--galaxies", "count", default=2048, show_default=True, type=click.IntRange(1), help="Number of galaxies."
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Galaxies per batch; default as in a run.")
-@_repeats_option(5)
-@_engines_option("reference,openvino,cuda")
+@repeats_option(5)
+@engines_option("reference,openvino,cuda")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device; default CPU and any visible GPU.")
 @click.option(
     "--alternatives",
@@ -91,7 +36,7 @@ def bench() -> None:
     help="Measure what one would run instead, too, each at its best batch: `all`, or some of batch, eager, autocast, "
     "compile, folded, folded-compile, onnx, compiled. Takes minutes.",
 )
-@_output_options
+@output_options
 def engines(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure galaxies per second of every engine and precision, compared with the published loop."""
     from ..bench.engines import bench_engines
@@ -100,11 +45,11 @@ def engines(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
+@weights_option
 @click.option("--galaxies", default=65536, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
-@_numbers_option("--inner-batches", int, "256,512,1024,2048,4096,8192,16384", "Sizes of the inner batches.")
-@_engines_option("cuda")
-@_output_options
+@numbers_option("--inner-batches", int, "256,512,1024,2048,4096,8192,16384", "Sizes of the inner batches.")
+@engines_option("cuda")
+@output_options
 def inner_batches(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure speed, GPU memory and power of engines by the size of their inner batches."""
     from ..bench.inner_batches import bench_inner_batches
@@ -113,7 +58,7 @@ def inner_batches(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
+@weights_option
 @click.option("--device", default="cuda", show_default=True, type=click.Choice(["cpu", "cuda"]), help="Device.")
 @click.option(
     "--precision",
@@ -124,7 +69,7 @@ def inner_batches(as_json: bool, out: str | None, **options: Any) -> None:
 )
 @click.option("--batch", default=1024, show_default=True, type=click.IntRange(1), help="Galaxies computed at once.")
 @click.option("--top", default=30, show_default=True, type=click.IntRange(1), help="Number of kernels to list.")
-@_output_options
+@output_options
 def kernels(as_json: bool, out: str | None, **options: Any) -> None:
     """Profile the network and list its kernels by time, with the arithmetic and memory rates it reaches."""
     from ..bench.kernels import bench_kernels
@@ -135,13 +80,13 @@ def kernels(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
+@weights_option
 @click.option("--survey", help="Survey whose galaxies are used; default synthetic galaxies.")
 @click.option(
     "--galaxies", "count", default=20000, show_default=True, type=click.IntRange(1), help="Number of galaxies."
 )
-@_engines_option("openvino,cuda")
-@_output_options
+@engines_option("openvino,cuda")
+@output_options
 def precisions(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure how far engines and precisions move redshifts from float32 on the CPU."""
     from ..bench.precisions import bench_precisions
@@ -150,10 +95,10 @@ def precisions(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
-@_repeats_option(5)
-@_engines_option("openvino:float32,openvino:bfloat16,reference")
-@_output_options
+@weights_option
+@repeats_option(5)
+@engines_option("openvino:float32,openvino:bfloat16,reference")
+@output_options
 def start(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure seconds from the start of a process to its first redshifts."""
     from ..bench.start import bench_start
@@ -164,14 +109,14 @@ def start(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
-@_numbers_option("--partition-mb", float, "25,50,75,100", "Sizes of the partitions in MB.")
+@weights_option
+@numbers_option("--partition-mb", float, "25,50,75,100", "Sizes of the partitions in MB.")
 @click.option(
     "--survey-mb", default=1000.0, show_default=True, type=Amount(),
     help="Size of the survey in MB.",
 )  # fmt: skip
-@_engines_option("openvino:float32,openvino:bfloat16,reference")
-@_output_options
+@engines_option("openvino:float32,openvino:bfloat16,reference")
+@output_options
 def memory(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure the peak memory of runs on surveys of noise, by size of their partitions in MB (2^20 bytes)."""
     from ..bench.memory import bench_memory
@@ -180,13 +125,13 @@ def memory(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
+@weights_option
 @click.option("--galaxies", default=20000, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
-@_repeats_option(3)
-@_engines_option("openvino:float32,openvino:bfloat16")
+@repeats_option(3)
+@engines_option("openvino:float32,openvino:bfloat16")
 @click.option("--noise", is_flag=True, help="Noise instead of synthetic galaxies, which is generated faster.")
 @click.option("--cached", is_flag=True, help="Keep the files in the file system's cache, instead of reading the disk.")
-@_output_options
+@output_options
 def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure which fraction of the engine's speed a run achieves, from disk to catalogue."""
     from ..bench.end_to_end import bench_end_to_end
@@ -195,18 +140,18 @@ def end_to_end(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
+@weights_option
 @click.option("--galaxies", default=16384, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
-@_numbers_option("--ranks", int, "1,2,4,8", "Numbers of ranks.")
-@_repeats_option(3)
-@_engines_option("openvino:float32")
+@numbers_option("--ranks", int, "1,2,4,8", "Numbers of ranks.")
+@repeats_option(3)
+@engines_option("openvino:float32")
 @click.option(
     "--simulate",
     "simulated",
     metavar="FOLDER",
     help="Draw simulated service times from the combined_data.json files in FOLDER; default a fit to published ones.",
 )
-@_output_options
+@output_options
 def ranks(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure speed and memory by number of single-threaded ranks; simulate schedules of 1,000 and 10,000 ranks."""
     from ..bench.ranks import bench_ranks
@@ -215,11 +160,11 @@ def ranks(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_weights_option
+@weights_option
 @click.option("--galaxies", default=65536, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
 @click.option("--tasks", default=64, show_default=True, type=click.IntRange(1), help="Number of tasks of the array.")
 @click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Cores per task.")
-@_repeats_option(3)
+@repeats_option(3)
 @click.option(
     "--folder",
     default=".",
@@ -227,7 +172,7 @@ def ranks(as_json: bool, out: str | None, **options: Any) -> None:
     type=click.Path(),
     help="Folder for survey and runs, visible to the nodes.",
 )
-@_output_options
+@output_options
 def slurm(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure a SLURM array from sbatch to catalogue, compared with one process on this machine.
 
@@ -240,14 +185,14 @@ def slurm(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command()
 @click.argument("image")
-@_weights_option
+@weights_option
 @click.option("--galaxies", default=5113, show_default=True, type=click.IntRange(1), help="Default: 100 MB of them.")
-@_repeats_option(5)
+@repeats_option(5)
 @click.option(
     "--emulator",
     help="Emulator of AWS Lambda (aws-lambda-rie-...), to measure the image as a function, too.",
 )
-@_output_options
+@output_options
 def container(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure start and run in the Apptainer image file IMAGE, compared with plain Python."""
     from ..bench.container import bench_container
@@ -257,7 +202,7 @@ def container(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command("lambda")
 @click.argument("folder")
-@_weights_option
+@weights_option
 @click.option(
     "--partition-mb", default=100.0, show_default=True, type=Amount(),
     help="Size of the partition in MB.",
@@ -265,9 +210,9 @@ def container(as_json: bool, out: str | None, **options: Any) -> None:
 @click.option(
     "--memory", default=3538, show_default=True, type=click.IntRange(128), help="MB of memory that are billed."
 )
-@_repeats_option(5)
+@repeats_option(5)
 @click.option("--emulator", required=True, help="Emulator of AWS Lambda (aws-lambda-rie-...).")
-@_output_options
+@output_options
 def lambda_(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure the AWS Lambda function in its emulator, cold and warm, on partitions in the S3 prefix FOLDER."""
     from ..bench.lambda_function import bench_lambda
@@ -276,7 +221,7 @@ def lambda_(as_json: bool, out: str | None, **options: Any) -> None:
 
 
 @bench.command()
-@_numbers_option("--ranks", int, "2,8,32", "Numbers of ranks.")
+@numbers_option("--ranks", int, "2,8,32", "Numbers of ranks.")
 @click.option(
     "--joining",
     default=64,
@@ -284,8 +229,8 @@ def lambda_(as_json: bool, out: str | None, **options: Any) -> None:
     type=click.IntRange(2),
     help="Ranks that join at once.",
 )
-@_repeats_option(5)
-@_output_options
+@repeats_option(5)
+@output_options
 def fmi(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure communication of ranks through a rendezvous server on this machine, compared with plain TCP and gloo."""
     from ..bench.fmi import bench_fmi
@@ -297,8 +242,8 @@ def fmi(as_json: bool, out: str | None, **options: Any) -> None:
 @bench.command()
 @click.option("--runs", default=10, show_default=True, type=click.IntRange(1), help="Number of runs.")
 @click.option("--ranks", default=10000, show_default=True, type=click.IntRange(1), help="Ranks per run.")
-@_repeats_option(3)
-@_output_options
+@repeats_option(3)
+@output_options
 def analysis(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure speed and memory of `python -m analysis` on generated runs with many ranks."""
     from ..bench.analysis import bench_analysis
@@ -309,8 +254,8 @@ def analysis(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command()
 @click.option("--galaxies", default=2000, show_default=True, type=click.IntRange(1), help="Number of galaxies.")
-@_repeats_option(5)
-@_output_options
+@repeats_option(5)
+@output_options
 def ingest(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure speed and memory of `cosmicai ingest` by format, compared with plain astropy, numpy and h5py.
 
@@ -324,7 +269,7 @@ def ingest(as_json: bool, out: str | None, **options: Any) -> None:
 
 @bench.command()
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Of 2048 synthetic galaxies each.")
-@_output_options
+@output_options
 def survey_check(as_json: bool, out: str | None, **options: Any) -> None:
     """Measure how many surveys with wrong bands or units `cosmicai survey check` recognises, and its false alarms."""
     from ..bench.survey_check import bench_survey_check
@@ -341,17 +286,17 @@ def survey_check(as_json: bool, out: str | None, **options: Any) -> None:
     required=True,
     help="Folder for surveys, runs and sweep.json; a sweep that is there is continued.",
 )
-@_weights_option
-@_numbers_option("--batch-sizes", int, "1,2,4,8,16,32,64,128,256,512", "Batch sizes.")
-@_numbers_option("--world-sizes", int, "1,2,4", "Numbers of ranks.")
-@_numbers_option("--partition-mb", float, "10,25,50,75,100", "Sizes of the partitions in MB.")
-@_repeats_option(3)
+@weights_option
+@numbers_option("--batch-sizes", int, "1,2,4,8,16,32,64,128,256,512", "Batch sizes.")
+@numbers_option("--world-sizes", int, "1,2,4", "Numbers of ranks.")
+@numbers_option("--partition-mb", float, "10,25,50,75,100", "Sizes of the partitions in MB.")
+@repeats_option(3)
 @click.option("--engine", type=click.Choice(ENGINES), help="Inference engine; default as in a run.")
 @click.option(
     "--precision", type=click.Choice(PRECISION_NAMES), help="Precision of the arithmetic; default as in a run."
 )
 @click.option("--dry-run", is_flag=True, help="Print the commands of the missing runs without running them.")
-@_json_option
+@json_option
 def sweep(as_json: bool, dry_run: bool, **options: Any) -> int:
     """Run SURVEY for all combinations of partition size, batch size and number of ranks."""
     from ..bench.sweep import Sweep, bench_sweep

@@ -63,7 +63,7 @@ class SlurmRequest:
     `cores` are those of each rank, `memory_mb` is that of each node and `mem_per_cpu` in MB that of each core; `time`
     limits each job, in SLURM's notation. `gpu_kind` is a kind of GPU of the site, several with commas, for each of
     which there are jobs, or "cheapest", which is the default. `sbatch` are further options of sbatch, such as
-    "comment=mine". `tasks` is the size of an array, each task of which has the nodes and ranks of the `RankRequest`. A
+    "comment=mine". `tasks` is the size of an array, whose tasks each have the nodes and ranks of the `RankRequest`. A
     job that ran out of time is requeued at most `requeues` times.
     """
 

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..runs.store import RunFolder
 from .run_status import RunStatus, UnplannedRun, run_status
 
-LOCAL = "127.0.0.1"  # whoever may connect learns the names of the run folder and of the nodes
+LOCAL = "127.0.0.1"  # anyone who can connect learns the names of the run folder and of the nodes
 
 
 def metric_families(status: RunStatus | UnplannedRun) -> Iterator[Metric]:

@@ -85,7 +85,7 @@ def _open_encoder(graphs: NetworkGraphs, precision: str) -> NativeEncoder:
     Raises InputError if the weights cannot be used.
     """
     variant = find_variant(precision)
-    assert variant, "find_problem has been asked"
+    assert variant, "find_problem has found none"
     path = SOURCE / variant.file
     library, digest = load_library(path), hashlib.sha256(path.read_bytes()).hexdigest()
     name = f"{graphs.key[:16]}-native-{variant.precision}-{variant.name}-{digest[:16]}.constants"

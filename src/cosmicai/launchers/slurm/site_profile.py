@@ -78,7 +78,7 @@ def _require_time_limit(time: str, where: str) -> None:
 def _expand_scratch(scratch: str, file: str, environment: Mapping[str, str]) -> str:
     known = {key: value for key, value in environment.items() if value}
     if "USER" not in known:  # as in a cron job or a container
-        with suppress(KeyError):  # a user whom the account database does not have
+        with suppress(KeyError):  # a user that the account database does not have
             known["USER"] = pwd.getpwuid(os.getuid()).pw_name
     try:
         folder = Template(scratch).substitute(known)
