@@ -208,7 +208,7 @@ def test_other_arrays_are_refused_in_a_sentence(predictor, images, magnitudes, s
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"engine": "x"}, "there is no engine 'x'; expected one of auto, openvino, cuda, reference"),
+        ({"engine": "x"}, "there is no engine 'x'; expected one of auto, openvino, native, cuda, reference"),
         (
             {"engine": "openvino", "precision": "float16"},
             "the engine openvino has no precision float16; expected float32 or bfloat16 or int8",

@@ -88,7 +88,10 @@ def test_a_shard_that_cannot_be_read_leaves_a_run_that_is_not_complete(place, tm
     [
         ({}, "{run} already holds this run; finish it with --resume or choose another --out"),
         ({"shards": 3}, "cosmicai.infer: got an unexpected keyword argument 'shards'"),
-        ({"engine": "x", "out": "new"}, "there is no engine 'x'; expected one of auto, openvino, cuda, reference"),
+        (
+            {"engine": "x", "out": "new"},
+            "there is no engine 'x'; expected one of auto, openvino, native, cuda, reference",
+        ),
         ({"batch_size": 0, "out": "new"}, "--batch-size and --limit-files must be at least 1"),
     ],
 )
