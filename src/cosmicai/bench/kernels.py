@@ -43,7 +43,7 @@ def bench_kernels(weights: str, device: str, precision: str, batch: int, top: in
     """Profile batches of noise on a device and return the `top` kernels (on a CPU operations) that take longest.
 
     On a GPU that is the graph of the engine `cuda`, elsewhere the folded network in eager torch. The facts are the
-    rate without the profiler, the operations and bytes per galaxy with the TFLOP/s and GB/s that follow, and beside
+    rate without the profiler, the operations and bytes per galaxy with the TFLOP/s and GB/s that follow, and next to
     them what matrix products and copies reach on this device. Raises InputError if the weights cannot be used or the
     device or precision is not there.
     """

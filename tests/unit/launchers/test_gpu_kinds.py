@@ -13,7 +13,7 @@ from cosmicai.launchers.slurm.allocation import SlurmAllocation, resolve_resourc
 from cosmicai.launchers.slurm.submit import requested_options, sbatch_texts
 from cosmicai.runs.store import RunFolder
 
-# What the site's public pages of May 2026 show for a job on one GPU of each kind.
+# A job on one GPU of each kind by the site's public pages of May 2026, as they were reported; not read here.
 PUBLISHED = {
     "mig": ("gpu-mig", "gpu:1g.24gb:1", None),
     "mig_rtxpro6000": ("gpu-mig", "gpu:1", "rtxpro6000"),
@@ -55,7 +55,7 @@ def texts(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)
-def test_what_sbatch_gets_for_each_kind_is_what_the_site_shows(texts, kind):
+def test_what_sbatch_gets_for_each_kind_is_what_is_reported_of_the_site(texts, kind):
     partition, gres, constraint = PUBLISHED[kind]
     (options,) = texts(allocate(gpu_kind=kind))
     assert {f"--partition={partition}", f"--gres={gres}", "--account=stars", "--nodes=1"} <= set(options)
@@ -74,7 +74,7 @@ def test_an_array_on_slices_is_one_slice_a_job_and_no_more_jobs_at_a_time_than_a
 def test_the_cheapest_kind_that_takes_the_job_is_the_default():
     assert allocate(tasks=4).kinds == ("mig",)
     assert allocate(gpu_kind="cheapest").kinds == ("mig",)
-    assert allocate(gpus=4).kinds == ("v100",)  # of which a node has 4
+    assert allocate(gpus=4).kinds == ("v100",)  # a node has 4
     assert allocate(gpus=8).kinds == ("a6000",)
     assert allocate(gpus=8, nodes=2, cores=8).kinds == ("v100",)
     assert allocate(cores=8).kinds == ("v100",)  # more than come with a slice

@@ -66,7 +66,7 @@ def test_the_test_cluster(local):
 
 def test_rivanna(rivanna):
     assert (rivanna.name, rivanna.account_required, rivanna.modules) == ("rivanna", True, ("apptainer",))
-    assert (rivanna.scratch, rivanna.largest_array, rivanna.read) == ("/scratch/mst3k", 1000, date(2026, 5, 31))
+    assert (rivanna.scratch, rivanna.largest_array, rivanna.read) == ("/scratch/mst3k", 1000, date(2026, 11, 21))
     assert rivanna.source is not None and rivanna.source.startswith("https://github.com/uvarc/rc-website/")
     standard, parallel, gpu, interactive, slices = rivanna.partitions
     assert slices == SlurmPartition("gpu-mig", 72, 1, 1, gpus=True, max_gpus=1)
